@@ -1,0 +1,1 @@
+"""lighten: networks made small and fast while they train."""

@@ -1,0 +1,1 @@
+"""A student taught by a teacher's soft labels."""

@@ -1,0 +1,47 @@
+"""Modules and layers by name: which part of a model a setting speaks of."""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lighten.errors import UserError, did_you_mean
+
+
+def find_module(root: nn.Module, name: str | None) -> tuple[str, nn.Module]:
+    """Return the name and module that a callback works on.
+
+    Args:
+        root: usually a LightningModule.
+        name: a dotted submodule name; ``None`` takes ``student`` where there is one, else all of ``root``.
+
+    Raises:
+        UserError: if ``root`` has no such submodule; the nearest name is given.
+    """
+    if name is None:
+        student = getattr(root, "student", None)
+        return ("student", student) if isinstance(student, nn.Module) else ("", root)
+    modules = dict(root.named_modules())
+    if name not in modules:
+        depth = name.count(".")
+        near = [n for n in modules if n and n.count(".") <= depth]
+        raise UserError(f"module={name!r}: {type(root).__name__} has no such submodule; {did_you_mean(name, near)}")
+    return name, modules[name]
+
+
+def match_names(patterns: Sequence[str], names: Iterable[str], *, key: str = "exclude") -> set[str]:
+    """Return the names that any pattern matches: a shell pattern, or a dotted prefix.
+
+    ``"layer1"`` matches ``layer1`` and everything under it, ``"*.shortcut"`` whatever ends so.
+
+    Raises:
+        UserError: if a pattern matches nothing.
+    """
+    names = [n for n in names if n]
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = [n for n in names if fnmatchcase(n, pattern) or n.startswith(f"{pattern}.")]
+        if not hits:
+            raise UserError(f"{key}={pattern!r} matches no layer; {did_you_mean(pattern, names)}")
+        found.update(hits)
+    return found

@@ -1,0 +1,1 @@
+"""Structured pruning: whole filters, nodes and heads, chosen, masked and cut."""

@@ -1,0 +1,1 @@
+"""What a fit needs besides its technique: checkpoints, data order, records."""

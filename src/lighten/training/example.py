@@ -1,0 +1,47 @@
+"""An example input for surgery, taken from the fit's own data before the first step."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lighten.errors import UserError
+from lighten.example import Call, as_call, capture_call, map_tensors, split_batch
+
+
+def example_call(trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Module, *, samples: int = 2) -> Call:
+    """Return arguments with which ``target`` can be run, on the CPU or wherever the module is.
+
+    Runs in ``setup``. Takes ``pl_module.example_input_array`` where it is set, else the first batch of the stage's
+    data loader, cut to ``samples``; ``target``'s own arguments are caught while ``pl_module`` runs on it.
+
+    Raises:
+        UserError: if there is neither, or ``target`` is not reached by ``pl_module.forward``.
+    """
+    array = pl_module.example_input_array
+    call = as_call(array) if array is not None else _first_batch(trainer, samples)
+    device = next((p.device for p in pl_module.parameters()), torch.device("cpu"))
+    call = map_tensors(lambda t: t.to(device), call)
+    try:
+        return capture_call(pl_module, target, call)
+    except RuntimeError as error:
+        raise UserError(
+            f"{type(pl_module).__name__}.forward could not be run on the first batch to look at "
+            f"{type(target).__name__} ({error}); set example_input_array on the module"
+        ) from error
+
+
+def _first_batch(trainer: L.Trainer, samples: int) -> Call:
+    loop = {"fit": trainer.fit_loop, "validate": trainer.validate_loop, "test": trainer.test_loop,
+            "predict": trainer.predict_loop}[str(trainer.state.fn.value)]  # type: ignore[union-attr]
+    loader: Any = loop._data_source.dataloader()
+    while isinstance(loader, list | tuple | dict):
+        loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
+    with torch.random.fork_rng():
+        batch = next(iter(loader), None)
+    if batch is None:
+        raise UserError("the data loader is empty; give it at least one batch")
+    call, labels = split_batch(batch)
+    size = len(labels) if isinstance(labels, Tensor) and labels.ndim else None
+    return map_tensors(lambda t: t[:samples] if size is None or (t.ndim and len(t) == size) else t, call)
