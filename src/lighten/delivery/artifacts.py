@@ -1,0 +1,162 @@
+"""What lies in a run folder: finding it, reading it, writing into it whole or not at all."""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lighten.errors import UserError
+
+RUN_MARKS = ("recipe.yaml", "history.jsonl", "checkpoints", "student", "student.onnx", "scores.json")
+"""A folder that holds one of these is a run folder."""
+
+
+def open_run(run: str | Path) -> Path:
+    """Return ``run`` as a path after checking that it is a run folder.
+
+    Raises:
+        UserError: if there is no such folder, or nothing in it that a run leaves behind.
+    """
+    path = Path(run)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; expected a run folder, runs/<recipe>/<id>")
+    if not any((path / mark).exists() for mark in RUN_MARKS):
+        raise UserError(
+            f"{path}: not a run folder, none of {', '.join(RUN_MARKS)} is in it; expected runs/<recipe>/<id>"
+        )
+    return path
+
+
+def recipe_name(run: Path) -> str:
+    """Return the recipe's name: the folder that holds the run, ``runs/<recipe>/<id>``."""
+    return run.resolve().parent.name
+
+
+def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+        made_by: the command that writes it, told to the user when it is missing or broken.
+
+    Raises:
+        UserError: if the file is missing or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; make it with `{made_by}`") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); make it again with `{made_by}`") from None
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path}: holds {type(value).__name__}, expected an object; make it again with `{made_by}`"
+        )
+    return value
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write ``text`` so that ``path`` is at every moment the old file or the whole new one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> Path:
+    """Write ``value`` as indented JSON, whole or not at all; NaN and infinity raise ``ValueError``."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class HistoryRows:
+    """The readable lines of ``history.jsonl``, and what was wrong with the others.
+
+    Attributes:
+        rows: one mapping a line, in order of steps.
+        notes: sentences for the reader about lines that were left out.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def series(self, key: str) -> list[tuple[float, float]]:
+        """Return ``(progress, value)`` wherever ``key`` was logged as a finite number."""
+        return [
+            (float(row["progress"]), float(row[key]))
+            for row in self.rows
+            if _is_number(row.get(key)) and _is_number(row.get("progress"))
+        ]
+
+
+def read_history(path: Path) -> HistoryRows:
+    """Read ``history.jsonl`` as far as it goes; no file is an empty history.
+
+    A last line cut short (the run was killed while writing) and lines that are no objects are left out with a
+    note. Where the steps go back, the run was resumed from a checkpoint: the later lines replace the earlier
+        ones.
+    """
+    if not path.exists():
+        return HistoryRows(notes=["There is no history.jsonl in this run."])
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows: list[dict[str, Any]] = []
+    bad: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        row = _parse(line)
+        if row is None:
+            bad.append(number)
+            continue
+        if rows and row["step"] < rows[-1]["step"]:
+            rows = [earlier for earlier in rows if earlier["step"] < row["step"]]
+        rows.append(row)
+    return HistoryRows(_with_progress(rows), _notes(bad, len(lines)))
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and _is_number(row.get("step")) else None
+
+
+def _with_progress(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    last = max((row["step"] for row in rows), default=0) or 1
+    return [
+        row if _is_number(row.get("progress")) else {**row, "progress": row["step"] / last} for row in rows
+    ]
+
+
+def _notes(bad: list[int], lines: int) -> list[str]:
+    notes = []
+    if bad and bad[-1] == lines:
+        notes.append("The last line of history.jsonl is cut short and was left out.")
+        bad = bad[:-1]
+    if bad:
+        notes.append(
+            f"{len(bad)} unreadable line(s) of history.jsonl were left out, the first is line {bad[0]}."
+        )
+    return notes
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

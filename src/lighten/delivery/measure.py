@@ -1,0 +1,253 @@
+"""Measurement of models on data, and of a whole run into ``scores.json``."""
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lighten.delivery.artifacts import open_run, read_json, recipe_name, sha256
+from lighten.delivery.count import Size, count
+from lighten.delivery.latency import Latency, batch_of, interleaved_latency
+from lighten.delivery.runner import Model, Runner, open_runner
+from lighten.delivery.scores import SCHEMA, ModelScores, Role, Scores, compare, quality, write_scores
+from lighten.errors import UserError
+from lighten.example import Call, split_batch
+
+FILES: dict[Role, str] = {"teacher": "teacher.onnx", "student": "dense.onnx", "compressed": "student.onnx"}
+"""Which file of a run folder each role of ``scores.json`` is measured on."""
+
+BATCH_SIZES = (1, 32)
+PACKAGES = ("lighten", "torch", "lightning", "onnx", "onnxruntime", "numpy")
+
+
+def measure(
+    path_or_model: Model,
+    dataloader: Iterable[Any],
+    *,
+    threads: int = 1,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> ModelScores:
+    """Measure one model: quality on all of ``dataloader``, size, and latency on its first samples.
+
+    Args:
+        path_or_model: a path to an ``.onnx`` file, run in onnxruntime on the CPU, or a torch module, run in
+            PyTorch where it stands.
+        dataloader: batches of ``(inputs, labels)``, or mappings with ``labels``.
+        threads: how many threads each call may use.
+        batch_sizes: the sizes that latency is measured at.
+
+    Returns:
+        Accuracy and macro-F1 in [0, 1], parameters, MACs of one sample, bytes (a module's in memory),
+        runtime, threads and ``latency_ms[f"batch_{size}"]`` with median and 90th percentile.
+
+    Raises:
+        UserError: if the file cannot be read, or the data is empty, unlabelled or does not fit the model.
+
+    Example:
+        >>> import torch
+        >>> scores = measure(torch.nn.Linear(4, 2), [(torch.ones(3, 4), torch.zeros(3, dtype=torch.long))])
+        >>> scores["parameters"], scores["macs"], sorted(scores["latency_ms"])
+        (10, 8, ['batch_1', 'batch_32'])
+    """
+    with open_runner(path_or_model, threads=threads) as runner:
+        logits, labels = _predict(runner, dataloader)
+        call = _first_call(dataloader)
+        latency = interleaved_latency({"model": runner}, _batches(call, batch_sizes))["model"]
+        accuracy, macro_f1, _ = quality(logits.argmax(axis=1), labels, logits.shape[1])
+        return _model_scores(runner, count(runner, batch_of(call, 1)), accuracy, macro_f1, latency)
+
+
+def predict(
+    path_or_model: Model, dataloader: Iterable[Any], *, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits, shape (samples, classes), and labels, shape (samples,), over all of ``dataloader``.
+
+    Raises:
+        UserError: as ``measure``.
+    """
+    with open_runner(path_or_model, threads=threads) as runner:
+        return _predict(runner, dataloader)
+
+
+def measure_run(
+    run: str | Path, *, threads: int = 1, say: Callable[[str], None] = lambda stage: None
+) -> Scores:
+    """Measure the files of a run folder on its test split and write ``scores.json``.
+
+    Reads ``student.onnx``, ``dense.onnx``, ``teacher.onnx`` where there was a teacher, and ``student/``,
+    whose fake-quantized PyTorch model is what flips are counted against.
+
+    Args:
+        run: the run folder.
+        threads: how many threads each model may use.
+        say: called with the name of each stage as it begins.
+
+    Raises:
+        UserError: if a file is missing or cannot be read.
+    """
+    from lighten.delivery import folder
+
+    run = open_run(run)
+    files = {role: run / name for role, name in FILES.items() if role != "teacher" or (run / name).exists()}
+    config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
+    say("test data")
+    data = _test_data(config)
+    loader = data.test_dataloader()
+    with ExitStack() as stack:
+        runners = {
+            role: stack.enter_context(open_runner(path, threads=threads)) for role, path in files.items()
+        }
+        predicted: dict[Role, np.ndarray] = {}
+        for role, runner in runners.items():
+            say(f"accuracy of {files[role].name}")
+            logits, labels = _predict(runner, loader)
+            predicted[role] = logits.argmax(axis=1)
+        call = _first_call(loader)
+        say("latency, models in turn")
+        latency = interleaved_latency(runners, _batches(call, BATCH_SIZES))
+        sizes = {role: count(runner, batch_of(call, 1)) for role, runner in runners.items()}
+        say("accuracy of the fake-quantized student in PyTorch")
+        in_pytorch = predict(folder.load(run / "student"), loader, threads=threads)[0].argmax(axis=1)
+    classes = list(config["classes"])
+    models: dict[Role, ModelScores | None] = {"teacher": None}
+    recall: dict[str, list[float | None] | None] = {"teacher": None}
+    for role, runner in runners.items():
+        accuracy, macro_f1, recall[role] = quality(predicted[role], labels, len(classes))
+        models[role] = _model_scores(runner, sizes[role], accuracy, macro_f1, latency[role])
+    reference: Role = "teacher" if "teacher" in runners else "student"
+    scores = _scores(run, models, reference, predicted, in_pytorch)
+    scores["classes"] = {"names": classes, "recall": recall}
+    scores["provenance"] = _provenance(files, data, config, len(labels))
+    write_scores(run, scores)
+    return scores
+
+
+def _predict(runner: Runner, dataloader: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    logits, labels = [], []
+    for batch in dataloader:
+        call, target = split_batch(batch)
+        if target is None:
+            raise UserError(
+                f"{runner.name}: a batch without labels; expected (inputs, labels) or a dict with 'labels'"
+            )
+        logits.append(runner.run(runner.feed(call)))
+        labels.append(np.asarray(target))
+    if not logits:
+        raise UserError(f"{runner.name}: no data to measure on; expected at least one batch")
+    scores, answers = np.concatenate(logits), np.concatenate(labels)
+    if not np.isfinite(scores).all():
+        raise UserError(f"{runner.name}: its logits hold NaN or infinity; nothing was written")
+    if answers.min() < 0 or answers.max() >= scores.shape[1]:
+        raise UserError(
+            f"{runner.name}: answers {scores.shape[1]} classes, but the labels go from {answers.min()} to "
+            f"{answers.max()}; measure it on its own data"
+        )
+    return scores, answers
+
+
+def _first_call(dataloader: Iterable[Any]) -> Call:
+    return split_batch(next(iter(dataloader)))[0]
+
+
+def _batches(call: Call, sizes: Sequence[int]) -> dict[str, Call]:
+    return {f"batch_{size}": batch_of(call, size) for size in sizes}
+
+
+def _model_scores(
+    runner: Runner, size: Size, accuracy: float, macro_f1: float, latency: dict[str, Latency]
+) -> ModelScores:
+    return {
+        "accuracy": accuracy,
+        "macro_f1": macro_f1,
+        "parameters": size["parameters"],
+        "macs": size["macs"],
+        "bytes": size["bytes"],
+        "runtime": runner.runtime,
+        "threads": runner.threads,
+        "latency_ms": latency,
+    }
+
+
+def _scores(
+    run: Path,
+    models: dict[Role, ModelScores | None],
+    reference: Role,
+    predicted: Mapping[Role, np.ndarray],
+    in_pytorch: np.ndarray,
+) -> Scores:
+    compared, compressed = models[reference], models["compressed"]
+    assert compared is not None
+    assert compressed is not None
+    ratios = compare(compared, compressed)
+    return {
+        "schema": SCHEMA,
+        "recipe": recipe_name(run),
+        "models": models,
+        "comparison": {
+            "retention": ratios["retention"],
+            "size_ratio": ratios["size_ratio"],
+            "mac_ratio": ratios["mac_ratio"],
+            "parameter_ratio": ratios["parameter_ratio"],
+            "speedup_batch_1": ratios["speedup_batch_1"],
+            "speedup_batch_32": ratios["speedup_batch_32"],
+            "agreement": float(np.mean(predicted[reference] == predicted["compressed"])),
+            "flips": int(np.sum(in_pytorch != predicted["compressed"])),
+            "flips_of": len(in_pytorch),
+        },
+        "classes": {},
+        "provenance": {},
+    }
+
+
+def _test_data(config: Mapping[str, Any]) -> Any:
+    from lighten.data import build_data
+
+    data = build_data(config["data"]["name"], batch_size=100, **config["data"].get("options", {}))
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+def _provenance(
+    files: Mapping[Role, Path], data: Any, config: Mapping[str, Any], samples: int
+) -> dict[str, Any]:
+    return {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": {role: {"name": path.name, "sha256": sha256(path)} for role, path in files.items()},
+        "data": {
+            "name": config["data"]["name"],
+            "split": "test",
+            "samples": samples,
+            "licence": data.licence,
+            "fingerprint": data.fingerprint,
+        },
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(terse=True),
+        },
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
