@@ -9,7 +9,10 @@ SHAPES: dict[str, Callable[[float], float]] = {
     "cubic": lambda t: 1.0 - (1.0 - t) ** 3,
     "linear": lambda t: t,
 }
-"""How a ramp rises: functions of [0, 1] onto [0, 1]. ``cubic`` is equation 1 of Zhu & Gupta, 2017 (arXiv 1710.01878)."""
+"""How a ramp rises: functions of [0, 1] onto [0, 1].
+
+Source: ``cubic`` is equation 1 of Zhu & Gupta, To Prune or Not to Prune, 2017 (arXiv 1710.01878).
+"""
 
 
 def ramp(progress: float, *, begin: float, end: float, shape: str = "cubic") -> float:
@@ -44,7 +47,7 @@ def check_ramp(*, begin: float, end: float, shape: str = "cubic") -> None:
     """Check the settings of a ramp before anything runs.
 
     Raises:
-        UserError: if ``begin`` or ``end`` is outside [0, 1], ``end`` is before ``begin``, or ``shape`` is unknown.
+        UserError: if one of them is outside [0, 1], ``end`` is before ``begin``, or ``shape`` is unknown.
     """
     for name, value in (("begin", begin), ("end", end)):
         if not 0.0 <= value <= 1.0:

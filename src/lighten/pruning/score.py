@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 EXACT_DISTANCES = 2**27
-"""Up to this many subtractions, distances are taken by subtraction; beyond, by matrix product (ten times as fast)."""
+"""Distances are taken by subtraction up to this many, and beyond by matrix product, ten times as fast."""
 
 Score = Callable[[Tensor], Tensor]
 """Filters (out, in, …) to float32 scores (out,)."""
@@ -34,7 +34,8 @@ def fpgm(weight: Tensor) -> Tensor:
     filters = _rows(weight)
     exact = filters.shape[0] * filters.numel() <= EXACT_DISTANCES
     mode = "donot_use_mm_for_euclid_dist" if exact else "use_mm_for_euclid_dist"
-    return torch.cdist(filters, filters, compute_mode=mode).sum(dim=1)
+    distances = torch.cdist(filters, filters, compute_mode=mode)
+    return distances.fill_diagonal_(0.0).sum(dim=1)
 
 
 @torch.no_grad()
