@@ -1,0 +1,101 @@
+"""Models by name: what ``teacher:`` and ``student:`` in a recipe choose from."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lighten.errors import UserError
+from lighten.registry import Builder, Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_RESNETS = {f"resnet{depth}": "lighten.models.resnet" for depth in (20, 32, 44, 56, 110)}
+_PLAIN = _RESNETS | {"cnn": "lighten.models.cnn", "mlp": "lighten.models.mlp"}
+_REGISTRY = Registry(
+    "model",
+    group="lighten.models",
+    builtin=_PLAIN | {"transformers": "lighten.models.transformers"},
+    given=("num_classes", "input_shape"),
+)
+
+
+def register_model(name: str) -> Callable[[Builder], Builder]:
+    """Return a decorator that makes a builder available as ``name`` in recipes.
+
+    The builder is called as ``builder(num_classes=…, input_shape=(channels, height, width), **options)``.
+
+    Raises:
+        UserError: if another module registered the name.
+
+    Example:
+        >>> @register_model("tiny")
+        ... def tiny(*, num_classes, input_shape, hidden=8):
+        ...     return nn.Sequential(nn.Flatten(), nn.LazyLinear(hidden), nn.Linear(hidden, num_classes))
+    """
+    return _REGISTRY.register(name)
+
+
+def model_names() -> list[str]:
+    """Return the names that recipes may use, without importing the models."""
+    return _REGISTRY.names()
+
+
+def build_model(
+    name: str, *, num_classes: int, input_shape: tuple[int, int, int], **options: Any
+) -> "nn.Module":
+    """Return a fresh model; its weights depend on torch's random state alone.
+
+    The result carries ``lighten_spec``: ``{"name", "num_classes", "input_shape", "options"}``, JSON types
+    from which the same architecture can be built again.
+
+    Args:
+        name: one of ``model_names()``.
+        num_classes: size of the logits.
+        input_shape: (channels, height, width) of one input.
+        **options: the builder's own.
+
+    Raises:
+        UserError: if the name or an option is unknown, or an option's value is out of range.
+    """
+    options = _REGISTRY.bind(name, options)
+    model = _REGISTRY.get(name)(num_classes=num_classes, input_shape=tuple(input_shape), **options)
+    spec = {"name": name, "num_classes": num_classes, "input_shape": list(input_shape), "options": options}
+    # A builder that loads from a path says itself how to build the same again without that path.
+    model.lighten_spec = spec | {"options": getattr(model, "lighten_options", options)}
+    return model
+
+
+def check_model(name: str, options: Mapping[str, Any]) -> None:
+    """Check name and options without data and, for the built-in families, by a build that allocates nothing.
+
+    Raises:
+        UserError: as ``build_model``.
+    """
+    options = _REGISTRY.bind(name, options)
+    if name in _PLAIN:
+        import torch
+
+        with torch.device("meta"):
+            _REGISTRY.get(name)(num_classes=10, input_shape=(3, 32, 32), **options)
+
+
+def whole(model: str, key: str, value: Any, *, least: int = 1) -> int:
+    """Return ``value`` if it is an integer of at least ``least``.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"model {model}: {key}={value!r}, expected an integer of at least {least}")
+    return value
+
+
+def wholes(model: str, key: str, values: Any) -> list[int]:
+    """Return ``values`` if it is a list of one or more integers above zero.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if isinstance(values, str) or not hasattr(values, "__len__") or len(values) == 0:
+        raise UserError(f"model {model}: {key}={values!r}, expected a list of integers, such as [32, 64]")
+    return [whole(model, f"{key}[{i}]", v) for i, v in enumerate(values)]
