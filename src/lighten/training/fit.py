@@ -1,0 +1,96 @@
+"""The Trainer as every fit here uses it."""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
+
+from lighten.training.checkpoint import AtomicCheckpointIO, checkpointing
+from lighten.training.finite import StopOnNonFinite
+from lighten.training.progress_bar import progress_bar
+from lighten.training.record import History
+from lighten.training.seeding import SeedSteps
+
+HARMLESS = (
+    ".*does not have many workers which may be a bottleneck",  # data in memory want none
+    ".*smaller than the logging interval",  # validation is recorded anyway
+)
+"""Warnings of Lightning's about choices that are meant."""
+
+
+def make_trainer(
+    *,
+    folder: str | Path,
+    stage: str,
+    settings: Mapping[str, Any],
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | Literal[False] = False,
+    monitor: str | None = "student/accuracy",
+    seed: int = 0,
+) -> L.Trainer:
+    """Return a Trainer that saves safely, records its history, stops on NaN and shows which stage it is in.
+
+    Checkpoints go to ``folder/checkpoints``, the history to ``folder/history.jsonl``.
+
+    Args:
+        folder: the run folder, or one of the stage's own.
+        stage: named in the progress bar, such as ``student``.
+        settings: Lightning's Trainer arguments; they win over the defaults here.
+        callbacks: run before those added here, in their order.
+        logger: see :func:`lighten.training.loggers.make_logger`.
+        monitor: metric of the best checkpoint; ``None`` keeps no best.
+        seed: of everything random in the training steps.
+    """
+    _quieten()
+    folder = Path(folder)
+    given: dict[str, Any] = {
+        "default_root_dir": folder,
+        "use_distributed_sampler": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 10,
+        **settings,
+    }
+    given["precision"] = resolve_precision(given.get("precision", "32-true"), given.get("accelerator", "auto"))
+    added: list[Callback] = [
+        SeedSteps(seed),
+        *callbacks,
+        StopOnNonFinite(),
+        History(folder / "history.jsonl"),
+    ]
+    if given.setdefault("enable_checkpointing", True):
+        added += checkpointing(folder / "checkpoints", monitor=monitor)
+    if given.setdefault("enable_progress_bar", True):
+        added.append(progress_bar(stage))
+    return L.Trainer(**given, callbacks=added, logger=logger, plugins=[AtomicCheckpointIO()])
+
+
+def resolve_precision(precision: str | int, accelerator: str = "auto") -> str | int:
+    """Return Lightning's name for ``precision``, where ``auto`` is bfloat16 if that is fast here, else float32.
+
+    It is fast on CUDA devices that compute in it, and on CPUs with AVX512-BF16 or AMX instructions; elsewhere
+    it is emulated and many times slower than float32.
+    """
+    if precision != "auto":
+        return precision
+    on_cuda = accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available()
+    if on_cuda:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator in ("cpu", "auto"):
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        fast = False
+    return "bf16-mixed" if fast else "32-true"
+
+
+def _quieten() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
