@@ -54,9 +54,7 @@ def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); make it again with `{made_by}`") from None
     if not isinstance(value, dict):
-        raise UserError(
-            f"{path}: holds {type(value).__name__}, expected an object; make it again with `{made_by}`"
-        )
+        raise UserError(f"{path}: holds {type(value).__name__}, expected an object; make it again with `{made_by}`")
     return value
 
 
@@ -141,9 +139,7 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 def _with_progress(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     last = max((row["step"] for row in rows), default=0) or 1
-    return [
-        row if _is_number(row.get("progress")) else {**row, "progress": row["step"] / last} for row in rows
-    ]
+    return [row if _is_number(row.get("progress")) else {**row, "progress": row["step"] / last} for row in rows]
 
 
 def _notes(bad: list[int], lines: int) -> list[str]:
@@ -152,9 +148,7 @@ def _notes(bad: list[int], lines: int) -> list[str]:
         notes.append("The last line of history.jsonl is cut short and was left out.")
         bad = bad[:-1]
     if bad:
-        notes.append(
-            f"{len(bad)} unreadable line(s) of history.jsonl were left out, the first is line {bad[0]}."
-        )
+        notes.append(f"{len(bad)} unreadable line(s) of history.jsonl were left out, the first is line {bad[0]}.")
     return notes
 
 

@@ -63,9 +63,7 @@ def measure(
         return _model_scores(runner, count(runner, batch_of(call, 1)), accuracy, macro_f1, latency)
 
 
-def predict(
-    path_or_model: Model, dataloader: Iterable[Any], *, threads: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+def predict(path_or_model: Model, dataloader: Iterable[Any], *, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Return logits, shape (samples, classes), and labels, shape (samples,), over all of ``dataloader``.
 
     Raises:
@@ -75,9 +73,7 @@ def predict(
         return _predict(runner, dataloader)
 
 
-def measure_run(
-    run: str | Path, *, threads: int = 1, say: Callable[[str], None] = lambda stage: None
-) -> Scores:
+def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None] = lambda stage: None) -> Scores:
     """Measure the files of a run folder on its test split and write ``scores.json``.
 
     Reads ``student.onnx``, ``dense.onnx``, ``teacher.onnx`` where there was a teacher, and ``student/``,
@@ -100,9 +96,7 @@ def measure_run(
     data = _test_data(config)
     loader = data.test_dataloader()
     with ExitStack() as stack:
-        runners = {
-            role: stack.enter_context(open_runner(path, threads=threads)) for role, path in files.items()
-        }
+        runners = {role: stack.enter_context(open_runner(path, threads=threads)) for role, path in files.items()}
         predicted: dict[Role, np.ndarray] = {}
         for role, runner in runners.items():
             say(f"accuracy of {files[role].name}")
@@ -133,9 +127,7 @@ def _predict(runner: Runner, dataloader: Iterable[Any]) -> tuple[np.ndarray, np.
     for batch in dataloader:
         call, target = split_batch(batch)
         if target is None:
-            raise UserError(
-                f"{runner.name}: a batch without labels; expected (inputs, labels) or a dict with 'labels'"
-            )
+            raise UserError(f"{runner.name}: a batch without labels; expected (inputs, labels) or a dict with 'labels'")
         logits.append(runner.run(runner.feed(call)))
         labels.append(np.asarray(target))
     if not logits:
@@ -214,9 +206,7 @@ def _test_data(config: Mapping[str, Any]) -> Any:
     return data
 
 
-def _provenance(
-    files: Mapping[Role, Path], data: Any, config: Mapping[str, Any], samples: int
-) -> dict[str, Any]:
+def _provenance(files: Mapping[Role, Path], data: Any, config: Mapping[str, Any], samples: int) -> dict[str, Any]:
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "files": {role: {"name": path.name, "sha256": sha256(path)} for role, path in files.items()},
@@ -241,9 +231,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _version(package: str) -> str | None:

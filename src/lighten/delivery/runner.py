@@ -66,9 +66,7 @@ class OnnxRunner:
         if path.suffix != ".onnx":
             raise UserError(f"{path}: expected a path that ends in .onnx, or a torch module")
         if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; expected an ONNX file, `lighten export RUN` makes a run's"
-            )
+            raise UserError(f"{path}: no such file; expected an ONNX file, `lighten export RUN` makes a run's")
         self.name, self.threads = str(path), threads
         self.session = open_session(path, path, threads=threads)
         self.inputs = [entry.name for entry in self.session.get_inputs()]
@@ -94,9 +92,7 @@ class OnnxRunner:
             return self.session.run(None, feed)[0]
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{self.name}: cannot run this batch ({reason}); export it with a dynamic batch"
-            ) from None
+            raise UserError(f"{self.name}: cannot run this batch ({reason}); export it with a dynamic batch") from None
 
 
 class TorchRunner:

@@ -58,7 +58,7 @@ class Scores(TypedDict):
 
 
 def reference_of(scores: Scores) -> tuple[Role, ModelScores]:
-    """Return role and figures of what the compressed model is compared with: the teacher, else the student."""
+    """Return role and figures of what the compressed model is compared with: teacher, else student."""
     teacher, student = scores["models"]["teacher"], scores["models"]["student"]
     if teacher is not None:
         return "teacher", teacher
@@ -79,9 +79,7 @@ def compare(reference: ModelScores, compressed: ModelScores) -> dict[str, float]
     }
 
 
-def quality(
-    predicted: np.ndarray, labels: np.ndarray, classes: int
-) -> tuple[float, float, list[float | None]]:
+def quality(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[float, float, list[float | None]]:
     """Return accuracy, macro-F1 and each class's recall.
 
     Args:
@@ -108,8 +106,7 @@ def read_scores(run: Path) -> Scores:
     scores = read_json(path, made_by=f"lighten measure {run}")
     if scores.get("schema") != SCHEMA or not {"recipe", "models", "comparison"} <= set(scores):
         raise UserError(
-            f"{path}: schema {scores.get('schema')!r}, expected {SCHEMA}; "
-            f"make it again with `lighten measure {run}`"
+            f"{path}: schema {scores.get('schema')!r}, expected {SCHEMA}; make it again with `lighten measure {run}`"
         )
     return scores  # type: ignore[return-value]
 

@@ -1,0 +1,201 @@
+"""The report of a run: one HTML file that needs nothing else, neither network nor scripts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lighten.delivery import plots
+from lighten.delivery.artifacts import HistoryRows, open_run, read_history, read_json, recipe_name, write_text
+from lighten.delivery.figures import (
+    MEANING,
+    NAMES,
+    Figure,
+    figure,
+    headline,
+    percent,
+    roles,
+    rows,
+    sentence,
+)
+from lighten.delivery.scores import Scores, read_scores, reference_of
+
+
+@dataclass(frozen=True)
+class Card:
+    """A key figure: what it is, its value, and a line that puts it in its place."""
+
+    label: str
+    value: Figure
+    note: tuple[Figure | str, ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot with its heading and a caption that says how to read it; ``tall`` ones scroll on screen."""
+
+    heading: str
+    svg: str
+    caption: str
+    tall: bool = False
+
+
+def write_report(run: str | Path) -> Path:
+    """Write ``report.html`` of a run folder from whatever of it is there, and return its path.
+
+    Scores, plan, history and recipe are each optional: where one is missing, the page says so.
+
+    Raises:
+        UserError: if ``run`` is no run folder, or its ``scores.json`` or ``plan.json`` is broken.
+    """
+    run = open_run(run)
+    return write_text(run / "report.html", render(run))
+
+
+def render(run: Path) -> str:
+    """Return the report's HTML."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("lighten.delivery"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = Markup
+    environment.tests["figure"] = lambda value: isinstance(value, Figure)
+    return environment.get_template("report.html").render(_context(run))
+
+
+def _context(run: Path) -> dict[str, Any]:
+    scores = read_scores(run) if (run / "scores.json").exists() else None
+    plan = read_json(run / "plan.json", made_by="the fit") if (run / "plan.json").exists() else None
+    history = read_history(run / "history.jsonl")
+    context = {
+        "recipe": scores["recipe"] if scores else recipe_name(run),
+        "run_id": run.resolve().name,
+        "folder": f"runs/{recipe_name(run)}/{run.resolve().name}/student",
+        "recipe_text": _read(run / "recipe.yaml"),
+        "notes": [*history.notes, *_missing(scores, plan)],
+        "plots": _plots(scores, plan, history),
+        "scores": None,
+    }
+    return context | (_measured(scores) if scores else {})
+
+
+def _measured(scores: Scores) -> dict[str, Any]:
+    reference, _ = reference_of(scores)
+    provenance = scores.get("provenance", {})
+    return {
+        "scores": scores,
+        "title": sentence(scores),
+        "headline": headline(scores),
+        "cards": _cards(scores),
+        "columns": [(role, NAMES[role], MEANING[role]) for role in roles(scores)],
+        "reference": NAMES[reference].lower(),
+        "rows": rows(scores),
+        "sources": [
+            (role, NAMES[role], scores["models"][role], provenance.get("files", {}).get(role)) for role in roles(scores)
+        ],
+        "provenance": provenance,
+        "compressed": scores["models"]["compressed"],
+        "flips": figure(scores, "comparison.flips"),
+        "flips_of": figure(scores, "comparison.flips_of"),
+    }
+
+
+def _cards(scores: Scores) -> list[Card]:
+    reference, _ = reference_of(scores)
+
+    def change(key: str) -> tuple[Figure | str, ...]:
+        return figure(scores, f"models.{reference}.{key}"), " → ", figure(scores, f"models.compressed.{key}")
+
+    def card(label: str, key: str, note: tuple[Figure | str, ...]) -> Card:
+        return Card(label, figure(scores, f"comparison.{key}"), note)
+
+    return [
+        card("accuracy kept", "retention", change("accuracy")),
+        card("smaller file", "size_ratio", change("bytes")),
+        card("faster, batch 1", "speedup_batch_1", change("latency_ms.batch_1.median")),
+        card("faster, batch 32", "speedup_batch_32", change("latency_ms.batch_32.median")),
+        card("fewer MACs", "mac_ratio", change("macs")),
+        card("same answers", "agreement", (f"as the {'teacher' if reference == 'teacher' else 'dense student'}",)),
+    ]
+
+
+def _plots(scores: Scores | None, plan: Mapping[str, Any] | None, history: HistoryRows) -> list[Plot]:
+    drawn = [
+        (
+            "Student against teacher",
+            plots.accuracy_plot(history),
+            "Accuracy on the validation split while the student learns, is pruned and goes int8.",
+            False,
+        ),
+        (
+            "Size, latency, accuracy",
+            plots.tradeoff_plot(scores) if scores else None,
+            "Up and to the left is better. The area of a disc is the size of the file; latency is the median of "
+            "single samples.",
+            False,
+        ),
+        (
+            "Pruning and quantization",
+            plots.compression_plot(history),
+            "The line is the share of prunable channels that are gone, the dashes what was asked for. Below, from "
+            "when on training went through int8, and from when on its ranges were fixed.",
+            False,
+        ),
+        (
+            "Training loss",
+            plots.loss_plot(history),
+            "Pale: as logged. Strong: the mean of each fortieth of the fit.",
+            False,
+        ),
+        *_class_plot(scores),
+        *_width_plot(plan),
+    ]
+    return [Plot(heading, svg, caption, tall) for heading, svg, caption, tall in drawn if svg]
+
+
+def _class_plot(scores: Scores | None) -> list[tuple[str, str | None, str, bool]]:
+    if not scores or not scores.get("classes"):
+        return []
+    names, recall = scores["classes"]["names"], scores["classes"]["recall"]
+    who, _ = reference_of(scores)
+    worst = min(
+        (new - old, name)
+        for name, old, new in zip(names, recall[who], recall["compressed"], strict=True)
+        if old is not None and new is not None
+    )
+    caption = f"Filled: compressed. Open: {NAMES[who].lower()}. " + (
+        f"{worst[1]} loses most, {percent(-worst[0], 1)} of its samples." if worst[0] < 0 else "No class loses."
+    )
+    svg = plots.classes_plot(names, recall[who], recall["compressed"], who)
+    return [("Class by class", svg, caption, len(names) > 20)]
+
+
+def _width_plot(plan: Mapping[str, Any] | None) -> list[tuple[str, str | None, str, bool]]:
+    groups: Sequence[Mapping[str, Any]] = plan.get("groups", []) if plan else []
+    if not groups:
+        return []
+    before, after = (sum(group[f"width_{when}"] for group in groups) for when in ("before", "after"))
+    caption = (
+        f"A group is a set of layers that must be cut alike. Of {before} channels in {len(groups)} groups, "
+        f"{after} are left."
+    )
+    return [("Widths before and after", plots.widths_plot(groups), caption, len(groups) > 16)]
+
+
+def _missing(scores: Scores | None, plan: Mapping[str, Any] | None) -> list[str]:
+    notes = []
+    if scores and scores["models"]["teacher"] is None:
+        notes.append("This run had no teacher: everything is compared with the dense student.")
+    if plan is None:
+        notes.append("This run has no pruning plan: the shape of its layers is as it was.")
+    return notes
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
