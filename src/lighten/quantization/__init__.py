@@ -1,1 +1,5 @@
 """Quantization-aware training and export to integers."""
+
+from lighten.quantization.insert import calibrate_, convert, quantize_
+
+__all__ = ["calibrate_", "convert", "quantize_"]

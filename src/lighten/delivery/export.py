@@ -1,0 +1,137 @@
+"""A trained model as a file that an integer runtime reads."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lighten.errors import UserError
+from lighten.example import ExampleInput, as_call, logits_of, map_tensors
+from lighten.quantization.insert import BANK, convert
+
+OPSET = 18
+"""Default operator set: reads in onnxruntime 1.14 and later."""
+
+OPSETS = range(18, 24)
+"""Operator sets that can be asked for; below 18 per-channel zero points and reductions take other forms."""
+
+
+def export_onnx(
+    model: nn.Module, example_input: ExampleInput, path: str | os.PathLike[str], *, opset: int = OPSET
+) -> Path:
+    """Write ``model`` as an ONNX file and return its path.
+
+    A fake-quantized model is written with int8 weights, int32 biases and QuantizeLinear/DequantizeLinear
+    pairs (QDQ), a float model as it is. The batch dimension is dynamic; inputs are called ``input`` (or by
+    their keywords), the output is ``logits``. The same model gives the same bytes.
+
+    Args:
+        model: left as it is.
+        example_input: a tensor, a tuple (positional) or a dict (keywords); its first dimension is the batch.
+        path: replaced atomically.
+        opset: of the ONNX file, 18 to 23.
+
+    Raises:
+        UserError: if the opset is out of range, or fake-quantizers were inserted but have no ranges.
+    """
+    if opset not in OPSETS:
+        raise UserError(f"opset={opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
+    path = Path(path)
+    args, kwargs = map_tensors(_two_samples, as_call(example_input))
+    graph = _Graph(convert(model) if hasattr(model, BANK) else model, len(args), list(kwargs))
+    names = [*(["input"] if len(args) == 1 else [f"input_{i}" for i in range(len(args))]), *kwargs]
+    dynamic = tuple(_batch_dimension(x) for x in (*args, *kwargs.values()))
+    with _quiet(), _eval_mode(model):
+        program = torch.onnx.export(
+            graph,
+            (*args, *kwargs.values()),
+            dynamo=True,
+            opset_version=opset,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_shapes=(dynamic,),
+            verbose=False,
+        )
+    assert program is not None
+    _write(program.model_proto, path)
+    return path
+
+
+class _Graph(nn.Module):
+    """The model as a graph has it: keywords are further positional inputs, logits the one output."""
+
+    def __init__(self, model: nn.Module, positional: int, keywords: list[str]) -> None:
+        super().__init__()
+        self.model, self.positional, self.keywords = model, positional, keywords
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        named = dict(zip(self.keywords, inputs[self.positional :], strict=True))
+        return logits_of(self.model(*inputs[: self.positional], **named))
+
+
+def _two_samples(x: Tensor) -> Tensor:
+    """Return ``x`` with two samples: a batch of one would be taken for a constant."""
+    return torch.cat([x, x])[:2] if x.ndim else x
+
+
+def _batch_dimension(x: Any) -> dict[int, Any] | None:
+    return {0: torch.export.Dim.DYNAMIC} if isinstance(x, Tensor) and x.ndim else None
+
+
+def _write(proto: Any, path: Path) -> None:
+    import onnx
+
+    for part in (
+        proto,
+        proto.graph,
+        *proto.graph.node,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.value_info,
+    ):
+        del part.metadata_props[:]
+    for node in proto.graph.node:
+        node.ClearField("doc_string")
+    del proto.graph.value_info[:]
+    proto.graph.name = "lighten"
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.tensor_type.shape.dim and value.type.tensor_type.shape.dim[0].dim_param:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.checker.check_model(proto)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(proto.SerializeToString(deterministic=True))
+    temporary.replace(path)
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes on packages that are not needed away from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,94 @@
+"""The functions, besides layers, that integer runtimes compute, and the mode that reaches them in a user's forward."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from lighten.quantization.sites import ActivationRanges, Quantizer
+
+RELU, ADD, POOL, CAT, KEEP = "relu", "add", "pool", "cat", "keep"
+"""Kinds of calls. ``KEEP`` moves values about without changing them (max pooling, reshape, slice, pad with zeros)."""
+
+_T = torch.Tensor
+_KINDS: dict[Any, str] = {
+    **dict.fromkeys([F.relu, torch.relu, torch.relu_, _T.relu, _T.relu_, F.relu6], RELU),
+    **dict.fromkeys([torch.add, _T.add, _T.add_, _T.__add__, _T.__radd__, _T.__iadd__], ADD),
+    **dict.fromkeys([F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d], POOL),
+    **dict.fromkeys([F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.mean, _T.mean], POOL),
+    **dict.fromkeys([torch.cat, torch.concat, torch.concatenate], CAT),
+    **dict.fromkeys([F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_max_pool2d, F.pad], KEEP),
+    **dict.fromkeys([torch.flatten, _T.flatten, torch.reshape, _T.reshape, _T.view, _T.__getitem__], KEEP),
+    **dict.fromkeys([torch.squeeze, _T.squeeze, torch.permute, _T.permute, _T.transpose, torch.transpose], KEEP),
+    **dict.fromkeys([_T.contiguous, F.dropout, F.dropout2d], KEEP),
+}
+
+
+def kind_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """Return the kind of a call, or ``None`` for functions that stay in floating point."""
+    kind = _KINDS.get(function)
+    if kind == POOL and function in (torch.mean, _T.mean):
+        return POOL if _is_spatial_mean(args, kwargs) else None
+    if kind == ADD and not (len(args) > 1 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)):
+        return None
+    if function is F.pad and (kwargs.get("value") or kwargs.get("mode", "constant") != "constant" or len(args) > 2):
+        return None
+    return kind
+
+
+class Site(NamedTuple):
+    """What happens at one call: quantizers of its inputs, by position, and of its output."""
+
+    inputs: Mapping[int, Quantizer]
+    output: Quantizer | None
+
+
+class SiteMode(TorchFunctionMode):
+    """While active, applies the quantizers of each watched call of the innermost module.
+
+    Args:
+        bank: whose stack says which module that is.
+        sites: by module and call, ``"layer1.0:add0"``.
+    """
+
+    def __init__(self, bank: ActivationRanges, sites: Mapping[str, Site]) -> None:
+        super().__init__()
+        self.bank, self.sites = bank, sites
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        kind = kind_of(func, args, kwargs)
+        key = self.bank.sites.next(kind) if kind else None
+        site = self.sites.get(key) if key else None
+        if site is None:
+            return func(*args, **kwargs)
+        if site.inputs:
+            args = _quantized(args, site.inputs)
+        output = func(*args, **kwargs)
+        return site.output(output) if site.output is not None else output
+
+
+def inputs_of(kind: str, args: tuple[Any, ...]) -> list[Any]:
+    """Return the tensors that a call of ``kind`` computes on; positions are those of ``Site.inputs``."""
+    if kind == CAT:
+        return list(args[0])
+    return [a for a in args[:2] if isinstance(a, Tensor)] if kind == ADD else [args[0]]
+
+
+def _quantized(args: tuple[Any, ...], quantizers: Mapping[int, Quantizer]) -> tuple[Any, ...]:
+    if isinstance(args[0], list | tuple):
+        return ([quantizers[i](x) if i in quantizers else x for i, x in enumerate(args[0])], *args[1:])
+    return tuple(quantizers[i](x) if i in quantizers else x for i, x in enumerate(args))
+
+
+def _is_spatial_mean(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    dims = kwargs.get(
+        "dim", args[1:] if len(args) > 2 and isinstance(args[1], int) else args[1] if len(args) > 1 else ()
+    )
+    if isinstance(dims, int):
+        dims = (dims,)
+    rank = args[0].dim()
+    return rank > 2 and bool(dims) and {d % rank for d in dims if isinstance(d, int)} == set(range(2, rank))
