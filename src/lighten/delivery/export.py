@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lighten.delivery.artifacts import open_run, read_json
+from lighten.delivery.folder import CONFIG, load
+from lighten.delivery.student import FIT
 from lighten.errors import UserError
 from lighten.example import ExampleInput, as_call, logits_of, map_tensors
 from lighten.quantization.insert import BANK, convert
@@ -61,6 +64,26 @@ def export_onnx(
     assert program is not None
     _write(program.model_proto, path)
     return path
+
+
+def export_run(run: str | os.PathLike[str]) -> list[Path]:
+    """Write ``student.onnx`` from ``student/``, and ``teacher.onnx`` and ``dense.onnx`` where their folders are there.
+
+    Raises:
+        UserError: if there is no student yet, or a folder is damaged.
+    """
+    run = open_run(Path(run))
+    if not (run / "student" / CONFIG).exists():
+        raise UserError(f"{run / 'student'}: no such model folder; make it with `lighten shrink {run}`")
+    settings = read_json(run / FIT, made_by="lighten train recipe=…")
+    files = []
+    for role in ("teacher", "dense", "student"):
+        if (run / role / CONFIG).exists():
+            model = load(run / role)
+            shape = read_json(run / role / CONFIG, made_by=f"lighten shrink {run}")["model"]["input_shape"]
+            example = torch.zeros(2, *shape)
+            files.append(export_onnx(model, example, run / f"{role}.onnx", opset=settings.get("opset", OPSET)))
+    return files
 
 
 class _Graph(nn.Module):

@@ -175,9 +175,9 @@ def _dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 @cache
 def _mixed(mixin: Any, base: Any) -> Any:
     forward: Callable[..., Any] = mixin.forward
-    mixed = type(base.__name__, (mixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})
+    mixed: Any = type(base.__name__, (mixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})
 
-    @wraps(base.forward)  # type: ignore[attr-defined]
+    @wraps(base.forward)
     def with_signature(self: Any, *args: Any, **kwargs: Any) -> Any:
         return forward(self, *args, **kwargs)
 

@@ -1,0 +1,1 @@
+"""The root that recipes are laid upon."""

@@ -1,0 +1,128 @@
+"""A model as a folder: what it is, what was done to it, its weights."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lighten.delivery.artifacts import read_json, write_json
+from lighten.errors import UserError
+from lighten.models import build_model
+from lighten.pruning.plan import Plan
+from lighten.pruning.shrink import shrink
+from lighten.quantization.insert import quantize_
+from lighten.training.files import write_whole
+
+SCHEMA = 1
+CONFIG, WEIGHTS, COMPRESSION = "config.json", "model.safetensors", "compression.json"
+
+
+def save(model: nn.Module, folder: str | Path, **config: Any) -> Path:
+    """Write ``model`` into ``folder`` so that ``load`` gives it back, and return the folder.
+
+    Args:
+        model: from a registry (it carries ``lighten_spec``); may be quantized, shrunk or both.
+        folder: made where missing; its files are replaced one by one, the weights last.
+        config: further entries of ``config.json``: ``data``, ``classes``, ``mean``, ``std``, ``training``.
+
+    Raises:
+        UserError: if nobody knows how to build the model again.
+    """
+    spec = getattr(model, "lighten_spec", None)
+    if not isinstance(spec, Mapping):
+        raise UserError(
+            f"{type(model).__name__} was not built by name, so that it could not be built again; "
+            "register its builder with @lighten.register_model and make it with lighten.build_model"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, {"schema": SCHEMA, "model": dict(spec), **config})
+    plan, settings = getattr(model, "lighten_plan", None), getattr(model, "lighten_quantization", None)
+    if plan is not None or settings is not None:
+        compression = {"plan": json.loads(plan.to_json()) if plan is not None else None, "quantization": settings}
+        write_json(folder / COMPRESSION, {"schema": SCHEMA, **compression})
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(folder / WEIGHTS, lambda path: save_file(_unshared(state), path))
+    return folder
+
+
+@overload
+def load(folder: str | Path, *, runtime: Literal["torch"] = "torch") -> nn.Module: ...
+@overload
+def load(folder: str | Path, *, runtime: Literal["onnxruntime"]) -> Callable[..., Any]: ...
+def load(folder: str | Path, *, runtime: str = "torch") -> Any:
+    """Return the model of a folder, in eval mode.
+
+    Args:
+        folder: as ``save`` wrote it.
+        runtime: ``"torch"`` for the module; ``"onnxruntime"`` for a callable from an array (batch, ...) to logits
+            (batch, classes), which runs the ``<folder>.onnx`` beside it.
+
+    Raises:
+        UserError: if a file is missing, damaged, or does not fit the others.
+    """
+    folder = Path(folder)
+    if runtime == "onnxruntime":
+        return _open_onnx(folder)
+    if runtime != "torch":
+        raise UserError(f"runtime={runtime!r}: expected 'torch' or 'onnxruntime'")
+    model = build(read_json(folder / CONFIG, made_by="lighten shrink RUN"), _compression(folder))
+    try:
+        state = load_file(folder / WEIGHTS)
+        model.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{folder / WEIGHTS}: cannot be read ({reason}); write the folder again") from None
+    return model.eval()
+
+
+def build(config: Mapping[str, Any], compression: Mapping[str, Any]) -> nn.Module:
+    """Return the module that ``config.json`` and ``compression.json`` describe, with fresh weights."""
+    spec = config["model"]
+    shape = tuple(spec["input_shape"])
+    model = build_model(spec["name"], num_classes=spec["num_classes"], input_shape=shape, **spec["options"])
+    if compression.get("quantization") is not None:
+        quantize_(model, example_input=torch.zeros(2, *shape), **compression["quantization"])
+    if compression.get("plan") is not None:
+        model = shrink(model, Plan.from_json(json.dumps(compression["plan"])))
+    return model
+
+
+def _compression(folder: Path) -> dict[str, Any]:
+    path = folder / COMPRESSION
+    return read_json(path, made_by="lighten shrink RUN") if path.exists() else {}
+
+
+def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give tied tensors storage of their own, as the file format wants."""
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            state[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
+    return state
+
+
+def _open_onnx(folder: Path) -> Callable[..., Any]:
+    import numpy as np
+
+    from lighten.delivery.runner import open_session
+
+    path = folder.with_suffix(".onnx")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; make it with `lighten export RUN`")
+    session = open_session(path, path, threads=1)
+    names = [i.name for i in session.get_inputs()]
+
+    def run(*inputs: Any) -> Any:
+        arrays = [x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
+        return session.run(None, dict(zip(names, arrays, strict=True)))[0]
+
+    return run
+
+

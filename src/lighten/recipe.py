@@ -1,0 +1,291 @@
+"""The recipe: a typed schema, and a check that its settings make sense, before anything is loaded."""
+
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+from lighten.data import data_names
+from lighten.errors import UserError, did_you_mean
+from lighten.models import model_names
+from lighten.models.registry import check_model
+
+LOSSES = ("soft_labels", "cross_entropy")
+SCORES = ("fpgm", "magnitude")
+SCOPES = ("uniform", "global")
+RANGES = ("moving_average", "min_max")
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "linear", "constant")
+LOGGERS = ("csv", "wandb", "tensorboard", "none")
+TARGETS = ("onnx",)
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be run; the message is one line, the exit code 2."""
+
+
+@dataclass
+class Optimizer:
+    """The optimizer and its learning rate; ``warmup`` is a share of the fit."""
+
+    name: str = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    nesterov: bool = True
+    warmup: float = 0.05
+    schedule: str = "cosine"
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class Fit:
+    """How a reference model (teacher, dense student) is trained once; 0 epochs: it is not."""
+
+    max_epochs: int = 0
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+@dataclass
+class Distil:
+    """What is learned from the teacher."""
+
+    temperature: float = 4.0
+    soft_weight: float = 0.9
+    losses: dict[str, float] | None = None
+
+
+@dataclass
+class Prune:
+    """Which channels go, and when; ``amount`` null: none."""
+
+    amount: float | None = None
+    score: str = "fpgm"
+    scope: str = "uniform"
+    begin: float = 0.1
+    end: float = 0.6
+    exclude: list[str] = field(default_factory=list)
+    align: int = 1
+
+
+@dataclass
+class Quantize:
+    """From when on training goes through int8; ``begin`` null: never."""
+
+    begin: float | None = None
+    freeze: float = 0.9
+    ranges: str = "moving_average"
+    weight_bits: int = 8
+    exclude: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Compress:
+    """What makes the student small."""
+
+    prune: Prune = field(default_factory=Prune)
+    quantize: Quantize = field(default_factory=Quantize)
+
+
+@dataclass
+class Trainer:
+    """Lightning's Trainer, by its own names; ``precision: auto`` is bfloat16 where that is fast, else float32."""
+
+    max_epochs: int = 10
+    max_steps: int = -1
+    accelerator: str = "auto"
+    devices: Any = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    check_val_every_n_epoch: int = 1
+    log_every_n_steps: int = 10
+    limit_train_batches: Any = 1.0
+    limit_val_batches: Any = 1.0
+    deterministic: bool = False
+    sync_batchnorm: bool = False
+    enable_progress_bar: bool = True
+
+
+@dataclass
+class Delivery:
+    """What comes out."""
+
+    targets: list[str] = field(default_factory=lambda: ["onnx"])
+    opset: int = 18
+
+
+@dataclass
+class Recipe:
+    """Everything that decides a run."""
+
+    name: str = MISSING
+    seed: int = 0
+    data: str = "fashion_mnist"
+    data_options: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 128
+    workers: int = 0
+    teacher: str | None = None
+    teacher_options: dict[str, Any] = field(default_factory=dict)
+    teacher_checkpoint: str | None = None
+    teacher_fit: Fit = field(default_factory=Fit)
+    student: str = "resnet20"
+    student_options: dict[str, Any] = field(default_factory=dict)
+    student_checkpoint: str | None = None
+    student_fit: Fit = field(default_factory=Fit)
+    distil: Distil = field(default_factory=Distil)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    compress: Compress = field(default_factory=Compress)
+    trainer: Trainer = field(default_factory=Trainer)
+    logger: str = "csv"
+    delivery: Delivery = field(default_factory=Delivery)
+    runs: str = "runs"
+    id: str | None = None
+
+
+def check(recipe: Recipe) -> Recipe:
+    """Return ``recipe`` if its settings make sense.
+
+    Raises:
+        RecipeError: on the first that does not: the key, what was given, what was expected.
+    """
+    _check_names(recipe)
+    _check_numbers(recipe)
+    _check_techniques(recipe)
+    for role in ("teacher", "student"):
+        name = getattr(recipe, role)
+        if name is not None:
+            try:
+                check_model(name, getattr(recipe, f"{role}_options"))
+            except UserError as error:
+                raise RecipeError(f"{role}_options: {error}") from None
+    if recipe.id is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", recipe.id):
+        raise RecipeError(f"id={recipe.id!r}: expected letters, digits, '.', '_' and '-', as it names a folder")
+    return recipe
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe), resolve=True)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe that ``to_yaml`` wrote."""
+    recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.load(path)))
+    assert isinstance(recipe, Recipe)
+    return check(recipe)
+
+
+def _check_names(recipe: Recipe) -> None:
+    _one_of("data", recipe.data, data_names())
+    _one_of("student", recipe.student, model_names())
+    if recipe.teacher is not None:
+        _one_of("teacher", recipe.teacher, model_names())
+    _one_of("logger", recipe.logger, LOGGERS)
+    _one_of("compress.prune.score", recipe.compress.prune.score, SCORES)
+    _one_of("compress.prune.scope", recipe.compress.prune.scope, SCOPES)
+    _one_of("compress.quantize.ranges", recipe.compress.quantize.ranges, RANGES)
+    for key, optimizer in _optimizers(recipe).items():
+        _one_of(f"{key}.name", optimizer.name, OPTIMIZERS)
+        _one_of(f"{key}.schedule", optimizer.schedule, SCHEDULES)
+    for target in recipe.delivery.targets:
+        _one_of("delivery.targets", target, TARGETS)
+    for loss in recipe.distil.losses or {}:
+        _one_of("distil.losses", loss, LOSSES)
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    prune, quantize = recipe.compress.prune, recipe.compress.quantize
+    _whole("batch_size", recipe.batch_size, 1)
+    _whole("workers", recipe.workers, 0)
+    _whole("seed", recipe.seed, 0)
+    _whole("teacher_fit.max_epochs", recipe.teacher_fit.max_epochs, 0)
+    _whole("student_fit.max_epochs", recipe.student_fit.max_epochs, 0)
+    _whole("compress.prune.align", prune.align, 1)
+    _whole("delivery.opset", recipe.delivery.opset, 18, 23)
+    _whole("compress.quantize.weight_bits", quantize.weight_bits, 2, 8)
+    _number("distil.temperature", recipe.distil.temperature, above=0)
+    _number("distil.soft_weight", recipe.distil.soft_weight, least=0, most=1)
+    if prune.amount is not None:
+        _number("compress.prune.amount", prune.amount, above=0, below=1)
+    _number("compress.prune.begin", prune.begin, least=0, most=1)
+    _number("compress.prune.end", prune.end, least=0, most=1)
+    if quantize.begin is not None:
+        _number("compress.quantize.begin", quantize.begin, least=0, below=1)
+    _number("compress.quantize.freeze", quantize.freeze, least=0, most=1)
+    for key, optimizer in _optimizers(recipe).items():
+        _number(f"{key}.lr", optimizer.lr, above=0)
+        _number(f"{key}.weight_decay", optimizer.weight_decay, least=0)
+        _number(f"{key}.momentum", optimizer.momentum, least=0, below=1)
+        _number(f"{key}.warmup", optimizer.warmup, least=0, below=1)
+        _number(f"{key}.label_smoothing", optimizer.label_smoothing, least=0, below=1)
+    if recipe.trainer.max_epochs < 1 and recipe.trainer.max_steps < 1:
+        raise RecipeError(
+            f"trainer.max_epochs={recipe.trainer.max_epochs}: expected at least 1, or trainer.max_steps above 0"
+        )
+
+
+def _check_techniques(recipe: Recipe) -> None:
+    prune, quantize = recipe.compress.prune, recipe.compress.quantize
+    if prune.end < prune.begin:
+        raise RecipeError(f"compress.prune.end={prune.end}: expected at least compress.prune.begin={prune.begin}")
+    if quantize.begin is not None and quantize.freeze < quantize.begin:
+        raise RecipeError(
+            f"compress.quantize.freeze={quantize.freeze}: expected at least compress.quantize.begin={quantize.begin}"
+        )
+    if recipe.teacher is None and prune.amount is None and quantize.begin is None:
+        raise RecipeError(
+            "teacher=null: nothing to do; name a teacher, or set compress.prune.amount or compress.quantize.begin"
+        )
+    if recipe.teacher is None:
+        if recipe.teacher_checkpoint is not None:
+            raise RecipeError(f"teacher_checkpoint={recipe.teacher_checkpoint!r}: expected none, as teacher is null")
+        if recipe.distil != Distil():
+            warnings.warn("distil has no effect: teacher is null", stacklevel=2)
+    elif recipe.teacher_checkpoint is None and recipe.teacher_fit.max_epochs < 1:
+        raise RecipeError(
+            "teacher_fit.max_epochs=0: expected at least 1, as no teacher_checkpoint is given to start from"
+        )
+
+
+def _optimizers(recipe: Recipe) -> Mapping[str, Optimizer]:
+    return {
+        "optimizer": recipe.optimizer,
+        "teacher_fit.optimizer": recipe.teacher_fit.optimizer,
+        "student_fit.optimizer": recipe.student_fit.optimizer,
+    }
+
+
+def _one_of(key: str, given: str, choices: Iterable[str]) -> None:
+    choices = list(choices)
+    if given not in choices:
+        raise RecipeError(f"{key}={given!r}: {did_you_mean(given, choices)}")
+
+
+def _whole(key: str, given: int, least: int, most: int | None = None) -> None:
+    if given < least or (most is not None and given > most):
+        expected = f"{least} or more" if most is None else f"{least} to {most}"
+        raise RecipeError(f"{key}={given}: expected a whole number, {expected}")
+
+
+def _number(
+    key: str,
+    given: float,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    bounds = [("at least", least), ("above", above), ("at most", most), ("below", below)]
+    met = math.isfinite(given) and (least is None or given >= least) and (above is None or given > above)
+    if not (met and (most is None or given <= most) and (below is None or given < below)):
+        expected = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        raise RecipeError(f"{key}={given}: expected a number {expected}")

@@ -1,0 +1,256 @@
+"""The story of one run: a line a step, from a checked recipe to a measured int8 file and its report."""
+
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from torch import nn
+
+from lighten.data import build_data
+from lighten.delivery.artifacts import write_json, write_text
+from lighten.delivery.card import write_card
+from lighten.delivery.export import export_run
+from lighten.delivery.folder import load, save
+from lighten.delivery.measure import measure_run
+from lighten.delivery.report import write_report
+from lighten.delivery.student import FIT, shrink_run
+from lighten.delivery.table import closing_table
+from lighten.distillation.module import DistillationModule
+from lighten.errors import UserError
+from lighten.models import build_model
+from lighten.pruning.callback import Prune
+from lighten.quantization.callback import Quantize
+from lighten.recipe import Fit, Optimizer, Recipe, to_yaml
+from lighten.training.checkpoint import latest_good
+from lighten.training.fit import make_trainer
+from lighten.training.loggers import make_logger
+from lighten.training.optimizer import OptimizerSettings
+from lighten.training.reference import fingerprint_of, reference
+from lighten.training.snapshot import Snapshot
+
+FOLDER = "LIGHTEN_RUN_FOLDER"
+"""Where a strategy's further processes find the folder that the first one chose."""
+
+
+def run(recipe: Recipe) -> Path:
+    """Train, compress, export, measure and report; return the run folder.
+
+    The same recipe with the same ``id`` goes on where an earlier run was stopped.
+    """
+    console = Console(quiet=rank_zero_only.rank != 0)
+    folder = _open_folder(recipe)
+    console.print(f"run {folder}")
+    _seed(recipe)
+    data = build_data(
+        recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers, **recipe.data_options
+    )
+    teacher = _teacher(recipe, data, folder)
+    student = _student(recipe, data, folder)
+    _fit(recipe, data, student, teacher, folder)
+    if rank_zero_only.rank == 0:
+        _deliver(folder, console)
+    return folder
+
+
+def _fit(recipe: Recipe, data: Any, student: nn.Module, teacher: nn.Module | None, folder: Path) -> None:
+    module = DistillationModule(
+        student,
+        teacher,
+        temperature=recipe.distil.temperature,
+        soft_weight=recipe.distil.soft_weight if teacher is not None else 0.0,
+        losses=recipe.distil.losses,
+        optimizer=_optimizer(recipe.optimizer),
+        label_smoothing=recipe.optimizer.label_smoothing,
+        num_classes=data.num_classes,
+    )
+    config = _config(recipe, data)
+    prune, quantize = _prune(recipe), _quantize(recipe)
+    dense = Snapshot(folder / "dense", lambda m, path: save(_dense(m.student, recipe, data), path, **config), at=_dense_at(recipe))
+    settings = asdict(recipe.trainer)
+    logger = make_logger(recipe.logger, folder, config=asdict(recipe))
+    callbacks: list[L.Callback] = [dense, *([prune] if prune else []), *([quantize] if quantize else [])]
+    trainer = make_trainer(
+        folder=folder, stage="student", settings=settings, callbacks=callbacks, logger=logger, seed=recipe.seed
+    )
+    _write_fit(folder, recipe, student, config)
+    resumed = latest_good(folder / "checkpoints")
+    trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
+    if prune is not None and trainer.is_global_zero:
+        write_text(folder / "plan.json", prune.plan.to_json())
+    if logger:
+        logger.finalize("success")
+
+
+@rank_zero_only
+def _deliver(folder: Path, console: Console) -> None:
+    """Each step reads the folder and writes into it; each can be run again alone by ``lighten STEP RUN``."""
+    with console.status("shrink"):
+        shrink_run(folder)
+    with console.status("export"):
+        export_run(folder)
+    with console.status("measure") as status:
+        scores = measure_run(folder, say=lambda stage: status.update(f"measure {stage}"))
+    write_card(folder)
+    report = write_report(folder)
+    console.print(closing_table(scores))
+    console.print(f"report {report}")
+
+
+def _teacher(recipe: Recipe, data: Any, folder: Path) -> nn.Module | None:
+    if recipe.teacher is None:
+        return None
+    if recipe.teacher_checkpoint is not None:
+        teacher = load(recipe.teacher_checkpoint)
+        classes = teacher.lighten_spec["num_classes"]  # type: ignore[index]
+        if classes != data.num_classes:
+            raise UserError(
+                f"teacher_checkpoint={recipe.teacher_checkpoint} gives {classes} classes, {recipe.data} has "
+                f"{data.num_classes}; choose a teacher of this task"
+            )
+    else:
+        teacher = _reference(recipe, data, "teacher", recipe.teacher, recipe.teacher_options, recipe.teacher_fit)
+    if rank_zero_only.rank == 0:
+        save(teacher, folder / "teacher", **_config(recipe, data))
+    return teacher
+
+
+def _student(recipe: Recipe, data: Any, folder: Path) -> nn.Module:
+    if recipe.student_checkpoint is not None:
+        return load(recipe.student_checkpoint)
+    if recipe.student_fit.max_epochs:
+        return _reference(recipe, data, "student", recipe.student, recipe.student_options, recipe.student_fit)
+    return _build(recipe, data, recipe.student, recipe.student_options)
+
+
+def _reference(recipe: Recipe, data: Any, role: str, name: str, options: Mapping[str, Any], fit: Fit) -> nn.Module:
+    """Train a model on the labels alone, once: the next run with the same settings finds it."""
+    fingerprint = fingerprint_of(
+        model=name, options=dict(options), data=data.fingerprint, batch_size=recipe.batch_size, seed=recipe.seed,
+        fit=asdict(fit), precision=recipe.trainer.precision, schema=1,
+    )  # fmt: skip
+    home = Path(recipe.runs) / "references"
+
+    def train(model: nn.Module) -> None:
+        module = DistillationModule(
+            model, None, soft_weight=0.0, optimizer=_optimizer(fit.optimizer),
+            label_smoothing=fit.optimizer.label_smoothing, num_classes=data.num_classes,
+        )  # fmt: skip
+        settings = {**asdict(recipe.trainer), "max_epochs": fit.max_epochs, "max_steps": -1}
+        trainer = make_trainer(
+            folder=home / f"{fingerprint}.fit", stage=role, settings=settings, seed=recipe.seed, logger=False
+        )
+        resumed = latest_good(home / f"{fingerprint}.fit" / "checkpoints")
+        trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
+
+    return reference(home, lambda: _build(recipe, data, name, options), train, fingerprint)
+
+
+def _build(recipe: Recipe, data: Any, name: str, options: Mapping[str, Any]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = build_model(name, num_classes=data.num_classes, input_shape=data.input_shape, **options)
+    return model.to(memory_format=torch.channels_last)  # twice as fast on CPUs, and what tensor cores want
+
+
+def _dense(student: nn.Module, recipe: Recipe, data: Any) -> nn.Module:
+    """Return the student's weights in a model that no callback has touched."""
+    clean = _build(recipe, data, recipe.student, recipe.student_options)
+    state = student.state_dict()
+    clean.load_state_dict({name: state[name] for name in clean.state_dict()})
+    return clean
+
+
+def _dense_at(recipe: Recipe) -> float:
+    prune, quantize = recipe.compress.prune, recipe.compress.quantize
+    begins = [prune.begin] if prune.amount is not None else []
+    begins += [quantize.begin] if quantize.begin is not None else []
+    return min(begins, default=1.0)
+
+
+def _prune(recipe: Recipe) -> Prune | None:
+    s = recipe.compress.prune
+    if s.amount is None:
+        return None
+    return Prune(
+        s.amount, score=s.score, scope=s.scope, begin=s.begin, end=s.end, exclude=s.exclude, align=s.align,
+        module="student",
+    )  # fmt: skip
+
+
+def _quantize(recipe: Recipe) -> Quantize | None:
+    s = recipe.compress.quantize
+    if s.begin is None:
+        return None
+    return Quantize(
+        begin=s.begin, freeze=s.freeze, ranges=s.ranges, weight_bits=s.weight_bits, exclude=s.exclude, module="student"
+    )
+
+
+def _optimizer(settings: Optimizer) -> OptimizerSettings:
+    values = asdict(settings)
+    values.pop("label_smoothing")
+    return OptimizerSettings(**values)
+
+
+def _config(recipe: Recipe, data: Any) -> dict[str, Any]:
+    """Return what a model folder says beside the model itself."""
+    return {
+        "data": {"name": data.name, "options": dict(data.options), "fingerprint": data.fingerprint},
+        "classes": list(data.class_names),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "training": {"recipe": recipe.name, "seed": recipe.seed, "epochs": recipe.trainer.max_epochs},
+    }
+
+
+@rank_zero_only
+def _write_fit(folder: Path, recipe: Recipe, student: nn.Module, config: Mapping[str, Any]) -> None:
+    s = recipe.compress.quantize
+    quantization = None
+    if s.begin is not None:
+        quantization = {"exclude": s.exclude, "weight_bits": s.weight_bits, "ranges": s.ranges}
+    spec = dict(student.lighten_spec)  # type: ignore[arg-type]
+    write_json(
+        folder / FIT,
+        {
+            "schema": 1,
+            "config": {"schema": 1, "model": spec, **config},
+            "quantization": quantization,
+            "opset": recipe.delivery.opset,
+        },
+    )
+
+
+def _open_folder(recipe: Recipe) -> Path:
+    if FOLDER in os.environ and "LOCAL_RANK" in os.environ:
+        return Path(os.environ[FOLDER])
+    name = recipe.id or os.environ.get("SLURM_JOB_ID") or time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(recipe.runs) / recipe.name / name
+    try:
+        folder.mkdir(parents=True, exist_ok=recipe.id is not None or "SLURM_JOB_ID" in os.environ)
+    except FileExistsError:
+        return _open_folder(_with_id(recipe, f"{name}-{os.getpid()}"))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); set runs to a folder that can be written") from None
+    write_text(folder / "recipe.yaml", to_yaml(recipe))
+    os.environ[FOLDER] = str(folder)
+    return folder
+
+
+def _with_id(recipe: Recipe, name: str) -> Recipe:
+    recipe.id = name
+    return recipe
+
+
+def _seed(recipe: Recipe) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        L.seed_everything(recipe.seed, workers=True, verbose=False)
