@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-
-from lighten.distillation.loss import cross_entropy
 
 
 class Scores:
@@ -35,7 +34,8 @@ class Scores:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (batch, classes), labels (batch,)."""
         self.metrics.update(logits.argmax(dim=-1), labels)
-        self.loss.update(cross_entropy(logits, labels), len(labels))
+        # a loss per sample: torchmetrics 1.9 drops weights together with its NaN handling
+        self.loss.update(F.cross_entropy(logits.float(), labels, reduction="none"))
 
     def compute(self, prefix: str) -> dict[str, Tensor]:
         """Return ``{prefix}/{accuracy,macro_f1,loss}``, scalars; every rank must call it."""

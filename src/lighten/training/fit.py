@@ -20,6 +20,7 @@ from lighten.training.seeding import SeedSteps
 HARMLESS = (
     ".*does not have many workers which may be a bottleneck",  # data in memory want none
     ".*smaller than the logging interval",  # validation is recorded anyway
+    ".*Trainer configured with multiple `ModelCheckpoint` callbacks",  # the first is the one that keeps the best
 )
 """Warnings of Lightning's about choices that are meant."""
 
