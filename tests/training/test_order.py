@@ -1,0 +1,244 @@
+import copy
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lighten.errors import UserError
+from lighten.training import order as order_module
+from lighten.training.order import DataOrder, OrderedLoader, draw, draw_below, epoch_order
+
+MASK = 2**64 - 1
+lightning_noise = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.isinstance.treespec")
+
+
+def splitmix_reference(seed, stream, epoch, sample):
+    """SplitMix64's output function in Python integers, over the same coordinates."""
+    bits = 0
+    for coordinate in (seed, stream, epoch, sample):
+        bits = (bits + coordinate + 0x9E3779B97F4A7C15) & MASK
+        bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & MASK
+        bits ^= bits >> 31
+    return bits
+
+
+def test_draw_agrees_with_integer_reference():
+    samples = np.array([0, 1, 2, 59_999])
+    expected = [splitmix_reference(7, 3, 5, int(i)) for i in samples]
+    assert draw(7, 5, samples, stream=3).tolist() == expected
+
+
+def test_first_draw_is_splitmix64_of_zero():
+    """The published first output of SplitMix64 seeded with 0."""
+    assert splitmix_reference(0, 0, 0, 0) != 0
+    assert int(order_module._mix(np.array([0x9E3779B97F4A7C15], np.uint64))[0]) == 0xE220A8397B1DCDAF
+
+
+def test_draw_below_is_uniform_and_its_streams_independent():
+    samples = np.arange(50_000)
+    a, b = (draw_below(5, 0, 1, samples, stream=s) for s in (1, 2))
+    table = np.histogram2d(a, b, bins=5)[0]
+    chi_square = ((table - 2000) ** 2 / 2000).sum()
+    assert set(a.tolist()) == set(range(5))
+    assert chi_square < 51.2  # 24 degrees of freedom, p = 0.001
+
+
+def test_epochs_are_permutations_that_differ():
+    a, b, c = epoch_order(1000, seed=0, epoch=0), epoch_order(1000, seed=0, epoch=1), epoch_order(1000, seed=1, epoch=0)
+    for order in (a, b, c):
+        assert sorted(order.tolist()) == list(range(1000))
+    assert (a == b).sum() < 20
+    assert (a == c).sum() < 20
+
+
+@pytest.mark.parametrize(("samples", "world"), [(10, 1), (10, 2), (11, 4), (3, 4)])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_shares_are_equal_and_cover_the_epoch(monkeypatch, samples, world, shuffle):
+    monkeypatch.setattr(order_module, "world_size", lambda: world)
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(order_module, "_rank", lambda rank=rank: rank)
+        sampler = DataOrder(samples, seed=3, shuffle=shuffle)
+        sampler.set_epoch(2)
+        shares.append(list(sampler))
+        assert len(shares[-1]) == len(sampler) == -(-samples // world)
+    together = [place for row in zip(*shares, strict=True) for place in row]
+    expected = epoch_order(samples, seed=3, epoch=2).tolist() if shuffle else list(range(samples))
+    assert together[:samples] == [(2, i) for i in expected]
+    assert together[samples:] == together[: len(together) - samples]
+
+
+class Squares:
+    """Sample i of epoch e is the pair (e, i), so that a batch tells what was asked for."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return self.samples
+
+    def __getitems__(self, places):
+        epochs, samples = map(torch.tensor, zip(*places, strict=True))
+        return torch.stack([epochs, samples], 1).float(), samples % 3
+
+
+def seen(loader):
+    return [tuple(row) for inputs, _ in loader for row in inputs.int().tolist()]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_sees_every_sample_once(workers):
+    loader = OrderedLoader(Squares(40), batch_size=8, seed=1, workers=workers)
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        assert seen(loader) == [(epoch, i) for i in epoch_order(40, seed=1, epoch=epoch)]
+
+
+def test_iterating_again_starts_again():
+    loader = OrderedLoader(Squares(16), batch_size=8, seed=1)
+    assert seen(loader) == seen(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_state_resumes_after_the_batches_that_were_handed_out(workers):
+    loader = OrderedLoader(Squares(40), batch_size=8, seed=1, workers=workers)
+    loader.sampler.set_epoch(4)
+    batches = iter(loader)
+    first = [next(batches) for _ in range(2)]
+    state = copy.deepcopy(loader.state_dict())
+    rest = list(batches)
+
+    again = OrderedLoader(Squares(40), batch_size=8, seed=1, workers=workers)
+    again.load_state_dict(state)
+    again.sampler.set_epoch(4)
+    resumed = list(again)
+    assert len(first) + len(resumed) == len(again) == 5
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(rest, resumed, strict=True))
+    assert len(list(again)) == 5
+
+
+def test_state_of_an_epoch_not_begun_is_its_start():
+    loader = OrderedLoader(Squares(16), batch_size=8, seed=1)
+    list(loader)
+    assert loader.state_dict()["done"] == 16
+    loader.sampler.set_epoch(1)
+    assert loader.state_dict() == {"seed": 1, "samples": 16, "epoch": 1, "done": 0}
+
+
+def test_state_moves_to_another_number_of_processes(monkeypatch):
+    loader = OrderedLoader(Squares(64), batch_size=8, seed=1)
+    batches = iter(loader)
+    for _ in range(4):
+        next(batches)
+    state = loader.state_dict()
+    monkeypatch.setattr(order_module, "world_size", lambda: 2)
+    left = []
+    for rank in range(2):
+        monkeypatch.setattr(order_module, "_rank", lambda rank=rank: rank)
+        half = OrderedLoader(Squares(64), batch_size=8, seed=1)
+        half.load_state_dict(state)
+        left += seen(half)
+    assert sorted(i for _, i in left) == sorted(epoch_order(64, seed=1, epoch=0)[32:].tolist())
+
+
+def test_another_order_is_refused():
+    state = OrderedLoader(Squares(16), batch_size=8, seed=1).state_dict()
+    with pytest.raises(UserError, match="seed=1, this fit has seed=2"):
+        OrderedLoader(Squares(16), batch_size=8, seed=2).load_state_dict(state)
+    with pytest.raises(UserError, match="samples=16, this fit has samples=17"):
+        OrderedLoader(Squares(17), batch_size=8, seed=1).load_state_dict(state)
+
+
+@pytest.mark.parametrize("batch_size", [0, 17])
+def test_less_than_a_batch_is_refused(batch_size):
+    with pytest.raises(UserError, match=f"batch_size={batch_size}, expected 1 to 16"):
+        OrderedLoader(Squares(16), batch_size=batch_size, seed=0)
+
+
+def test_a_lone_last_sample_is_dropped():
+    loader = OrderedLoader(Squares(17), batch_size=8, seed=0)
+    assert [len(labels) for _, labels in loader] == [8, 8]
+
+
+def test_no_global_random_number_is_drawn():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(OrderedLoader(Squares(16), batch_size=8, seed=0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Module(L.LightningModule):
+    def __init__(self, workers):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+        self.workers = workers
+        self.seen = []
+
+    def training_step(self, batch, _):
+        inputs, labels = batch
+        self.seen += [tuple(row) for row in inputs.int().tolist()]
+        return F.cross_entropy(self.net(inputs), labels)
+
+    def train_dataloader(self):
+        return OrderedLoader(Squares(48), batch_size=8, seed=9, workers=self.workers)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+class SaveEachStep(L.Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.save_checkpoint(self.path / f"step={trainer.global_step}.ckpt")
+
+
+def fit(module, path, *, ckpt_path=None, **trainer):
+    """Fit for three epochs or as told, with a checkpoint after every step."""
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        callbacks=[SaveEachStep(path)],
+        **{"max_epochs": 3} | trainer,
+    )
+    trainer.fit(module, ckpt_path=ckpt_path)
+
+
+def assert_same_end(a, b):
+    other = b.net.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in a.net.state_dict().items())
+
+
+@lightning_noise
+@pytest.mark.parametrize(("workers", "step"), [(0, 3), (0, 6), (0, 8), (0, 12), (2, 8)])
+def test_a_killed_fit_ends_with_the_same_bits(tmp_path, workers, step):
+    """Steps 3 and 8 lie inside an epoch of six batches, 6 and 12 at its end."""
+    whole, resumed = Module(workers), Module(workers)
+    fit(whole, tmp_path)
+    fit(resumed, tmp_path / "resumed", ckpt_path=tmp_path / f"step={step}.ckpt")
+    assert len(set(whole.seen)) == 3 * 48
+    assert resumed.seen == whole.seen[step * 8 :]
+    assert_same_end(whole, resumed)
+
+
+@lightning_noise
+@pytest.mark.parametrize(("limit", "steps"), [(1.0, 4), (1.0, 3), (4, 3), (4, 4)])
+def test_a_fit_stopped_by_max_steps_goes_on(tmp_path, limit, steps):
+    options = {"accumulate_grad_batches": 2, "limit_train_batches": limit}
+    whole, first, resumed = Module(0), Module(0), Module(0)
+    fit(whole, tmp_path, **options)
+    fit(first, tmp_path / "first", max_steps=steps, **options)
+    fit(resumed, tmp_path / "resumed", ckpt_path=tmp_path / "first" / f"step={steps}.ckpt", **options)
+    assert first.seen + resumed.seen == whole.seen
+    assert_same_end(whole, resumed)
