@@ -1,0 +1,194 @@
+"""What moves together: the groups of a model's channels, and why the rest cannot move."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lighten.errors import UserError
+from lighten.example import Call
+from lighten.names import match_names
+from lighten.pruning.labels import Labels
+from lighten.pruning.plan import Cut, Slot
+from lighten.pruning.rules import follow
+from lighten.pruning.trace import Axis, Tracer, export
+
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that are interchangeable: each has the same number of positions in the same places.
+
+    Attributes:
+        name: as :class:`~lighten.pruning.plan.GroupPlan` has it.
+        layers: whose filters the channels own, in the order of the forward.
+        positions: for each slot the indices that each channel has there, (width, count).
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    positions: Mapping[Slot, Tensor]
+
+    @property
+    def width(self) -> int:
+        """How many channels there are."""
+        return len(next(iter(self.positions.values())))
+
+    def filters(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return each channel's filters of all layers, flattened and side by side, (width, features)."""
+        rows = []
+        for slot, index in self.positions.items():
+            if slot.role == "filter":
+                weight = tensors[slot.tensor].detach()
+                filters = weight.movedim(slot.dim, 0).flatten(1).float()
+                rows.append(filters[index.to(filters.device)].flatten(1))
+        return torch.cat(rows, dim=1)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A model as pruning sees it.
+
+    Attributes:
+        groups: in the order of the forward.
+        frozen: layers that are left alone, whole or in part, and why.
+        sizes: length of each dimension that a channel has a place in, by parameter and dimension.
+        layers: the producers' dimension of each layer, by layer name.
+    """
+
+    groups: tuple[Group, ...]
+    frozen: Mapping[str, str]
+    sizes: Mapping[tuple[str, int], int] = field(repr=False)
+    layers: Mapping[str, tuple[str, int]] = field(repr=False)
+
+    def cuts(self, removed: Sequence[Iterable[int]]) -> tuple[Cut, ...]:
+        """Return what is cut where, if these channels of each group go."""
+        gone: dict[Slot, set[int]] = {}
+        for group, channels in zip(self.groups, removed, strict=True):
+            index = torch.as_tensor(sorted(channels), dtype=torch.int64)
+            for slot, positions in group.positions.items():
+                gone.setdefault(slot, set()).update(positions[index].flatten().tolist())
+        alike: dict[tuple[int, tuple[int, ...]], list[Slot]] = {}
+        for slot, places in gone.items():
+            if places:
+                alike.setdefault((self.sizes[slot.tensor, slot.dim], tuple(sorted(places))), []).append(slot)
+        return tuple(Cut(size, places, tuple(slots)) for (size, places), slots in alike.items())
+
+    def widths(self, cuts: Iterable[Cut]) -> dict[str, tuple[int, int]]:
+        """Return the channels of each layer before and after ``cuts``."""
+        gone = {(slot.tensor, slot.dim): len(cut.removed) for cut in cuts for slot in cut.slots}
+        return {
+            layer: (self.sizes[key], self.sizes[key] - gone.get(key, 0)) for layer, key in self.layers.items()
+        }
+
+
+def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) -> Structure:
+    """Trace ``model`` once and return its groups.
+
+    Nothing is changed. Whether the groups can be cut in fact is the business of
+    :func:`~lighten.pruning.prove.prove`.
+
+    Args:
+        model: not wrapped for distributed training.
+        call: arguments to run it with.
+        exclude: names or patterns of layers whose filters stay, and with them all that is tied to them.
+
+    Raises:
+        UserError: if the model is wrapped, cannot be traced, or a pattern matches no layer.
+    """
+    refuse_wrapped(model)
+    tracer = follow(Tracer(export(model, call), model))
+    layers = {layer_of(name): (name, dim) for (name, dim), axis in tracer.axes.items() if axis.role == "filter"}
+    unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
+    for layer in match_names(exclude, {*layers, *tracer.stuck, *unused}):
+        if layer in layers:
+            tracer.labels.freeze(tracer.axes[layers[layer]].labels, "is excluded")
+    sizes = {key: len(axis.labels) for key, axis in tracer.axes.items()}
+    groups, alone = _groups(tracer, layers)
+    frozen = _frozen(tracer, layers) | alone | tracer.stuck
+    for layer in unused - {*layers, *frozen}:
+        frozen[layer] = "is never run on the example input"
+    return Structure(groups, frozen, sizes, layers)
+
+
+CUTTABLE = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+def layer_of(tensor: str) -> str:
+    """Return the name of the module that owns a parameter, or the parameter's own at the root."""
+    return tensor.rpartition(".")[0] or tensor
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise where a wrapper already holds references to the parameters.
+
+    Raises:
+        UserError: naming the wrapper.
+    """
+    for module in model.modules():
+        kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
+        if kinds:
+            raise UserError(f"the model is wrapped in {kinds[0]}; give the module inside, before it is wrapped")
+
+
+def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tuple[Group, ...], dict[str, str]]:
+    """Return the groups, and the layers whose channels can only go all at once."""
+    owners = {key: layer for layer, key in layers.items()}
+    kinds: dict[tuple[tuple[tuple[str, int], int], ...], list[dict[tuple[str, int], list[int]]]] = {}
+    for places in _places(tracer.labels, tracer.axes).values():
+        if any(key in owners for key in places):
+            signature = tuple((key, len(positions)) for key, positions in places.items())
+            kinds.setdefault(signature, []).append(places)
+    groups, alone = [], {}
+    split = {key: sum(1 for kind in kinds if kind and dict(kind).get(key)) for key in owners}
+    for kind, channels in kinds.items():
+        tied = tuple(owners[key] for key, _ in kind if key in owners)
+        if len(channels) < 2:
+            alone.update(dict.fromkeys(tied, "its channels can only go all at once"))
+            continue
+        first = next(key for key, _ in kind if key in owners)
+        places = sorted(p for channel in channels for p in channel[first])
+        name = tied[0] if split[first] == 1 else f"{tied[0]}[{_ranges(places)}]"
+        positions = {
+            Slot(*key, tracer.axes[key].role): torch.tensor([channel[key] for channel in channels]) for key, _ in kind
+        }
+        groups.append(Group(name, tied, positions))
+    in_groups = {layer for group in groups for layer in group.layers}
+    return tuple(groups), {layer: why for layer, why in alone.items() if layer not in in_groups}
+
+
+def _places(labels: Labels, axes: Mapping[tuple[str, int], Axis]) -> dict[int, dict[tuple[str, int], list[int]]]:
+    """Return, for each channel that may go, its positions along every axis, in the order of the forward."""
+    frozen = labels.reasons()
+    channels: dict[int, dict[tuple[str, int], list[int]]] = {}
+    for key, axis in axes.items():
+        for position, root in enumerate(labels.find(axis.labels).tolist()):
+            if root not in frozen:
+                channels.setdefault(root, {}).setdefault(key, []).append(position)
+    return channels
+
+
+def _frozen(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> dict[str, str]:
+    reasons = tracer.labels.reasons()
+    found = {}
+    for layer, key in layers.items():
+        roots = tracer.labels.find(tracer.axes[key].labels).tolist()
+        whys = [reasons[root] for root in roots if root in reasons]
+        if whys:
+            part = f"{len(whys)} of {len(roots)} channels: " if len(whys) < len(roots) else ""
+            found[layer] = part + whys[0]
+    return found
+
+
+def _ranges(places: Sequence[int]) -> str:
+    """Return ``0-3,8`` for [0, 1, 2, 3, 8]."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and place == runs[-1][1] + 1:
+            runs[-1][1] = place
+        else:
+            runs.append([place, place])
+    shown = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:3]]
+    return ",".join(shown + ["…"] * (len(runs) > 3))

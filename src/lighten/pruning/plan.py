@@ -1,0 +1,187 @@
+"""What will be cut: plain data, printed before anything is, saved as JSON, compared by hash."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from lighten.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One dimension of one parameter or buffer.
+
+    ``role`` is ``filter``, ``bias``, ``norm``, ``scale``, ``input`` or ``statistic``; the last is cut but not zeroed.
+    """
+
+    tensor: str
+    dim: int
+    role: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The positions that go along dimensions of ``size``, the same ones in every slot."""
+
+    size: int
+    removed: tuple[int, ...]
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What becomes of one group: channels of several layers that are kept or removed together.
+
+    Attributes:
+        name: the first layer of the group; with its positions where a layer belongs to several groups.
+        layers: every layer whose filters are tied here.
+        kept: indices of the channels that stay, among ``width_before``.
+        scores: one for each channel; the lowest go first.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    kept: tuple[int, ...]
+    scores: tuple[float, ...]
+
+    @property
+    def width_before(self) -> int:
+        """Channels of the group before anything is removed."""
+        return len(self.scores)
+
+    @property
+    def width_after(self) -> int:
+        """Channels that stay."""
+        return len(self.kept)
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """Indices of the channels that go."""
+        kept = set(self.kept)
+        return tuple(i for i in range(self.width_before) if i not in kept)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which channels of which layers go, and why the rest stays. It needs no model to be read.
+
+    Attributes:
+        groups: one row for each group that can be pruned.
+        cuts: what to zero, and to cut, by parameter name relative to the planned model.
+        frozen: layers that were left alone, and why.
+        widths: channels of each layer before and after.
+        settings: ``amount``, ``score``, ``scope``, ``align``.
+        example: shapes and types of the model's input, for the check after cutting.
+
+    Example:
+        >>> from torch import nn, randn
+        >>> from lighten.pruning import plan_pruning
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> plan = plan_pruning(model, randn(1, 4), amount=0.5)
+        >>> [(row.name, row.width_before, row.width_after) for row in plan.groups], plan.frozen
+        ([('0', 8, 4)], {'2': "is the network's output"})
+    """
+
+    groups: tuple[GroupPlan, ...]
+    cuts: tuple[Cut, ...]
+    frozen: Mapping[str, str]
+    widths: Mapping[str, tuple[int, int]]
+    settings: Mapping[str, Any]
+    example: Mapping[str, Any]
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the channels that could be pruned and are, in [0, 1]."""
+        before = sum(row.width_before for row in self.groups)
+        return sum(len(row.removed) for row in self.groups) / before if before else 0.0
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of what is cut, whatever the scores that led there."""
+        lines = sorted(
+            f"{slot.tensor} {slot.dim} {cut.size} {list(cut.removed)}" for cut in self.cuts for slot in cut.slots
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return one JSON object that :meth:`from_json` reads back to an equal plan."""
+        return json.dumps({"schema": SCHEMA, "hash": self.hash, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read a plan.
+
+        Raises:
+            UserError: if ``text`` is no plan, of a newer schema, or not what its hash says.
+        """
+        try:
+            data = json.loads(text)
+            schema, expected = data["schema"], data["hash"]
+            if schema != SCHEMA:
+                raise UserError(f"the plan has schema {schema}, expected {SCHEMA}; read it with the version that wrote it")
+            plan = cls(
+                groups=tuple(
+                    GroupPlan(g["name"], tuple(g["layers"]), tuple(g["kept"]), tuple(g["scores"]))
+                    for g in data["groups"]
+                ),
+                cuts=tuple(
+                    Cut(c["size"], tuple(c["removed"]), tuple(Slot(**slot) for slot in c["slots"]))
+                    for c in data["cuts"]
+                ),
+                frozen=data["frozen"],
+                widths={layer: (before, after) for layer, (before, after) in data["widths"].items()},
+                settings=data["settings"],
+                example=data["example"],
+            )
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"this is no pruning plan ({type(error).__name__}: {error}); give what Plan.to_json wrote"
+            ) from error
+        if plan.hash != expected:
+            raise UserError(f"the plan's cuts do not match its hash {expected[:12]}; it was damaged or edited, plan anew")
+        return plan
+
+    def rich(self) -> "Table":
+        """Return the table that ``print(plan)`` shows."""
+        from rich.table import Table
+
+        settings = self.settings
+        table = Table(
+            title=f"Pruning plan: {self.sparsity:.1%} of {sum(g.width_before for g in self.groups)} channels, "
+            f"{settings['score']}, {settings['scope']}",
+            title_justify="left",
+            caption=self._left_alone(),
+            caption_justify="left",
+        )
+        for name, justify in (("group", "left"), ("layers tied", "left"), ("width", "right"), ("scores", "right")):
+            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        for row in self.groups:
+            scores = f"{min(row.scores):.3g} to {max(row.scores):.3g}"
+            table.add_row(row.name, _few(row.layers[1:]), f"{row.width_before} -> {row.width_after}", scores)
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        out = StringIO()
+        Console(file=out, width=110, color_system=None).print(self.rich())
+        return out.getvalue().rstrip()
+
+    def _left_alone(self) -> str:
+        whys: dict[str, list[str]] = {}
+        for layer, why in self.frozen.items():
+            whys.setdefault(why, []).append(layer)
+        return "\n".join(["Left alone:", *(f"  {_few(layers)}: {why}" for why, layers in whys.items())])
+
+
+def _few(names: list[str] | tuple[str, ...], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

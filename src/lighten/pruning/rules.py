@@ -1,0 +1,381 @@
+"""What each operator does to channel labels. An operator without a rule freezes the labels that it touches."""
+
+# ruff: noqa: SIM905 - words read better than 40 quoted strings
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lighten.pruning.labels import along, compact, spread
+from lighten.pruning.trace import Tracer, Weight, module_of, place
+
+Rule = Callable[..., Any]
+
+SAME = frozenset(
+    "alias clone contiguous detach dropout alpha_dropout feature_dropout feature_alpha_dropout lift_fresh_copy to "
+    "_to_copy type_as".split()
+)
+MOVES = frozenset(
+    "cat concat stack hstack vstack view reshape _unsafe_view view_as reshape_as permute transpose t swapaxes movedim "
+    "flatten unflatten squeeze unsqueeze expand expand_as repeat tile repeat_interleave split split_with_sizes chunk "
+    "tensor_split unbind slice select narrow flip roll rot90 pixel_shuffle pixel_unshuffle channel_shuffle unfold "
+    "diagonal reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+    "replication_pad3d".split()
+)
+REDUCTIONS = frozenset(
+    "mean sum amax amin max min var std prod norm linalg_vector_norm logsumexp argmax argmin any all var_mean "
+    "std_mean median".split()
+)
+ALONG = frozenset("softmax _softmax log_softmax _log_softmax cumsum cumprod sort".split())
+PER_CHANNEL = re.compile(r"_?(?:adaptive_)?(?:(?:avg|max|lp)_pool|upsample_[a-z_]+?)([123])d")
+
+
+def follow(tracer: Tracer) -> Tracer:
+    """Label the whole graph, node by node."""
+    env: dict[Node, Any] = {}
+    last = {used: node for node in tracer.graph.nodes for used in node.all_input_nodes}
+    for node in tracer.graph.nodes:
+        args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
+        if node.op == "call_function":
+            env[node] = _apply(tracer, node, args, kwargs)
+        elif node.op == "output":
+            tracer.put_out(args)
+        else:
+            env[node] = tracer.take_in(node)
+        for used in node.all_input_nodes:
+            if last[used] is node:
+                del env[used]
+    tracer.settle()
+    return tracer
+
+
+def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the labels of what ``node`` puts out, given those of what it takes."""
+    if node.target is operator.getitem:
+        return args[0][args[1]]
+    if not any(isinstance(v, Tensor) for v in tree_leaves(node.meta.get("val"))):
+        return None
+    name = _name(node)
+    return (RULES.get(name) or _kind(node, name))(tracer, node, *args, **kwargs)
+
+
+def _kind(node: Node, name: str) -> Rule:
+    """Return the rule of an operator that is known by its kind alone."""
+    if PER_CHANNEL.match(name):
+        return _per_channel
+    if torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        return _pointwise
+    if name.startswith("new_"):
+        return _make
+    return _same if name.endswith("_like") else _freeze
+
+
+def _name(node: Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    name = schema.name.split("::")[-1] if schema is not None else str(node.target)
+    inplace = torch.Tag.inplace in getattr(node.target, "tags", ())
+    return name.removesuffix("_") if inplace or name.endswith("_") else name
+
+
+def _shape(node: Node) -> torch.Size:
+    return node.meta["val"].shape
+
+
+def _given(tracer: Tracer, value: Any) -> Any:
+    return tracer.elements(value) if isinstance(value, Weight) else value
+
+
+def _freeze(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
+    """Freeze whatever goes in, and put out one frozen label."""
+    taken = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor | Weight)]
+    if not taken:
+        return _make(tracer, node)
+    why = f"goes through {_name(node)} ({place(node)})"
+    for value in taken:
+        if isinstance(value, Weight):
+            tracer.freeze_weight(value, why)
+        else:
+            tracer.labels.freeze(value, why)
+    return _all_fixed(tracer, node, why)
+
+
+def _make(tracer: Tracer, node: Node, *_: Any, **__: Any) -> Any:
+    """A tensor out of nothing has the size that the forward says."""
+    return _all_fixed(tracer, node, f"is tied to what {_name(node)} makes ({place(node)})")
+
+
+def _all_fixed(tracer: Tracer, node: Node, why: str) -> Any:
+    return _each(node, lambda v: tracer.labels.fixed(v.shape, why))
+
+
+def _each(node: Node, labels: Callable[[Tensor], Tensor]) -> Any:
+    """Return the labels of every tensor that ``node`` puts out, in the shape in which it puts them out."""
+    return tree_map(lambda v: labels(v) if isinstance(v, Tensor) else None, node.meta["val"])
+
+
+def _same(tracer: Tracer, node: Node, x: Any, *_: Any, **__: Any) -> Any:
+    """Elements keep their places: the labels go through."""
+    labels = _given(tracer, x)
+    return _each(node, lambda v: labels)
+
+
+def _move(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
+    """Elements change their places: run the operator on the labels themselves."""
+    args, kwargs = tree_map(lambda v: _given(tracer, v), (args, kwargs))
+    measured = any(isinstance(v, Tensor) for v in tree_leaves((args[1:], kwargs))) and not _name(node).endswith("_as")
+    if measured or "dtype" in node.target._overloadname:  # type: ignore[union-attr]
+        return _freeze(tracer, node, *args, **kwargs)
+    casts: tuple[Callable[[Tensor], Tensor], ...] = (lambda t: t, torch.Tensor.contiguous, torch.Tensor.double)
+    for cast in casts:
+        try:
+            moved = node.target(  # type: ignore[operator]
+                *tree_map(lambda v, cast=cast: cast(v) if isinstance(v, Tensor) else v, args),
+                **tree_map(lambda v, cast=cast: cast(v) if isinstance(v, Tensor) else v, kwargs),
+            )
+        except RuntimeError:  # a stride that the labels have not, or no kernel for integers
+            continue
+        return tree_map(lambda v: spread(v.long()) if isinstance(v, Tensor) else v, moved)
+    return _freeze(tracer, node, *args, **kwargs)
+
+
+def _pointwise(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
+    """Elements meet: unite the labels of all operands."""
+    operands = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor | Weight)]
+    if not operands:
+        return _make(tracer, node)
+    labels = _given(tracer, operands[0])
+    for other in operands[1:]:
+        labels = _meet(tracer, node, labels, _given(tracer, other))
+    return _each(node, lambda v: labels.expand(v.shape))
+
+
+def _meet(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
+    """Unite two operands, element by element.
+
+    An element that is broadcast over several channels belongs to none of them: it is frozen, and they stay apart.
+    """
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    a, b = (x[(None,) * (len(shape) - x.ndim)] for x in (a, b))
+    a_many, b_many = ([d for d, n in enumerate(shape) if n > 1 and x.size(d) == 1] for x in (a, b))
+    both = torch.stack(torch.broadcast_tensors(compact(a), compact(b)))
+    one, other = tracer.labels.find(both)
+    why = f"is broadcast over channels ({place(node)})"
+    a_frozen, b_frozen = _differ(other, a_many), _differ(one, b_many)
+    tracer.labels.freeze(one[a_frozen], why)
+    tracer.labels.freeze(other[b_frozen], why)
+    apart = a_frozen | b_frozen
+    tracer.labels.unite(one[~apart], other[~apart])
+    return torch.where(a_frozen, other, one).expand(shape)
+
+
+def _differ(labels: Tensor, dims: list[int]) -> Tensor:
+    """Say of each element whether the labels differ along ``dims`` at its place."""
+    if not dims:
+        return torch.zeros_like(labels, dtype=torch.bool)
+    return (labels.amin(dims, keepdim=True) != labels.amax(dims, keepdim=True)).expand_as(labels)
+
+
+def _conv(tracer: Tracer, node: Node, x: Tensor, weight: Any, bias: Any = None, *rest: Any, **named: Any) -> Tensor:
+    """Consume one label per input channel, issue one per filter; depthwise passes them on."""
+    groups = named.get("groups", rest[3] if len(rest) > 3 else 1)
+    return _convolve(tracer, node, x, weight, bias, groups=groups, transposed=False)
+
+
+def _conv_transpose(
+    tracer: Tracer, node: Node, x: Tensor, weight: Any, bias: Any = None, *rest: Any, **named: Any
+) -> Tensor:
+    groups = named.get("groups", rest[3] if len(rest) > 3 else 1)
+    return _convolve(tracer, node, x, weight, bias, groups=groups, transposed=True)
+
+
+def _convolution(tracer: Tracer, node: Node, x: Tensor, weight: Any, bias: Any, *rest: Any) -> Tensor:
+    return _convolve(tracer, node, x, weight, bias, groups=rest[5], transposed=rest[3])
+
+
+def _convolve(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, groups: int, transposed: bool) -> Tensor:
+    if not _owned(tracer, node, weight, bias) or (transposed and groups > 1):
+        return _freeze(tracer, node, x, weight, bias)
+    x = _given(tracer, x)
+    channel = x.ndim - (len(weight.shape) - 1)
+    inputs = tracer.labels.unite_along(x, channel)
+    filters, taken = (1, 0) if transposed else (0, 1)
+    if groups > 1 and weight.shape[1] == 1:
+        outputs = tracer.attach(weight, 0, inputs.repeat_interleave(weight.shape[0] // groups), "filter")
+    else:
+        outputs = tracer.issue(weight, filters)
+        if groups > 1:
+            tracer.labels.unite_along(outputs.reshape(groups, -1), 1)
+            inputs = tracer.labels.unite_along(inputs.reshape(groups, -1), 1)
+        tracer.attach(weight, taken, inputs, "input")
+    if bias is not None:
+        tracer.attach(bias, 0, outputs, "bias")
+    return along(outputs, _shape(node), channel)
+
+
+def _linear(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any = None) -> Tensor:
+    """Consume the labels of the last dimension, issue one per node."""
+    return _dense(tracer, node, x, weight, bias, nodes=0)
+
+
+def _addmm(tracer: Tracer, node: Node, bias: Any, x: Any, weight: Any, **scales: Any) -> Tensor:
+    """The form in which a layer keeps its weight as (in, out)."""
+    return _dense(tracer, node, x, weight, bias, nodes=1)
+
+
+def _matmul(tracer: Tracer, node: Node, x: Any, weight: Any) -> Tensor:
+    return _dense(tracer, node, x, weight, None, nodes=1)
+
+
+def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes: int) -> Tensor:
+    if isinstance(x, Weight) or not _owned(tracer, node, weight, bias) or len(weight.shape) != 2:
+        return _freeze(tracer, node, x, weight, bias)
+    tracer.attach(weight, 1 - nodes, tracer.labels.unite_along(x, -1), "input")
+    outputs = tracer.issue(weight, nodes)
+    if bias is not None:
+        tracer.attach(bias, 0, outputs, "bias")
+    return along(outputs, _shape(node), -1)
+
+
+def _owned(tracer: Tracer, node: Node, weight: Any, bias: Any) -> bool:
+    """Say whether a layer's weight is a parameter as it is, not computed from others."""
+    owned = isinstance(weight, Weight) and (bias is None or (isinstance(bias, Weight) and len(bias.shape) == 1))
+    if not owned and isinstance(weight, Tensor) and (layer := module_of(node)):
+        tracer.stuck.setdefault(layer, f"its weight is computed in the forward ({place(node)})")
+    return owned
+
+
+def _embedding(tracer: Tracer, node: Node, weight: Any, indices: Any, *_: Any, **__: Any) -> Tensor:
+    if not isinstance(weight, Weight):
+        return _freeze(tracer, node, weight, indices)
+    return along(tracer.issue(weight, 1), _shape(node), -1)
+
+
+def _batch_norm(tracer: Tracer, node: Node, x: Any, *rest: Any) -> Any:
+    """One scale, shift, mean and variance a channel; channels do not meet."""
+    weight, bias, mean, variance = rest[:4]
+    inputs = tracer.labels.unite_along(x, 1)
+    for tensor, role in ((weight, "norm"), (bias, "norm"), (mean, "statistic"), (variance, "statistic")):
+        if isinstance(tensor, Weight):
+            tracer.attach(tensor, 0, inputs, role)
+        elif isinstance(tensor, Tensor):
+            return _freeze(tracer, node, x, weight, bias, mean, variance)
+    return _same(tracer, node, x)
+
+
+def _prelu(tracer: Tracer, node: Node, x: Any, weight: Any) -> Any:
+    if not isinstance(weight, Weight):
+        return _freeze(tracer, node, x, weight)
+    if weight.shape and weight.shape[0] > 1:
+        tracer.attach(weight, 0, tracer.labels.unite_along(x, 1), "scale")
+    return x
+
+
+def _layer_norm(tracer: Tracer, node: Node, x: Any, normalized: list[int], *_: Any) -> Any:
+    """Statistics over channels change with their number."""
+    _reduce(tracer, node, x, list(range(-len(normalized), 0)))
+    return _same(tracer, node, x)
+
+
+def _reduction(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> Any:
+    """Dimensions go; channels that meet in the result are frozen."""
+    x = _given(tracer, x)
+    if rest and isinstance(rest[0], Tensor | Weight):  # torch.max(x, y)
+        return _pointwise(tracer, node, x, rest[0])
+    name = _name(node)
+    at = 1 if name in ("norm", "linalg_vector_norm") else 0
+    dims = named.get("dim", rest[at] if len(rest) > at else None)
+    dims = [dims] if isinstance(dims, int) and not isinstance(dims, bool) else dims
+    dims = dims if isinstance(dims, list | tuple) and dims else list(range(x.ndim))
+    reduced = _reduce(tracer, node, x, list(dims))
+    return _each(node, lambda v: spread(reduced.reshape(v.shape)))
+
+
+def _reduce(tracer: Tracer, node: Node, x: Tensor, dims: list[int]) -> Tensor:
+    """Return the labels with ``dims`` at size 1, having frozen those that differ along them."""
+    if not x.ndim:
+        return x
+    found = tracer.labels.find(compact(x))
+    tracer.labels.freeze(found[_differ(found, dims)], f"{_name(node)} mixes its channels ({place(node)})")
+    gone = {dim % x.ndim for dim in dims}
+    return found.amin(dims, keepdim=True).expand([1 if d in gone else n for d, n in enumerate(x.shape)])
+
+
+def _along(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> Any:
+    """Each element depends on all along one dimension."""
+    dim = next((v for v in rest if isinstance(v, int) and not isinstance(v, bool)), named.get("dim", -1))
+    _reduce(tracer, node, _given(tracer, x), [dim])
+    return _same(tracer, node, x)
+
+
+def _per_channel(tracer: Tracer, node: Node, x: Any, *_: Any, **__: Any) -> Any:
+    """Places within a channel meet; channels do not."""
+    x = _given(tracer, x)
+    match = PER_CHANNEL.match(_name(node))
+    assert match is not None
+    channel = x.ndim - int(match[1]) - 1
+    vector = tracer.labels.unite_along(x, channel)
+    return _each(node, lambda v: along(vector, v.shape, channel))
+
+
+def _pad(tracer: Tracer, node: Node, x: Any, widths: list[int], mode: str = "constant", *_: Any, **__: Any) -> Any:
+    """Padding within a channel belongs to it; padding with more channels fixes their number."""
+    if mode != "constant":
+        return _move(tracer, node, x, widths, mode)
+    labels = _given(tracer, x)
+    for at in range(len(widths) // 2):
+        before, after, dim = widths[2 * at], widths[2 * at + 1], labels.ndim - 1 - at
+        labels = labels.narrow(dim, max(0, -before), labels.size(dim) - max(0, -before) - max(0, -after))
+        labels = _lengthen(tracer, node, spread(labels), dim, max(0, before), max(0, after))
+    return spread(labels)
+
+
+def _lengthen(tracer: Tracer, node: Node, labels: Tensor, dim: int, before: int, after: int) -> Tensor:
+    if not before and not after:
+        return labels
+    shape = list(labels.shape)
+    if labels.stride(dim) == 0 or labels.size(dim) == 1:
+        shape[dim] += before + after
+        return labels.narrow(dim, 0, 1).expand(shape)
+    why = f"is tied to channels that {_name(node)} adds ({place(node)})"
+    ends = [tracer.labels.fixed((*shape[:dim], n, *shape[dim + 1 :]), why) for n in (before, after)]
+    return torch.cat([ends[0], labels, ends[1]], dim)
+
+
+def _constant_pad(tracer: Tracer, node: Node, x: Any, widths: list[int], *_: Any) -> Any:
+    return _pad(tracer, node, x, widths)
+
+
+def _glu(tracer: Tracer, node: Node, x: Tensor, dim: int = -1) -> Tensor:
+    value, gate = x.chunk(2, dim)
+    return _meet(tracer, node, value, gate)
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(SAME, _same),
+    **dict.fromkeys(MOVES, _move),
+    **dict.fromkeys(REDUCTIONS, _reduction),
+    **dict.fromkeys(ALONG, _along),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose),
+    "convolution": _convolution,
+    "linear": _linear,
+    "addmm": _addmm,
+    "mm": _matmul,
+    "matmul": _matmul,
+    "embedding": _embedding,
+    "batch_norm": _batch_norm,
+    "instance_norm": _batch_norm,
+    "prelu": _prelu,
+    "layer_norm": _layer_norm,
+    "rms_norm": _layer_norm,
+    "pad": _pad,
+    "constant_pad_nd": _constant_pad,
+    "glu": _glu,
+    "copy": _pointwise,
+}

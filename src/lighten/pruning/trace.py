@@ -1,0 +1,189 @@
+"""One pass over a model's graph with a label beside every tensor: which channels move together."""
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
+
+from lighten.errors import UserError
+from lighten.example import Call
+from lighten.pruning.labels import Labels, compact, spread, varies
+
+ELEMENTS = 2**22
+"""Parameters that the forward uses element by element are labelled up to this size."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter or buffer as the graph hands it around."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Axis:
+    """The labels along one dimension of a parameter or buffer.
+
+    ``role`` says what removing a channel means there: ``filter`` (a producer's weight, which is scored), ``bias``,
+    ``norm``, ``scale``, ``input`` (a consumer's weight) or ``statistic`` (a buffer: cut, never zeroed).
+    """
+
+    labels: Tensor
+    role: str
+
+
+class Tracer:
+    """The state of one pass: labels, and the axes of parameters that carry them.
+
+    Attributes:
+        labels: the sets of labels.
+        axes: by parameter name and dimension, in the order in which the forward reaches them.
+        graph: what is followed.
+        stuck: layers that cannot be cut whatever their labels, and why.
+    """
+
+    def __init__(self, exported: ExportedProgram, model: nn.Module) -> None:
+        self.labels = Labels()
+        self.axes: dict[tuple[str, int], Axis] = {}
+        self.stuck: dict[str, str] = {}
+        self._elements: dict[str, tuple[Weight, Tensor]] = {}
+        self._buffers = {name for name, _ in model.named_buffers()}
+        self._whole: list[tuple[str, str]] = []
+        self._weights = _weights(exported, model)
+        self._inputs = set(exported.graph_signature.user_inputs)
+        self.graph = exported.graph
+
+    def attach(self, weight: Weight, dim: int, labels: Tensor, role: str) -> Tensor:
+        """Say that ``labels`` run along ``dim`` of ``weight``; return them, united with what was there."""
+        axis = self.axes.setdefault((weight.name, dim), Axis(labels, role))
+        self.labels.unite(axis.labels, labels)
+        return axis.labels
+
+    def issue(self, weight: Weight, dim: int) -> Tensor:
+        """Return the labels of a producer's filters: new, or those of an earlier call of the same layer."""
+        if (weight.name, dim) not in self.axes:
+            self.attach(weight, dim, self.labels.fresh(weight.shape[dim]), "filter")
+        return self.axes[weight.name, dim].labels
+
+    def elements(self, weight: Weight) -> Tensor:
+        """Return one label per element, for a parameter that the forward uses as it is."""
+        if weight.name not in self._elements:
+            count = torch.Size(weight.shape).numel()
+            if count > ELEMENTS:
+                return self.labels.fixed(weight.shape, f"{weight.name} is used whole and is too large to follow")
+            self._elements[weight.name] = weight, self.labels.fresh(count).reshape(weight.shape)
+        return self._elements[weight.name][1]
+
+    def freeze_weight(self, weight: Weight, why: str) -> None:
+        """Freeze every axis that ``weight`` has or will get."""
+        self._whole.append((weight.name, why))
+
+    def take_in(self, node: Node) -> Weight | Tensor | None:
+        """Return a parameter, or the labels of an input or a constant."""
+        if node.name in self._weights:
+            return self._weights[node.name]
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            return None
+        what = "the network's input" if node.name in self._inputs else "a constant of the forward"
+        return self.labels.fixed(value.shape, f"is tied to {what}")
+
+    def put_out(self, values: Any) -> None:
+        """Freeze whatever the network puts out."""
+        for value in tree_leaves(values):
+            if isinstance(value, Weight):
+                self.freeze_weight(value, "is the network's output")
+            elif isinstance(value, Tensor):
+                self.labels.freeze(value, "is the network's output")
+
+    def settle(self) -> None:
+        """Turn the element labels of each parameter into an axis, or freeze them where they form none."""
+        for weight, labels in self._elements.values():
+            found = spread(self.labels.find(labels))
+            dims = [dim for dim in range(found.ndim) if varies(found, dim)]
+            taken = any(name == weight.name for name, _ in self.axes)
+            if len(dims) == 1 and not taken:
+                role = "statistic" if weight.name in self._buffers else "scale"
+                self.attach(weight, dims[0], compact(found).flatten(), role)
+            else:
+                self.labels.freeze(found, f"is tied to {weight.name}, which does not split into channels")
+                self.freeze_weight(weight, f"{weight.name} is also used element by element")
+        for name, why in self._whole:
+            for (tensor, _), axis in self.axes.items():
+                if tensor == name:
+                    self.labels.freeze(axis.labels, why)
+
+
+def export(model: nn.Module, call: Call) -> ExportedProgram:
+    """Return the graph of ``model`` in eval mode; modes and random state are left as found.
+
+    Raises:
+        UserError: if ``torch.export`` cannot trace it; the submodule and the line are named.
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model.eval(), call[0], call[1], strict=False)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"torch.export cannot trace {_failing_part(model, error)}: {lines[0]}; "
+            "mend that forward, or prune a part of the model that can be traced"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def place(node: Node) -> str:
+    """Return where in the source a node comes from: ``model.py:12 in layer1.0``."""
+    library = str(Path(torch.__file__).parent)
+    frames = re.findall(r'File "(.+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [frame for frame in frames if not frame[0].startswith(library)] or frames
+    source = f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else "an unknown place"
+    module = module_of(node)
+    return f"{source} in {module}" if module else source
+
+
+def module_of(node: Node) -> str:
+    """Return the dotted name of the innermost module whose forward made the node."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return stack[-1][0] if stack else ""
+
+
+def _weights(exported: ExportedProgram, model: nn.Module) -> dict[str, Weight]:
+    """Return the parameters and buffers by placeholder; tied ones go by their first name."""
+    signature = exported.graph_signature
+    first: dict[int, str] = {}
+    tensors: dict[str, Tensor] = {}
+    for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+        for name, tensor in named:
+            tensors[name] = tensor
+            first.setdefault(id(tensor), name)
+    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return {
+        placeholder: Weight(first[id(tensors[name])], tuple(tensors[name].shape))
+        for placeholder, name in targets.items()
+        if name in tensors
+    }
+
+
+def _failing_part(model: nn.Module, error: BaseException) -> str:
+    names = {id(module): name for name, module in model.named_modules()}
+    part, trace = type(model).__name__, error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and names.get(id(owner)):
+            source = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+            part = f"{names[id(owner)]} ({type(owner).__name__}, {source})"
+        trace = trace.tb_next
+    return part
