@@ -1,0 +1,133 @@
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): ten kinds of clothing, 28×28 grey pixels.
+
+An embedded subset of 12,000 training and 2,000 test images needs no network; ``source`` gets all 60,000 + 10,000.
+"""
+
+import hashlib
+from functools import cache, partial
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lighten.data.registry import register_data
+from lighten.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lighten.data.images import ImageData, Images
+
+SHA256 = "2b07208a6e05a4ddefb7c1af29b4331f13aa9d51100320e11e519b6975b0487e"
+SOURCES = ("embedded", "idx", "datasets")
+CLASSES = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+MEAN = (0.2860,)
+STD = (0.3530,)
+
+
+@register_data("fashion_mnist")
+def fashion_mnist(
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    source: str = "embedded",
+    folder: str | None = None,
+    validation: int = 1000,
+    augment: bool = True,
+) -> "ImageData":
+    """Build the data module of Fashion-MNIST.
+
+    Args:
+        batch_size: samples of one process.
+        seed: of order and augmentation.
+        workers: processes that fetch batches ahead.
+        source: ``embedded`` subset, ``idx`` files in ``folder``, or ``datasets`` (the hub, or its cache).
+        folder: of the four original files, plain or gzipped; Debian's ``dataset-fashion-mnist`` puts them in
+            ``/usr/share/datasets/fashion-mnist``.
+        validation: samples held out of the training part.
+        augment: shift by up to two pixels and flip.
+
+    Raises:
+        UserError: if ``source`` is unknown, or ``folder`` is missing or has no effect.
+    """
+    from lighten.data.images import Facts, ImageData
+
+    if source not in SOURCES:
+        raise UserError(f"data fashion_mnist: source={source!r}; {did_you_mean(str(source), SOURCES)}")
+    if (folder is not None) != (source == "idx"):
+        raise UserError(f"data fashion_mnist: source={source!r} with folder={folder!r}; folder belongs to source: idx")
+    readers = {"embedded": read_embedded, "idx": partial(read_idx_folder, str(folder)), "datasets": read_hub}
+    return ImageData(
+        Facts(
+            class_names=CLASSES,
+            input_shape=(1, 28, 28),
+            mean=MEAN,
+            std=STD,
+            licence="Fashion-MNIST: MIT, Copyright (c) 2017 Zalando SE, https://tech.zalando.com",
+            shift=2,
+        ),
+        readers[source],
+        content=SHA256 if source == "embedded" else None,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        validation=validation,
+        augment=augment,
+    )
+
+
+def embedded_file() -> Traversable:
+    """Return the place of the embedded subset in the installed package."""
+    return files("lighten.data") / "fashion_mnist.parquet"
+
+
+@cache
+def read_embedded() -> "Images":
+    """Return the embedded subset; decoded once in a process.
+
+    Raises:
+        UserError: if the file is missing or not the one that was released.
+    """
+    file = embedded_file()
+    advice = "reinstall lighten, or run scripts/build_fashion_mnist.py in its repository"
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); {advice}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256:
+        raise UserError(f"{file} is damaged: its SHA-256 is {digest[:12]}…, expected {SHA256[:12]}…; {advice}")
+    from lighten.data.parquet import decode
+
+    return decode(content)
+
+
+def read_idx_folder(folder: str) -> "Images":
+    """Return the full set from the original files.
+
+    Raises:
+        UserError: if a file is missing, cut short or of another format.
+    """
+    from lighten.data.idx import read_idx
+    from lighten.data.images import Images
+
+    def part(name: str, dimensions: int) -> "Tensor":
+        return read_idx(Path(folder) / f"{name}-idx{dimensions}-ubyte", dimensions)
+
+    train, train_labels = part("train-images", 3), part("train-labels", 1)
+    test, test_labels = part("t10k-images", 3), part("t10k-labels", 1)
+    return Images(train[:, None], train_labels.long(), test[:, None], test_labels.long())
+
+
+def read_hub() -> "Images":
+    """Return the full set through the ``datasets`` library, from the hub or its local cache.
+
+    Raises:
+        UserError: if it can be had from neither.
+    """
+    from lighten.data.hub import read_images
+
+    return read_images("zalando-datasets/fashion_mnist", image="image", label="label")

@@ -1,0 +1,66 @@
+"""Data sets by name: what ``data:`` in a recipe chooses from."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lighten.registry import Builder, Registry
+
+if TYPE_CHECKING:
+    import lightning as L
+
+_REGISTRY = Registry(
+    "data",
+    group="lighten.data",
+    builtin={"fashion_mnist": "lighten.data.fashion_mnist", "cifar10": "lighten.data.cifar10"},
+    given=("batch_size", "seed", "workers"),
+)
+
+
+def register_data(name: str) -> Callable[[Builder], Builder]:
+    """Return a decorator that makes a builder available as ``name`` in recipes.
+
+    The builder is called as ``builder(batch_size=…, seed=…, workers=…, **options)`` and returns a
+    ``LightningDataModule`` that also has ``num_classes``, ``class_names``, ``input_shape`` (channels, height, width),
+    ``mean`` and ``std`` (per channel, for values in [0, 1]), ``licence`` (one line) and ``fingerprint`` (SHA-256 of
+    the content and of the options that change what is seen). :class:`lighten.data.images.ImageData` is one.
+
+    Raises:
+        UserError: if another module registered the name.
+    """
+    return _REGISTRY.register(name)
+
+
+def data_names() -> list[str]:
+    """Return the names that recipes may use, without importing the data modules."""
+    return _REGISTRY.names()
+
+
+def build_data(
+    name: str, *, batch_size: int = 128, seed: int = 0, workers: int = 0, **options: Any
+) -> "L.LightningDataModule":
+    """Return a data module that has read nothing yet, with ``name`` and ``options`` set on it.
+
+    Args:
+        name: one of ``data_names()``.
+        batch_size: samples of one process.
+        seed: of order and augmentation; the splits do not depend on it.
+        workers: processes that fetch batches ahead.
+        **options: the builder's own.
+
+    Raises:
+        UserError: if the name or an option is unknown, or an option's value is out of range.
+    """
+    options = _REGISTRY.bind(name, options)
+    data = _REGISTRY.get(name)(batch_size=batch_size, seed=seed, workers=workers, **options)
+    data.name = name
+    data.options = options
+    return data
+
+
+def check_data(name: str, options: Mapping[str, Any]) -> None:
+    """Check name and option names; nothing is read.
+
+    Raises:
+        UserError: if the name or an option is unknown.
+    """
+    _REGISTRY.bind(name, options)
