@@ -1,1 +1,64 @@
-"""lighten: networks made small and fast while they train."""
+"""lighten: networks made small and fast while they train.
+
+Names are imported when they are first used, so that ``import lighten`` needs torch and lightning alone.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lighten.data import build_data as build_data
+    from lighten.data import register_data as register_data
+    from lighten.delivery.export import export_onnx as export_onnx
+    from lighten.delivery.folder import load as load
+    from lighten.delivery.folder import save as save
+    from lighten.delivery.measure import measure as measure
+    from lighten.distillation.module import DistillationModule as DistillationModule
+    from lighten.errors import UserError as UserError
+    from lighten.models import build_model as build_model
+    from lighten.models import register_model as register_model
+    from lighten.pruning.callback import Prune as Prune
+    from lighten.pruning.mask import mask_ as mask_
+    from lighten.pruning.plan import Plan as Plan
+    from lighten.pruning.plan import plan_pruning as plan_pruning
+    from lighten.pruning.shrink import shrink as shrink
+    from lighten.quantization.callback import Quantize as Quantize
+    from lighten.quantization.insert import calibrate_ as calibrate_
+    from lighten.quantization.insert import quantize_ as quantize_
+
+_HOMES = {
+    "DistillationModule": "distillation.module",
+    "Plan": "pruning.plan",
+    "Prune": "pruning.callback",
+    "Quantize": "quantization.callback",
+    "UserError": "errors",
+    "build_data": "data",
+    "build_model": "models",
+    "calibrate_": "quantization.insert",
+    "export_onnx": "delivery.export",
+    "load": "delivery.folder",
+    "mask_": "pruning.mask",
+    "measure": "delivery.measure",
+    "plan_pruning": "pruning.plan",
+    "quantize_": "quantization.insert",
+    "register_data": "data",
+    "register_model": "models",
+    "save": "delivery.folder",
+    "shrink": "pruning.shrink",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lighten' has no attribute {name!r}")
+    value = getattr(import_module(f"lighten.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(_HOMES)
