@@ -1,0 +1,185 @@
+"""Where quantizers are put, and that float, fake-quantized and integer model agree where they must."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from quantization_nets import Residual, lived_in
+from torch import nn
+
+from lighten.errors import UserError
+from lighten.quantization import calibrate_, convert, quantize_
+from lighten.quantization.fake_quant import quantization_parameters
+from lighten.quantization.insert import bank_of, summary
+
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(8, 1, 8, 8, generator=generator) for _ in range(3)]
+
+
+def test_places_are_the_inputs_and_outputs_of_integer_operations():
+    model = quantize_(Residual(), example_input=EXAMPLE)
+    assert bank_of(model).names == [
+        "conv1.input",
+        "conv1.output",
+        "conv2.output",
+        ":add0.output",
+        ":pool0.output",
+    ]
+    assert set(bank_of(model).calls) == {":relu0", ":relu1", ":keep0", ":pool0", ":keep1"}
+    assert summary(model) == "3 layers, 5 activations in int8"
+
+
+def test_inserting_changes_nothing_until_enabled(batches):
+    model = lived_in(Residual())
+    before, names = model(batches[0]), [n for n, _ in model.named_parameters()]
+    quantize_(model, example_input=EXAMPLE)
+    assert torch.equal(model(batches[0]), before)
+    assert [n for n, _ in model.named_parameters()] == names
+    assert isinstance(model.conv1, nn.Conv2d)
+    assert not model.training
+
+
+def test_fake_quantized_model_matches_a_reference_written_out(batches):
+    model = lived_in(Residual())
+    floating = copy.deepcopy(model)
+    calibrate_(quantize_(model, example_input=EXAMPLE), batches, ranges="min_max")
+    low, high = bank_of(model).low.tolist(), bank_of(model).high.tolist()
+
+    def q(x, place):
+        scale, zero = quantization_parameters(low[place], high[place])
+        return (torch.clamp(torch.round(x / scale) + zero, 0, 255) - zero) * scale
+
+    def layer(x, conv, norm, place):
+        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps) if norm else torch.ones(3)
+        weight = conv.weight * gain.view(-1, *[1] * (conv.weight.dim() - 1))
+        bias = conv.bias if conv.bias is not None else torch.zeros(len(weight))
+        if norm:
+            bias = (bias - norm.running_mean) * gain + norm.bias
+        scale = weight.flatten(1).abs().amax(1) / 127
+        shape = (-1, *[1] * (weight.dim() - 1))
+        weight = torch.round(weight / scale.view(shape)) * scale.view(shape)
+        step = scale * quantization_parameters(low[place], high[place])[0]
+        bias = torch.round(bias / step) * step
+        return F.linear(x, weight, bias) if isinstance(conv, nn.Linear) else F.conv2d(x, weight, bias, padding=1)
+
+    m = floating
+    with torch.no_grad():
+        x = q(batches[0], 0)
+        x = q(F.relu(layer(x, m.conv1, m.norm1, 0)), 1)
+        x = q(F.relu(x + q(layer(x, m.conv2, m.norm2, 1), 2)), 3)
+        x = q(F.adaptive_avg_pool2d(F.max_pool2d(x, 2), 1).flatten(1), 4)
+        expected = layer(x, m.head, None, 4)
+        torch.testing.assert_close(model(batches[0]), expected, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(model(batches[0]), floating(batches[0]), rtol=1e-5, atol=1e-6)
+
+
+def test_converted_model_is_bit_equal(batches):
+    model = calibrate_(quantize_(lived_in(Residual()), example_input=EXAMPLE), batches)
+    converted = convert(model)
+    with torch.no_grad():
+        assert torch.equal(converted(batches[1]), model(batches[1]))
+    assert converted.conv1.weight_codes.dtype == torch.int8
+    assert converted.conv1.bias_codes.dtype == torch.int32
+    assert not list(converted.parameters())
+
+
+def test_without_an_example_the_first_call_serves(batches):
+    late, early = lived_in(Residual()), lived_in(Residual())
+    calibrate_(quantize_(late), batches)
+    calibrate_(quantize_(early, example_input=EXAMPLE), batches)
+    assert torch.equal(late(batches[0]), early(batches[0]))
+
+
+def test_keyword_arguments_reach_the_forward(batches):
+    model = calibrate_(quantize_(lived_in(Residual()), example_input=EXAMPLE), batches)
+    assert torch.equal(model(batches[0], scale=0.5), model(batches[0] * 0.5))
+    assert not torch.equal(model(x=batches[0], scale=0.5), model(batches[0]))
+
+
+def test_excluded_layers_stay_in_floating_point(batches):
+    model = quantize_(lived_in(Residual()), example_input=EXAMPLE, exclude=["conv2"])
+    assert summary(model) == "2 layers, 5 activations in int8; in floating point: conv2"
+    calibrate_(model, batches)
+    assert convert(model).conv2.weight is not None
+
+
+def test_moving_average_and_extremes_follow_their_definitions(batches):
+    average, extremes = (quantize_(nn.Linear(4, 2), example_input=torch.zeros(2, 4)) for _ in range(2))
+    data = [torch.randn(16, 4) for _ in range(4)]
+    calibrate_(average, data)
+    calibrate_(extremes, data, ranges="min_max")
+    low = data[0].min()
+    for x in data[1:]:
+        low = low + 0.05 * (x.min() - low)
+    torch.testing.assert_close(bank_of(average).low[0], low)
+    assert bank_of(extremes).high[0] == torch.cat(data).max()
+
+
+def test_state_dict_carries_ranges_and_stage(batches):
+    trained = calibrate_(quantize_(lived_in(Residual()), example_input=EXAMPLE), batches)
+    fresh = quantize_(Residual().eval(), example_input=EXAMPLE)
+    fresh.load_state_dict(trained.state_dict())
+    assert torch.equal(fresh(batches[0]), trained(batches[0]))
+    of_float = quantize_(Residual(), example_input=EXAMPLE)
+    of_float.load_state_dict(Residual().state_dict())
+    assert bank_of(of_float).stage == 0
+
+
+def test_a_deep_copy_is_independent(batches):
+    model = calibrate_(quantize_(lived_in(Residual()), example_input=EXAMPLE), batches)
+    copied = copy.deepcopy(model)
+    before = copied(batches[0])
+    with torch.no_grad():
+        model.norm1.weight.zero_()
+        bank_of(model).high.mul_(2)
+        bank_of(model).refresh()
+    assert torch.equal(copied(batches[0]), before)
+    assert copied.conv1.norm is copied.norm1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight_bits": 1}, "weight_bits=1"),
+        ({"ranges": "minmax"}, "did you mean 'min_max'"),
+        ({"exclude": ["conv9"]}, "did you mean 'conv"),
+        ({"exclude": ["conv1", "conv2", "head"]}, "no convolution or linear layer left"),
+    ],
+)
+def test_bad_settings_give_one_line(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        quantize_(Residual(), example_input=EXAMPLE, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_misuse_gives_one_line(batches):
+    model = quantize_(lived_in(Residual()), example_input=EXAMPLE)
+    with pytest.raises(UserError, match="already"):
+        quantize_(model, example_input=EXAMPLE)
+    with pytest.raises(UserError, match="are off"):
+        convert(model)
+    with pytest.raises(UserError, match="at least one batch"):
+        calibrate_(model, [])
+    with pytest.raises(UserError, match="quantize_ on it first"):
+        calibrate_(Residual(), batches)
+    with pytest.raises(UserError, match="not finite"):
+        calibrate_(model, [torch.full((2, 1, 8, 8), torch.nan)])
+
+
+def test_a_layer_used_twice_is_refused_by_name():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.layer(F.relu(self.layer(x)))
+
+    with pytest.raises(UserError, match=r"layer 'layer' runs twice"):
+        quantize_(Twice(), example_input=torch.zeros(2, 4))
