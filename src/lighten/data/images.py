@@ -151,7 +151,11 @@ class ImageData(L.LightningDataModule):
         augment: bool,
     ) -> None:
         super().__init__()
-        for key, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("validation", validation, 1)):
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("workers", workers, 0),
+            ("validation", validation, 1),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"{key}={value!r}, expected an integer of at least {least}")
         self.class_names = facts.class_names
@@ -175,7 +179,9 @@ class ImageData(L.LightningDataModule):
         """All images; read when first asked for."""
         images = self._read()
         if tuple(images.train.shape[1:]) != self.input_shape:
-            raise UserError(f"data {self.name}: images are {tuple(images.train.shape[1:])}, expected {self.input_shape}")
+            raise UserError(
+                f"data {self.name}: images are {tuple(images.train.shape[1:])}, expected {self.input_shape}"
+            )
         return images
 
     @cached_property

@@ -23,7 +23,9 @@ def encode(images: Images) -> bytes:
     ]
     buffer = io.BytesIO()
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    pq.write_table(table, buffer, compression="zstd", compression_level=19, use_dictionary=["split"], write_statistics=False)
+    pq.write_table(
+        table, buffer, compression="zstd", compression_level=19, use_dictionary=["split"], write_statistics=False
+    )
     return buffer.getvalue()
 
 

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import torch
+
+from lighten.data.images import Facts, ImageData, Images, ImageSet, augment, draw_augmentation
+from lighten.errors import UserError
+
+
+def facts(**changes):
+    given = {
+        "class_names": ("a", "b"), "input_shape": (1, 4, 5), "mean": (0.25,), "std": (0.5,), "licence": "none", "shift": 2,
+    }  # fmt: skip
+    return Facts(**given | changes)
+
+
+def images(train=40, test=6, channels=1):
+    draw = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (train + test, channels, 4, 5), generator=draw, dtype=torch.uint8)
+    labels = torch.arange(train + test) % 2
+    return Images(pixels[:train], labels[:train], pixels[train:], labels[train:])
+
+
+def module(**changes):
+    given = {"batch_size": 8, "seed": 0, "workers": 0, "validation": 10, "augment": True}
+    data = ImageData(facts(), images, **given | changes)
+    data.setup("fit")
+    return data
+
+
+def augment_reference(image, down, right, flip):
+    """Pixel by pixel: where does each output pixel come from?"""
+    channels, height, width = image.shape
+    out = torch.zeros_like(image)
+    for y in range(height):
+        for x in range(width):
+            source_y, source_x = y - down, (width - 1 - x if flip else x) - right
+            if 0 <= source_y < height and 0 <= source_x < width:
+                out[:, y, x] = image[:, source_y, source_x]
+    return out
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augment_agrees_with_pixel_by_pixel_reference(channels):
+    pixels = images(60, 0, channels).train
+    every = torch.tensor([(d, r, f) for d in range(-2, 3) for r in range(-2, 3) for f in (0, 1)])
+    down, right, flip = every.T
+    moved = augment(pixels[: len(every)], down, right, flip.bool())
+    for image, out, (d, r, f) in zip(pixels, moved, every.tolist(), strict=False):
+        assert torch.equal(out, augment_reference(image, d, r, f))
+
+
+def test_draws_cover_shifts_and_flips_and_depend_on_all_three_coordinates():
+    samples = np.arange(2000)
+    epochs = np.zeros(2000, np.int64)
+    down, right, flip = draw_augmentation(0, epochs, samples, shift=2)
+    for shift in (down, right):
+        assert sorted(set(shift.tolist())) == [-2, -1, 0, 1, 2]
+    assert 900 < flip.sum() < 1100
+    assert not torch.equal(down, right)
+    for other in (draw_augmentation(1, epochs, samples, shift=2), draw_augmentation(0, epochs + 1, samples, shift=2)):
+        assert (other[0] == down).float().mean() < 0.3
+
+
+def test_a_sample_is_the_same_in_any_batch():
+    data = ImageSet(images().train, images().train_labels, mean=(0,), std=(1,), seed=3)
+    together, labels = data.__getitems__([(e, i) for e in (0, 5) for i in range(10)])
+    for row, (epoch, sample) in enumerate((e, i) for e in (0, 5) for i in range(10)):
+        alone, label = data.__getitems__([(epoch, sample)])
+        assert torch.equal(alone[0], together[row])
+        assert label[0] == labels[row]
+    assert not torch.equal(together[:10], together[10:])
+
+
+def test_values_are_normalised_per_channel():
+    pixels = images(4, 0, 3).train
+    data = ImageSet(pixels, torch.zeros(4, dtype=torch.int64), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    batch, labels = data.__getitems__([(7, 2), (7, 0)])
+    expected = pixels[[2, 0]].double() / 255
+    for c, (mean, std) in enumerate([(0.1, 0.5), (0.2, 0.6), (0.3, 0.7)]):
+        expected[:, c] = (expected[:, c] - mean) / std
+    assert torch.allclose(batch.double(), expected, atol=1e-6)
+    assert (batch.dtype, labels.dtype) == (torch.float32, torch.int64)
+
+
+def test_one_image_by_index():
+    data = ImageSet(images().train, images().train_labels, mean=(0,), std=(1,))
+    image, label = data[3]
+    assert torch.allclose(255 * image, images().train[3].float())
+    assert label == 1
+
+
+def test_splits_are_apart_and_the_same_for_every_seed():
+    a, b = module(seed=0), module(seed=1)
+    assert torch.equal(a.val_set.pixels, b.val_set.pixels)
+    assert (len(a.train_set), len(a.val_set), len(a.test_set)) == (30, 10, 6)
+    rows = [tuple(p.flatten().tolist()) for s in (a.train_set, a.val_set) for p in s.pixels]
+    assert sorted(rows) == sorted(tuple(p.flatten().tolist()) for p in images().train)
+    assert torch.bincount(a.val_set.labels).tolist() == [5, 5]
+
+
+def test_only_training_images_are_augmented():
+    data = module()
+    for loader, kept in ((data.val_dataloader(), data.val_set), (data.test_dataloader(), data.test_set)):
+        seen = torch.cat([inputs for inputs, _ in loader])
+        assert torch.allclose(seen, (kept.pixels / 255 - 0.25) / 0.5, atol=1e-6)
+    plain = {tuple(p.flatten().tolist()) for p in data.train_set.pixels}
+    seen = torch.cat([inputs for inputs, _ in data.train_dataloader()])
+    back = ((seen * 0.5 + 0.25) * 255).round().to(torch.uint8)
+    assert sum(tuple(p.flatten().tolist()) in plain for p in back) < 12
+
+
+def test_augment_false_shows_training_images_as_they_are():
+    data = module(augment=False, batch_size=30)
+    ((inputs, labels),) = data.train_dataloader()
+    back = ((inputs * 0.5 + 0.25) * 255).round().to(torch.uint8)
+    found = sorted((p.flatten().tolist(), y) for p, y in zip(back, labels.tolist(), strict=True))
+    kept = zip(data.train_set.pixels, data.train_set.labels.tolist(), strict=True)
+    assert found == sorted((p.flatten().tolist(), y) for p, y in kept)
+
+
+def test_workers_see_what_this_process_sees():
+    alone, workers = module(), module(workers=2)
+    for (a, la), (b, lb) in zip(alone.train_dataloader(), workers.train_dataloader(), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(la, lb)
+
+
+def test_fingerprint_tells_what_is_seen():
+    base = module().fingerprint
+    assert base == module(seed=5, batch_size=4, workers=1).fingerprint
+    assert len({base, module(validation=12).fingerprint, module(augment=False).fingerprint}) == 3
+    other = ImageData(facts(), lambda: images(42), batch_size=8, seed=0, workers=0, validation=10, augment=True)
+    assert other.fingerprint != base
+
+
+def test_images_are_read_once():
+    calls = []
+    data = ImageData(
+        facts(), lambda: calls.append(1) or images(), batch_size=8, seed=0, workers=0, validation=10, augment=True
+    )
+    assert not calls
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch_size": 0}, "batch_size=0, expected an integer of at least 1"),
+        ({"workers": -1}, "workers=-1"),
+        ({"validation": 0}, "validation=0"),
+        ({"validation": 40}, "validation=40 leaves nothing of 40"),
+    ],
+)
+def test_bad_values(changes, says):
+    with pytest.raises(UserError, match=says):
+        module(**changes)
+
+
+def test_a_batch_larger_than_the_training_part():
+    with pytest.raises(UserError, match="batch_size=31, expected 1 to 30"):
+        module(batch_size=31).train_dataloader()
+
+
+def test_images_of_another_shape():
+    data = ImageData(facts(input_shape=(3, 4, 5)), images, batch_size=8, seed=0, workers=0, validation=10, augment=True)
+    with pytest.raises(UserError, match=r"images are \(1, 4, 5\), expected \(3, 4, 5\)"):
+        data.prepare_data()

@@ -1,0 +1,31 @@
+import subprocess
+import sys
+
+import pytest
+
+from lighten.data import build_data, check_data, data_names
+from lighten.errors import UserError
+
+
+def test_names():
+    assert {"fashion_mnist", "cifar10"} <= set(data_names())
+
+
+def test_typo_gets_the_nearest_name():
+    with pytest.raises(UserError, match="data 'fashion_mnits' is unknown; did you mean 'fashion_mnist'?"):
+        build_data("fashion_mnits")
+
+
+def test_options_are_checked_without_reading():
+    check_data("cifar10", {"validation": 10})
+    with pytest.raises(UserError, match="data cifar10: no option 'folder'"):
+        check_data("cifar10", {"folder": "x"})
+
+
+def test_checking_imports_neither_torch_nor_lightning():
+    code = (
+        "import sys; from lighten.data.registry import check_data; check_data('fashion_mnist', {'source': 'idx'}); "
+        "print([m for m in ('torch', 'lightning', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
