@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 from lighten.errors import UserError
 from lighten.example import Call
 from lighten.names import match_names
+from lighten.pruning.check import describe
 from lighten.pruning.labels import Labels
 from lighten.pruning.plan import Cut, Slot
 from lighten.pruning.rules import follow
 from lighten.pruning.trace import Axis, Tracer, export
 
+NEVER_RUN = "is never run on the example input"
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
 
 
@@ -56,12 +59,14 @@ class Structure:
         frozen: layers that are left alone, whole or in part, and why.
         sizes: length of each dimension that a channel has a place in, by parameter and dimension.
         layers: the producers' dimension of each layer, by layer name.
+        example: the traced call, as :func:`~lighten.pruning.check.describe` puts it.
     """
 
     groups: tuple[Group, ...]
     frozen: Mapping[str, str]
     sizes: Mapping[tuple[str, int], int] = field(repr=False)
     layers: Mapping[str, tuple[str, int]] = field(repr=False)
+    example: Mapping[str, Any] = field(repr=False)
 
     def cuts(self, removed: Sequence[Iterable[int]]) -> tuple[Cut, ...]:
         """Return what is cut where, if these channels of each group go."""
@@ -79,9 +84,7 @@ class Structure:
     def widths(self, cuts: Iterable[Cut]) -> dict[str, tuple[int, int]]:
         """Return the channels of each layer before and after ``cuts``."""
         gone = {(slot.tensor, slot.dim): len(cut.removed) for cut in cuts for slot in cut.slots}
-        return {
-            layer: (self.sizes[key], self.sizes[key] - gone.get(key, 0)) for layer, key in self.layers.items()
-        }
+        return {layer: (self.sizes[key], self.sizes[key] - gone.get(key, 0)) for layer, key in self.layers.items()}
 
 
 def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) -> Structure:
@@ -100,7 +103,7 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     """
     refuse_wrapped(model)
     tracer = follow(Tracer(export(model, call), model))
-    layers = {layer_of(name): (name, dim) for (name, dim), axis in tracer.axes.items() if axis.role == "filter"}
+    layers = _layers(tracer.axes)
     unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
     for layer in match_names(exclude, {*layers, *tracer.stuck, *unused}):
         if layer in layers:
@@ -109,16 +112,17 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     groups, alone = _groups(tracer, layers)
     frozen = _frozen(tracer, layers) | alone | tracer.stuck
     for layer in unused - {*layers, *frozen}:
-        frozen[layer] = "is never run on the example input"
-    return Structure(groups, frozen, sizes, layers)
+        frozen[layer] = NEVER_RUN
+    return Structure(groups, frozen, sizes, layers, describe(call))
 
 
 CUTTABLE = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def layer_of(tensor: str) -> str:
-    """Return the name of the module that owns a parameter, or the parameter's own at the root."""
-    return tensor.rpartition(".")[0] or tensor
+    """Return the name of the module whose weight or bias this is, or the parameter's own name."""
+    module, _, leaf = tensor.rpartition(".")
+    return module if module and leaf in ("weight", "bias") else tensor
 
 
 def refuse_wrapped(model: nn.Module) -> None:
@@ -131,6 +135,15 @@ def refuse_wrapped(model: nn.Module) -> None:
         kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
         if kinds:
             raise UserError(f"the model is wrapped in {kinds[0]}; give the module inside, before it is wrapped")
+
+
+def _layers(axes: Mapping[tuple[str, int], Axis]) -> dict[str, tuple[str, int]]:
+    layers: dict[str, tuple[str, int]] = {}
+    for (tensor, dim), axis in axes.items():
+        if axis.role == "filter":
+            name = layer_of(tensor)
+            layers[f"{name}:{dim}" if name in layers else name] = tensor, dim
+    return layers
 
 
 def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tuple[Group, ...], dict[str, str]]:
@@ -149,8 +162,8 @@ def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tupl
             alone.update(dict.fromkeys(tied, "its channels can only go all at once"))
             continue
         first = next(key for key, _ in kind if key in owners)
-        places = sorted(p for channel in channels for p in channel[first])
-        name = tied[0] if split[first] == 1 else f"{tied[0]}[{_ranges(places)}]"
+        own = sorted(position for channel in channels for position in channel[first])
+        name = tied[0] if split[first] == 1 else f"{tied[0]}[{_ranges(own)}]"
         positions = {
             Slot(*key, tracer.axes[key].role): torch.tensor([channel[key] for channel in channels]) for key, _ in kind
         }

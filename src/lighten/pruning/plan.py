@@ -126,7 +126,9 @@ class Plan:
             data = json.loads(text)
             schema, expected = data["schema"], data["hash"]
             if schema != SCHEMA:
-                raise UserError(f"the plan has schema {schema}, expected {SCHEMA}; read it with the version that wrote it")
+                raise UserError(
+                    f"the plan has schema {schema}, expected {SCHEMA}; read it with the version that wrote it"
+                )
             plan = cls(
                 groups=tuple(
                     GroupPlan(g["name"], tuple(g["layers"]), tuple(g["kept"]), tuple(g["scores"]))
@@ -146,7 +148,9 @@ class Plan:
                 f"this is no pruning plan ({type(error).__name__}: {error}); give what Plan.to_json wrote"
             ) from error
         if plan.hash != expected:
-            raise UserError(f"the plan's cuts do not match its hash {expected[:12]}; it was damaged or edited, plan anew")
+            raise UserError(
+                f"the plan's cuts do not match its hash {expected[:12]}; it was damaged or edited, plan anew"
+            )
         return plan
 
     def rich(self) -> "Table":

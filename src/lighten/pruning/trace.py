@@ -134,9 +134,8 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
             warnings.simplefilter("ignore")
             return torch.export.export(model.eval(), call[0], call[1], strict=False)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"torch.export cannot trace {_failing_part(model, error)}: {lines[0]}; "
+            f"torch.export cannot trace {_failing_part(model, error)}: {first_line(error)}; "
             "mend that forward, or prune a part of the model that can be traced"
         ) from error
     finally:
@@ -158,6 +157,12 @@ def module_of(node: Node) -> str:
     """Return the dotted name of the innermost module whose forward made the node."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return stack[-1][0] if stack else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _weights(exported: ExportedProgram, model: nn.Module) -> dict[str, Weight]:

@@ -1,0 +1,115 @@
+"""Two models, one input: do they agree? The input is made from the shapes that a plan remembers."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lighten.errors import UserError
+from lighten.example import Call, map_tensors
+
+
+def describe(call: Call) -> dict[str, Any]:
+    """Return JSON-able shapes, types and, for integers, ranges of a call's arguments.
+
+    Raises:
+        UserError: if an argument is neither a tensor nor a plain value, nor a container of such.
+    """
+    return {"args": [_describe(value) for value in call[0]], "kwargs": {k: _describe(v) for k, v in call[1].items()}}
+
+
+def synthesise(description: Mapping[str, Any], device: torch.device) -> Call:
+    """Return a call of that description: normal floats, integers drawn within the range that was seen."""
+    args = tuple(_synthesise(value, device) for value in description["args"])
+    return args, {name: _synthesise(value, device) for name, value in description["kwargs"].items()}
+
+
+def clone(model: nn.Module) -> nn.Module:
+    """Return a deep copy without gradients and without the trainer that a Lightning module may hold."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        trainer = module.__dict__.get("_trainer")
+        if trainer is not None:
+            memo[id(trainer)] = trainer
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            memo[id(parameter.grad)] = None
+    copied = copy.deepcopy(model, memo)
+    for module in copied.modules():
+        if module.__dict__.get("_trainer") is not None:
+            module.__dict__["_trainer"] = None
+    for parameter in copied.parameters():
+        parameter.grad = None
+    return copied
+
+
+def difference(one: nn.Module, other: nn.Module, example: Mapping[str, Any], dtype: torch.dtype) -> float:
+    """Return the largest difference of two models' outputs, relative to the largest output or 1.
+
+    Both are run in eval mode on one synthetic input, as copies in ``dtype``; random state is left as found.
+    Outputs that differ in shape or number are infinitely far apart.
+
+    Raises:
+        RuntimeError: what the models raise, if they cannot be run so.
+    """
+    device = next((p.device for p in one.parameters()), torch.device("cpu"))
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        call = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, synthesise(example, device))
+        results = []
+        for model in (one, other):
+            torch.manual_seed(0)
+            results.append(_outputs(clone(model).eval().to(dtype), call))
+    if [value.shape for value in results[0]] != [value.shape for value in results[1]]:
+        return float("inf")
+    return max((_distance(a, b) for a, b in zip(*results, strict=True)), default=0.0)
+
+
+def _outputs(model: nn.Module, call: Call) -> list[Tensor]:
+    # a forward may write into its arguments
+    args, kwargs = map_tensors(torch.Tensor.clone, call)
+    return [value for value in tree_leaves(model(*args, **kwargs)) if isinstance(value, Tensor)]
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    a, b = a.double(), b.double()
+    if not a.numel():
+        return 0.0
+    same = (a == b) | (a.isnan() & b.isnan())
+    gap = torch.where(same, 0.0, (a - b).abs()).max().item()
+    return gap / max(1.0, a[a.isfinite()].abs().max().item() if a.isfinite().any() else 1.0)
+
+
+def _describe(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        described: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        if not value.is_floating_point() and value.numel():
+            described["range"] = [int(value.min()), int(value.max())]
+        return described
+    if isinstance(value, tuple | list):
+        return {"sequence": type(value).__name__, "items": [_describe(v) for v in value]}
+    if isinstance(value, Mapping):
+        return {"mapping": {str(k): _describe(v) for k, v in value.items()}}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    raise UserError(
+        f"the example input holds a {type(value).__name__}, expected tensors and plain values; leave it to a default"
+    )
+
+
+def _synthesise(described: Mapping[str, Any], device: torch.device) -> Any:
+    if "value" in described:
+        return described["value"]
+    if "mapping" in described:
+        return {k: _synthesise(v, device) for k, v in described["mapping"].items()}
+    if "sequence" in described:
+        items = [_synthesise(v, device) for v in described["items"]]
+        return tuple(items) if described["sequence"] == "tuple" else items
+    dtype = getattr(torch, described["dtype"])
+    if "range" not in described:
+        return torch.randn(described["shape"]).to(device, dtype)
+    low, high = described["range"]
+    return torch.randint(low, high + 1, described["shape"]).to(device, dtype)

@@ -1,0 +1,94 @@
+"""Zero what a plan removes, in place: the model keeps its shapes and computes what the smaller one will."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lighten.errors import UserError
+from lighten.pruning.groups import layer_of, refuse_wrapped
+from lighten.pruning.plan import Cut, Plan
+
+
+@torch.no_grad()
+def mask_(model: nn.Module, plan: Plan) -> None:
+    """Zero the removed channels: their filters, biases and norms, and what the next layers read of them.
+
+    With this, removed channels reach no output, and no weight range of a layer that reads them depends on them.
+
+    Raises:
+        UserError: if ``plan`` was made for a model of other shapes, or ``model`` is already cut.
+
+    Example:
+        >>> from torch import nn, randn
+        >>> from lighten.pruning import plan_pruning
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> mask_(model, plan_pruning(model, randn(1, 4), amount=0.5))
+        >>> int((model[0].weight == 0).all(dim=1).sum()), int((model[2].weight == 0).all(dim=0).sum())
+        (4, 4)
+    """
+    check_fits(model, plan)
+    for tensor, dim, cut in masked(model, plan):
+        tensor.index_fill_(dim, torch.tensor(cut.removed, device=tensor.device), 0)
+
+
+class Masks:
+    """Masks on the device of the weights, for a fit that zeroes the same places after every step.
+
+    Args:
+        model: whose parameters are masked.
+        plan: fits the model.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        masks: dict[int, tuple[Tensor, Tensor]] = {}
+        for tensor, dim, cut in masked(model, plan):
+            mask = masks.setdefault(id(tensor), (tensor, torch.ones_like(tensor, requires_grad=False)))[1]
+            mask.index_fill_(dim, torch.tensor(cut.removed, device=tensor.device), 0)
+        self._tensors = [tensor for tensor, _ in masks.values()]
+        self._masks = [mask for _, mask in masks.values()]
+
+    @torch.no_grad()
+    def apply_(self) -> None:
+        """Zero the masked places again."""
+        if self._tensors:
+            torch._foreach_mul_(self._tensors, self._masks)
+
+
+def masked(model: nn.Module, plan: Plan) -> Iterator[tuple[Tensor, int, Cut]]:
+    """Yield what is zeroed: parameter, dimension, positions."""
+    tensors = tensors_of(model)
+    for cut in plan.cuts:
+        for slot in cut.slots:
+            if slot.role != "statistic":
+                yield tensors[slot.tensor], slot.dim, cut
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by every name that they have."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def check_fits(model: nn.Module, plan: Plan) -> None:
+    """Check that ``plan`` speaks of this very model, still in its full shape.
+
+    Raises:
+        UserError: naming the first layer that does not match.
+    """
+    refuse_wrapped(model)
+    if (done := getattr(model, "lighten_plan", None)) is not None:
+        raise UserError(f"the model is already cut, by plan {done.hash[:12]}; give the model from before")
+    tensors = tensors_of(model)
+    for cut in plan.cuts:
+        for slot in cut.slots:
+            shape = tuple(tensors[slot.tensor].shape) if slot.tensor in tensors else None
+            if shape is None or len(shape) <= slot.dim or shape[slot.dim] != cut.size:
+                given = f"has shape {shape}" if shape is not None else "is missing"
+                raise UserError(
+                    f"layer {layer_of(slot.tensor)!r} does not match the plan: {slot.tensor} {given}, expected "
+                    f"{cut.size} in dimension {slot.dim}; give the model that was planned, before it is cut"
+                )

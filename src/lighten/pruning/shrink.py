@@ -1,0 +1,148 @@
+"""Cut what a plan removes: a new, physically smaller module, checked against the masked one."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from lighten.errors import UserError
+from lighten.pruning.check import clone, difference
+from lighten.pruning.mask import check_fits, mask_, tensors_of
+from lighten.pruning.plan import Plan
+from lighten.pruning.trace import first_line
+
+TOLERANCES = ((torch.float64, 1e-9), (torch.float32, 1e-4))
+"""What masked and shrunk outputs may differ by; float32 is for forwards that cannot run in float64."""
+
+
+@runtime_checkable
+class CutsChannels(Protocol):
+    """A module that keeps more than weights per channel, and says how to cut it."""
+
+    def cut_channels_(self, tensor: str, dim: int, kept: Tensor) -> None:
+        """Keep the channels ``kept`` of what goes with ``tensor``, a parameter or buffer of this module.
+
+        Runs after the tensor itself was cut along ``dim``.
+        """
+
+
+def shrink(model: nn.Module, plan: Plan) -> nn.Module:
+    """Return a copy of ``model`` without the channels that ``plan`` removes.
+
+    A pure function: ``model`` is left as it is. Parameters keep their names, flags and hooks, modules their classes
+    and modes; widths such as ``out_channels`` follow the weights. The result carries the plan as ``lighten_plan``.
+    A module that keeps more than weights per channel is asked to follow where it is a :class:`CutsChannels`.
+
+    Args:
+        model: masked or not; the plan decides.
+        plan: made for this model.
+
+    Raises:
+        UserError: if the plan does not fit the model, or the model is already cut.
+        RuntimeError: if masked and shrunk outputs disagree, for then cutting would change the network.
+
+    Example:
+        >>> from torch import nn, randn
+        >>> from lighten.pruning import plan_pruning
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> shrink(model, plan_pruning(model, randn(1, 4), amount=0.5))[0]
+        Linear(in_features=4, out_features=4, bias=True)
+    """
+    check_fits(model, plan)
+    masked = clone(model)
+    mask_(masked, plan)
+    small = clone(masked)
+    cut_(small, plan)
+    _check(masked, small, plan)
+    small.lighten_plan = plan  # type: ignore[assignment]
+    return small
+
+
+@torch.no_grad()
+def cut_(model: nn.Module, plan: Plan) -> None:
+    """Cut parameters and buffers in place, and the widths that modules remember; nothing is checked."""
+    tensors = tensors_of(model)
+    owners = _owners(model)
+    for cut in plan.cuts:
+        removed = set(cut.removed)
+        kept = torch.tensor([i for i in range(cut.size) if i not in removed])
+        for slot in cut.slots:
+            tensor = tensors[slot.tensor]
+            layout = _layout(tensor)
+            tensor.data = tensor.data.index_select(slot.dim, kept.to(tensor.device)).contiguous(memory_format=layout)
+            for owner, name in owners[id(tensor)]:
+                if isinstance(owner, CutsChannels):
+                    owner.cut_channels_(name, slot.dim, kept)
+    for module in model.modules():
+        _restate(module)
+
+
+def _check(masked: nn.Module, small: nn.Module, plan: Plan) -> None:
+    for dtype, tolerance in TOLERANCES:
+        try:
+            gap = difference(masked, small, plan.example, dtype)
+        except Exception as error:
+            if _runs(masked, plan, dtype):
+                raise RuntimeError(f"the shrunk model cannot run: {first_line(error)}") from error
+            continue
+        if not gap <= tolerance:
+            raise RuntimeError(
+                f"masked and shrunk outputs differ by {gap:.2g} ({dtype}), expected at most {tolerance:g}: "
+                f"plan {plan.hash[:12]} would change the network; exclude the layers in doubt and plan anew"
+            )
+        return
+    raise UserError(f"{type(masked).__name__} runs neither in float64 nor in float32, so the cut cannot be checked")
+
+
+def _runs(model: nn.Module, plan: Plan, dtype: torch.dtype) -> bool:
+    try:
+        difference(model, model, plan.example, dtype)
+    except Exception:
+        return False
+    return True
+
+
+def _restate(module: nn.Module) -> None:
+    """Make the widths that a module remembers those of its weight."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        _restate_conv(module)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        known = module.weight if module.weight is not None else module.running_mean
+        if known is not None:
+            module.num_features = len(known)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers: a linear layer, transposed
+        _restate_transposed(module)
+
+
+def _restate_transposed(module: Any) -> None:
+    module.nx, module.nf = module.weight.shape
+
+
+def _restate_conv(conv: Any) -> None:
+    if conv.transposed:
+        conv.in_channels, conv.out_channels = conv.weight.shape[0], conv.weight.shape[1] * conv.groups
+        return
+    depthwise = conv.groups > 1 and conv.groups == conv.in_channels
+    outputs = conv.weight.shape[0]
+    if depthwise:
+        conv.groups = outputs * conv.groups // conv.out_channels
+    conv.out_channels, conv.in_channels = outputs, conv.weight.shape[1] * conv.groups
+
+
+def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            owners.setdefault(id(tensor), []).append((module, name))
+    return owners
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    last = tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
