@@ -130,6 +130,8 @@ def convert(model: nn.Module) -> nn.Module:
     bank = bank_of(model)
     if bank.stage != Stage.ON:
         raise UserError("the model's fake-quantizers are off; calibrate_ it or train it with Quantize before export")
+    import torch.ao.quantization.fx._decomposed as _  # registers the operators, which an exporter must find
+
     converted = copy.deepcopy(model).eval()
     for module in list(converted.modules()):
         if isinstance(module, QuantizedLayer):

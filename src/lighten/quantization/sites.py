@@ -203,8 +203,6 @@ def _parameters(name: str, low: float, high: float) -> tuple[float, int]:
 
 
 def _quantize_dequantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
-    import torch.ao.quantization.fx._decomposed  # registers the operators
-
     ops = torch.ops.quantized_decomposed
     codes = ops.quantize_per_tensor(x, scale, zero_point, 0, LEVELS, torch.uint8)
     return ops.dequantize_per_tensor(codes, scale, zero_point, 0, LEVELS, torch.uint8)

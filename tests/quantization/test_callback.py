@@ -1,0 +1,186 @@
+"""The callback in real fits: modules that know nothing of lighten, resume, test from a checkpoint, bad settings."""
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from quantization_nets import Residual
+from torch import nn
+
+from lighten.errors import UserError
+from lighten.quantization.callback import Quantize
+from lighten.quantization.insert import bank_of
+from lighten.quantization.sites import Stage
+
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+
+
+class Plain(L.LightningModule):
+    """A user's module: it has never heard of lighten, and calls its parts itself."""
+
+    def __init__(self, keyword: bool = False) -> None:
+        super().__init__()
+        self.backbone = Residual()
+        self.keyword = keyword
+
+    def forward(self, x):
+        return self.backbone(x=x) if self.keyword else self.backbone(x)
+
+    def training_step(self, batch, index):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def test_step(self, batch, index):
+        self.log("logits", self(batch[0]).double().sum())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+def loader(batches=10):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batches * 8, 1, 8, 8, generator=generator)
+    y = torch.randint(0, 3, (batches * 8,), generator=generator)
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8)
+
+
+def fit(module, quantize, *, steps=20, ckpt_path=None, stop=None, **settings):
+    L.seed_everything(0, verbose=False)
+    trainer = L.Trainer(max_epochs=steps // 10, callbacks=[quantize, *([stop] if stop else [])], **QUIET | settings)
+    trainer.fit(module, loader(), ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+class Watch(L.Callback):
+    """Writes down stage and ranges after each step."""
+
+    def __init__(self):
+        self.stages, self.highs = [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        bank = bank_of(pl_module)
+        self.stages.append((int(bank.stage), bank.observing))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.highs.append(bank_of(pl_module).high.clone())
+
+
+def test_stages_follow_the_fractions_of_the_fit():
+    watch, module = Watch(), Plain()
+    trainer = fit(module, Quantize(begin=0.25, freeze=0.75), stop=watch)
+    assert [stage for stage, _ in watch.stages] == [0] * 5 + [1] + [2] * 14
+    assert [observing for _, observing in watch.stages] == [False] * 5 + [True] * 10 + [False] * 5
+    assert all(torch.equal(high, watch.highs[14]) for high in watch.highs[14:])
+    assert not torch.equal(watch.highs[13], watch.highs[14])
+    assert trainer.logged_metrics["quantize/enabled"] == 1
+    assert trainer.logged_metrics["quantize/frozen"] == 1
+
+
+def test_norm_statistics_are_frozen_from_begin_on():
+    class Statistics(L.Callback):
+        def __init__(self):
+            self.means = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.means.append(pl_module.backbone.norm1.running_mean.clone())
+
+    watch = Statistics()
+    fit(Plain(), Quantize(begin=0.5), stop=watch)
+    assert not torch.equal(watch.means[8], watch.means[9])
+    assert all(torch.equal(mean, watch.means[9]) for mean in watch.means[10:])
+
+
+def test_training_goes_on_through_the_fake_quantizers():
+    module = Plain()
+    before = {n: p.clone() for n, p in module.named_parameters()}
+    fit(module, Quantize(begin=0.0))
+    assert all(not torch.equal(p, before[n]) for n, p in module.named_parameters())
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_named_part_of_a_module_is_quantized_alone(keyword):
+    module = Plain(keyword)
+    fit(module, Quantize(begin=0.5, module="backbone"))
+    assert bank_of(module.backbone).stage == Stage.ON
+    assert not hasattr(module, "activation_ranges")
+
+
+def test_resume_ends_with_the_same_bits(tmp_path):
+    straight = Plain()
+    fit(straight, Quantize(begin=0.25, freeze=0.75))
+
+    class Save(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 0:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+    first, resumed = Plain(), Plain()
+    fit(first, Quantize(begin=0.25, freeze=0.75), stop=Save())
+    fit(resumed, Quantize(begin=0.25, freeze=0.75), ckpt_path=tmp_path / "half.ckpt")
+    for (name, ours), theirs in zip(resumed.state_dict().items(), straight.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_a_checkpoint_is_tested_as_it_was_trained(tmp_path):
+    module = Plain()
+    trainer = fit(module, Quantize(begin=0.25))
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    trained = trainer.test(module, loader(), verbose=False)[0]["logits"]
+    fresh, other = Plain(), L.Trainer(callbacks=[Quantize(begin=0.25)], **QUIET)
+    tested = other.test(fresh, loader(), ckpt_path=tmp_path / "end.ckpt", verbose=False, weights_only=True)
+    assert tested[0]["logits"] == trained
+    assert bank_of(fresh).stage == Stage.ON
+
+
+def test_evaluation_moves_no_range():
+    module = Plain()
+    trainer = fit(module, Quantize(begin=0.25, freeze=1.0))
+    high = bank_of(module).high.clone()
+    trainer.test(module, loader(), verbose=False)
+    assert torch.equal(bank_of(module).high, high)
+
+
+def test_non_finite_activations_stop_the_fit_by_name():
+    class Poisoned(Plain):
+        def training_step(self, batch, index):
+            if index == 3:
+                with torch.no_grad():
+                    self.backbone.conv2.bias.fill_(torch.nan)
+            return super().training_step(batch, index)
+
+    with pytest.raises(UserError, match=r"conv2\.output' are not finite") as caught:
+        fit(Poisoned(), Quantize(begin=0.0))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"begin": 1.0}, "begin=1.0: expected"),
+        ({"begin": float("nan")}, "begin=nan: expected"),
+        ({"begin": 0.5, "freeze": 0.4}, r"freeze=0.4: expected .* from begin=0.5"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(settings, message):
+    with pytest.raises(UserError, match=message):
+        Quantize(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"module": "bakbone"}, "did you mean 'backbone'"),
+        ({"exclude": ["layer7"]}, "exclude='layer7' matches no layer"),
+        ({"weight_bits": 9}, "weight_bits=9: expected"),
+    ],
+)
+def test_names_that_match_nothing_are_refused_before_the_first_step(settings, message):
+    module = Plain()
+    with pytest.raises(UserError, match=message):
+        fit(module, Quantize(**settings))
+    assert isinstance(module.backbone, nn.Module)
