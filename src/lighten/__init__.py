@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lighten.pruning.callback import Prune as Prune
     from lighten.pruning.mask import mask_ as mask_
     from lighten.pruning.plan import Plan as Plan
-    from lighten.pruning.plan import plan_pruning as plan_pruning
+    from lighten.pruning.decide import plan_pruning as plan_pruning
     from lighten.pruning.shrink import shrink as shrink
     from lighten.quantization.callback import Quantize as Quantize
     from lighten.quantization.insert import calibrate_ as calibrate_
@@ -39,7 +39,7 @@ _HOMES = {
     "load": "delivery.folder",
     "mask_": "pruning.mask",
     "measure": "delivery.measure",
-    "plan_pruning": "pruning.plan",
+    "plan_pruning": "pruning.decide",
     "quantize_": "quantization.insert",
     "register_data": "data",
     "register_model": "models",

@@ -18,6 +18,7 @@ from lighten.training.record import History
 from lighten.training.seeding import SeedSteps
 
 HARMLESS = (
+    ".*treespec, LeafSpec",  # its own trees, which torch wants made another way
     ".*does not have many workers which may be a bottleneck",  # data in memory want none
     ".*smaller than the logging interval",  # validation is recorded anyway
     ".*Trainer configured with multiple `ModelCheckpoint` callbacks",  # the first is the one that keeps the best
