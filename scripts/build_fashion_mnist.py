@@ -3,9 +3,9 @@
     python scripts/build_fashion_mnist.py                 # writes src/lighten/data/fashion_mnist.parquet
     python scripts/build_fashion_mnist.py --check         # compares that file with what would be built
 
-Debian's package `dataset-fashion-mnist` holds the idx files. Of each class the first 1,200 training and 200 test images in the
-order of a fixed hash are taken. After a rebuild the printed SHA-256 goes into lighten/data/fashion_mnist.py;
-PNG and Parquet bytes can differ between versions of Pillow and pyarrow, the images cannot.
+Debian's package `dataset-fashion-mnist` holds the idx files. Of each class the first 1,200 training and 200 test
+images in the order of a fixed hash are taken. After a rebuild the printed SHA-256 goes into
+lighten/data/fashion_mnist.py; PNG and Parquet bytes can differ between versions of Pillow and pyarrow, the images cannot.
 """
 
 import argparse

@@ -8,7 +8,8 @@ from lighten.errors import UserError
 
 def facts(**changes):
     given = {
-        "class_names": ("a", "b"), "input_shape": (1, 4, 5), "mean": (0.25,), "std": (0.5,), "licence": "none", "shift": 2,
+        "class_names": ("a", "b"), "input_shape": (1, 4, 5), "mean": (0.25,), "std": (0.5,), "licence": "none",
+        "shift": 2,
     }  # fmt: skip
     return Facts(**given | changes)
 
@@ -29,7 +30,7 @@ def module(**changes):
 
 def augment_reference(image, down, right, flip):
     """Pixel by pixel: where does each output pixel come from?"""
-    channels, height, width = image.shape
+    height, width = image.shape[1:]
     out = torch.zeros_like(image)
     for y in range(height):
         for x in range(width):

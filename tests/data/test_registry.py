@@ -12,7 +12,7 @@ def test_names():
 
 
 def test_typo_gets_the_nearest_name():
-    with pytest.raises(UserError, match="data 'fashion_mnits' is unknown; did you mean 'fashion_mnist'?"):
+    with pytest.raises(UserError, match=r"data 'fashion_mnits' is unknown; did you mean 'fashion_mnist'\?"):
         build_data("fashion_mnits")
 
 

@@ -4,6 +4,7 @@ An embedded subset of 12,000 training and 2,000 test images needs no network; ``
 """
 
 import hashlib
+from collections.abc import Callable
 from functools import cache, partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -59,7 +60,11 @@ def fashion_mnist(
         raise UserError(f"data fashion_mnist: source={source!r}; {did_you_mean(str(source), SOURCES)}")
     if (folder is not None) != (source == "idx"):
         raise UserError(f"data fashion_mnist: source={source!r} with folder={folder!r}; folder belongs to source: idx")
-    readers = {"embedded": read_embedded, "idx": partial(read_idx_folder, str(folder)), "datasets": read_hub}
+    readers: dict[str, Callable[[], Images]] = {
+        "embedded": read_embedded,
+        "idx": partial(read_idx_folder, str(folder)),
+        "datasets": read_hub,
+    }
     return ImageData(
         Facts(
             class_names=CLASSES,

@@ -203,7 +203,7 @@ class ImageData(L.LightningDataModule):
                 f"data {self.name}: validation={self.validation} leaves nothing of {len(images.train)} training samples"
             )
         rest, held_out = stratified(images.train_labels, self.validation)
-        statistics = {"mean": self.mean, "std": self.std}
+        statistics: dict[str, Any] = {"mean": self.mean, "std": self.std}
         self.train_set = ImageSet(
             images.train[rest],
             images.train_labels[rest],
@@ -231,7 +231,7 @@ class ImageData(L.LightningDataModule):
         return DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_size=self.batch_size,
-            sampler=order,  # type: ignore[arg-type]
+            sampler=order,
             **loader_options(self.workers),
         )
 
@@ -240,5 +240,5 @@ def _digest(images: Images) -> str:
     digest = hashlib.sha256()
     for tensor in (images.train, images.train_labels, images.test, images.test_labels):
         digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.contiguous().numpy())
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
