@@ -46,11 +46,19 @@ def clone(model: nn.Module) -> nn.Module:
     return copied
 
 
-def difference(one: nn.Module, other: nn.Module, example: Mapping[str, Any], dtype: torch.dtype) -> float:
+def difference(
+    one: nn.Module, other: nn.Module, example: Mapping[str, Any], *, dtype: torch.dtype | None = None
+) -> float:
     """Return the largest difference of two models' outputs, relative to the largest output or 1.
 
-    Both are run in eval mode on one synthetic input, as copies in ``dtype``; random state is left as found.
-    Outputs that differ in shape or number are infinitely far apart.
+    Both are run on one synthetic input; random state is left as found. Outputs that differ in shape or number are
+    infinitely far apart.
+
+    Args:
+        one: run first.
+        other: run second.
+        example: what :func:`describe` returned.
+        dtype: run copies in eval mode and in this type; ``None`` runs the models themselves, as they are.
 
     Raises:
         RuntimeError: what the models raise, if they cannot be run so.
@@ -58,11 +66,13 @@ def difference(one: nn.Module, other: nn.Module, example: Mapping[str, Any], dty
     device = next((p.device for p in one.parameters()), torch.device("cpu"))
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        call = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, synthesise(example, device))
+        call = synthesise(example, device)
+        if dtype is not None:
+            call = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, call)
         results = []
         for model in (one, other):
             torch.manual_seed(0)
-            results.append(_outputs(clone(model).eval().to(dtype), call))
+            results.append(_outputs(model if dtype is None else clone(model).eval().to(dtype), call))
     if [value.shape for value in results[0]] != [value.shape for value in results[1]]:
         return float("inf")
     return max((_distance(a, b) for a, b in zip(*results, strict=True)), default=0.0)

@@ -94,14 +94,14 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     :func:`~lighten.pruning.prove.prove`.
 
     Args:
-        model: not wrapped for distributed training.
+        model: not wrapped for distributed training, not cut before.
         call: arguments to run it with.
         exclude: names or patterns of layers whose filters stay, and with them all that is tied to them.
 
     Raises:
-        UserError: if the model is wrapped, cannot be traced, or a pattern matches no layer.
+        UserError: if the model is wrapped or cut, cannot be traced, or a pattern matches no layer.
     """
-    refuse_wrapped(model)
+    refuse_unfit(model)
     tracer = follow(Tracer(export(model, call), model))
     layers = _layers(tracer.axes)
     unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
@@ -125,12 +125,14 @@ def layer_of(tensor: str) -> str:
     return module if module and leaf in ("weight", "bias") else tensor
 
 
-def refuse_wrapped(model: nn.Module) -> None:
-    """Raise where a wrapper already holds references to the parameters.
+def refuse_unfit(model: nn.Module) -> None:
+    """Raise where a wrapper already holds references to the parameters, or the model was cut before.
 
     Raises:
-        UserError: naming the wrapper.
+        UserError: naming the wrapper, or the plan that was carried out.
     """
+    if (done := getattr(model, "lighten_plan", None)) is not None:
+        raise UserError(f"the model is already cut, by plan {done.hash[:12]}; give the model from before")
     for module in model.modules():
         kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
         if kinds:

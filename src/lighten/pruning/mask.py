@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.pruning.groups import layer_of, refuse_wrapped
+from lighten.pruning.groups import layer_of, refuse_unfit
 from lighten.pruning.plan import Cut, Plan
 
 
@@ -79,9 +79,7 @@ def check_fits(model: nn.Module, plan: Plan) -> None:
     Raises:
         UserError: naming the first layer that does not match.
     """
-    refuse_wrapped(model)
-    if (done := getattr(model, "lighten_plan", None)) is not None:
-        raise UserError(f"the model is already cut, by plan {done.hash[:12]}; give the model from before")
+    refuse_unfit(model)
     tensors = tensors_of(model)
     for cut in plan.cuts:
         for slot in cut.slots:

@@ -162,6 +162,7 @@ class Plan:
             title=f"Pruning plan: {self.sparsity:.1%} of {sum(g.width_before for g in self.groups)} channels, "
             f"{settings['score']}, {settings['scope']}",
             title_justify="left",
+            min_width=64,
             caption=self._left_alone(),
             caption_justify="left",
         )

@@ -55,12 +55,12 @@ class _Trial:
     def __init__(self, model: nn.Module, structure: Structure) -> None:
         self._structure = structure
         generator = torch.Generator().manual_seed(0)
-        self._model = clone(model).float()
+        self._model = clone(model).float().eval()
         _randomise(self._model, structure, generator)
         halves = [_split(group, generator) for group in structure.groups]
         self._choices = [[half[side] for half in halves] for side in (0, 1)]
         try:
-            difference(self._model, self._model, structure.example, torch.float32)
+            difference(self._model, self._model, structure.example)
         except Exception as error:
             raise UserError(
                 f"{type(model).__name__} cannot be run on random input of the example's shapes "
@@ -80,7 +80,7 @@ class _Trial:
             small = clone(masked)
             try:
                 cut_(small, plan)
-                gap = difference(masked, small, self._structure.example, torch.float32)
+                gap = difference(masked, small, self._structure.example)
             except Exception as error:
                 return f"cannot be cut: {first_line(error)}{_source(error)}"
             if not gap <= TOLERANCE:

@@ -80,7 +80,7 @@ def cut_(model: nn.Module, plan: Plan) -> None:
 def _check(masked: nn.Module, small: nn.Module, plan: Plan) -> None:
     for dtype, tolerance in TOLERANCES:
         try:
-            gap = difference(masked, small, plan.example, dtype)
+            gap = difference(masked, small, plan.example, dtype=dtype)
         except Exception as error:
             if _runs(masked, plan, dtype):
                 raise RuntimeError(f"the shrunk model cannot run: {first_line(error)}") from error
@@ -96,7 +96,7 @@ def _check(masked: nn.Module, small: nn.Module, plan: Plan) -> None:
 
 def _runs(model: nn.Module, plan: Plan, dtype: torch.dtype) -> bool:
     try:
-        difference(model, model, plan.example, dtype)
+        difference(model, model, plan.example, dtype=dtype)
     except Exception:
         return False
     return True
