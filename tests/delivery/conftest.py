@@ -171,9 +171,7 @@ def write_run(run: Path, *, teacher: bool = True, plan: bool = True, scores: boo
         "training": {"seed": 0},
     }
     (run / "student" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (run / "history.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in make_history()), encoding="utf-8"
-    )
+    (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_history()), encoding="utf-8")
     if plan:
         (run / "plan.json").write_text(json.dumps(make_plan()), encoding="utf-8")
     if scores:

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lighten.errors import UserError
+from lighten.training.files import replace_file
 
 RUN_MARKS = ("recipe.yaml", "history.jsonl", "checkpoints", "student", "student.onnx", "scores.json")
 """A folder that holds one of these is a run folder."""
@@ -60,17 +59,7 @@ def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> Path:
     """Write ``text`` so that ``path`` is at every moment the old file or the whole new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    replace_file(path, lambda file: file.write(text.encode()))
     return path
 
 

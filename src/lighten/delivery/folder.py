@@ -124,5 +124,3 @@ def _open_onnx(folder: Path) -> Callable[..., Any]:
         return session.run(None, dict(zip(names, arrays, strict=True)))[0]
 
     return run
-
-

@@ -237,7 +237,8 @@ def _curves(
             frame.path(downsample(curve.points, POINTS), f"pale {curve.css}")
         frame.path(means(curve.points, TREND_POINTS) if noisy else curve.points, f"curve {curve.css}")
     ends = [frame.at(*curve.points[-1]) for curve in curves]
-    for curve, (x, y), near in zip(curves, ends, spread([y for _, y in ends], 30), strict=True):
+    places = spread([y for _, y in ends], 30, highest=frame.box[3] - 18)
+    for curve, (x, y), near in zip(curves, ends, places, strict=True):
         told = f"{curve.name}: {label(curve.points[-1][1])} at the end"
         frame.add(circle((x, y), 3.5, f"dot {curve.css}", told))
         frame.add(text(x + 9, near, curve.name, f"label {curve.css}"))

@@ -19,6 +19,7 @@ from lighten.delivery.figures import (
     sentence,
 )
 from lighten.delivery.scores import Scores, read_scores, reference_of
+from lighten.delivery.templates import environment
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,12 @@ def write_report(run: str | Path) -> Path:
 
 def render(run: Path) -> str:
     """Return the report's HTML."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("lighten.delivery"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup
-    environment.tests["figure"] = lambda value: isinstance(value, Figure)
-    return environment.get_template("report.html").render(_context(run))
+    jinja = environment(autoescape=True)
+    jinja.filters["svg"] = Markup
+    jinja.tests["figure"] = lambda value: isinstance(value, Figure)
+    return jinja.get_template("report.html").render(_context(run))
 
 
 def _context(run: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lighten.pruning.shrink import shrink
 from lighten.training.checkpoint import latest_good
 
 FIT = "fit.json"
-"""What the fit worked on: the student's ``config.json`` and its quantization settings, written before the first step."""
+"""What the fit works on, written before its first step: the student's ``config.json``, quantization settings, opset."""
 
 
 def shrink_run(run: str | Path) -> Path:

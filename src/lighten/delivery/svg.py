@@ -127,12 +127,17 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Return the positions moved down until all are at least ``gap`` apart; their order is kept."""
+def spread(positions: Sequence[float], gap: float, *, highest: float) -> list[float]:
+    """Return the positions moved until all are at least ``gap`` apart and none is above ``highest``.
+
+    Their order is kept.
+    """
     moved = list(positions)
     order = sorted(range(len(moved)), key=moved.__getitem__)
     for before, now in pairwise(order):
         moved[now] = max(moved[now], moved[before] + gap)
+    for rank, index in enumerate(reversed(order)):
+        moved[index] = min(moved[index], highest - rank * gap)
     return moved
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ def convert(model: nn.Module) -> nn.Module:
     bank = bank_of(model)
     if bank.stage != Stage.ON:
         raise UserError("the model's fake-quantizers are off; calibrate_ it or train it with Quantize before export")
-    import torch.ao.quantization.fx._decomposed as _  # registers the operators, which an exporter must find
+    import_module("torch.ao.quantization.fx._decomposed")  # registers the operators, which an exporter must find
 
     converted = copy.deepcopy(model).eval()
     for module in list(converted.modules()):

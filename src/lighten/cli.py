@@ -1,0 +1,104 @@
+"""The console script ``lighten``: the door to training, and each step of delivery alone on a run folder.
+
+Exit codes: 0 done, 1 a run or step that stopped for a reason that one line explains, 2 wrong arguments or a wrong recipe.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lighten.errors import UserError
+
+RECIPES = Path("recipes")
+"""Where ``lighten train`` and ``lighten recipes`` look, as ``train.py`` does beside itself."""
+
+STEPS = {
+    "shrink": "cut what the plan removes out of the last good checkpoint: writes student/",
+    "export": "write student.onnx, and teacher.onnx and dense.onnx beside it",
+    "measure": "measure size, latency, accuracy and agreement of those files: writes scores.json",
+    "card": "write the model card, student/README.md",
+    "report": "write report.html",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code.
+
+    Args:
+        argv: the arguments; ``None`` takes the command line's.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["train"]:
+        return _train(argv[1:])
+    arguments = _parser().parse_args(argv)
+    try:
+        _print_recipes() if arguments.step == "recipes" else _step(arguments.step)(arguments.run)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(argv: Sequence[str]) -> int:
+    from lighten.launch import main as launch
+
+    if not RECIPES.is_dir():
+        print(f"error: {RECIPES.absolute()}: no such folder; run this where recipes/ is", file=sys.stderr)
+        return 2
+    return launch(argv, RECIPES)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lighten", description="Networks made small and fast while they train.")
+    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
+    steps.add_parser("train", help="train by recipe, as train.py does: lighten train recipe=distil_cnn")
+    steps.add_parser("recipes", help="list the recipes in ./recipes")
+    for name, text in STEPS.items():
+        example = f"example: lighten {name} runs/distil_cnn/20260101-120000"
+        step = steps.add_parser(name, help=text, description=text, epilog=example)
+        step.add_argument("run", type=Path, metavar="RUN", help="a run folder, runs/<recipe>/<id>")
+    return parser
+
+
+def _step(name: str) -> Callable[[Path], object]:
+    if name == "shrink":
+        from lighten.delivery.student import shrink_run
+
+        return shrink_run
+    if name == "export":
+        from lighten.delivery.export import export_run
+
+        return export_run
+    if name == "measure":
+        return _measure
+    if name == "card":
+        from lighten.delivery.card import write_card
+
+        return write_card
+    from lighten.delivery.report import write_report
+
+    return write_report
+
+
+def _measure(run: Path) -> None:
+    from rich.console import Console
+
+    from lighten.delivery.measure import measure_run
+    from lighten.delivery.table import closing_table
+
+    Console().print(closing_table(measure_run(run)))
+
+
+def _print_recipes() -> None:
+    files = sorted(RECIPES.glob("*.yaml"))
+    if not files:
+        raise UserError(f"{RECIPES.absolute()}: holds no recipe; run this where recipes/ is")
+    width = max(len(path.stem) for path in files)
+    for path in files:
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        print(f"{path.stem:{width}}  {first.lstrip('# ')}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The model card: what a person needs to know before they use ``student/``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lighten.delivery.artifacts import open_run, read_json, recipe_name, sha256, write_text
+from lighten.delivery.figures import NAMES, figure, percent, roles, rows, sentence
+from lighten.delivery.scores import Scores, read_scores, reference_of
+from lighten.delivery.templates import environment
+
+HASHED = ("student/model.safetensors", "student/compression.json", "student.onnx")
+
+
+def write_card(run: str | Path) -> Path:
+    """Write ``student/README.md`` of a run folder and return its path; without scores it says so.
+
+    Raises:
+        UserError: if ``run`` is no run folder, has no ``student/``, or its ``scores.json`` is broken.
+    """
+    run = open_run(run)
+    config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
+    scores = read_scores(run) if (run / "scores.json").exists() else None
+    text = environment(autoescape=False).get_template("card.md").render(_context(run, config, scores))
+    return write_text(run / "student" / "README.md", text)
+
+
+def _context(run: Path, config: Mapping[str, Any], scores: Scores | None) -> dict[str, Any]:
+    provenance = scores["provenance"] if scores else {}
+    compression = _compression(run)
+    licence = provenance.get("data", {}).get("licence") or _licence(config)
+    context = {
+        "recipe": recipe_name(run),
+        "model": config["model"]["name"],
+        "data": config["data"]["name"],
+        "licence": licence,
+        "licence_id": _licence_id(licence),
+        "tags": _tags(compression, scores),
+        "classes": config["classes"],
+        "shape": config["model"]["input_shape"],
+        "mean": [f"{value:.4g}" for value in config["mean"]],
+        "std": [f"{value:.4g}" for value in config["std"]],
+        "made": _made(config, compression, scores),
+        "machine": provenance.get("machine", {}).get("processor"),
+        "worst": _worst_class(scores),
+        "files": [(name, sha256(run / name)) for name in HASHED if (run / name).exists()],
+        "scores": scores,
+    }
+    return context | (_table(scores) if scores else {})
+
+
+def _table(scores: Scores) -> dict[str, Any]:
+    reference, _ = reference_of(scores)
+    return {
+        "sentence": sentence(scores),
+        "columns": [NAMES[role] for role in roles(scores)],
+        "reference": NAMES[reference].lower(),
+        "rows": rows(scores),
+        "flips": figure(scores, "comparison.flips"),
+        "flips_of": figure(scores, "comparison.flips_of"),
+    }
+
+
+def _compression(run: Path) -> dict[str, Any]:
+    path = run / "student" / "compression.json"
+    return read_json(path, made_by=f"lighten shrink {run}") if path.exists() else {}
+
+
+def _tags(compression: Mapping[str, Any], scores: Scores | None) -> list[str]:
+    distilled = scores is not None and scores["models"]["teacher"] is not None
+    found = {"pruning": compression.get("plan"), "quantization": compression.get("quantization")}
+    return [*(["knowledge-distillation"] if distilled else []), *(tag for tag, there in found.items() if there)]
+
+
+def _made(config: Mapping[str, Any], compression: Mapping[str, Any], scores: Scores | None) -> list[str]:
+    options = ", ".join(f"{key} {value}" for key, value in config["model"].get("options", {}).items())
+    lines = [f"Architecture: {config['model']['name']}" + (f" ({options})" if options else "") + "."]
+    if scores and scores["models"]["teacher"] is not None:
+        lines.append("Distilled: it learned from a teacher’s soft labels.")
+    groups = (compression.get("plan") or {}).get("groups", [])
+    if groups:
+        before, after = (sum(group[f"width_{when}"] for group in groups) for when in ("before", "after"))
+        lines.append(f"Pruned: {after} of {before} channels are left, the others are cut out of the weights.")
+    if compression.get("quantization"):
+        lines.append("Quantized: trained through fake-quantized int8, exported as int8 ONNX (QDQ).")
+    training = {key: value for key, value in config.get("training", {}).items() if isinstance(value, int | float | str)}
+    if training:
+        lines.append("Training: " + ", ".join(f"{key} {value}" for key, value in training.items()) + ".")
+    return lines
+
+
+def _worst_class(scores: Scores | None) -> tuple[str, str] | None:
+    if not scores or not scores.get("classes"):
+        return None
+    found = zip(scores["classes"]["recall"]["compressed"], scores["classes"]["names"], strict=True)
+    share, name = min((share, name) for share, name in found if share is not None)
+    return name, percent(share, 1)
+
+
+def _licence(config: Mapping[str, Any]) -> str:
+    from lighten.data import build_data
+
+    return build_data(config["data"]["name"], **config["data"].get("options", {})).licence
+
+
+def _licence_id(licence: str) -> str:
+    """Return the hub's identifier of a one-line licence: ``mit`` for ``MIT, Zalando SE``, else ``other``."""
+    first = licence.replace(",", " ").replace("(", " ").split()[:1]
+    name = first[0].lower() if first else ""
+    return name if name in {"mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0"} else "other"
