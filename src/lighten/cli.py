@@ -1,6 +1,6 @@
 """The console script ``lighten``: the door to training, and each step of delivery alone on a run folder.
 
-Exit codes: 0 done, 1 a run or step that stopped for a reason that one line explains, 2 wrong arguments or a wrong recipe.
+Exit codes: 0 done, 1 stopped for a reason that one line explains, 2 wrong arguments or a wrong recipe.
 """
 
 import argparse

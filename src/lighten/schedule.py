@@ -51,9 +51,7 @@ def check_ramp(*, begin: float, end: float, shape: str = "cubic") -> None:
     """
     for name, value in (("begin", begin), ("end", end)):
         if not 0.0 <= value <= 1.0:
-            raise UserError(
-                f"{name}={value}, expected a share of the fit in [0, 1]; set {name} between 0 and 1"
-            )
+            raise UserError(f"{name}={value}, expected a share of the fit in [0, 1]; set {name} between 0 and 1")
     if end < begin:
         raise UserError(f"end={end} comes before begin={begin}; set end to at least begin")
     if shape not in SHAPES:

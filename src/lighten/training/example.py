@@ -33,9 +33,13 @@ def example_call(trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Mo
 
 
 def _first_batch(trainer: L.Trainer, samples: int) -> Call:
-    loop = {"fit": trainer.fit_loop, "validate": trainer.validate_loop, "test": trainer.test_loop,
-            "predict": trainer.predict_loop}[str(trainer.state.fn.value)]  # type: ignore[union-attr]
-    loader: Any = loop._data_source.dataloader()
+    loop = {
+        "fit": trainer.fit_loop,
+        "validate": trainer.validate_loop,
+        "test": trainer.test_loop,
+        "predict": trainer.predict_loop,
+    }[str(trainer.state.fn.value)]  # type: ignore[union-attr]
+    loader: Any = loop._data_source.dataloader()  # type: ignore[attr-defined]
     while isinstance(loader, list | tuple | dict):
         loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
     with torch.random.fork_rng():
