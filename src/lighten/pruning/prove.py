@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from lighten.pruning.groups import NEVER_RUN, Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import cut_
-from lighten.pruning.trace import first_line
+from lighten.pruning.trace import first_line, source_of
 
 TOLERANCE = 1e-4
 """What masked and cut outputs may differ by in float32, relative to the largest output."""
@@ -82,7 +81,7 @@ class _Trial:
                 cut_(small, plan)
                 gap = difference(masked, small, self._structure.example)
             except Exception as error:
-                return f"cannot be cut: {first_line(error)}{_source(error)}"
+                return f"cannot be cut: {_say(error)}"
             if not gap <= TOLERANCE:
                 return "cannot be cut: the forward fixes the number or the places of its channels"
             if self._train and (why := self._training_fails(small)):
@@ -96,7 +95,7 @@ class _Trial:
             with torch.no_grad(), torch.random.fork_rng():
                 clone(model).train()(*args, **kwargs)
         except Exception as error:
-            return first_line(error) + _source(error)
+            return _say(error)
         return None
 
 
@@ -117,12 +116,6 @@ def _split(group: Group, generator: torch.Generator) -> tuple[list[int], list[in
     return order[:at].tolist(), order[at:].tolist()
 
 
-def _source(error: BaseException) -> str:
-    library = str(Path(torch.__file__).parent)
-    trace, found = error.__traceback__, ""
-    while trace is not None:
-        path = trace.tb_frame.f_code.co_filename
-        if not path.startswith((library, str(Path(__file__).parent))):
-            found = f" ({Path(path).name}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    return found
+def _say(error: BaseException) -> str:
+    source = source_of(error)
+    return f"{first_line(error)} ({source})" if source else first_line(error)

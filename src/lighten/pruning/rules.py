@@ -23,11 +23,17 @@ SAME = frozenset(
 )
 MOVES = frozenset(
     "cat concat stack hstack vstack view reshape _unsafe_view view_as reshape_as permute transpose t swapaxes movedim "
+    "swapdims moveaxis broadcast_to ravel unsafe_split unsafe_chunk "
     "flatten unflatten squeeze unsqueeze expand expand_as repeat tile repeat_interleave split split_with_sizes chunk "
     "tensor_split unbind slice select narrow flip roll rot90 pixel_shuffle pixel_unshuffle channel_shuffle unfold "
     "diagonal reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
     "replication_pad3d".split()
 )
+POINTWISE = frozenset(
+    "copy fill zero hardswish threshold log_sigmoid rrelu_with_noise rsub where masked_fill multiply divide "
+    "true_divide absolute negative fake_quantize_per_tensor_affine".split()
+)
+"""Those that PyTorch does not tag as pointwise itself."""
 REDUCTIONS = frozenset(
     "mean sum amax amin max min var std prod norm linalg_vector_norm logsumexp argmax argmin any all var_mean "
     "std_mean median".split()
@@ -359,6 +365,7 @@ def _glu(tracer: Tracer, node: Node, x: Tensor, dim: int = -1) -> Tensor:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(SAME, _same),
     **dict.fromkeys(MOVES, _move),
+    **dict.fromkeys(POINTWISE, _pointwise),
     **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(ALONG, _along),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
@@ -377,5 +384,4 @@ RULES: dict[str, Rule] = {
     "pad": _pad,
     "constant_pad_nd": _constant_pad,
     "glu": _glu,
-    "copy": _pointwise,
 }

@@ -1,6 +1,7 @@
 """One pass over a model's graph with a label beside every tensor: which channels move together."""
 
 import re
+import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from lighten.errors import UserError
 from lighten.example import Call
 from lighten.pruning.labels import Labels, compact, spread, varies
 
+PACKAGE = str(Path(__file__).parent)
 ELEMENTS = 2**22
 """Parameters that the forward uses element by element are labelled up to this size."""
 
@@ -144,13 +146,12 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
 
 
 def place(node: Node) -> str:
-    """Return where in the source a node comes from: ``model.py:12 in layer1.0``."""
+    """Return the line of a forward that a node comes from, and the module: ``model.py:12 in layer1.0``."""
     library = str(Path(torch.__file__).parent)
     frames = re.findall(r'File "(.+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [frame for frame in frames if not frame[0].startswith(library)] or frames
-    source = f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else "an unknown place"
-    module = module_of(node)
-    return f"{source} in {module}" if module else source
+    own = [f"{Path(path).name}:{line}" for path, line in frames if not path.startswith(library)]
+    parts = own[-1:] + [name for name in [module_of(node)] if name]
+    return " in ".join(parts) or "in the forward"
 
 
 def module_of(node: Node) -> str:
@@ -182,13 +183,21 @@ def _weights(exported: ExportedProgram, model: nn.Module) -> dict[str, Weight]:
     }
 
 
+def source_of(error: BaseException) -> str:
+    """Return ``model.py:12``, the innermost line outside PyTorch and this package at which an error arose."""
+    library = str(Path(torch.__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((library, PACKAGE))]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+
+
 def _failing_part(model: nn.Module, error: BaseException) -> str:
     names = {id(module): name for name, module in model.named_modules()}
     part, trace = type(model).__name__, error.__traceback__
     while trace is not None:
         owner = trace.tb_frame.f_locals.get("self")
         if isinstance(owner, nn.Module) and names.get(id(owner)):
-            source = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
-            part = f"{names[id(owner)]} ({type(owner).__name__}, {source})"
+            part = f"{names[id(owner)]} ({type(owner).__name__})"
         trace = trace.tb_next
-    return part
+    source = source_of(error)
+    return f"{part} at {source}" if source else part
