@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import nn
 
@@ -66,7 +66,7 @@ def _fit(recipe: Recipe, data: Any, student: nn.Module, teacher: nn.Module | Non
         teacher,
         temperature=recipe.distil.temperature,
         soft_weight=recipe.distil.soft_weight if teacher is not None else 0.0,
-        losses=recipe.distil.losses,
+        losses=recipe.distil.losses or None,
         optimizer=_optimizer(recipe.optimizer),
         label_smoothing=recipe.optimizer.label_smoothing,
         num_classes=data.num_classes,

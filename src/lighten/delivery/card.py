@@ -100,7 +100,8 @@ def _worst_class(scores: Scores | None) -> tuple[str, str] | None:
 def _licence(config: Mapping[str, Any]) -> str:
     from lighten.data import build_data
 
-    return build_data(config["data"]["name"], **config["data"].get("options", {})).licence
+    data: Any = build_data(config["data"]["name"], **config["data"].get("options", {}))
+    return data.licence
 
 
 def _licence_id(licence: str) -> str:

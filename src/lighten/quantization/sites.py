@@ -55,6 +55,10 @@ class ActivationRanges(nn.Module):
         self.register_load_state_dict_post_hook(_refresh)
         self.refresh()
 
+    def forward(self, x: Any) -> Any:
+        """Return ``x``: at the root of an ``nn.Sequential`` the bank is called as its last entry."""
+        return x
+
     @property
     def stage(self) -> Stage:
         """The model's stage; setting it is what enables fake-quantization."""

@@ -1,0 +1,112 @@
+"""The public names, and the twelve lines of the README as a user would type them."""
+
+import copy
+import subprocess
+import sys
+
+import lightning as L
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import lighten
+
+NAMES = """DistillationModule Plan Prune Quantize UserError build_data build_model calibrate_ export_onnx load mask_ measure
+plan_pruning quantize_ register_data register_model save shrink""".split()
+
+
+class Data(L.LightningDataModule):
+    """Sixty-four random images."""
+
+    def train_dataloader(self):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(64, 1, 16, 16, generator=generator)
+        y = torch.randint(0, 10, (64,), generator=generator)
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=16)
+
+    def val_dataloader(self):
+        return self.train_dataloader()
+
+
+def model(width):
+    return lighten.build_model("resnet20", num_classes=10, input_shape=(1, 16, 16), width=width, blocks=1)
+
+
+def test_public_names_are_frozen():
+    assert sorted(lighten.__all__) == sorted(NAMES)
+    assert all(getattr(lighten, name).__name__ == name for name in NAMES)
+    with pytest.raises(AttributeError, match="no attribute 'prune'"):
+        _ = lighten.prune
+
+
+def test_importing_needs_torch_and_lightning_alone():
+    code = (
+        "import lighten, sys; print([m for m in ('transformers', 'wandb', 'onnxruntime', 'hydra') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("order", ["prune first", "quantize first"])
+def test_the_twelve_lines(order, tmp_path):
+    from lighten import DistillationModule, Prune, Quantize, export_onnx, shrink
+
+    student, teacher, example_input = model(8), model(16), torch.randn(2, 1, 16, 16)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    module = DistillationModule(student=student, teacher=teacher, temperature=4.0, soft_weight=0.9)
+    prune = Prune(amount=0.5, score="fpgm", begin=0.1, end=0.6)
+    quantize = Quantize(begin=0.7)
+    callbacks = [prune, quantize] if order == "prune first" else [quantize, prune]
+    settings = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    L.Trainer(max_epochs=5, callbacks=callbacks, log_every_n_steps=1, enable_model_summary=False, **settings).fit(
+        module, Data()
+    )
+    small = shrink(module.student, prune.plan)
+    path = export_onnx(small, example_input, tmp_path / "student.onnx")
+
+    assert small.state_dict()["stem.weight" if hasattr(small, "stem") else next(iter(small.state_dict()))].shape[0] == 4
+    assert sum(p.numel() for p in small.parameters()) < 0.3 * sum(p.numel() for p in student.parameters())
+    x = torch.randn(64, 1, 16, 16)
+    with torch.no_grad():
+        cut = small(x)
+        masked, exact = (copy.deepcopy(m).double().eval()(x.double()) for m in (module.student, small))
+    assert (masked - exact).abs().max() <= 1e-9
+    logits = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"input": x.numpy()})[0]
+    assert (logits.argmax(1) == cut.numpy().argmax(1)).mean() > 0.9
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+class Plain(L.LightningModule):
+    """A module that has never heard of lighten."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()
+        )
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.backbone(x).mean((2, 3)))
+
+    def training_step(self, batch, index):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, index):
+        self.log("loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+@pytest.mark.parametrize("part", [None, "backbone"])
+def test_callbacks_work_on_a_module_that_knows_nothing_of_lighten(part):
+    module = Plain()
+    prune, quantize = lighten.Prune(0.5, begin=0.1, end=0.6, module=part), lighten.Quantize(begin=0.7, module=part)
+    settings = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    L.Trainer(max_epochs=4, callbacks=[quantize, prune], enable_model_summary=False, **settings).fit(module, Data())
+    target = module if part is None else module.backbone
+    small = lighten.shrink(target, prune.plan)
+    convolution = small.backbone[0] if part is None else small[0]
+    assert convolution.out_channels == 4
+    assert (module.backbone[0].weight.flatten(1).abs().amax(1) == 0).sum() == 4
