@@ -23,5 +23,5 @@ def test_scores_equal_scikit_learn_over_uneven_batches() -> None:
 
 def test_a_loss_that_is_nan_is_not_hidden() -> None:
     scores = Scores(2, torch.device("cpu"))
-    scores.update(torch.full((2, 2), float("nan")), torch.tensor([0, 1]))
+    scores.update(torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), torch.tensor([0, 1]))
     assert scores.compute("student")["student/loss"].isnan()

@@ -14,6 +14,7 @@ def test_a_nan_loss_stops_before_anything_is_saved(tmp_path, plain, batches, tra
     with pytest.raises(UserError, match=r"the loss is nan at step 2 \(epoch 0\).*optimizer.lr") as caught:
         trainer(callbacks=[rescue]).fit(module, batches, batches)
     assert "\n" not in str(caught.value)
+    assert caught.value.__context__ is None, "a saver was asked all the same"
     assert not list(tmp_path.rglob("*.ckpt*"))
     assert first_non_finite(module) is None, "the step was taken"
 

@@ -61,7 +61,9 @@ def test_auto_precision_is_bfloat16_only_where_it_is_fast(monkeypatch, accelerat
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda is not False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bool(cuda))
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bool(cuda)
+    )
     assert resolve_precision("auto", accelerator) == expected
 
 

@@ -80,6 +80,13 @@ def test_keep_until_leaves_out_lines_that_are_none(tmp_path) -> None:
     assert path.read_text() == '{"step": 1}\n{"step": 2, "x": null}\n'
 
 
+def test_a_fit_that_begins_anew_keeps_no_line_of_step_zero(tmp_path) -> None:
+    path = tmp_path / "h"
+    path.write_text('{"step": 0}\n{"step": 1}\n')
+    keep_until(path, 0)
+    assert path.read_text() == ""
+
+
 def test_latest_good_finds_what_history_goes_with(tmp_path, plain, batches, trainer) -> None:
     trainer(max_epochs=2).fit(plain(), batches, batches)
     step = torch.load(latest_good(tmp_path / "checkpoints"), weights_only=True)["global_step"]
