@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from lighten.data import data_names
+from lighten.data import check_data, data_names
 from lighten.errors import UserError, did_you_mean
-from lighten.models import model_names
-from lighten.models.registry import check_model
+from lighten.models import check_model, model_names
 
 LOSSES = ("soft_labels", "cross_entropy")
 SCORES = ("fpgm", "magnitude")
@@ -23,10 +24,18 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "constant")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 TARGETS = ("onnx",)
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
+PRECISIONS = (
+    "auto", "32-true", "32", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "64",
+)  # fmt: skip
 
 
 class RecipeError(UserError):
     """A recipe that cannot be run; the message is one line, the exit code 2."""
+
+
+class RecipeWarning(UserWarning):
+    """A setting that has no effect."""
 
 
 @dataclass
@@ -53,11 +62,11 @@ class Fit:
 
 @dataclass
 class Distil:
-    """What is learned from the teacher."""
+    """What is learned from the teacher; ``losses`` by name, with weights, take the place of ``soft_weight``."""
 
     temperature: float = 4.0
     soft_weight: float = 0.9
-    losses: dict[str, float] | None = None
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -126,7 +135,7 @@ class Delivery:
 class Recipe:
     """Everything that decides a run."""
 
-    name: str = MISSING
+    name: str = field(default=MISSING, metadata={"internal": True})
     seed: int = 0
     data: str = "fashion_mnist"
     data_options: dict[str, Any] = field(default_factory=dict)
@@ -159,15 +168,9 @@ def check(recipe: Recipe) -> Recipe:
     _check_names(recipe)
     _check_numbers(recipe)
     _check_techniques(recipe)
-    for role in ("teacher", "student"):
-        name = getattr(recipe, role)
-        if name is not None:
-            try:
-                check_model(name, getattr(recipe, f"{role}_options"))
-            except UserError as error:
-                raise RecipeError(f"{role}_options: {error}") from None
-    if recipe.id is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", recipe.id):
-        raise RecipeError(f"id={recipe.id!r}: expected letters, digits, '.', '_' and '-', as it names a folder")
+    _check_trainer(recipe.trainer)
+    _check_id(recipe.id)
+    _check_options(recipe)
     return recipe
 
 
@@ -177,8 +180,15 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe that ``to_yaml`` wrote."""
-    recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.load(path)))
+    """Read a recipe that ``to_yaml`` wrote.
+
+    Raises:
+        RecipeError: if there is none, or it does not fit the schema.
+    """
+    try:
+        recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.load(path)))
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise RecipeError(f"{path}: cannot be read as a recipe ({' '.join(str(error).split())})") from None
     assert isinstance(recipe, Recipe)
     return check(recipe)
 
@@ -197,13 +207,13 @@ def _check_names(recipe: Recipe) -> None:
         _one_of(f"{key}.schedule", optimizer.schedule, SCHEDULES)
     for target in recipe.delivery.targets:
         _one_of("delivery.targets", target, TARGETS)
-    for loss in recipe.distil.losses or {}:
+    for loss in recipe.distil.losses:
         _one_of("distil.losses", loss, LOSSES)
 
 
 def _check_numbers(recipe: Recipe) -> None:
     prune, quantize = recipe.compress.prune, recipe.compress.quantize
-    _whole("batch_size", recipe.batch_size, 1)
+    _whole("batch_size", recipe.batch_size, 2)  # batch norm cannot train on a lone sample
     _whole("workers", recipe.workers, 0)
     _whole("seed", recipe.seed, 0)
     _whole("teacher_fit.max_epochs", recipe.teacher_fit.max_epochs, 0)
@@ -226,10 +236,6 @@ def _check_numbers(recipe: Recipe) -> None:
         _number(f"{key}.momentum", optimizer.momentum, least=0, below=1)
         _number(f"{key}.warmup", optimizer.warmup, least=0, below=1)
         _number(f"{key}.label_smoothing", optimizer.label_smoothing, least=0, below=1)
-    if recipe.trainer.max_epochs < 1 and recipe.trainer.max_steps < 1:
-        raise RecipeError(
-            f"trainer.max_epochs={recipe.trainer.max_epochs}: expected at least 1, or trainer.max_steps above 0"
-        )
 
 
 def _check_techniques(recipe: Recipe) -> None:
@@ -248,11 +254,53 @@ def _check_techniques(recipe: Recipe) -> None:
         if recipe.teacher_checkpoint is not None:
             raise RecipeError(f"teacher_checkpoint={recipe.teacher_checkpoint!r}: expected none, as teacher is null")
         if recipe.distil != Distil():
-            warnings.warn("distil has no effect: teacher is null", stacklevel=2)
+            warnings.warn("distil has no effect, as teacher is null", RecipeWarning, stacklevel=2)
     elif recipe.teacher_checkpoint is None and recipe.teacher_fit.max_epochs < 1:
         raise RecipeError(
             "teacher_fit.max_epochs=0: expected at least 1, as no teacher_checkpoint is given to start from"
         )
+
+
+def _check_trainer(trainer: Trainer) -> None:
+    _one_of("trainer.accelerator", trainer.accelerator, ACCELERATORS)
+    _one_of("trainer.precision", trainer.precision, PRECISIONS)
+    if trainer.strategy != "auto":
+        from lightning.pytorch.strategies import StrategyRegistry
+
+        _one_of("trainer.strategy", trainer.strategy, ["auto", *StrategyRegistry.available_strategies()])
+    if trainer.max_epochs < 1 and trainer.max_steps < 1:
+        raise RecipeError(f"trainer.max_epochs={trainer.max_epochs}: expected at least 1, or trainer.max_steps above 0")
+    for key in ("num_nodes", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
+        _whole(f"trainer.{key}", getattr(trainer, key), 1)
+    if trainer.gradient_clip_val is not None:
+        _number("trainer.gradient_clip_val", trainer.gradient_clip_val, above=0)
+    if not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\s*\d+)+|\[\d+(, \d+)*\]", str(trainer.devices)):
+        raise RecipeError(
+            f"trainer.devices={trainer.devices!r}: expected a number of devices, their indices such as [0, 1], or auto"
+        )
+    for key in ("limit_train_batches", "limit_val_batches"):
+        value = getattr(trainer, key)
+        batches = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not batches and not (isinstance(value, float) and 0 < value <= 1):
+            raise RecipeError(
+                f"trainer.{key}={value!r}: expected a number of batches, or a share above 0 and up to 1.0"
+            )
+
+
+def _check_id(given: str | None) -> None:
+    if given is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", given):
+        raise RecipeError(f"id={given!r}: expected letters, digits, '.', '_' and '-', as it names a folder")
+
+
+def _check_options(recipe: Recipe) -> None:
+    """Last, as models are imported for it."""
+    checks = [("data", recipe.data, check_data), ("student", recipe.student, check_model)]
+    checks += [("teacher", recipe.teacher, check_model)] if recipe.teacher is not None else []
+    for role, name, check_choice in checks:
+        try:
+            check_choice(name, getattr(recipe, f"{role}_options"))
+        except UserError as error:
+            raise RecipeError(f"{role}_options: {error}") from None
 
 
 def _optimizers(recipe: Recipe) -> Mapping[str, Optimizer]:

@@ -1,0 +1,172 @@
+"""From a folder of recipes and a command line to checked recipes, by Hydra; every mistake in one line."""
+
+import itertools
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lighten.errors import did_you_mean
+from lighten.recipe import Recipe, RecipeError, check
+from lighten.schema import complaint
+
+_OPEN = ("data_options.", "teacher_options.", "student_options.", "distil.losses.")
+"""Keys whose own keys are those of the choice that they belong to."""
+
+
+def recipe_names(recipes: Path) -> list[str]:
+    """Return the names of the recipes in a folder."""
+    return sorted(path.stem for path in recipes.glob("*.yaml"))
+
+
+def compose_all(argv: Sequence[str], recipes: Path) -> list[Recipe]:
+    """Return the checked recipes that ``argv`` asks for: one, or with ``-m`` every combination of its values.
+
+    Raises:
+        RecipeError: on anything that is wrong with any of them, in one line.
+    """
+    texts = [text for text in argv if text not in ("-m", "--multirun")]
+    overrides = [_parse(text) for text in texts]
+    for text, override in zip(texts, overrides, strict=True):
+        if override.is_sweep_override() and len(texts) == len(argv):
+            raise RecipeError(f"{text}: several values, expected one; add -m to run each of them")
+    jobs = itertools.product(*map(_values, texts, overrides))
+    return [_compose(job, recipes) for job in jobs]
+
+
+def read_recipe(name: str, recipes: Path) -> DictConfig:
+    """Return what a recipe's file says, if the schema allows it.
+
+    Raises:
+        RecipeError: if there is no such recipe, it is not YAML, or it holds more than plain values for known keys.
+    """
+    names = recipe_names(recipes)
+    if name not in names:
+        raise RecipeError(f"recipe={name!r}: no such recipe; {did_you_mean(name, names)}")
+    path = recipes / f"{name}.yaml"
+    try:
+        node = OmegaConf.load(path)
+    except (YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise RecipeError(f"{path.name}: cannot be read as YAML ({_yaml_reason(error)})") from None
+    if not isinstance(node, DictConfig):
+        raise RecipeError(f"{path.name}: expected keys and values, as in the other recipes")
+    tree = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(tree, dict)
+    _refuse_code(tree, path.name)
+    wrong = complaint(Recipe, tree)
+    if wrong:
+        raise RecipeError(f"{path.name}: {wrong}")
+    return node
+
+
+def _parse(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_overrides([text])[0]
+    except HydraException:
+        expected = "expected KEY=VALUE" if not text.startswith("-") else "expected -m, -h or KEY=VALUE"
+        raise RecipeError(f"{text!r}: cannot be read, {expected}") from None
+    key = override.key_or_group
+    if override.is_delete():
+        raise RecipeError(f"{text}: keys cannot be taken away; set null where the recipe allows it")
+    if override.package is not None or not key:
+        raise RecipeError(f"{text}: no key of a recipe, expected KEY=VALUE with a key that recipes have")
+    if override.is_add() and not f"{key}.".startswith(_OPEN):
+        plain = key != "recipe" and not override.is_sweep_override()
+        wrong = complaint(Recipe, _tree(key, override.value())) if plain else None
+        raise RecipeError(wrong or f"{text}: {key} is there already; leave the + away")
+    return override
+
+
+def _values(text: str, override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [text]
+    try:
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except HydraException:
+        raise RecipeError(f"{text}: cannot be enumerated, expected values with commas, choice(…) or range(…)") from None
+
+
+def _compose(job: Sequence[str], recipes: Path) -> Recipe:
+    overrides = [_parse(text) for text in job]
+    name = _recipe_name(overrides, recipes)
+    settings = [override for override in overrides if override.key_or_group != "recipe"]
+    for override in settings:
+        wrong = complaint(Recipe, _tree(override.key_or_group, override.value()))
+        if wrong:
+            raise RecipeError(wrong)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Recipe)
+    store.store(group="recipe", name=name, node=read_recipe(name, recipes), package="_global_")
+    logging.getLogger("hydra").setLevel(logging.ERROR)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("lighten.conf", version_base="1.3"):
+            composed = compose("config", [f"recipe={name}", *map(_as_hydra_wants, settings)])
+        composed.name = name
+        _refuse_code(OmegaConf.to_container(composed, resolve=False))
+        recipe = OmegaConf.to_object(composed)
+    except (OmegaConfBaseException, HydraException) as error:
+        raise RecipeError(_reason(error)) from None
+    assert isinstance(recipe, Recipe)
+    return check(recipe)
+
+
+def _recipe_name(overrides: Sequence[Override], recipes: Path) -> str:
+    given = [override.value() for override in overrides if override.key_or_group == "recipe"]
+    if len(given) != 1:
+        names = ", ".join(recipe_names(recipes))
+        raise RecipeError(f"recipe is given {len(given)} times, expected recipe=NAME once. Choices: {names}")
+    return str(given[0])
+
+
+def _as_hydra_wants(override: Override) -> str:
+    """Return the override's text with ``++`` where the recipe may or may not have the key already."""
+    text = str(override.input_line).lstrip("+")
+    return f"++{text}" if f"{override.key_or_group}.".startswith(_OPEN) else text
+
+
+def _tree(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _refuse_code(tree: Any, where: str = "") -> None:
+    """Refuse what could do more than name things: resolvers, which read the environment, and Hydra's targets."""
+    for path, value in _leaves(tree):
+        place = f"{where}: {path}" if where else path
+        if isinstance(value, str) and re.search(r"\$\{[^}]*:", value):
+            raise RecipeError(f"{place}={value}: resolvers are not allowed in recipes, expected a plain value")
+        if re.search(r"(^|\.)_\w+_(\.|$)", path):
+            raise RecipeError(f"{place}: recipes name what they use and hold no code; take the key away")
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping | list):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def _yaml_reason(error: Exception) -> str:
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    return f"line {mark.line + 1}: {problem}" if problem and mark else " ".join(str(error).split())
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    first = str(cause).strip().partition("\n")[0]
+    return f"{key}: {first}" if key else first
