@@ -1,9 +1,13 @@
 """Tiny networks, each with something that ties channels together."""
 
+from functools import lru_cache
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from lighten.pruning import plan_pruning, shrink
 
 
 def conv_bn(inputs, outputs, kernel=3, stride=1, groups=1):
@@ -187,24 +191,41 @@ def settle(model):
     return model.eval()
 
 
+def build_network(name):
+    torch.manual_seed(0)
+    return settle(NETWORKS[name]())
+
+
+def draw_images():
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+@lru_cache
+def halve(name):
+    model = build_network(name)
+    plan = plan_pruning(model, draw_images(), 0.5)
+    return model, plan, shrink(model, plan)
+
+
 @pytest.fixture
 def build():
     """Build a network by name, the same every time."""
-
-    def build(name):
-        torch.manual_seed(0)
-        return settle(NETWORKS[name]())
-
-    return build
-
-
-@pytest.fixture(params=NETWORKS)
-def network(request, build):
-    """Each network in turn."""
-    return build(request.param)
+    return build_network
 
 
 @pytest.fixture
 def images():
     """A batch that every network takes."""
-    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    return draw_images()
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    """Each network in turn."""
+    return build_network(request.param)
+
+
+@pytest.fixture(params=NETWORKS)
+def halved(request):
+    """Each network in turn, its plan at one half, and what is left; not to be changed."""
+    return halve(request.param)

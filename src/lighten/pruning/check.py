@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError
 from lighten.example import Call, map_tensors
+from lighten.pruning.trace import random_state_kept
 
 
 def describe(call: Call) -> dict[str, Any]:
@@ -21,10 +22,10 @@ def describe(call: Call) -> dict[str, Any]:
     return {"args": [_describe(value) for value in call[0]], "kwargs": {k: _describe(v) for k, v in call[1].items()}}
 
 
-def synthesise(description: Mapping[str, Any], device: torch.device) -> Call:
-    """Return a call of that description: normal floats, integers drawn within the range that was seen."""
-    args = tuple(_synthesise(value, device) for value in description["args"])
-    return args, {name: _synthesise(value, device) for name, value in description["kwargs"].items()}
+def synthesise(description: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Call:
+    """Return a call of that description: normal floats of ``dtype``, integers drawn within the range that was seen."""
+    args = tuple(_synthesise(value, device, dtype) for value in description["args"])
+    return args, {name: _synthesise(value, device, dtype) for name, value in description["kwargs"].items()}
 
 
 def clone(model: nn.Module) -> nn.Module:
@@ -47,7 +48,7 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def difference(
-    one: nn.Module, other: nn.Module, example: Mapping[str, Any], *, dtype: torch.dtype | None = None
+    one: nn.Module, other: nn.Module, example: Mapping[str, Any], *, dtype: torch.dtype, copies: bool = True
 ) -> float:
     """Return the largest difference of two models' outputs, relative to the largest output or 1.
 
@@ -58,21 +59,20 @@ def difference(
         one: run first.
         other: run second.
         example: what :func:`describe` returned.
-        dtype: run copies in eval mode and in this type; ``None`` runs the models themselves, as they are.
+        dtype: of the input, and of the models where they are copied.
+        copies: run copies in eval mode; without, the models are run as they are.
 
     Raises:
         RuntimeError: what the models raise, if they cannot be run so.
     """
     device = next((p.device for p in one.parameters()), torch.device("cpu"))
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), random_state_kept(one):
         torch.manual_seed(0)
-        call = synthesise(example, device)
-        if dtype is not None:
-            call = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, call)
+        call = synthesise(example, device, dtype)
         results = []
         for model in (one, other):
             torch.manual_seed(0)
-            results.append(_outputs(model if dtype is None else clone(model).eval().to(dtype), call))
+            results.append(_outputs(clone(model).eval().to(dtype) if copies else model, call))
     if [value.shape for value in results[0]] != [value.shape for value in results[1]]:
         return float("inf")
     return max((_distance(a, b) for a, b in zip(*results, strict=True)), default=0.0)
@@ -110,16 +110,15 @@ def _describe(value: Any) -> Any:
     )
 
 
-def _synthesise(described: Mapping[str, Any], device: torch.device) -> Any:
+def _synthesise(described: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
     if "value" in described:
         return described["value"]
     if "mapping" in described:
-        return {k: _synthesise(v, device) for k, v in described["mapping"].items()}
+        return {name: _synthesise(value, device, dtype) for name, value in described["mapping"].items()}
     if "sequence" in described:
-        items = [_synthesise(v, device) for v in described["items"]]
+        items = [_synthesise(value, device, dtype) for value in described["items"]]
         return tuple(items) if described["sequence"] == "tuple" else items
-    dtype = getattr(torch, described["dtype"])
     if "range" not in described:
         return torch.randn(described["shape"]).to(device, dtype)
     low, high = described["range"]
-    return torch.randint(low, high + 1, described["shape"]).to(device, dtype)
+    return torch.randint(low, high + 1, described["shape"]).to(device, getattr(torch, described["dtype"]))

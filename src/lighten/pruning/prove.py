@@ -12,7 +12,7 @@ from lighten.pruning.groups import NEVER_RUN, Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import cut_
-from lighten.pruning.trace import first_line, source_of
+from lighten.pruning.trace import first_line, random_state_kept, source_of
 
 TOLERANCE = 1e-4
 """What masked and cut outputs may differ by in float32, relative to the largest output."""
@@ -59,7 +59,7 @@ class _Trial:
         halves = [_split(group, generator) for group in structure.groups]
         self._choices = [[half[side] for half in halves] for side in (0, 1)]
         try:
-            difference(self._model, self._model, structure.example)
+            difference(self._model, self._model, structure.example, dtype=torch.float32, copies=False)
         except Exception as error:
             raise UserError(
                 f"{type(model).__name__} cannot be run on random input of the example's shapes "
@@ -79,7 +79,7 @@ class _Trial:
             small = clone(masked)
             try:
                 cut_(small, plan)
-                gap = difference(masked, small, self._structure.example)
+                gap = difference(masked, small, self._structure.example, dtype=torch.float32, copies=False)
             except Exception as error:
                 return f"cannot be cut: {_say(error)}"
             if not gap <= TOLERANCE:
@@ -90,9 +90,9 @@ class _Trial:
 
     def _training_fails(self, model: nn.Module) -> str | None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        args, kwargs = synthesise(self._structure.example, device)
+        args, kwargs = synthesise(self._structure.example, device, torch.float32)
         try:
-            with torch.no_grad(), torch.random.fork_rng():
+            with torch.no_grad(), random_state_kept(model):
                 clone(model).train()(*args, **kwargs)
         except Exception as error:
             return _say(error)

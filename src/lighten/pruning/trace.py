@@ -3,6 +3,7 @@
 import re
 import traceback
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
     """
     modes = {module: module.training for module in model.modules()}
     try:
-        with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng():
+        with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model):
             warnings.simplefilter("ignore")
             return torch.export.export(model.eval(), call[0], call[1], strict=False)
     except Exception as error:
@@ -143,6 +144,12 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def random_state_kept(model: nn.Module) -> AbstractContextManager[None]:
+    """Return a context after which random numbers go on as before it, on the devices of ``model``."""
+    devices = {p.device.index for p in model.parameters() if p.is_cuda}
+    return torch.random.fork_rng(devices=sorted(d for d in devices if d is not None))
 
 
 def place(node: Node) -> str:

@@ -1,0 +1,116 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lighten.errors import UserError
+from lighten.pruning import mask_, plan_pruning
+from lighten.pruning.decide import decide, study
+from lighten.pruning.score import fpgm, magnitude
+
+SETTINGS = {"score": "fpgm", "scope": "uniform", "align": 1}
+
+
+@pytest.mark.parametrize(("name", "function"), [("fpgm", fpgm), ("magnitude", magnitude)])
+def test_a_group_is_scored_by_all_its_layers_without_the_norms(name, function, build, images):
+    model = build("residual")
+    row = plan_pruning(model, images, 0.5, score=name).groups[0]
+    expected = function(torch.cat([model.stem[0].weight.flatten(1), model.a2[0].weight.flatten(1)], dim=1))
+    assert row.scores == pytest.approx(expected.tolist(), rel=1e-6)
+    assert row.removed == tuple(sorted(expected.argsort()[:4].tolist()))
+
+
+def test_only_live_filters_are_ranked(build, images):
+    """A removed filter, zero or not, has no say in the distances of the others."""
+    model = build("flat")
+    structure = study(model, ((images,), {}))
+    first = decide(structure, model, 0.5, **SETTINGS, strength=0.5)
+    gone = first.groups[0].removed
+    assert gone
+    mask_(model, first)
+    second = decide(structure, model, 0.5, **SETTINGS, after=first)
+    live = [i for i in range(6) if i not in gone]
+    alone = fpgm(model.conv.weight.flatten(1)[live])
+    assert [second.groups[0].scores[i] for i in live] == pytest.approx(alone.tolist())
+    assert set(gone) < set(second.groups[0].removed)
+    assert len(second.groups[0].removed) == 3
+    assert [second.groups[0].scores[i] for i in gone] == [first.groups[0].scores[i] for i in gone]
+
+
+def test_deciding_twice_is_deciding_once(build, images):
+    model = build("mobile")
+    assert plan_pruning(model, images, 0.5) == plan_pruning(model, images, 0.5)
+
+
+def test_takes_keywords_and_positionals(images):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 6), nn.Linear(6, 2)
+
+        def forward(self, x, scale=None):
+            return self.b(self.a(x) * scale)
+
+    model, scale = Two(), torch.ones(1)
+    by_name = plan_pruning(model, {"x": images, "scale": scale}, 0.5)
+    assert by_name.hash == plan_pruning(model, (images, scale), 0.5).hash
+    assert by_name.widths["a"] == (6, 3)
+
+
+def test_align_and_scope_reach_the_plan(build, images):
+    aligned = plan_pruning(build("residual"), images, 0.4, align=4)
+    assert {row.width_after for row in aligned.groups} == {4, 12}
+    everywhere = plan_pruning(build("residual"), images, 0.4, scope="global")
+    assert sum(len(row.removed) for row in everywhere.groups) == math.ceil(0.4 * 48 - 0.5)
+    assert everywhere.settings["scope"] == "global"
+
+
+@pytest.mark.parametrize("amount", [0.0, 1.0, -0.5, 1.5, math.nan, math.inf, "half", True, None])
+def test_amounts_outside_the_interval_are_refused(amount, build, images):
+    with pytest.raises(UserError, match=rf"amount={amount!r}, expected a share"):
+        plan_pruning(build("flat"), images, amount)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"score": "fpgn"}, "no score 'fpgn'; did you mean 'fpgm'"),
+        ({"scope": "unform"}, "no scope 'unform'; did you mean 'uniform'"),
+        ({"align": 0}, "align=0, expected a whole number"),
+        ({"align": 1.5}, "align=1.5, expected a whole number"),
+        ({"exclude": ["conf"]}, "exclude='conf' matches no layer; did you mean 'conv'"),
+    ],
+)
+def test_settings_are_checked(settings, says, build, images):
+    with pytest.raises(UserError, match=says):
+        plan_pruning(build("flat"), images, 0.5, **settings)
+
+
+def test_an_amount_that_would_empty_a_layer_is_refused(build, images):
+    with pytest.raises(UserError, match=r"amount=0.95 would empty conv \(6 channels\); ask for at most 0.91"):
+        plan_pruning(build("flat"), images, 0.95)
+
+
+def test_nothing_to_prune_is_refused_with_the_reason(images):
+    with pytest.raises(
+        UserError, match=r"Linear has no group of channels that can be pruned: .* is the network's output"
+    ):
+        plan_pruning(nn.Linear(8, 2), images, 0.5)
+
+
+def test_weights_that_are_not_finite_are_refused_by_layer(build, images):
+    model = build("residual")
+    model.a2[0].weight.data[0, 0, 0, 0] = torch.inf
+    with pytest.raises(UserError, match=r"weights of stem.0, a2.0 are not finite"):
+        plan_pruning(model, images, 0.5)
+
+
+def test_the_model_is_left_as_found(build, images):
+    model = build("mobile").train()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = torch.get_rng_state()
+    plan_pruning(model, images, 0.5)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())

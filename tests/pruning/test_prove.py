@@ -1,0 +1,101 @@
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lighten.errors import UserError
+from lighten.pruning.groups import find_groups
+from lighten.pruning.prove import prove
+
+
+class Net(nn.Module):
+    """Five layers; ``body`` says what happens between the first and the second."""
+
+    def __init__(self, body, inputs=8):
+        super().__init__()
+        self.body = body
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(inputs, 6, 3, padding=1)
+        self.c, self.d, self.head = nn.Conv2d(6, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x):
+        return self.head(F.relu(self.d(F.relu(self.c(F.relu(self.b(self.body(self.a(x)))))))))
+
+
+def proven(model, images):
+    structure = find_groups(model, ((images,), {}))
+    result = prove(model, structure)
+    return [g.name for g in structure.groups], [g.name for g in result.groups], result.frozen
+
+
+def test_every_group_of_an_adaptive_forward_passes(images):
+    found, passed, frozen = proven(Net(lambda x: x.flatten(2).unflatten(2, (8, 8))), images)
+    assert found == passed == ["a", "b", "c", "d"]
+    assert set(frozen) == {"head"}
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (lambda x: x.reshape(2, 8, 8, 8), r"cannot be cut: shape '\[2, 8, 8, 8\]' is invalid .*\(test_prove.py:\d+\)"),
+        (lambda x: x.roll(1, 1), "cannot be cut: the forward fixes the number or the places of its channels"),
+        (lambda x: torch.stack([x[:, i] for i in range(8)], 1), r"cannot be cut: .*out of bounds"),
+    ],
+    ids=["view", "roll", "indices"],
+)
+def test_sizes_written_into_the_forward_freeze_that_group_alone(body, why, images):
+    found, passed, frozen = proven(Net(body), images)
+    assert found == ["a", "b", "c", "d"]
+    assert passed == ["b", "c", "d"]
+    assert re.match(why, frozen["a"]), frozen["a"]
+
+
+def test_a_wrong_place_of_equal_size_is_found(images):
+    """The slice keeps its length when its first channels go: only the values tell."""
+    _, passed, frozen = proven(Net(lambda x: x[:, 2:6], inputs=4), images)
+    assert "b" in passed
+    assert not any(name.startswith("a[") for name in passed)
+    assert "a" in frozen
+
+
+def test_a_branch_of_training_alone_is_tried_too(images):
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
+            self.aside = nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            x = self.a(x)
+            out = self.head(F.relu(self.b(x)))
+            return (out, self.aside(x)) if self.training else out
+
+    _, passed, frozen = proven(Auxiliary().eval(), images)
+    assert passed == ["b"]
+    assert frozen["a"].startswith("cannot be cut: Given groups=1")
+    assert frozen["a"].endswith("in training mode")
+
+
+def test_a_dead_branch_hides_nothing(images):
+    """With the head at zero every cut looks right; random weights tell."""
+    model = Net(lambda x: x.roll(1, 1))
+    nn.init.zeros_(model.head.weight)
+    assert proven(model, images)[1] == ["b", "c", "d"]
+    assert not model.head.weight.any()
+
+
+def test_an_input_that_cannot_be_replaced_is_refused():
+    class Picky(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            if not torch.compiler.is_compiling():
+                raise RuntimeError("only the real thing")
+            return self.b(self.a(x))
+
+    model = Picky()
+    with pytest.raises(UserError, match=r"cannot be run on random input of the example's shapes \(only the real thing"):
+        prove(model, find_groups(model, ((torch.rand(1, 4),), {})))
