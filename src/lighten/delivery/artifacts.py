@@ -68,6 +68,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> Path:
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def plan_groups(plan: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return name, width before and width after of each group in a plan's JSON object."""
+    if not plan:
+        return []
+    from lighten.pruning.plan import Plan
+
+    groups = Plan.from_json(json.dumps(plan)).groups
+    return [{"name": g.name, "width_before": g.width_before, "width_after": g.width_after} for g in groups]
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from lighten.delivery import plots
-from lighten.delivery.artifacts import HistoryRows, open_run, read_history, read_json, recipe_name, write_text
+from lighten.delivery.artifacts import (
+    HistoryRows,
+    open_run,
+    plan_groups,
+    read_history,
+    read_json,
+    recipe_name,
+    write_text,
+)
 from lighten.delivery.figures import (
     MEANING,
     NAMES,
@@ -171,7 +179,7 @@ def _class_plot(scores: Scores | None) -> list[tuple[str, str | None, str, bool]
 
 
 def _width_plot(plan: Mapping[str, Any] | None) -> list[tuple[str, str | None, str, bool]]:
-    groups: Sequence[Mapping[str, Any]] = plan.get("groups", []) if plan else []
+    groups: Sequence[Mapping[str, Any]] = plan_groups(plan)
     if not groups:
         return []
     before, after = (sum(group[f"width_{when}"] for group in groups) for when in ("before", "after"))
