@@ -5,7 +5,7 @@
 
 Debian's package `dataset-fashion-mnist` holds the idx files. Of each class the first 1,200 training and 200 test
 images in the order of a fixed hash are taken. After a rebuild the printed SHA-256 goes into
-lighten/data/fashion_mnist.py; PNG and Parquet bytes can differ between versions of Pillow and pyarrow, the images cannot.
+lighten/data/fashion_mnist.py; PNG and Parquet bytes can differ between versions of Pillow and pyarrow, images cannot.
 """
 
 import argparse

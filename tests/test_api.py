@@ -12,8 +12,26 @@ from torch import nn
 
 import lighten
 
-NAMES = """DistillationModule Plan Prune Quantize UserError build_data build_model calibrate_ export_onnx load mask_ measure
-plan_pruning quantize_ register_data register_model save shrink""".split()
+NAMES = [
+    "DistillationModule",
+    "Plan",
+    "Prune",
+    "Quantize",
+    "UserError",
+    "build_data",
+    "build_model",
+    "calibrate_",
+    "export_onnx",
+    "load",
+    "mask_",
+    "measure",
+    "plan_pruning",
+    "quantize_",
+    "register_data",
+    "register_model",
+    "save",
+    "shrink",
+]
 
 
 class Data(L.LightningDataModule):
@@ -71,8 +89,11 @@ def test_the_twelve_lines(order, tmp_path):
         cut = small(x)
         masked, exact = (copy.deepcopy(m).double().eval()(x.double()) for m in (module.student, small))
     assert (masked - exact).abs().max() <= 1e-9
-    logits = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"input": x.numpy()})[0]
-    assert (logits.argmax(1) == cut.numpy().argmax(1)).mean() > 0.9
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit weights on processors without VNNI
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    error = abs(session.run(None, {"input": x.numpy()})[0] - cut.numpy())
+    assert error.mean() < 0.05 * cut.abs().mean()  # a code here and there
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
 

@@ -44,10 +44,7 @@ def test_weights_depend_on_torch_seed_alone(name):
     def weights(seed):
         torch.manual_seed(seed)
         return torch.cat(
-            [
-                p.detach().flatten()
-                for p in build_model(name, num_classes=3, input_shape=(1, 8, 8)).parameters()
-            ]
+            [p.detach().flatten() for p in build_model(name, num_classes=3, input_shape=(1, 8, 8)).parameters()]
         )
 
     assert torch.equal(weights(1), weights(1))

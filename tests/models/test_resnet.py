@@ -32,9 +32,7 @@ def test_conv_shortcuts_add_two_projections():
 
 @pytest.mark.parametrize(("stride", "side"), [(1, 7), (2, 4)])
 def test_resolution_is_halved_per_stage(stride, side):
-    model = build_model(
-        "resnet20", num_classes=10, input_shape=(1, 28, 28), width=4, blocks=1, stem_stride=stride
-    )
+    model = build_model("resnet20", num_classes=10, input_shape=(1, 28, 28), width=4, blocks=1, stem_stride=stride)
     seen = []
     model.stage3.register_forward_hook(lambda _, __, out: seen.append(out.shape))
     assert model(torch.randn(2, 1, 28, 28)).shape == (2, 10)

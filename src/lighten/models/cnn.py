@@ -54,7 +54,5 @@ def cnn(
     widths = wholes("cnn", "widths", widths)
     side = min(input_shape[1:])
     if side < 2 ** (len(widths) - 1):
-        raise UserError(
-            f"model cnn: {len(widths)} widths halve a side of {side} pixels to nothing; give fewer widths"
-        )
+        raise UserError(f"model cnn: {len(widths)} widths halve a side of {side} pixels to nothing; give fewer widths")
     return CNN(input_shape[0], num_classes, widths=widths, depth=whole("cnn", "depth", depth))

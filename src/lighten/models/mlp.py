@@ -47,6 +47,4 @@ def mlp(
     Raises:
         UserError: if ``hidden`` is not a list of integers above zero.
     """
-    return MLP(
-        prod(input_shape), num_classes, hidden=wholes("mlp", "hidden", hidden), batch_norm=bool(batch_norm)
-    )
+    return MLP(prod(input_shape), num_classes, hidden=wholes("mlp", "hidden", hidden), batch_norm=bool(batch_norm))

@@ -40,9 +40,7 @@ def model_names() -> list[str]:
     return _REGISTRY.names()
 
 
-def build_model(
-    name: str, *, num_classes: int, input_shape: tuple[int, int, int], **options: Any
-) -> "nn.Module":
+def build_model(name: str, *, num_classes: int, input_shape: tuple[int, int, int], **options: Any) -> "nn.Module":
     """Return a fresh model; its weights depend on torch's random state alone.
 
     The result carries ``lighten_spec``: ``{"name", "num_classes", "input_shape", "options"}``, JSON types

@@ -46,9 +46,7 @@ def _fresh(options: dict[str, Any], num_classes: int, input_shape: tuple[int, in
     model_type = str(options.pop("model_type", None))
     kinds = {kind.model_type for kind in AutoModelForImageClassification._model_mapping}
     if model_type not in kinds:
-        raise UserError(
-            f"model transformers: config.model_type={model_type!r}; {did_you_mean(model_type, kinds)}"
-        )
+        raise UserError(f"model transformers: config.model_type={model_type!r}; {did_you_mean(model_type, kinds)}")
     for key in ("id2label", "label2id", "architectures", "transformers_version"):
         options.pop(key, None)
     try:
@@ -58,9 +56,7 @@ def _fresh(options: dict[str, Any], num_classes: int, input_shape: tuple[int, in
                 setattr(config, key, value)
         return AutoModelForImageClassification.from_config(config, trust_remote_code=False).float()
     except Exception as error:
-        raise UserError(
-            f"model transformers: config of {model_type!r} cannot be built ({_line(error)})"
-        ) from error
+        raise UserError(f"model transformers: config of {model_type!r} cannot be built ({_line(error)})") from error
 
 
 def _load(path: str, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
