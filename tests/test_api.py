@@ -90,10 +90,11 @@ def test_the_twelve_lines(order, tmp_path):
         masked, exact = (copy.deepcopy(m).double().eval()(x.double()) for m in (module.student, small))
     assert (masked - exact).abs().max() <= 1e-9
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit weights on processors without VNNI
+    # as written, without integer kernels: those saturate on 8-bit weights where a processor lacks VNNI
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     error = abs(session.run(None, {"input": x.numpy()})[0] - cut.numpy())
-    assert error.mean() < 0.05 * cut.abs().mean()  # a code here and there
+    assert error.mean() < 0.01 * cut.abs().mean()  # a code here and there
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
 
