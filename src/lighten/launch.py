@@ -63,14 +63,27 @@ def _composed(argv: Sequence[str], recipes: Path) -> list[Recipe]:
 
 @contextmanager
 def _job(number: int) -> Iterator[None]:
-    """Give one of several runs an environment of its own: strategies leave their ranks and ports in it."""
+    """Give one of several runs an environment of its own: strategies leave ranks, ports and a process group."""
     before = dict(os.environ)
     os.environ[JOB] = str(number)
     try:
         yield
     finally:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
         os.environ.clear()
         os.environ.update(before)
+        _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    """Part from the processes of the last run, so that the next does not wait for them."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _one_line(error: BaseException) -> str:
