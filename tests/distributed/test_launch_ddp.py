@@ -3,7 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_processes_that_a_strategy_starts_go_through_the_same_door(tmp_path):
     script = Path(__file__).with_name("launch_ddp.py")
     command = [sys.executable, str(script), "-m", "recipe=smoke", "seed=1,2", f"runs={tmp_path}"]
