@@ -53,7 +53,7 @@ def run(recipe: Recipe) -> Path:
         recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers, **recipe.data_options
     )
     teacher = _teacher(recipe, data, folder)
-    student = _student(recipe, data, folder)
+    student = _student(recipe, data)
     _fit(recipe, data, student, teacher, folder)
     if _is_rank_zero():
         _deliver(folder, console)
@@ -124,11 +124,12 @@ def _teacher(recipe: Recipe, data: Any, folder: Path) -> nn.Module | None:
     return teacher
 
 
-def _student(recipe: Recipe, data: Any, folder: Path) -> nn.Module:
+def _student(recipe: Recipe, data: Any) -> nn.Module:
     if recipe.student_checkpoint is not None:
-        return load(recipe.student_checkpoint)
+        return load(recipe.student_checkpoint).train()
     if recipe.student_fit.max_epochs:
-        return _reference(recipe, data, "student", recipe.student, recipe.student_options, recipe.student_fit)
+        dense = _reference(recipe, data, "student", recipe.student, recipe.student_options, recipe.student_fit)
+        return dense.train()
     return _build(recipe, data, recipe.student, recipe.student_options)
 
 
