@@ -1,8 +1,8 @@
 """What compression costs while training: ``python benchmarks/step_cost.py [--threads 2] [--rounds 20]``.
 
 One ResNet student is trained side by side, step by step in turn: plain cross-entropy; distilled; distilled, pruned and
-quantized with all callbacks active. The price is the last, over the plain step plus the teacher's forward. Medians of many
-steps; the first of each are left out.
+quantized with all callbacks active. The price is the last, over the plain step plus the teacher's forward. Medians of
+many steps; the first of each are left out.
 """
 
 import argparse
