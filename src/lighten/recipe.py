@@ -169,7 +169,7 @@ def check(recipe: Recipe) -> Recipe:
     _check_numbers(recipe)
     _check_techniques(recipe)
     _check_trainer(recipe.trainer)
-
+    _check_id(recipe.id)
     _check_options(recipe)
     return recipe
 
