@@ -39,6 +39,12 @@ from lighten.training.snapshot import Snapshot
 FOLDER = "LIGHTEN_RUN_FOLDER"
 """Where a strategy's further processes find the folder that the first one chose."""
 
+DECIDES = (
+    "accumulate_grad_batches", "devices", "gradient_clip_val", "limit_train_batches", "num_nodes", "precision",
+    "sync_batchnorm",
+)  # fmt: skip
+"""Settings of the trainer that change what a reference model becomes."""
+
 
 def run(recipe: Recipe) -> Path:
     """Train, compress, export, measure and report; return the run folder.
@@ -137,7 +143,7 @@ def _reference(recipe: Recipe, data: Any, role: str, name: str, options: Mapping
     """Train a model on the labels alone, once: the next run with the same settings finds it."""
     fingerprint = fingerprint_of(
         model=name, options=dict(options), data=data.fingerprint, batch_size=recipe.batch_size, seed=recipe.seed,
-        fit=asdict(fit), precision=recipe.trainer.precision, schema=1,
+        fit=asdict(fit), trainer={key: getattr(recipe.trainer, key) for key in DECIDES}, schema=2,
     )  # fmt: skip
     home = Path(recipe.runs) / "references"
 

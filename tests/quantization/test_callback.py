@@ -18,6 +18,7 @@ QUIET = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
     "enable_checkpointing": False,
+    "gradient_clip_val": 1.0,
 }
 
 
@@ -93,6 +94,20 @@ def test_norm_statistics_are_frozen_from_begin_on():
     fit(Plain(), Quantize(begin=0.5), stop=watch)
     assert not torch.equal(watch.means[8], watch.means[9])
     assert all(torch.equal(mean, watch.means[9]) for mean in watch.means[10:])
+
+
+def test_steps_that_frozen_statistics_may_not_bear_are_warned_of():
+    with pytest.warns(UserWarning, match="set gradient_clip_val=1.0"):
+        fit(Plain(), Quantize(begin=0.5), steps=10, gradient_clip_val=None)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_steps_without_momentum_are_not(optimizer):
+    class Other(Plain):
+        def configure_optimizers(self):
+            return optimizer(self.parameters(), lr=1e-3)
+
+    fit(Other(), Quantize(begin=0.5), steps=10, gradient_clip_val=None)
 
 
 def test_training_goes_on_through_the_fake_quantizers():

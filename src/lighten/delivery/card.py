@@ -9,6 +9,9 @@ from lighten.delivery.figures import NAMES, figure, percent, roles, rows, senten
 from lighten.delivery.scores import Scores, read_scores, reference_of
 from lighten.delivery.templates import environment
 
+LICENCES = {"mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0"}
+"""Licences that model hubs know by these names."""
+
 HASHED = ("student/model.safetensors", "student/compression.json", "student.onnx")
 
 
@@ -105,7 +108,6 @@ def _licence(config: Mapping[str, Any]) -> str:
 
 
 def _licence_id(licence: str) -> str:
-    """Return the hub's identifier of a one-line licence: ``mit`` for ``MIT, Zalando SE``, else ``other``."""
-    first = licence.replace(",", " ").replace("(", " ").split()[:1]
-    name = first[0].lower() if first else ""
-    return name if name in {"mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0"} else "other"
+    """Return the hub's identifier of a one-line licence, ``mit`` for ``Images: MIT, Someone``; else ``other``."""
+    words = [word.strip(",;:()").lower() for word in licence.split()]
+    return next((word for word in words if word in LICENCES), "other")

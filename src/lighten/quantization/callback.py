@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lighten.errors import UserError
 from lighten.names import find_module
 from lighten.quantization.insert import BANK, bank_of, quantize_, summary
+from lighten.quantization.layers import FoldedNorm
 from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.example import example_call
 from lighten.training.progress import fit_progress
@@ -22,6 +23,9 @@ class Quantize(L.Callback):
     norm is folded with its running statistics and one step observes; from the next step on weights and activations are
     fake-quantized. Activation ranges follow the data, over all ranks alike, until ``freeze``. Evaluation never moves
     them. Stage and ranges are part of the module's state dict, so that a checkpoint resumes or is tested as it was.
+
+    Frozen statistics no longer tame large steps: SGD with momentum, at a rate that batch norm allowed, may diverge from
+    ``begin`` on. Set the trainer's ``gradient_clip_val`` (1.0 serves); a warning says so.
 
     Logs ``quantize/enabled`` and ``quantize/frozen`` (0 or 1) once a step.
 
@@ -66,6 +70,17 @@ class Quantize(L.Callback):
         args, kwargs = example_call(trainer, pl_module, target)
         quantize_(target, example_input=kwargs if kwargs and not args else args, **self._settings)
         rank_zero_info(f"quantize: {summary(target)}")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn where steps may become too large once batch norm's statistics are frozen."""
+        folds = any(isinstance(m, FoldedNorm) for m in find_module(pl_module, self.module)[1].modules())
+        momentum = any(group.get("momentum") for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        by_hand = not pl_module.automatic_optimization
+        if folds and momentum and not (trainer.gradient_clip_val or by_hand):
+            rank_zero_warn(
+                "quantize: SGD with momentum may diverge once batch norm's statistics are frozen; "
+                "set gradient_clip_val=1.0 on the trainer"
+            )
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int

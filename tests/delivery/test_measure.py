@@ -1,0 +1,67 @@
+"""Measuring one model; a whole run is measured in tests/test_run.py."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lighten.delivery.export import export_onnx
+from lighten.delivery.measure import measure, predict
+from lighten.errors import UserError
+
+
+def identity():
+    """Return a classifier whose logits are its input."""
+    model = nn.Linear(3, 3, bias=False)
+    model.weight.data.copy_(torch.eye(3))
+    return model
+
+
+def batches(sizes=(4, 3), labels=(0, 1, 2, 0, 1, 2, 2)):
+    """Return batches of one-hot inputs: class i % 3, so that ``labels`` decides what is right."""
+    x = torch.eye(3)[torch.arange(sum(sizes)) % 3]
+    return list(zip(x.split(list(sizes)), torch.tensor(labels).split(list(sizes)), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["module", "file"])
+def test_quality_is_over_all_samples_of_all_batches(tmp_path, kind):
+    model = identity()
+    target = model if kind == "module" else export_onnx(model, torch.zeros(1, 3), tmp_path / "m.onnx")
+    scores = measure(target, batches(), batch_sizes=(1, 2))
+    assert scores["accuracy"] == pytest.approx(6 / 7)
+    assert scores["macro_f1"] == pytest.approx((0.8 + 1 + 0.8) / 3)
+    assert (scores["parameters"], scores["macs"], scores["threads"]) == (9, 9, 1)
+    assert scores["runtime"] == {"module": "pytorch", "file": "onnxruntime"}[kind]
+    assert scores["bytes"] == (36 if kind == "module" else target.stat().st_size)
+    assert set(scores["latency_ms"]) == {"batch_1", "batch_2"}
+    assert all(0 < entry["median"] <= entry["p90"] for entry in scores["latency_ms"].values())
+    json.dumps(scores, allow_nan=False)
+
+
+def test_mappings_are_called_by_keyword():
+    class Named(nn.Module):
+        def forward(self, pixels, scale):
+            return {"logits": pixels * scale}
+
+    data = [{"pixels": torch.eye(3), "scale": torch.ones(3, 1), "labels": torch.arange(3)}]
+    logits, labels = predict(Named(), data)
+    assert np.array_equal(logits, np.eye(3))
+    assert labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ([], "no data to measure on"),
+        ([torch.eye(3)], "a batch without labels"),
+        (batches(labels=(0, 1, 3, 0, 1, 2, 2)), "answers 3 classes, but the labels go from 0 to 3"),
+        ([(torch.full((2, 3), torch.nan), torch.zeros(2, dtype=torch.long))], "its logits hold NaN or infinity"),
+    ],
+    ids=["empty", "unlabelled", "foreign", "nan"],
+)
+def test_data_that_cannot_be_measured_on_say_so_in_one_line(data, says):
+    with pytest.raises(UserError, match=says) as caught:
+        measure(identity(), data)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,362 @@
+import copy
+import math
+import warnings
+from itertools import pairwise
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lighten.errors import UserError
+from lighten.pruning import Plan, mask_, shrink
+from lighten.pruning.callback import Prune, update_steps
+from lighten.schedule import ramp
+from lighten.training.order import OrderedLoader
+
+
+class Plain(L.LightningModule):
+    """A module that has never heard of pruning."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten()
+        )
+        self.head = nn.Linear(96, 4)
+
+    def forward(self, x):
+        return self.head(self.backbone(x))
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", F.cross_entropy(self(batch[0]), batch[1]))
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+
+
+class ByHand(Plain):
+    """Two optimizers, stepped by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.05) for part in (self.backbone, self.head)]
+
+
+def loader(batches=10):
+    draw = torch.Generator().manual_seed(1)
+    images, labels = (
+        torch.randn(4 * batches, 3, 8, 8, generator=draw),
+        torch.randint(0, 4, (4 * batches,), generator=draw),
+    )
+    return DataLoader(TensorDataset(images, labels), batch_size=4)
+
+
+class Places:
+    """The loader's data by (epoch, sample), as a loader that a resumed fit takes up in mid-epoch wants them."""
+
+    def __init__(self, batches):
+        self.tensors = loader(batches).dataset.tensors
+
+    def __len__(self):
+        return len(self.tensors[0])
+
+    def __getitems__(self, places):
+        chosen = [sample for _, sample in places]
+        return tuple(tensor[chosen] for tensor in self.tensors)
+
+
+class Watch(L.Callback):
+    """Notes, after every batch, what is zero and what the plan says."""
+
+    def __init__(self, prune):
+        self.prune = prune
+        self.zeros, self.hashes, self.sparsity, self.steps = [], [], [], []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        weight = pl_module.backbone[0].weight
+        self.zeros.append(frozenset((weight == 0).flatten(1).all(1).nonzero().flatten().tolist()))
+        self.hashes.append(self.prune.plan.hash)
+        self.sparsity.append(self.prune.plan.sparsity)
+        self.steps.append(trainer.global_step)
+
+
+def run(prune, module=None, *, batches=10, data=None, ckpt_path=None, **options):
+    module = module if module is not None else Plain()
+    watch = Watch(prune)
+    settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"} | options
+    extra = settings.pop("callbacks", [])
+    trainer = L.Trainer(
+        **settings, callbacks=[prune, watch, *extra], enable_progress_bar=False, enable_model_summary=False
+    )
+    trainer.fit(module, data or loader(batches), loader(2), ckpt_path=ckpt_path)
+    return module, trainer, watch
+
+
+def saver(folder, every):
+    return ModelCheckpoint(folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        warnings.filterwarnings("ignore", message=".*LeafSpec")
+        warnings.filterwarnings("ignore", message=".*number of training batches")
+        warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
+        yield
+
+
+def test_ends_with_the_asked_share_zero_and_shrinks(capsys):
+    module, _, watch = run(prune := Prune(0.5, begin=0.1, end=0.6))
+    assert prune.plan.sparsity == 0.5
+    assert {row.name: row.width_after for row in prune.plan.groups} == {"backbone.0": 4, "backbone.3": 3}
+    assert len(watch.zeros[-1]) == 4
+    assert set(prune.plan.groups[0].removed) == watch.zeros[-1]
+    module.eval()
+    small = shrink(module, prune.plan)
+    inputs = next(iter(loader()))[0]
+    with torch.no_grad():
+        assert (small(inputs) - module(inputs)).abs().max() <= 1e-5
+    assert small.head.in_features == 48
+    assert "Pruning plan: 50.0% of 14 channels" in capsys.readouterr().out
+
+
+def test_rises_as_the_ramp_says_and_never_takes_back():
+    _, _, watch = run(Prune(0.5, begin=0.2, end=0.8))
+    assert watch.steps == list(range(1, 21))
+    for before, after in pairwise(watch.zeros):
+        assert before <= after
+    for step, sparsity in zip(watch.steps, watch.sparsity, strict=True):
+        asked = 0.5 * ramp(step / 20, begin=0.2, end=0.8)
+        assert abs(sparsity - asked) <= 0.5 / 6
+    assert watch.sparsity[3] == 0
+    assert watch.sparsity[15] == 0.5
+
+
+def test_the_optimizer_revives_nothing():
+    """Momentum and gradients push the masked weights at every step; after it they are zero again."""
+    module, _, watch = run(prune := Prune(0.5, begin=0.0, end=0.2))
+    masked = copy.deepcopy(module)
+    mask_(masked, prune.plan)
+    for (name, ours), theirs in zip(module.named_parameters(), masked.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert all(len(zeros) == 4 for zeros in watch.zeros[4:])
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0.0, 0.0), (0.5, 0.5), (0.9, 1.0), (1.0, 1.0), (0.97, 0.98)])
+def test_the_last_update_lands_wherever_the_ramp_ends(begin, end):
+    _, _, watch = run(prune := Prune(0.5, begin=begin, end=end))
+    assert prune.plan.sparsity == 0.5
+    assert len(watch.zeros[-1]) == 4
+
+
+def test_the_last_update_lands_where_fewer_steps_were_taken_than_foreseen():
+    """Two optimizers, of which the trainer counts each step, and a last batch that is one short."""
+    module, _, _ = run(prune := Prune(0.5, begin=0.1, end=1.0), ByHand(), batches=5)
+    assert prune.plan.sparsity == 0.5
+    small = shrink(module, prune.plan)
+    assert small.backbone[0].out_channels == 4
+
+
+def test_accumulated_gradients_count_as_one_step():
+    _, trainer, watch = run(prune := Prune(0.5, begin=0.0, end=0.5), accumulate_grad_batches=4, batches=8)
+    assert trainer.global_step == 4
+    assert prune.plan.sparsity == 0.5
+    changes = [i for i, (a, b) in enumerate(pairwise(watch.hashes)) if a != b]
+    assert all(watch.steps[i + 1] > watch.steps[i] for i in changes)
+    assert changes
+
+
+def test_resumes_at_any_step_to_the_same_end(tmp_path):
+    """Before the ramp, between two updates, right after one, and after its end."""
+
+    def fit(**options):
+        data = OrderedLoader(Places(10), batch_size=4, seed=0)
+        return run(Prune(0.5, begin=0.1, end=0.8, scope="global"), data=data, **options)
+
+    straight, _, whole = fit(callbacks=[saver(tmp_path, 1)], enable_checkpointing=True)
+    for stop in (1, 9, 13, 17):
+        resumed, _, rest = fit(ckpt_path=tmp_path / f"step={stop}.ckpt")
+        assert rest.steps == list(range(stop + 1, 21))
+        assert rest.hashes == whole.hashes[stop:]
+        assert rest.zeros == whole.zeros[stop:]
+        for (name, a), b in zip(straight.named_parameters(), resumed.parameters(), strict=True):
+            assert torch.equal(a, b), name
+
+
+def test_state_is_plain_and_weights_only(tmp_path):
+    _, trainer, _ = run(prune := Prune(0.5, module="backbone"))
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    state = torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"]["Prune{'module': 'backbone'}"]
+    assert Plan.from_json(state["plan"]) == prune.plan
+
+
+def test_names_are_those_of_the_pruned_part():
+    module, _, _ = run(prune := Prune(0.5, module="backbone", begin=0.0, end=0.5))
+    assert [row.name for row in prune.plan.groups] == ["0"]
+    assert prune.plan.frozen["3"] == "is the network's output"
+    assert shrink(module.backbone, prune.plan)[0].out_channels == 4
+
+
+@pytest.mark.parametrize("stage", ["test", "validate"])
+def test_testing_changes_nothing(stage, tmp_path):
+    module, trainer, _ = run(trained := Prune(0.5))
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    other, prune = Plain(), Prune(0.5)
+    fresh = L.Trainer(
+        callbacks=[prune], logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False
+    )
+    getattr(fresh, stage)(other, loader(2), ckpt_path=tmp_path / "end.ckpt", weights_only=True)
+    assert prune.plan == trained.plan
+    for (name, a), b in zip(module.named_parameters(), other.named_parameters(), strict=True):
+        assert torch.equal(a, b[1]), name
+    before = copy.deepcopy(other.state_dict())
+    getattr(fresh, stage)(other, loader(2))
+    assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
+
+
+def test_logs_what_is_asked_and_what_is_so(tmp_path):
+    logger = CSVLogger(tmp_path)
+    _, _, watch = run(Prune(0.5, begin=0.2, end=0.8), logger=logger, log_every_n_steps=1)
+    rows = [line.split(",") for line in (tmp_path / "lightning_logs/version_0/metrics.csv").read_text().splitlines()]
+    columns = {name: rows[0].index(name) for name in ("step", "prune/amount", "prune/sparsity")}
+    logged = [{name: row[i] for name, i in columns.items()} for row in rows[1:] if row[columns["prune/amount"]]]
+    assert [float(row["prune/sparsity"]) for row in logged] == pytest.approx(watch.sparsity)
+    asked = [0.5 * ramp(step / 20, begin=0.2, end=0.8) for step in watch.steps]
+    assert [float(row["prune/amount"]) for row in logged] == pytest.approx(asked)
+
+
+def test_a_second_fit_begins_anew():
+    prune = Prune(0.5, begin=0.1, end=0.6)
+    run(prune)
+    _, _, watch = run(prune)
+    assert watch.sparsity[0] == 0
+    assert prune.plan.sparsity == 0.5
+
+
+def test_stopping_early_says_how_far_it_came():
+    stop = EarlyStopping("val", patience=1, min_delta=100.0)
+    prune = Prune(0.5, begin=0.1, end=0.9)
+    with pytest.warns(UserWarning, match=r"stopped after 20 of 60 steps, before end=0.9: \d+.\d% of the channels"):
+        run(prune, max_epochs=6, callbacks=[stop])
+    assert prune.plan.sparsity < 0.5
+
+
+def test_the_other_order_of_class_swaps_gives_the_same_masks():
+    class Swapped(nn.Conv2d):
+        pass
+
+    class Swap(L.Callback):
+        def setup(self, trainer, pl_module, stage):
+            for module in pl_module.modules():
+                if type(module) is nn.Conv2d:
+                    module.__class__ = Swapped
+
+    plans = []
+    for order in (0, 1):
+        prune = Prune(0.5, begin=0.0, end=0.5)
+        trainer = L.Trainer(
+            max_epochs=1,
+            callbacks=[prune, Swap()][:: 1 - 2 * order],
+            logger=False,
+            enable_checkpointing=False,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = Plain()
+        trainer.fit(module, loader(), loader(2))
+        plans.append(prune.plan.hash)
+        assert type(shrink(module, prune.plan).backbone[0]) is Swapped
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"amount": 1.0}, "amount=1.0"),
+        ({"amount": math.nan}, "amount=nan"),
+        ({"amount": 0.5, "begin": 0.6, "end": 0.5}, "end=0.5 comes before begin=0.6"),
+        ({"amount": 0.5, "begin": -0.1}, "begin=-0.1"),
+        ({"amount": 0.5, "score": "l3"}, "no score 'l3'"),
+        ({"amount": 0.5, "scope": "all"}, "no scope 'all'"),
+        ({"amount": 0.5, "align": 0}, "align=0"),
+    ],
+    ids=str,
+)
+def test_settings_are_refused_at_once(settings, says):
+    with pytest.raises(UserError, match=says):
+        Prune(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"amount": 0.5, "module": "bakbone"}, "module='bakbone': .*did you mean 'backbone'"),
+        ({"amount": 0.5, "exclude": ["backbone.9"]}, r"exclude='backbone.9' matches no layer"),
+        ({"amount": 0.97}, r"amount=0.97 would empty backbone.0 \(8 channels\)"),
+        ({"amount": 0.5, "module": "head"}, "Linear has no group of channels that can be pruned"),
+    ],
+    ids=str,
+)
+def test_settings_that_the_model_contradicts_are_refused_before_training(settings, says):
+    module = Plain()
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(UserError, match=says):
+        run(Prune(**settings), module)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_a_compiled_part_is_refused():
+    module = Plain()
+    module.backbone = torch.compile(module.backbone)
+    with pytest.raises(UserError, match="wrapped in OptimizedModule"):
+        run(Prune(0.5), module)
+
+
+def test_weights_that_are_no_numbers_stop_the_fit():
+    class Burst(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 5:
+                pl_module.backbone[3].weight.data.fill_(torch.inf)
+
+    with pytest.raises(UserError, match=r"weights of backbone.\d are not finite"):
+        run(Prune(0.5), callbacks=[Burst()])
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(Prune(0.5), callbacks=[saver(tmp_path, 5)], enable_checkpointing=True)
+    with pytest.raises(UserError, match="the checkpoint's plan has groups"):
+        run(Prune(0.5, exclude=["backbone.0"]), ckpt_path=tmp_path / "step=5.ckpt")
+
+
+@pytest.mark.parametrize(("steps", "begin", "end"), [(1000, 0.1, 0.6), (20, 0.2, 0.8), (7, 0.0, 1.0), (100, 0.5, 0.5)])
+def test_updates_are_even_few_and_reach_the_end(steps, begin, end):
+    updates = update_steps(steps, begin=begin, end=end)
+    assert 1 <= len(updates) <= 30
+    assert updates == sorted(set(updates))
+    assert updates[-1] == round(end * steps)
+    assert all(begin * steps < step or begin == end for step in updates)
+    gaps = [b - a for a, b in pairwise(updates)]
+    assert not gaps or max(gaps) - min(gaps) <= 1

@@ -1,0 +1,185 @@
+"""A run folder with plausible contents, so that what reads it is tested without a fit."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lighten.pruning.plan import Cut, GroupPlan, Plan, Slot
+
+GROUPS = [
+    ("stem", 16, 10),
+    *[(f"layer{s}.{b}.conv1", 16 * 2 ** (s - 1), 9 * 2 ** (s - 1)) for s in (1, 2, 3) for b in (0, 1, 2)],
+    ("layer2.residual", 32, 20),
+    ("layer3.residual", 64, 39),
+]
+CLASSES = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
+
+
+def model_scores(accuracy: float, size: int, ms: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "accuracy": accuracy,
+        "macro_f1": accuracy - 0.0013,
+        "parameters": size // 4,
+        "macs": size * 33,
+        "bytes": size,
+        "runtime": "onnxruntime",
+        "threads": 1,
+        "latency_ms": {
+            "batch_1": {"median": ms, "p90": ms * 1.13},
+            "batch_32": {"median": ms * 26.4, "p90": ms * 29.1},
+        },
+    } | changes
+
+
+def make_scores(*, teacher: bool = True) -> dict[str, Any]:
+    """A ``scores.json`` whose comparison follows from its models."""
+    models: dict[str, Any] = {
+        "teacher": model_scores(0.9175, 2_861_402, 5.213) if teacher else None,
+        "student": model_scores(0.9105, 1_093_120, 2.087),
+        "compressed": model_scores(0.909, 121_377, 0.6214, parameters=98_111),
+    }
+    reference, small = models["teacher"] or models["student"], models["compressed"]
+    speedup = {
+        f"speedup_{batch}": reference["latency_ms"][batch]["median"] / small["latency_ms"][batch]["median"]
+        for batch in ("batch_1", "batch_32")
+    }
+    recall = [0.862, 0.985, 0.871, 0.912, 0.861, 0.978, 0.741, 0.964, 0.982, 0.957]
+    return {
+        "schema": 1,
+        "recipe": "distil_cnn",
+        "models": models,
+        "comparison": {
+            "retention": small["accuracy"] / reference["accuracy"],
+            "size_ratio": reference["bytes"] / small["bytes"],
+            "mac_ratio": reference["macs"] / small["macs"],
+            "parameter_ratio": reference["parameters"] / small["parameters"],
+            **speedup,
+            "agreement": 0.9415,
+            "flips": 2,
+            "flips_of": 2000,
+        },
+        "classes": {
+            "names": CLASSES,
+            "recall": {
+                "teacher": recall if teacher else None,
+                "student": [r - 0.004 for r in recall],
+                "compressed": [r - 0.003 - 0.011 * (i % 3) for i, r in enumerate(recall)],
+            },
+        },
+        "provenance": {
+            "measured_at": "2026-11-24T09:12:44+00:00",
+            "files": {
+                role: {"name": name, "sha256": f"{i}fb2c4d1" * 8}
+                for i, (role, name) in enumerate(
+                    [("teacher", "teacher.onnx"), ("student", "dense.onnx"), ("compressed", "student.onnx")]
+                )
+                if teacher or role != "teacher"
+            },
+            "data": {
+                "name": "fashion_mnist",
+                "split": "test",
+                "samples": 2000,
+                "licence": "Fashion-MNIST: MIT, Copyright (c) 2017 Zalando SE, https://tech.zalando.com",
+                "fingerprint": "ab12" * 16,
+            },
+            "machine": {"processor": "AMD EPYC 7B13", "cores": 2, "system": "Linux-6.1"},
+            "versions": {"python": "3.11.2", "lighten": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.32.0"},
+        },
+    }
+
+
+def make_history(steps: int = 1200, epochs: int = 30) -> list[dict[str, Any]]:
+    """Rows of a fit that prunes from 0.1 to 0.6, quantizes from 0.7 and freezes its ranges at 0.9."""
+    rows: list[dict[str, Any]] = []
+    for step in range(10, steps + 1, 10):
+        t = step / steps
+        ramp = 1 - (1 - min(max((t - 0.1) / 0.5, 0), 1)) ** 3
+        noise = 0.11 * math.sin(step * 1.7) + 0.07 * math.sin(step * 0.31)
+        row: dict[str, Any] = {"step": step, "epoch": int(t * epochs), "progress": t, "time": step * 0.31}
+        row |= {
+            "train/loss": 0.35 + 1.9 * math.exp(-6 * t) + 0.09 * ramp + noise * (0.6 - 0.4 * t),
+            "distil/soft_loss": 0.3 + 1.7 * math.exp(-6.5 * t) + noise * (0.5 - 0.35 * t),
+            "distil/hard_loss": 0.29 + 2.1 * math.exp(-5 * t) + noise * (0.8 - 0.5 * t),
+            "prune/sparsity": round(0.42 * ramp * 50) / 50,
+            "prune/amount": 0.42 * ramp,
+            "quantize/enabled": float(t >= 0.7),
+            "quantize/frozen": float(t >= 0.9),
+            "lr": 0.1 * (1 + math.cos(math.pi * t)) / 2,
+        }
+        if step % (steps // epochs) == 0:
+            dip = 0.035 * math.exp(-(((t - 0.45) / 0.13) ** 2)) + 0.008 * (0.7 <= t < 0.76)
+            student = 0.905 - 0.22 * math.exp(-7 * t) - dip + 0.004 * math.sin(step)
+            row |= {"student/accuracy": student, "teacher/accuracy": 0.9165, "gap/accuracy": 0.9165 - student}
+        rows.append(row)
+    return rows
+
+
+def make_plan() -> Plan:
+    groups = [
+        GroupPlan(name, (name,), tuple(range(after)), tuple(1.0 + i for i in range(before)))
+        for name, before, after in GROUPS
+    ]
+    cuts = [Cut(g.width_before, g.removed, (Slot(f"{g.name}.weight", 0, "filter"),)) for g in groups]
+    return Plan(
+        groups=tuple(groups),
+        cuts=tuple(cuts),
+        frozen={"head": "is the network's output"},
+        widths={g.name: (g.width_before, g.width_after) for g in groups},
+        settings={"amount": 0.42, "score": "fpgm", "scope": "uniform", "align": 1, "strength": 1.0},
+        example={"args": [], "kwargs": {}},
+    )
+
+
+RECIPE = """\
+# A ResNet-20 learns from a larger one, loses 42 % of its filters and ends as int8, in one fit.
+# python train.py recipe=distil_cnn
+data: fashion_mnist
+teacher: resnet20
+student: resnet20
+distil:
+  temperature: 4.0
+  soft_weight: 0.9
+compress:
+  prune: {amount: 0.42, score: fpgm, begin: 0.1, end: 0.6}
+  quantize: {begin: 0.7, freeze: 0.9}
+trainer:
+  max_epochs: 30
+"""
+
+
+def write_run(run: Path, *, teacher: bool = True, plan: bool = True, scores: bool = True) -> Path:
+    (run / "student").mkdir(parents=True)
+    (run / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    config = {
+        "schema": 1,
+        "model": {
+            "name": "resnet20",
+            "num_classes": 10,
+            "input_shape": [1, 28, 28],
+            "options": {"width": 16},
+        },
+        "data": {"name": "fashion_mnist", "options": {}},
+        "classes": CLASSES,
+        "mean": [0.286],
+        "std": [0.353],
+        "training": {"seed": 0},
+    }
+    (run / "student" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_history()), encoding="utf-8")
+    if plan:
+        (run / "plan.json").write_text(make_plan().to_json(), encoding="utf-8")
+    if scores:
+        (run / "scores.json").write_text(json.dumps(make_scores(teacher=teacher)), encoding="utf-8")
+    return run

@@ -1,0 +1,78 @@
+"""The console script: help, wrong calls, and that each step is reached. Steps on a real run: tests/test_run.py."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run_folder import write_run
+
+from lighten.cli import STEPS, main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("step", [None, *STEPS])
+def test_help_fits_a_screen_and_shows_an_example(capsys, step):
+    with pytest.raises(SystemExit) as ended:
+        main([step, "--help"] if step else ["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 24
+    assert f"example: lighten {step} runs/" in shown if step else all(name in shown for name in (*STEPS, "train"))
+
+
+@pytest.mark.parametrize("argv", [[], ["expotr", "x"], ["export"], ["export", "a", "b"]], ids=str)
+def test_wrong_calls_end_with_two(capsys, argv):
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert "lighten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_folder_that_is_no_run_gives_one_line(capsys, tmp_path, step):
+    assert main([step, str(tmp_path / "none")]) == 1
+    assert main([step, str(tmp_path)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "no such folder" in lines[0]
+    assert "not a run folder" in lines[1]
+
+
+@pytest.mark.parametrize("step", ["shrink", "export", "measure"])
+def test_a_run_that_lacks_what_a_step_needs_gives_one_line(capsys, tmp_path, step):
+    run = write_run(tmp_path / "runs" / "x" / "y")
+    assert main([step, str(run)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+
+
+def test_recipes_are_listed_with_what_they_are_for(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(p.stem for p in (ROOT / "recipes").glob("*.yaml"))
+    assert "Pruning alone" in next(line for line in lines if line.startswith("prune_cnn"))
+
+
+def test_away_from_recipes_it_says_where_to_go(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipes"]) == 1
+    assert main(["train", "recipe=smoke"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("recipes" in line for line in lines)
+
+
+def test_train_is_the_same_door_as_train_py():
+    script = Path(sys.executable).with_name("lighten")
+    shown = [
+        subprocess.run([*command, "recipe=smok"], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+        for command in ([script, "train"], [sys.executable, "train.py"])
+    ]
+    assert [result.returncode for result in shown] == [2, 2]
+    assert shown[0].stderr == shown[1].stderr
+    assert "did you mean 'smoke'?" in shown[0].stderr
