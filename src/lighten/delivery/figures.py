@@ -9,7 +9,7 @@ from lighten.delivery.scores import ROLES, Role, Scores, reference_of
 NAMES: dict[Role, str] = {"teacher": "Teacher", "student": "Student", "compressed": "Compressed"}
 MEANING: dict[Role, str] = {
     "teacher": "float32, as trained",
-    "student": "float32, as it was before compression",
+    "student": "float32, before compression",
     "compressed": "what you deploy",
 }
 
