@@ -69,10 +69,6 @@ def _job(number: int) -> Iterator[None]:
     try:
         yield
     finally:
-        from torch import distributed
-
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
         os.environ.clear()
         os.environ.update(before)
         _leave_process_group()

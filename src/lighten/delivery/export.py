@@ -17,6 +17,7 @@ from lighten.delivery.student import FIT
 from lighten.errors import UserError
 from lighten.example import ExampleInput, as_call, logits_of, map_tensors
 from lighten.quantization.insert import BANK, convert
+from lighten.training.files import replace_file
 
 OPSET = 18
 """Default operator set: reads in onnxruntime 1.14 and later."""
@@ -128,9 +129,7 @@ def _write(proto: Any, path: Path) -> None:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.checker.check_model(proto)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(proto.SerializeToString(deterministic=True))
-    temporary.replace(path)
+    replace_file(path, lambda file: file.write(proto.SerializeToString(deterministic=True)))
 
 
 @contextmanager
