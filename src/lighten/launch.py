@@ -64,6 +64,8 @@ def _composed(argv: Sequence[str], recipes: Path) -> list[Recipe]:
 @contextmanager
 def _job(number: int) -> Iterator[None]:
     """Give one of several runs an environment of its own: strategies leave ranks, ports and a process group."""
+    from lighten.training.fit import leave_processes
+
     before = dict(os.environ)
     os.environ[JOB] = str(number)
     try:
@@ -71,15 +73,7 @@ def _job(number: int) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-        _leave_process_group()
-
-
-def _leave_process_group() -> None:
-    """Part from the processes of the last run, so that the next does not wait for them."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+        leave_processes()
 
 
 def _one_line(error: BaseException) -> str:

@@ -30,7 +30,7 @@ from lighten.pruning.callback import Prune
 from lighten.quantization.callback import Quantize
 from lighten.recipe import Fit, Optimizer, Recipe, to_yaml
 from lighten.training.checkpoint import latest_good
-from lighten.training.fit import make_trainer
+from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.loggers import make_logger
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.reference import fingerprint_of, reference
@@ -61,6 +61,7 @@ def run(recipe: Recipe) -> Path:
     teacher = _teacher(recipe, data, folder)
     student = _student(recipe, data)
     _fit(recipe, data, student, teacher, folder)
+    leave_processes()
     if _is_rank_zero():
         _deliver(folder, console)
     return folder

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
@@ -160,6 +159,10 @@ class Prune(L.Callback):
             self.plan, self._updated = Plan.from_json(state_dict["plan"]), state_dict["updated"]
 
     @property
+    def _hash(self) -> str | None:
+        return None if self.plan is None else self.plan.hash
+
+    @property
     def _asked(self) -> float:
         return 0.0 if self.plan is None else self.amount * self.plan.settings["strength"]
 
@@ -190,20 +193,15 @@ class Prune(L.Callback):
             UserError: what the decision raised.
             RuntimeError: if ranks held different plans.
         """
-        before = self.plan
         answer = json.loads(trainer.strategy.broadcast(self._answer(strength) if trainer.is_global_zero else ""))
-        if "error" in answer:
-            raise UserError(answer["error"])
-        plan = Plan.from_json(answer["plan"])
-        digests = [int(p.hash[:15], 16) if p is not None else 0 for p in (before, plan)]
-        mine = torch.tensor(digests, device=trainer.strategy.root_device)
-        everyone = trainer.strategy.all_gather(mine).reshape(-1, len(digests))
-        if not bool((everyone == mine).all()):
+        if not trainer.strategy.reduce_boolean_decision(answer["before"] == self._hash, all=True):
             raise RuntimeError(
                 f"ranks hold different pruning plans at step {trainer.global_step}: their weights have drifted apart; "
                 "resume from the last checkpoint"
             )
-        return plan
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return Plan.from_json(answer["plan"])
 
     def _answer(self, strength: float) -> str:
         assert self._structure is not None
@@ -212,8 +210,8 @@ class Prune(L.Callback):
         try:
             plan = decide(self._structure, self._target, self.amount, **settings, strength=strength, after=self.plan)
         except UserError as error:
-            return json.dumps({"error": str(error)})
-        return json.dumps({"plan": plan.to_json()})
+            return json.dumps({"before": self._hash, "error": str(error)})
+        return json.dumps({"before": self._hash, "plan": plan.to_json()})
 
 
 def update_steps(steps: int, *, begin: float, end: float, most: int = UPDATES) -> list[int]:

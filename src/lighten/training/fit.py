@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
@@ -71,6 +72,16 @@ def make_trainer(
     if given.setdefault("enable_progress_bar", True):
         added.append(progress_bar(stage))
     return L.Trainer(**given, callbacks=added, logger=logger, plugins=[AtomicCheckpointIO()])
+
+
+def leave_processes() -> None:
+    """Part from the processes that a strategy has brought together, once no fit follows that needs them.
+
+    What comes after runs by itself: data loaders serve whole data sets, and a later fit does not wait for this one's
+    processes. Lightning leaves the group open.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def resolve_precision(precision: str | int, accelerator: str = "auto") -> str | int:

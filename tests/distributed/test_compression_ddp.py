@@ -1,0 +1,48 @@
+"""Pruning and quantization over two processes: one plan, one set of ranges, the same bits."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("compression_fit.py")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """Return what both ranks ended with, by fit."""
+    folder = tmp_path_factory.mktemp("ddp")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)],
+        env={**os.environ, **own}, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {
+        path.name: [json.loads((path / f"rank{rank}.json").read_text()) for rank in (0, 1)] for path in folder.iterdir()
+    }
+
+
+@pytest.mark.parametrize("name", ["straight", "reverse"])
+def test_both_ranks_end_with_one_plan_and_the_same_bits(ranks, name):
+    first, second = ranks[name]
+    assert first == second
+    assert (first["told"], first["sparsity"], first["dead"]) == (None, 0.5, 4)
+
+
+def test_the_order_of_the_callbacks_changes_nothing(ranks):
+    assert ranks["straight"][0] == ranks["reverse"][0]
+
+
+def test_a_rank_that_has_drifted_is_caught_at_the_next_update_on_both(ranks):
+    for found in ranks["drift"]:
+        step, _, words = found["told"].partition(" ")
+        assert int(step) == 13
+        assert "ranks hold different pruning plans at step 13" in words
