@@ -74,6 +74,7 @@ def fit(folder: Path, *, reverse: bool = False, drift: bool = False) -> None:
         "plan": prune.plan.hash,
         "sparsity": prune.plan.sparsity,
         "ranges": [bank.low.tolist(), bank.high.tolist()],
+        "scales": bank.parameters_of,  # DDP broadcasts buffers, but not what was computed from them
         "dead": int((module.student[0].weight == 0).flatten(1).all(1).sum()),
     }
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
