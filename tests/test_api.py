@@ -58,6 +58,12 @@ def test_public_names_are_frozen():
         _ = lighten.prune
 
 
+def test_scores_and_losses_are_reached_by_their_place():
+    code = "import lighten; print(lighten.pruning.score.fpgm.__name__, lighten.distillation.loss.soft_labels.__name__)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == "fpgm soft_labels\n"
+
+
 def test_importing_needs_torch_and_lightning_alone():
     code = (
         "import lighten, sys; print([m for m in ('transformers', 'wandb', 'onnxruntime', 'hydra') if m in sys.modules])"

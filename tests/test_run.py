@@ -18,7 +18,8 @@ from lighten.data import build_data
 from lighten.errors import UserError
 from lighten.launch import compose_all
 from lighten.pruning.plan import Plan
-from lighten.run import run
+from lighten.recipe import RecipeError
+from lighten.run import FOLDER, _open_folder, run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 MODEL = {"accuracy", "macro_f1", "parameters", "macs", "bytes", "runtime", "threads", "latency_ms"}
@@ -165,6 +166,80 @@ def test_damaged_files_give_one_line_and_leave_the_rest(copied, capsys, damage):
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert (copied / "scores.json").read_bytes() == scores
+
+
+def test_a_folder_holds_one_recipe(folder):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(RecipeError, match=r"compress.prune.amount=0.25: .* holds a run with compress.prune.amount=0.5"):
+        smoke(folder.parent.parent, "compress.prune.amount=0.25")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_plan_is_that_of_the_checkpoint_that_is_cut(copied):
+    checkpoints = sorted((copied / "checkpoints").glob("*.ckpt"), key=lambda p: p.name.split("epoch=")[1])
+    newest = checkpoints[-1].name.split("epoch=")[1]
+    for path in checkpoints:
+        if path.name.endswith(newest):
+            path.write_bytes(path.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="going back to"):
+        assert cli(["shrink", str(copied)]) == 0
+    earlier = torch.load(checkpoints[0], weights_only=True)["callbacks"]["Prune{'module': 'student'}"]["plan"]
+    assert (copied / "plan.json").read_text() == earlier
+    widths = Plan.from_json(earlier).widths
+    assert lighten.load(copied / "student").conv1.out_channels == widths["conv1"][1]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("compress.prune.exclude=[layer9]", "exclude='layer9' matches no layer"),
+        ("compress.quantize.exclude=[layer9]", "exclude='layer9' matches no layer"),
+        ("compress.prune.amount=0.99", "would empty"),
+        ("student_checkpoint={dense7}", "gives 7 classes, fashion_mnist has 10"),
+        ("student_checkpoint={student}", "is compressed already"),
+        ("student_checkpoint={nothing}", "no such file"),
+    ],
+)
+def test_what_a_student_does_not_bear_is_told_before_a_teacher_is_trained(folder, tmp_path, override, told):
+    model = lighten.build_model("cnn", num_classes=7, input_shape=(1, 28, 28), widths=[8])
+    places = {
+        "dense7": lighten.save(model, tmp_path / "seven"),
+        "student": folder / "student",
+        "nothing": tmp_path / "none",
+    }
+    with pytest.raises(UserError, match=told) as caught:
+        smoke(tmp_path, override.format(**places) if "{" in override else override)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "references").exists()
+
+
+def test_a_student_may_start_from_a_model_folder(tmp_path):
+    start = lighten.build_model("cnn", num_classes=10, input_shape=(1, 28, 28), widths=[8, 8])
+    made = smoke(tmp_path, f"student_checkpoint={lighten.save(start, tmp_path / 'start')}")
+    config = json.loads((made / "student" / "config.json").read_text())
+    assert config["model"]["name"] == "cnn"
+    assert json.loads((made / "scores.json").read_text())["comparison"]["flips_of"] == 2000
+
+
+def test_each_of_several_runs_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.delenv(FOLDER, raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    (recipe,) = compose_all(["recipe=smoke", f"runs={tmp_path}"], RECIPES)
+    names = []
+    for number in ("0", "1"):
+        monkeypatch.setenv("LIGHTEN_JOB", number)
+        names.append(_open_folder(recipe).name)
+    assert names == ["77", "77-1"]
+
+
+def test_processes_started_together_need_a_name_for_their_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv(FOLDER, raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    (recipe,) = compose_all(["recipe=smoke", f"runs={tmp_path}"], RECIPES)
+    with pytest.raises(RecipeError, match="give id=NAME"):
+        _open_folder(recipe)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_teacher_of_another_task_is_refused(folder, tmp_path):

@@ -47,11 +47,16 @@ _HOMES = {
     "shrink": "pruning.shrink",
 }
 
+_PACKAGES = ("data", "distillation", "models", "pruning", "quantization")
+"""What is reached as an attribute too: ``lighten.pruning.score.fpgm``."""
+
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its home."""
+    if name in _PACKAGES:
+        return import_module(f"lighten.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'lighten' has no attribute {name!r}")
     value = getattr(import_module(f"lighten.{_HOMES[name]}"), name)

@@ -61,8 +61,6 @@ def capture_call(root: nn.Module, target: nn.Module, call: Call) -> Call:
     Raises:
         RuntimeError: if the forward of ``root`` never reaches ``target``.
     """
-    if target is root:
-        return call
     seen: list[Call] = []
     hook = target.register_forward_pre_hook(lambda _, a, k: seen.append((a, k)), with_kwargs=True)
     modes = {m: m.training for m in root.modules()}

@@ -25,9 +25,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 TARGETS = ("onnx",)
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
-PRECISIONS = (
-    "auto", "32-true", "32", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "64",
-)  # fmt: skip
+PRECISIONS = ("auto", "32-true", "32", "16-mixed", "bf16-mixed")
 
 
 class RecipeError(UserError):
@@ -207,8 +205,13 @@ def _check_names(recipe: Recipe) -> None:
         _one_of(f"{key}.schedule", optimizer.schedule, SCHEDULES)
     for target in recipe.delivery.targets:
         _one_of("delivery.targets", target, TARGETS)
-    for loss in recipe.distil.losses:
+    for loss, weight in recipe.distil.losses.items():
         _one_of("distil.losses", loss, LOSSES)
+        _number(f"distil.losses.{loss}", weight, least=0)
+    if recipe.distil.losses and not any(recipe.distil.losses.values()):
+        raise RecipeError(f"distil.losses={recipe.distil.losses}: expected one weight above 0 at least")
+    if not recipe.delivery.targets:
+        raise RecipeError(f"delivery.targets=[]: expected one at least. Choices: {', '.join(TARGETS)}")
 
 
 def _check_numbers(recipe: Recipe) -> None:
@@ -234,6 +237,8 @@ def _check_numbers(recipe: Recipe) -> None:
         _number(f"{key}.lr", optimizer.lr, above=0)
         _number(f"{key}.weight_decay", optimizer.weight_decay, least=0)
         _number(f"{key}.momentum", optimizer.momentum, least=0, below=1)
+        if optimizer.name == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
+            raise RecipeError(f"{key}.nesterov=true: needs {key}.momentum above 0; set nesterov to false")
         _number(f"{key}.warmup", optimizer.warmup, least=0, below=1)
         _number(f"{key}.label_smoothing", optimizer.label_smoothing, least=0, below=1)
 
@@ -245,6 +250,12 @@ def _check_techniques(recipe: Recipe) -> None:
     if quantize.begin is not None and quantize.freeze < quantize.begin:
         raise RecipeError(
             f"compress.quantize.freeze={quantize.freeze}: expected at least compress.quantize.begin={quantize.begin}"
+        )
+    if quantize.begin is not None and recipe.trainer.sync_batchnorm:
+        raise RecipeError("trainer.sync_batchnorm=true: quantization folds batch norm and needs it as it is; set false")
+    if prune.amount is not None and re.match("fsdp|deepspeed|model_parallel", recipe.trainer.strategy):
+        raise RecipeError(
+            f"trainer.strategy={recipe.trainer.strategy}: pruning needs whole weights on every device; use ddp"
         )
     if recipe.teacher is None and prune.amount is None and quantize.begin is None:
         raise RecipeError(
@@ -267,9 +278,12 @@ def _check_trainer(trainer: Trainer) -> None:
     if trainer.strategy != "auto":
         from lightning.pytorch.strategies import StrategyRegistry
 
-        _one_of("trainer.strategy", trainer.strategy, ["auto", *StrategyRegistry.available_strategies()])
-    if trainer.max_epochs < 1 and trainer.max_steps < 1:
-        raise RecipeError(f"trainer.max_epochs={trainer.max_epochs}: expected at least 1, or trainer.max_steps above 0")
+        able = [name for name in StrategyRegistry.available_strategies() if not re.search("spawn|fork|notebook", name)]
+        _one_of("trainer.strategy", trainer.strategy, ["auto", *able])
+    if trainer.max_epochs < 1 and (trainer.max_epochs != -1 or trainer.max_steps < 1):
+        raise RecipeError(
+            f"trainer.max_epochs={trainer.max_epochs}: expected at least 1, or -1 with trainer.max_steps above 0"
+        )
     for key in ("num_nodes", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
         _whole(f"trainer.{key}", getattr(trainer, key), 1)
     if trainer.gradient_clip_val is not None:

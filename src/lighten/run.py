@@ -3,13 +3,14 @@
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import nn
@@ -25,10 +26,13 @@ from lighten.delivery.student import FIT, shrink_run
 from lighten.delivery.table import closing_table
 from lighten.distillation.module import DistillationModule
 from lighten.errors import UserError
+from lighten.launch import JOB
 from lighten.models import build_model
 from lighten.pruning.callback import Prune
+from lighten.pruning.decide import plan_pruning
 from lighten.quantization.callback import Quantize
-from lighten.recipe import Fit, Optimizer, Recipe, to_yaml
+from lighten.quantization.insert import quantize_
+from lighten.recipe import Fit, Optimizer, Recipe, RecipeError, load_recipe, to_yaml
 from lighten.training.checkpoint import latest_good
 from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.loggers import make_logger
@@ -45,6 +49,18 @@ DECIDES = (
 )  # fmt: skip
 """Settings of the trainer that change what a reference model becomes."""
 
+FREE = (
+    "name",
+    "runs",
+    "id",
+    "logger",
+    "workers",
+    "delivery",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+)
+"""Settings that may differ when a run goes on: they change nothing that is learned."""
+
 
 def run(recipe: Recipe) -> Path:
     """Train, compress, export, measure and report; return the run folder.
@@ -58,16 +74,36 @@ def run(recipe: Recipe) -> Path:
     data = build_data(
         recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers, **recipe.data_options
     )
+    logger = make_logger(recipe.logger, folder, config=asdict(recipe))
+    _rehearse(recipe, data)
     teacher = _teacher(recipe, data, folder)
     student = _student(recipe, data)
-    _fit(recipe, data, student, teacher, folder)
+    _fit(recipe, data, student, teacher, folder, logger)
     leave_processes()
     if _is_rank_zero():
         _deliver(folder, console)
     return folder
 
 
-def _fit(recipe: Recipe, data: Any, student: nn.Module, teacher: nn.Module | None, folder: Path) -> None:
+def _rehearse(recipe: Recipe, data: Any) -> None:
+    """Find on an untrained student what would stop the run after hours: names, amounts, an unfit checkpoint."""
+    given = _given_student(recipe, data)
+    student = given if given is not None else _build(recipe, data, recipe.student, recipe.student_options)
+    example, prune, quantize = torch.zeros(2, *data.input_shape), recipe.compress.prune, recipe.compress.quantize
+    if prune.amount is not None:
+        plan_pruning(student, example, prune.amount, scope=prune.scope, exclude=prune.exclude, align=prune.align)
+    if quantize.begin is not None:
+        quantize_(student, example_input=example, exclude=quantize.exclude, weight_bits=quantize.weight_bits)
+
+
+def _fit(
+    recipe: Recipe,
+    data: Any,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    folder: Path,
+    logger: Logger | Literal[False],
+) -> None:
     module = DistillationModule(
         student,
         teacher,
@@ -84,7 +120,6 @@ def _fit(recipe: Recipe, data: Any, student: nn.Module, teacher: nn.Module | Non
         folder / "dense", lambda _, path: save(_dense(student, recipe, data), path, **config), at=_dense_at(recipe)
     )
     settings = asdict(recipe.trainer)
-    logger = make_logger(recipe.logger, folder, config=asdict(recipe))
     callbacks: list[L.Callback] = [dense, *([prune] if prune else []), *([quantize] if quantize else [])]
     trainer = make_trainer(
         folder=folder, stage="student", settings=settings, callbacks=callbacks, logger=logger, seed=recipe.seed
@@ -92,13 +127,12 @@ def _fit(recipe: Recipe, data: Any, student: nn.Module, teacher: nn.Module | Non
     _write_fit(folder, recipe, student, config)
     resumed = latest_good(folder / "checkpoints")
     trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
-    if prune is not None and prune.plan is not None and trainer.is_global_zero:
-        write_text(folder / "plan.json", prune.plan.to_json())
+    if not dense.path.exists() and dense.at == 1.0 and trainer.is_global_zero:  # killed between last save and end
+        save(_dense(student, recipe, data), dense.path, **config)
     if logger:
         logger.finalize("success")
 
 
-@rank_zero_only
 def _deliver(folder: Path, console: Console) -> None:
     """Each step reads the folder and writes into it; each can be run again alone by ``lighten STEP RUN``."""
     with console.status("shrink"):
@@ -131,9 +165,25 @@ def _teacher(recipe: Recipe, data: Any, folder: Path) -> nn.Module | None:
     return teacher
 
 
+def _given_student(recipe: Recipe, data: Any) -> nn.Module | None:
+    if recipe.student_checkpoint is None:
+        return None
+    student = load(recipe.student_checkpoint)
+    spec: Any = student.lighten_spec
+    if spec["num_classes"] != data.num_classes:
+        raise UserError(
+            f"student_checkpoint={recipe.student_checkpoint} gives {spec['num_classes']} classes, {recipe.data} has "
+            f"{data.num_classes}; choose a student of this task"
+        )
+    if hasattr(student, "lighten_plan") or hasattr(student, "lighten_quantization"):
+        raise UserError(f"student_checkpoint={recipe.student_checkpoint} is compressed already; give a dense model")
+    return student.train()
+
+
 def _student(recipe: Recipe, data: Any) -> nn.Module:
-    if recipe.student_checkpoint is not None:
-        return load(recipe.student_checkpoint).train()
+    given = _given_student(recipe, data)
+    if given is not None:
+        return given
     if recipe.student_fit.max_epochs:
         dense = _reference(recipe, data, "student", recipe.student, recipe.student_options, recipe.student_fit)
         return dense.train()
@@ -172,7 +222,8 @@ def _build(recipe: Recipe, data: Any, name: str, options: Mapping[str, Any]) -> 
 
 def _dense(student: nn.Module, recipe: Recipe, data: Any) -> nn.Module:
     """Return the student's weights in a model that no callback has touched."""
-    clean = _build(recipe, data, recipe.student, recipe.student_options)
+    spec: Any = student.lighten_spec
+    clean = _build(recipe, data, spec["name"], spec["options"])
     state = student.state_dict()
     clean.load_state_dict({name: state[name] for name in clean.state_dict()})
     return clean
@@ -242,22 +293,46 @@ def _write_fit(folder: Path, recipe: Recipe, student: nn.Module, config: Mapping
 def _open_folder(recipe: Recipe) -> Path:
     if FOLDER in os.environ and "LOCAL_RANK" in os.environ:
         return Path(os.environ[FOLDER])
-    name = recipe.id or os.environ.get("SLURM_JOB_ID") or time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(recipe.runs) / recipe.name / name
+    name = recipe.id or os.environ.get("SLURM_JOB_ID")
+    if name is None and "LOCAL_RANK" in os.environ:
+        raise RecipeError("id=null: several processes were started together and need one folder; give id=NAME")
+    number = os.environ.get(JOB, "0")
+    fixed = name and (name if number == "0" else f"{name}-{number}")  # of several runs in a row each has its own
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(recipe.runs) / recipe.name / (fixed or stamp)
     try:
-        folder.mkdir(parents=True, exist_ok=recipe.id is not None or "SLURM_JOB_ID" in os.environ)
-    except FileExistsError:
-        return _open_folder(_with_id(recipe, f"{name}-{os.getpid()}"))
+        if fixed is None and folder.exists():
+            folder = folder.with_name(f"{stamp}-{os.getpid()}")
+        folder.mkdir(parents=True, exist_ok=fixed is not None)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); set runs to another folder") from None
-    write_text(folder / "recipe.yaml", to_yaml(recipe))
+    _refuse_another(recipe, folder / "recipe.yaml")
+    if _is_rank_zero():
+        write_text(folder / "recipe.yaml", to_yaml(recipe))
     os.environ[FOLDER] = str(folder)
     return folder
 
 
-def _with_id(recipe: Recipe, name: str) -> Recipe:
-    recipe.id = name
-    return recipe
+def _refuse_another(recipe: Recipe, written: Path) -> None:
+    """Refuse to go on in the folder of a run that was asked for something else."""
+    if not written.exists():
+        return
+    here, there = (dict(_leaves(asdict(r))) for r in (recipe, load_recipe(written)))
+    differ = [key for key in here | there if here.get(key) != there.get(key) and not key.startswith(FREE)]
+    if differ:
+        was = ", ".join(f"{key}={there.get(key)}" for key in differ[:3])
+        raise RecipeError(
+            f"{differ[0]}={here.get(differ[0])}: {written.parent} holds a run with {was}; "
+            "repeat its settings to go on with it, or give another id"
+        )
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _seed(recipe: Recipe) -> None:

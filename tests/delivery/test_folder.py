@@ -38,6 +38,21 @@ def test_a_model_comes_back_as_it_was(tmp_path, prune, quantize):
     assert (tmp_path / "m" / "compression.json").exists() == (prune or quantize)
 
 
+def test_a_folder_written_again_keeps_nothing_of_before(tmp_path):
+    lighten.save(made(prune=True, quantize=True), tmp_path / "m")
+    model, x = built(), torch.randn(3, *SHAPE)
+    loaded = lighten.load(lighten.save(model, tmp_path / "m"))
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))
+
+
+def test_the_file_beside_a_folder_has_its_whole_name(tmp_path):
+    folder = lighten.save(built(), tmp_path / "net-0.5")
+    x = torch.randn(2, *SHAPE)
+    lighten.export_onnx(built(), x, tmp_path / "net-0.5.onnx")
+    assert lighten.load(folder, runtime="onnxruntime")(x).shape == (2, 4)
+
+
 def test_further_facts_are_kept(tmp_path):
     lighten.save(built(), tmp_path / "m", classes=["a", "b", "c", "d"], mean=[0.5])
     config = json.loads((tmp_path / "m" / "config.json").read_text())

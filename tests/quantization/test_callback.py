@@ -186,6 +186,50 @@ def test_bad_settings_are_refused_at_once(settings, message):
         Quantize(**settings)
 
 
+def test_a_fit_too_short_for_its_begin_is_refused_before_the_first_step():
+    module = Plain()
+    before = {n: p.clone() for n, p in module.named_parameters()}
+    with pytest.raises(UserError, match=r"begin=0.95: leaves none of the fit's 10 steps"):
+        fit(module, Quantize(begin=0.95, freeze=1.0), steps=10)
+    assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
+
+
+def test_norms_that_another_plugin_replaces_are_noticed():
+    class Sync(L.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            nn.SyncBatchNorm.convert_sync_batchnorm(pl_module)
+
+    with pytest.raises(UserError, match="sync_batchnorm has replaced the norms"):
+        fit(Plain(), Quantize(begin=0.5), steps=10, stop=Sync())
+
+
+def test_a_fit_that_stops_early_says_that_it_is_not_quantized():
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 3
+
+    with pytest.warns(UserWarning, match=r"stopped before begin=0.5; the model is still in floating point"):
+        fit(Plain(), Quantize(begin=0.5), steps=10, stop=Stop(), min_steps=1, min_epochs=0)
+
+
+def test_a_module_that_has_no_data_in_setup_is_told_what_to_do():
+    class Late(Plain):
+        def setup(self, stage):
+            self.data = loader(2)
+
+        def train_dataloader(self):
+            return self.data
+
+    trainer = L.Trainer(max_epochs=1, callbacks=[Quantize(begin=0.5)], **QUIET)
+    with pytest.raises(UserError, match=r"Late.forward could not be run .* set example_input_array") as caught:
+        trainer.fit(Late())
+    assert "\n" not in str(caught.value)
+    late = Late()
+    late.example_input_array = torch.zeros(2, 1, 8, 8)
+    trainer.fit(late)
+    assert bank_of(late).stage == Stage.ON
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

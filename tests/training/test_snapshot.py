@@ -1,3 +1,4 @@
+import lightning as L
 import pytest
 import torch
 
@@ -32,6 +33,18 @@ def test_it_saves_once_before_the_step_that_follows(tmp_path, plain, batches, tr
     saved = torch.load(tmp_path / "dense" / "weights", weights_only=True)
     assert all(torch.equal(saved[name], seen[step][name]) for name in saved)
     assert [path.name for path in (tmp_path / "dense").iterdir()] == ["weights"]
+
+
+def test_it_comes_before_a_change_that_falls_on_the_same_step(tmp_path, plain, batches, trainer, snapshot) -> None:
+    class Change(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            if trainer.global_step == 3:
+                for parameter in pl_module.parameters():
+                    parameter.data.zero_()
+
+    trainer(callbacks=[snapshot(0.5, []), Change()]).fit(plain(), batches, batches)
+    saved = torch.load(tmp_path / "dense" / "weights", weights_only=True)
+    assert any(bool(value.any()) for value in saved.values())
 
 
 def test_what_is_there_is_left_alone(tmp_path, plain, batches, trainer, snapshot) -> None:

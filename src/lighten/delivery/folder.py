@@ -46,6 +46,8 @@ def save(model: nn.Module, folder: str | Path, **config: Any) -> Path:
     if plan is not None or settings is not None:
         compression = {"plan": json.loads(plan.to_json()) if plan is not None else None, "quantization": settings}
         write_json(folder / COMPRESSION, {"schema": SCHEMA, **compression})
+    else:
+        (folder / COMPRESSION).unlink(missing_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_whole(folder / WEIGHTS, lambda path: save_file(_unshared(state), path))
     return folder
@@ -113,7 +115,7 @@ def _open_onnx(folder: Path) -> Callable[..., Any]:
 
     from lighten.delivery.runner import open_session
 
-    path = folder.with_suffix(".onnx")
+    path = folder.with_name(f"{folder.name}.onnx")
     if not path.exists():
         raise UserError(f"{path}: no such file; make it with `lighten export RUN`")
     session = open_session(path, path, threads=1)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lighten.delivery.artifacts import open_run, read_json
+from lighten.delivery.artifacts import open_run, read_json, write_text
 from lighten.delivery.folder import build, save
 from lighten.errors import UserError
 from lighten.pruning.plan import Plan
@@ -18,9 +18,9 @@ FIT = "fit.json"
 
 
 def shrink_run(run: str | Path) -> Path:
-    """Cut what ``plan.json`` removes out of the last good checkpoint's student, and write ``student/``.
+    """Cut out of the last good checkpoint's student what its plan removes; write ``plan.json`` and ``student/``.
 
-    Reads ``fit.json``, ``plan.json`` (where something was pruned) and ``checkpoints/``.
+    Reads ``fit.json`` and ``checkpoints/``. The plan is the checkpoint's own: of an earlier state, an earlier plan.
 
     Raises:
         UserError: if one of them is missing or damaged.
@@ -31,15 +31,17 @@ def shrink_run(run: str | Path) -> Path:
     checkpoint = latest_good(run / "checkpoints")
     if checkpoint is None:
         raise UserError(f"{run / 'checkpoints'}: holds no readable checkpoint; train again")
-    _load_student(model, checkpoint)
-    plan_file = run / "plan.json"
-    if plan_file.exists():
-        model = shrink(model.eval(), Plan.from_json(plan_file.read_text(encoding="utf-8")))
+    plan = _load_student(model, checkpoint)
+    (run / "plan.json").unlink(missing_ok=True)
+    if plan is not None:
+        write_text(run / "plan.json", plan)
+        model = shrink(model.eval(), Plan.from_json(plan))
     config = {key: value for key, value in fit["config"].items() if key not in ("schema", "model")}
     return save(model.eval(), run / "student", **config)
 
 
-def _load_student(model: nn.Module, checkpoint: Path) -> None:
+def _load_student(model: nn.Module, checkpoint: Path) -> str | None:
+    """Load the student's weights into ``model``; return the plan that ``Prune`` had then, as JSON."""
     content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     prefix = "student."
     state = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
@@ -47,3 +49,5 @@ def _load_student(model: nn.Module, checkpoint: Path) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{checkpoint}: is not of this recipe's student ({str(error).splitlines()[0]})") from None
+    states = [state for key, state in content.get("callbacks", {}).items() if key.startswith("Prune{")]
+    return next((state["plan"] for state in states if "plan" in state), None)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.example import Call, logits_of
+from lighten.example import Call, logits_of, map_tensors
 
 
 class Teacher:
@@ -36,6 +36,9 @@ class Teacher:
             self._device = device
         if self.module.training:
             self.module.eval()
+        dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
+        if dtype is not None:  # a trainer in true half precision casts the batch, not the teacher
+            call = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, call)
         return logits_of(self.module(*call[0], **call[1]))
 
     @property

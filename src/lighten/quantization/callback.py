@@ -10,24 +10,24 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lighten.errors import UserError
 from lighten.names import find_module
 from lighten.quantization.insert import BANK, bank_of, quantize_, summary
-from lighten.quantization.layers import FoldedNorm
+from lighten.quantization.layers import FoldedNorm, QuantizedLayer
 from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.example import example_call
-from lighten.training.progress import fit_progress
+from lighten.training.progress import fit_progress, fit_steps
 
 
 class Quantize(L.Callback):
     """Train through int8, from a fraction of the fit on, in any LightningModule.
 
     Fake-quantizers are inserted, switched off, in ``setup``, before a strategy wraps the module. At ``begin`` batch
-    norm is folded with its running statistics and one step observes; from the next step on weights and activations are
-    fake-quantized. Activation ranges follow the data, over all ranks alike, until ``freeze``. Evaluation never moves
-    them. Stage and ranges are part of the module's state dict, so that a checkpoint resumes or is tested as it was.
+    norm is folded with its running statistics and one batch is observed; from the next one on weights and activations
+    are fake-quantized. Activation ranges follow the data, over all ranks alike, until ``freeze``, and never in
+    evaluation. Stage and ranges are part of the module's state dict: a checkpoint resumes, or is tested, as it was.
 
     Frozen statistics no longer tame large steps: SGD with momentum, at a rate that batch norm allowed, may diverge from
     ``begin`` on. Set the trainer's ``gradient_clip_val`` (1.0 serves); a warning says so.
 
-    Logs ``quantize/enabled`` and ``quantize/frozen`` (0 or 1) once a step.
+    Logs ``quantize/enabled`` and ``quantize/frozen`` (0 or 1) with each batch.
 
     Args:
         begin: share of the fit's optimizer steps after which fake-quantization begins, in [0, 1).
@@ -39,7 +39,8 @@ class Quantize(L.Callback):
 
     Raises:
         UserError: on a setting out of range; in ``setup``, on names that match nothing or a model without layers to
-            quantize; during the fit, on activations that are not finite.
+            quantize; before the first step, on a fit too short for ``begin`` or ``sync_batchnorm``; during the fit, on
+            activations that are not finite.
 
     Example:
         >>> trainer = L.Trainer(max_epochs=10, callbacks=[Quantize(begin=0.5)])  # doctest: +SKIP
@@ -72,8 +73,15 @@ class Quantize(L.Callback):
         rank_zero_info(f"quantize: {summary(target)}")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Warn where steps may become too large once batch norm's statistics are frozen."""
-        folds = any(isinstance(m, FoldedNorm) for m in find_module(pl_module, self.module)[1].modules())
+        """Refuse a fit in which quantization cannot begin; warn of steps that frozen statistics may not bear."""
+        target = find_module(pl_module, self.module)[1]
+        steps = fit_steps(trainer)
+        if math.ceil(self.begin * steps) >= steps:
+            raise UserError(f"quantize begin={self.begin}: leaves none of the fit's {steps} steps; begin earlier")
+        modules = list(target.modules())
+        if any(isinstance(m, QuantizedLayer) and m.norm is not None and m.norm not in modules for m in modules):
+            raise UserError("quantize: sync_batchnorm has replaced the norms that are folded; leave it off")
+        folds = any(isinstance(m, FoldedNorm) for m in modules)
         momentum = any(group.get("momentum") for optimizer in trainer.optimizers for group in optimizer.param_groups)
         by_hand = not pl_module.automatic_optimization
         if folds and momentum and not (trainer.gradient_clip_val or by_hand):
@@ -103,6 +111,11 @@ class Quantize(L.Callback):
             bank.stage = Stage.ON
         enabled = bank.stage == Stage.ON
         pl_module.log_dict({"quantize/enabled": float(enabled), "quantize/frozen": float(frozen)})
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say so where the fit stopped before quantization began."""
+        if self._bank(pl_module).stage == Stage.OFF and not trainer.interrupted:
+            rank_zero_warn(f"quantize: the fit stopped before begin={self.begin}; the model is still in floating point")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave no observer behind."""

@@ -108,7 +108,7 @@ class ActivationRanges(nn.Module):
         extremes = torch.nan_to_num(extremes, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
-        low, high = self._update(self.low, self.high, -extremes[:, 0], extremes[:, 1])
+        low, high = self._update(self.low.float(), self.high.float(), -extremes[:, 0], extremes[:, 1])
         reached = extremes[:, 1] > -torch.inf
         self.low.copy_(torch.where(reached, low, self.low))
         self.high.copy_(torch.where(reached, high, self.high))

@@ -17,18 +17,20 @@ def example_call(trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Mo
     data loader, cut to ``samples``; ``target``'s own arguments are caught while ``pl_module`` runs on it.
 
     Raises:
-        UserError: if there is neither, or ``target`` is not reached by ``pl_module.forward``.
+        UserError: if there is neither, or ``pl_module.forward`` cannot be run on it, or does not reach ``target``.
     """
     array = pl_module.example_input_array
-    call = as_call(array) if array is not None else _first_batch(trainer, samples)
-    device = next((p.device for p in pl_module.parameters()), torch.device("cpu"))
-    call = map_tensors(lambda t: t.to(device), call)
     try:
-        return capture_call(pl_module, target, call)
-    except RuntimeError as error:
+        call = as_call(array) if array is not None else _first_batch(trainer, samples)
+        device = next((p.device for p in pl_module.parameters()), torch.device("cpu"))
+        return capture_call(pl_module, target, map_tensors(lambda t: t.to(device), call))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's data and forward raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{type(pl_module).__name__}.forward could not be run on the first batch to look at "
-            f"{type(target).__name__} ({error}); set example_input_array on the module"
+            f"{type(target).__name__} ({reason}); set example_input_array on the module"
         ) from error
 
 

@@ -50,6 +50,12 @@ class Snapshot(Callback):
         """Save if the moment has come."""
         self._take(trainer, pl_module)
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if the moment has come, before a callback that is listed later changes the model."""
+        self._take(trainer, pl_module)
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save if the moment is the end."""
         self._take(trainer, pl_module)
