@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_folder import write_run
+from finished_run import write_run
 
 from lighten.cli import STEPS, main
 

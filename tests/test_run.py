@@ -19,7 +19,7 @@ from lighten.errors import UserError
 from lighten.launch import compose_all
 from lighten.pruning.plan import Plan
 from lighten.recipe import RecipeError
-from lighten.run import FOLDER, _open_folder, run
+from lighten.run import run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 MODEL = {"accuracy", "macro_f1", "parameters", "macs", "bytes", "runtime", "threads", "latency_ms"}
@@ -219,27 +219,6 @@ def test_a_student_may_start_from_a_model_folder(tmp_path):
     config = json.loads((made / "student" / "config.json").read_text())
     assert config["model"]["name"] == "cnn"
     assert json.loads((made / "scores.json").read_text())["comparison"]["flips_of"] == 2000
-
-
-def test_each_of_several_runs_has_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.delenv(FOLDER, raising=False)
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    (recipe,) = compose_all(["recipe=smoke", f"runs={tmp_path}"], RECIPES)
-    names = []
-    for number in ("0", "1"):
-        monkeypatch.setenv("LIGHTEN_JOB", number)
-        names.append(_open_folder(recipe).name)
-    assert names == ["77", "77-1"]
-
-
-def test_processes_started_together_need_a_name_for_their_folder(tmp_path, monkeypatch):
-    monkeypatch.delenv(FOLDER, raising=False)
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    (recipe,) = compose_all(["recipe=smoke", f"runs={tmp_path}"], RECIPES)
-    with pytest.raises(RecipeError, match="give id=NAME"):
-        _open_folder(recipe)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_teacher_of_another_task_is_refused(folder, tmp_path):

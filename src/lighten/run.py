@@ -1,9 +1,7 @@
 """The story of one run: a line a step, from a checked recipe to a measured int8 file and its report."""
 
-import os
-import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from lighten.data import build_data
-from lighten.delivery.artifacts import write_json, write_text
+from lighten.delivery.artifacts import write_json
 from lighten.delivery.card import write_card
 from lighten.delivery.export import export_run
 from lighten.delivery.folder import load, save
@@ -26,13 +24,13 @@ from lighten.delivery.student import FIT, shrink_run
 from lighten.delivery.table import closing_table
 from lighten.distillation.module import DistillationModule
 from lighten.errors import UserError
-from lighten.launch import JOB
 from lighten.models import build_model
 from lighten.pruning.callback import Prune
 from lighten.pruning.decide import plan_pruning
 from lighten.quantization.callback import Quantize
 from lighten.quantization.insert import quantize_
-from lighten.recipe import Fit, Optimizer, Recipe, RecipeError, load_recipe, to_yaml
+from lighten.recipe import Fit, Optimizer, Recipe
+from lighten.run_folder import open_folder
 from lighten.training.checkpoint import latest_good
 from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.loggers import make_logger
@@ -40,26 +38,11 @@ from lighten.training.optimizer import OptimizerSettings
 from lighten.training.reference import fingerprint_of, reference
 from lighten.training.snapshot import Snapshot
 
-FOLDER = "LIGHTEN_RUN_FOLDER"
-"""Where a strategy's further processes find the folder that the first one chose."""
-
 DECIDES = (
     "accumulate_grad_batches", "devices", "gradient_clip_val", "limit_train_batches", "num_nodes", "precision",
     "sync_batchnorm",
 )  # fmt: skip
 """Settings of the trainer that change what a reference model becomes."""
-
-FREE = (
-    "name",
-    "runs",
-    "id",
-    "logger",
-    "workers",
-    "delivery",
-    "trainer.enable_progress_bar",
-    "trainer.log_every_n_steps",
-)
-"""Settings that may differ when a run goes on: they change nothing that is learned."""
 
 
 def run(recipe: Recipe) -> Path:
@@ -68,7 +51,7 @@ def run(recipe: Recipe) -> Path:
     The same recipe with the same ``id`` goes on where an earlier run was stopped.
     """
     console = Console(quiet=not _is_rank_zero())
-    folder = _open_folder(recipe)
+    folder = open_folder(recipe)
     console.print(f"run {folder}")
     _seed(recipe)
     data = build_data(
@@ -288,51 +271,6 @@ def _write_fit(folder: Path, recipe: Recipe, student: nn.Module, config: Mapping
             "opset": recipe.delivery.opset,
         },
     )
-
-
-def _open_folder(recipe: Recipe) -> Path:
-    if FOLDER in os.environ and "LOCAL_RANK" in os.environ:
-        return Path(os.environ[FOLDER])
-    name = recipe.id or os.environ.get("SLURM_JOB_ID")
-    if name is None and "LOCAL_RANK" in os.environ:
-        raise RecipeError("id=null: several processes were started together and need one folder; give id=NAME")
-    number = os.environ.get(JOB, "0")
-    fixed = name and (name if number == "0" else f"{name}-{number}")  # of several runs in a row each has its own
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(recipe.runs) / recipe.name / (fixed or stamp)
-    try:
-        if fixed is None and folder.exists():
-            folder = folder.with_name(f"{stamp}-{os.getpid()}")
-        folder.mkdir(parents=True, exist_ok=fixed is not None)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); set runs to another folder") from None
-    _refuse_another(recipe, folder / "recipe.yaml")
-    if _is_rank_zero():
-        write_text(folder / "recipe.yaml", to_yaml(recipe))
-    os.environ[FOLDER] = str(folder)
-    return folder
-
-
-def _refuse_another(recipe: Recipe, written: Path) -> None:
-    """Refuse to go on in the folder of a run that was asked for something else."""
-    if not written.exists():
-        return
-    here, there = (dict(_leaves(asdict(r))) for r in (recipe, load_recipe(written)))
-    differ = [key for key in here | there if here.get(key) != there.get(key) and not key.startswith(FREE)]
-    if differ:
-        was = ", ".join(f"{key}={there.get(key)}" for key in differ[:3])
-        raise RecipeError(
-            f"{differ[0]}={here.get(differ[0])}: {written.parent} holds a run with {was}; "
-            "repeat its settings to go on with it, or give another id"
-        )
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _seed(recipe: Recipe) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from run_folder import write_run
+from finished_run import write_run
 
 
 @pytest.fixture

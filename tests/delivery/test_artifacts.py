@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from run_folder import make_history, make_plan
+from finished_run import make_history, make_plan
 
 from lighten.delivery.artifacts import open_run, plan_groups, read_history, read_json, recipe_name, write_json
 from lighten.errors import UserError

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import yaml
-from run_folder import make_plan, write_run
+from finished_run import make_plan, write_run
 
 from lighten.delivery.card import write_card
 from lighten.delivery.figures import rows

@@ -1,5 +1,5 @@
 import pytest
-from run_folder import make_scores
+from finished_run import make_scores
 
 from lighten.delivery.figures import amount, figure, headline, milliseconds, percent, roles, rows, sentence, times
 

@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from run_folder import make_history, make_scores, write_run
+from finished_run import make_history, make_scores, write_run
 
 from lighten.delivery.figures import figure
 from lighten.delivery.report import render, write_report

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from run_folder import make_scores
+from finished_run import make_scores
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from lighten.delivery.scores import compare, quality, read_scores, reference_of, write_scores

@@ -1,8 +1,8 @@
 from io import StringIO
 
 import pytest
+from finished_run import make_scores
 from rich.console import Console
-from run_folder import make_scores
 
 from lighten.delivery.figures import rows
 from lighten.delivery.table import closing_table
