@@ -181,6 +181,7 @@ def test_the_plan_is_that_of_the_checkpoint_that_is_cut(copied):
     for path in checkpoints:
         if path.name.endswith(newest):
             path.write_bytes(path.read_bytes()[:-100])
+    (copied / "plan.json").write_text("of a later state")
     with pytest.warns(UserWarning, match="going back to"):
         assert cli(["shrink", str(copied)]) == 0
     earlier = torch.load(checkpoints[0], weights_only=True)["callbacks"]["Prune{'module': 'student'}"]["plan"]
