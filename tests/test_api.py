@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import lighten
 
@@ -138,3 +139,24 @@ def test_callbacks_work_on_a_module_that_knows_nothing_of_lighten(part):
     convolution = small.backbone[0] if part is None else small[0]
     assert convolution.out_channels == 4
     assert (module.backbone[0].weight.flatten(1).abs().amax(1) == 0).sum() == 4
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_fit_in_another_precision_than_the_teachers(precision):
+    """The trainer casts student and batch; the teacher stays as it is, and ranges are kept in float32."""
+    from lighten import DistillationModule, Prune, Quantize
+
+    def net():
+        return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
+
+    teacher, prune = net(), Prune(0.5)
+    data = TensorDataset(torch.randn(64, 1, 8, 8), torch.arange(64) % 3)
+    trainer = L.Trainer(
+        max_epochs=2, precision=precision, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[prune, Quantize(begin=0.5)],
+    )  # fmt: skip
+    module = DistillationModule(net(), teacher, optimizer=lambda m, _: torch.optim.SGD(m.parameters(), lr=0.01))
+    trainer.fit(module, DataLoader(data, 8), DataLoader(data, 8))
+    assert teacher[0].weight.dtype == torch.float32
+    assert prune.plan.sparsity == 0.5
+    assert all(torch.isfinite(p).all() for p in module.student.parameters())
