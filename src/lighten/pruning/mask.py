@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lighten.errors import UserError
 from lighten.pruning.groups import layer_of, refuse_unfit
+from lighten.pruning.norms import leave_out_, restore_
 from lighten.pruning.plan import Cut, Plan
 
 
@@ -30,6 +31,14 @@ def mask_(model: nn.Module, plan: Plan) -> None:
     check_fits(model, plan)
     for tensor, dim, cut in masked(model, plan):
         tensor.index_fill_(dim, torch.tensor(cut.removed, device=tensor.device), 0)
+    _mask_norms(model, plan)
+
+
+def _mask_norms(model: nn.Module, plan: Plan) -> None:
+    removed = {slot.tensor: cut.removed for cut in plan.cuts for slot in cut.slots if slot.role == "norm"}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        weight = f"{name}.weight" if name else "weight"
+        restore_(module) if weight not in removed else leave_out_(module, removed[weight])
 
 
 class Masks:

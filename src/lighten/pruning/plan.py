@@ -19,7 +19,8 @@ SCHEMA = 1
 class Slot:
     """One dimension of one parameter or buffer.
 
-    ``role`` is ``filter``, ``bias``, ``norm``, ``scale``, ``input`` or ``statistic``; the last is cut but not zeroed.
+    ``role`` is ``filter``, ``bias``, ``norm``, ``shift``, ``scale``, ``input`` or ``statistic``; the last is cut but
+    not zeroed.
     """
 
     tensor: str

@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lighten.pruning.labels import along, compact, spread
+from lighten.pruning.labels import along, compact, spread, varies
 from lighten.pruning.trace import Tracer, Weight, module_of, place
 
 Rule = Callable[..., Any]
@@ -205,13 +205,19 @@ def _convolution(tracer: Tracer, node: Node, x: Tensor, weight: Any, bias: Any, 
 
 
 def _convolve(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, groups: int, transposed: bool) -> Tensor:
-    if not _owned(tracer, node, weight, bias) or (transposed and groups > 1):
+    if not _owned(tracer, node, weight, bias):
         return _freeze(tracer, node, x, weight, bias)
     x = _given(tracer, x)
     channel = x.ndim - (len(weight.shape) - 1)
     inputs = tracer.labels.unite_along(x, channel)
     filters, taken = (1, 0) if transposed else (0, 1)
-    if groups > 1 and weight.shape[1] == 1:
+    if groups > 1 and transposed and weight.shape[0] == groups:
+        outputs = tracer.attach(weight, 0, inputs, "filter").repeat_interleave(weight.shape[1])
+    elif groups > 1 and transposed:
+        tracer.labels.unite_along(inputs.reshape(groups, -1), 1)
+        tracer.attach(weight, taken, inputs, "input")
+        outputs = tracer.issue(weight, filters).repeat(groups)
+    elif groups > 1 and weight.shape[1] == 1:
         outputs = tracer.attach(weight, 0, inputs.repeat_interleave(weight.shape[0] // groups), "filter")
     else:
         outputs = tracer.issue(weight, filters)
@@ -234,8 +240,16 @@ def _addmm(tracer: Tracer, node: Node, bias: Any, x: Any, weight: Any, **scales:
     return _dense(tracer, node, x, weight, bias, nodes=1)
 
 
-def _matmul(tracer: Tracer, node: Node, x: Any, weight: Any) -> Tensor:
-    return _dense(tracer, node, x, weight, None, nodes=1)
+def _matmul(tracer: Tracer, node: Node, x: Any, other: Any) -> Tensor:
+    if isinstance(x, Tensor) and isinstance(other, Tensor):
+        return _contract(tracer, node, x, other)
+    return _dense(tracer, node, x, other, None, nodes=1)
+
+
+def _baddbmm(tracer: Tracer, node: Node, bias: Any, a: Any, b: Any, **_: Any) -> Tensor:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return _freeze(tracer, node, bias, a, b)
+    return _meet(tracer, node, _contract(tracer, node, a, b), _given(tracer, bias))
 
 
 def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes: int) -> Tensor:
@@ -266,7 +280,7 @@ def _batch_norm(tracer: Tracer, node: Node, x: Any, *rest: Any) -> Any:
     """One scale, shift, mean and variance a channel; channels do not meet."""
     weight, bias, mean, variance = rest[:4]
     inputs = tracer.labels.unite_along(x, 1)
-    for tensor, role in ((weight, "norm"), (bias, "norm"), (mean, "statistic"), (variance, "statistic")):
+    for tensor, role in ((weight, "norm"), (bias, "shift"), (mean, "statistic"), (variance, "statistic")):
         if isinstance(tensor, Weight):
             tracer.attach(tensor, 0, inputs, role)
         elif isinstance(tensor, Tensor):
@@ -282,10 +296,94 @@ def _prelu(tracer: Tracer, node: Node, x: Any, weight: Any) -> Any:
     return x
 
 
-def _layer_norm(tracer: Tracer, node: Node, x: Any, normalized: list[int], *_: Any) -> Any:
-    """Statistics over channels change with their number."""
-    _reduce(tracer, node, x, list(range(-len(normalized), 0)))
+def _layer_norm(
+    tracer: Tracer, node: Node, x: Any, normalized: list[int], weight: Any = None, bias: Any = None, *_: Any
+) -> Any:
+    """Statistics run over the channels: a module that can leave the removed ones out of them lets go of its channels."""
+    if len(normalized) > 1 or not tracer.maskable(weight):
+        _reduce(tracer, node, x, list(range(-len(normalized), 0)))
+        return _same(tracer, node, x)
+    return _normed(tracer, node, x, tracer.labels.unite_along(x, -1), weight, bias)
+
+
+def _group_norm(tracer: Tracer, node: Node, x: Any, groups: int, weight: Any = None, bias: Any = None, *_: Any) -> Any:
+    """Statistics run over each group of channels, which go together; a lone group is as a layer norm's."""
+    inputs = tracer.labels.unite_along(x, 1)
+    if not tracer.maskable(weight) or (weight.shape[0] == groups and groups == 1):
+        return _freeze(tracer, node, x, weight, bias)
+    if groups > 1:
+        tracer.labels.unite_along(inputs.reshape(groups, -1), 0)
+    return _normed(tracer, node, x, inputs, weight, bias)
+
+
+def _normed(tracer: Tracer, node: Node, x: Any, inputs: Tensor, weight: Any, bias: Any) -> Any:
+    for tensor, role in ((weight, "norm"), (bias, "shift")):
+        if isinstance(tensor, Weight):
+            tracer.attach(tensor, 0, inputs, role)
+        elif isinstance(tensor, Tensor):
+            return _freeze(tracer, node, x, weight, bias)
     return _same(tracer, node, x)
+
+
+def _attention(tracer: Tracer, node: Node, q: Any, k: Any, v: Any, mask: Any = None, *_: Any, **named: Any) -> Any:
+    """Scaled dot-product attention of (…, heads, length, features): a head goes as a whole."""
+    if any(isinstance(t, Weight) for t in (q, k, v)):
+        return _freeze(tracer, node, q, k, v)
+    if named.get("enable_gqa"):
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    scores = _contract(tracer, node, q, k.transpose(-1, -2))
+    mask = named.get("attn_mask", mask)
+    if mask is not None:
+        scores = _meet(tracer, node, scores, _given(tracer, mask))
+    return _contract(tracer, node, scores, v)
+
+
+def _contract(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
+    """The product of (…, n, k) and (…, k, m): what is summed over is tied, and a matrix of one channel scales another.
+
+    Where channels lie along k they are tied one to one, and the sum belongs to none. Where, besides, each pair of
+    matrices has channels of its own (heads), these are one channel: a head goes as a whole. Where none lie along k,
+    rows and columns of the result keep the channels of the operand that has them, tied to the other's.
+    """
+    if a.ndim == 1 or b.ndim == 1:
+        return _freeze(tracer, node, a, b)
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = a.expand(*batch, *a.shape[-2:]), b.expand(*batch, *b.shape[-2:])
+    if (varies(a, -1) or varies(b, -2)) and not any(varies(t, d) for t in (a, b) for d in range(len(batch))):
+        tracer.labels.unite(tracer.labels.unite_along(a, -1), tracer.labels.unite_along(b, -2))
+        return tracer.labels.fixed(_product(a, b), f"{_name(node)} mixes its channels ({place(node)})")
+    if varies(a, -1) or varies(b, -2):
+        whole = torch.cat([_matrices(a), _matrices(b)], -1)
+        labels = tracer.labels.unite_along(whole.flatten(0, -2), 0)[..., None, None]
+        return labels.reshape(*whole.shape[:-1], 1, 1).expand(*batch, a.shape[-2], b.shape[-1])
+    rows, columns = a[..., :1], b[..., :1, :]
+    return _scaled(tracer, node, rows, columns).expand(*batch, a.shape[-2], b.shape[-1])
+
+
+def _product(a: Tensor, b: Tensor) -> torch.Size:
+    return torch.Size([*a.shape[:-1], b.shape[-1]])
+
+
+def _scaled(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
+    """Return the labels of an outer product; a factor that is one channel throughout cannot go, and ties nothing."""
+    for one, other in ((a, b), (b, a)):
+        roots = torch.unique(tracer.labels.find(compact(one)))
+        if len(roots) == 1:
+            tracer.labels.freeze(roots, f"is broadcast over channels ({place(node)})")
+            return other
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    a, b = torch.broadcast_tensors(compact(a), compact(b))
+    tracer.labels.unite(a, b)
+    return tracer.labels.find(a).expand(shape)
+
+
+def _matrices(labels: Tensor) -> Tensor:
+    """Return one row of labels for each matrix of a batch."""
+    small = labels
+    for dim in (-1, -2):
+        if not varies(small, dim):
+            small = small.narrow(dim, 0, 1)
+    return small.flatten(-2)
 
 
 def _reduction(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> Any:
@@ -375,12 +473,16 @@ RULES: dict[str, Rule] = {
     "addmm": _addmm,
     "mm": _matmul,
     "matmul": _matmul,
+    "bmm": _matmul,
+    "baddbmm": _baddbmm,
+    "scaled_dot_product_attention": _attention,
     "embedding": _embedding,
     "batch_norm": _batch_norm,
     "instance_norm": _batch_norm,
     "prelu": _prelu,
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,
+    "group_norm": _group_norm,
     "pad": _pad,
     "constant_pad_nd": _constant_pad,
     "glu": _glu,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lighten.errors import UserError
 from lighten.pruning.check import clone, difference
 from lighten.pruning.mask import check_fits, mask_, tensors_of
+from lighten.pruning.norms import maskable, restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.trace import first_line
 
@@ -104,6 +105,7 @@ def _runs(model: nn.Module, plan: Plan, dtype: torch.dtype) -> bool:
 
 def _restate(module: nn.Module) -> None:
     """Make the widths that a module remembers those of its weight."""
+    restore_(module)
     if isinstance(module, nn.modules.conv._ConvNd):
         _restate_conv(module)
     elif isinstance(module, nn.Linear):
@@ -114,10 +116,20 @@ def _restate(module: nn.Module) -> None:
         known = module.weight if module.weight is not None else module.running_mean
         if known is not None:
             module.num_features = len(known)
+    elif maskable(module):
+        _restate_norm(module)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers: a linear layer, transposed
         _restate_transposed(module)
+
+
+def _restate_norm(norm: Any) -> None:
+    if isinstance(norm, nn.GroupNorm):
+        norm.num_groups = len(norm.weight) * norm.num_groups // norm.num_channels
+        norm.num_channels = len(norm.weight)
+    elif len(norm.normalized_shape) == 1:
+        norm.normalized_shape = (len(norm.weight),)
 
 
 def _restate_transposed(module: Any) -> None:
@@ -126,6 +138,8 @@ def _restate_transposed(module: Any) -> None:
 
 def _restate_conv(conv: Any) -> None:
     if conv.transposed:
+        if conv.groups == conv.in_channels:
+            conv.groups = conv.weight.shape[0]
         conv.in_channels, conv.out_channels = conv.weight.shape[0], conv.weight.shape[1] * conv.groups
         return
     depthwise = conv.groups > 1 and conv.groups == conv.in_channels

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from lighten.errors import UserError
 from lighten.example import Call
 from lighten.pruning.labels import Labels, compact, spread, varies
+from lighten.pruning.norms import maskable
 
 PACKAGE = str(Path(__file__).parent)
 ELEMENTS = 2**22
@@ -36,7 +37,8 @@ class Axis:
     """The labels along one dimension of a parameter or buffer.
 
     ``role`` says what removing a channel means there: ``filter`` (a producer's weight, which is scored), ``bias``,
-    ``norm``, ``scale``, ``input`` (a consumer's weight) or ``statistic`` (a buffer: cut, never zeroed).
+    ``norm`` and ``shift`` (a norm's weight and bias), ``scale``, ``input`` (a consumer's weight) or ``statistic`` (a
+    buffer: cut, never zeroed).
     """
 
     labels: Tensor
@@ -59,6 +61,7 @@ class Tracer:
         self.stuck: dict[str, str] = {}
         self._elements: dict[str, tuple[Weight, Tensor]] = {}
         self._buffers = {name for name, _ in model.named_buffers()}
+        self._norms = {f"{name}.weight" for name, module in model.named_modules() if maskable(module)}
         self._whole: list[tuple[str, str]] = []
         self._weights = _weights(exported, model)
         self._inputs = set(exported.graph_signature.user_inputs)
@@ -84,6 +87,10 @@ class Tracer:
                 return self.labels.fixed(weight.shape, f"{weight.name} is used whole and is too large to follow")
             self._elements[weight.name] = weight, self.labels.fresh(count).reshape(weight.shape)
         return self._elements[weight.name][1]
+
+    def maskable(self, weight: Any) -> bool:
+        """Say whether this is the weight of a norm module that can leave channels out of its statistics."""
+        return isinstance(weight, Weight) and weight.name in self._norms
 
     def freeze_weight(self, weight: Weight, why: str) -> None:
         """Freeze every axis that ``weight`` has or will get."""
