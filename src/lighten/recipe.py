@@ -17,8 +17,10 @@ from lighten.errors import UserError, did_you_mean
 from lighten.models import check_model, model_names
 
 LOSSES = ("soft_labels", "cross_entropy")
-SCORES = ("fpgm", "magnitude")
-SCOPES = ("uniform", "global")
+SCORES = ("fpgm", "magnitude", "l1", "mix", "bn_scale", "taylor", "random", "auto")
+SCOPES = ("uniform", "global", "sensitivity")
+PRUNE_TARGETS = ("channels", "macs", "parameters", "latency")
+PRUNE_SCHEDULES = ("cubic", "linear", "exponential", "one_shot")
 RANGES = ("moving_average", "min_max")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "constant")
@@ -69,15 +71,19 @@ class Distil:
 
 @dataclass
 class Prune:
-    """Which channels go, and when; ``amount`` null: none."""
+    """Which channels go, and when; ``amount``, a share of ``target``; null: none."""
 
     amount: float | None = None
     score: str = "fpgm"
     scope: str = "uniform"
     begin: float = 0.1
     end: float = 0.6
+    schedule: str = "cubic"
+    soft: bool = False
     exclude: list[str] = field(default_factory=list)
+    target: str = "channels"
     align: int = 1
+    rate_norm: float = 0.9
 
 
 @dataclass
@@ -199,6 +205,8 @@ def _check_names(recipe: Recipe) -> None:
     _one_of("logger", recipe.logger, LOGGERS)
     _one_of("compress.prune.score", recipe.compress.prune.score, SCORES)
     _one_of("compress.prune.scope", recipe.compress.prune.scope, SCOPES)
+    _one_of("compress.prune.target", recipe.compress.prune.target, PRUNE_TARGETS)
+    _one_of("compress.prune.schedule", recipe.compress.prune.schedule, PRUNE_SCHEDULES)
     _one_of("compress.quantize.ranges", recipe.compress.quantize.ranges, RANGES)
     for key, optimizer in _optimizers(recipe).items():
         _one_of(f"{key}.name", optimizer.name, OPTIMIZERS)
@@ -228,6 +236,7 @@ def _check_numbers(recipe: Recipe) -> None:
     _number("distil.soft_weight", recipe.distil.soft_weight, least=0, most=1)
     if prune.amount is not None:
         _number("compress.prune.amount", prune.amount, above=0, below=1)
+    _number("compress.prune.rate_norm", prune.rate_norm, above=0, most=1)
     _number("compress.prune.begin", prune.begin, least=0, most=1)
     _number("compress.prune.end", prune.end, least=0, most=1)
     if quantize.begin is not None:
@@ -247,6 +256,8 @@ def _check_techniques(recipe: Recipe) -> None:
     prune, quantize = recipe.compress.prune, recipe.compress.quantize
     if prune.end < prune.begin:
         raise RecipeError(f"compress.prune.end={prune.end}: expected at least compress.prune.begin={prune.begin}")
+    if prune.target == "latency" and prune.scope == "global":
+        raise RecipeError("compress.prune.target=latency: expected compress.prune.scope uniform or sensitivity")
     if quantize.begin is not None and quantize.freeze < quantize.begin:
         raise RecipeError(
             f"compress.quantize.freeze={quantize.freeze}: expected at least compress.quantize.begin={quantize.begin}"

@@ -74,7 +74,11 @@ def _rehearse(recipe: Recipe, data: Any) -> None:
     student = given if given is not None else _build(recipe, data, recipe.student, recipe.student_options)
     example, prune, quantize = torch.zeros(2, *data.input_shape), recipe.compress.prune, recipe.compress.quantize
     if prune.amount is not None:
-        plan_pruning(student, example, prune.amount, scope=prune.scope, exclude=prune.exclude, align=prune.align)
+        scope, target = ("uniform", prune.target) if prune.scope == "sensitivity" else (prune.scope, prune.target)
+        target = "macs" if target == "latency" else target  # what can be known before training
+        plan_pruning(
+            student, example, prune.amount, scope=scope, target=target, exclude=prune.exclude, align=prune.align
+        )
     if quantize.begin is not None:
         quantize_(student, example_input=example, exclude=quantize.exclude, weight_bits=quantize.weight_bits)
 
@@ -224,8 +228,8 @@ def _prune(recipe: Recipe) -> Prune | None:
     if s.amount is None:
         return None
     return Prune(
-        s.amount, score=s.score, scope=s.scope, begin=s.begin, end=s.end, exclude=s.exclude, align=s.align,
-        module="student",
+        s.amount, score=s.score, begin=s.begin, end=s.end, scope=s.scope, exclude=s.exclude, schedule=s.schedule,
+        soft=s.soft, target=s.target, align=s.align, rate_norm=s.rate_norm, module="student",
     )  # fmt: skip
 
 

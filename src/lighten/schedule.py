@@ -8,8 +8,11 @@ from lighten.errors import UserError, did_you_mean
 SHAPES: dict[str, Callable[[float], float]] = {
     "cubic": lambda t: 1.0 - (1.0 - t) ** 3,
     "linear": lambda t: t,
+    "exponential": lambda t: (1.0 - 100.0**-t) / 0.99,
+    "one_shot": lambda t: 1.0,
 }
-"""How a ramp rises: functions of [0, 1] onto [0, 1].
+"""How a ramp rises: functions of [0, 1] to [0, 1]. ``exponential`` leaves, of what is still to come, the same share in
+equal times, a hundredth in the end; ``one_shot`` is there at once.
 
 Source: ``cubic`` is equation 1 of Zhu & Gupta, To Prune or Not to Prune, 2017 (arXiv 1710.01878).
 """
@@ -24,7 +27,7 @@ def ramp(progress: float, *, begin: float, end: float, shape: str = "cubic") -> 
         progress: share of the fit's optimizer steps that are done, in [0, 1].
         begin: share at which the ramp starts.
         end: share at which it has reached 1.
-        shape: ``"cubic"``, fast at first, or ``"linear"``.
+        shape: ``"cubic"``, fast at first, ``"linear"``, ``"exponential"``, faster still, or ``"one_shot"``.
 
     Raises:
         UserError: as :func:`check_ramp`, or if ``progress`` is not a number.

@@ -35,7 +35,7 @@ EXPECTED = {
     "unet": {"down.0": (("down.0",), 6), "deep.0": (("deep.0",), 10), "up": (("up",), 8), "mix.0": (("mix.0",), 7)},
     "shared": {"stem.0": (("stem.0", "twice"), 6)},
     "reshuffled": {"a": (("a",), 4), "b": (("b",), 6)},
-    "transformer": {"up": (("up",), 16)},
+    "transformer": {"q": (("q", "k", "v"), 2), "out": (("out", "down"), 8), "up": (("up",), 16)},
     "mlp": {"1": (("1",), 12), "4": (("4",), 9)},
 }
 
@@ -52,7 +52,7 @@ def test_positions_of_a_small_residual_net(build, images):
     structure = find_groups(build("residual"), ((images,), {}))
     stem = next(group for group in structure.groups if group.name == "stem.0")
     places = {(slot.tensor, slot.dim, slot.role) for slot in stem.positions}
-    norms = {(f"{bn}.{t}", 0, "norm") for bn in ("stem.1", "a2.1") for t in ("weight", "bias")}
+    norms = {(f"{bn}.{t}", 0, r) for bn in ("stem.1", "a2.1") for t, r in (("weight", "norm"), ("bias", "shift"))}
     statistics = {(f"{bn}.{t}", 0, "statistic") for bn in ("stem.1", "a2.1") for t in ("running_mean", "running_var")}
     assert places == norms | statistics | {
         ("stem.0.weight", 0, "filter"),

@@ -1,7 +1,8 @@
 """How much where: which channels of each group go, given their scores."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lighten.errors import UserError, did_you_mean
 
-SCOPES = ("uniform", "global")
+SCOPES = ("uniform", "global", "sensitivity")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,31 @@ class Candidate:
         return len(self.scores)
 
 
+Share = Callable[[Sequence[int]], float]
+"""Channels gone from each group, to the share of something (multiply-accumulates, parameters) that goes with them."""
+
+Curve = Sequence[tuple[float, float]]
+"""Points (share of a group's channels that go, damage to the outputs), from (0, 0) on, shares rising."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What is known of one group when strength is given out by damage: its curve, and what all its channels save."""
+
+    curve: Curve
+    saving: float
+
+
 def allocate(
-    candidates: Sequence[Candidate], amount: float, *, scope: str = "uniform", align: int = 1, strength: float = 1.0
+    candidates: Sequence[Candidate],
+    amount: float,
+    *,
+    scope: str = "uniform",
+    align: int = 1,
+    strength: float = 1.0,
+    share: Share | None = None,
+    sensitivities: Sequence[Sensitivity] = (),
+    counts: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return the channels of each group that are removed, the ones already gone among them.
 
@@ -45,67 +69,220 @@ def allocate(
 
     Args:
         candidates: the groups.
-        amount: share of all channels to remove at full strength, rounded to the nearest count, halves down.
-        scope: ``"uniform"`` removes this share of every group; ``"global"`` this share of all channels, wherever the
-            scores, each divided by the mean of its group's live ones, are lowest.
+        amount: share to remove at full strength: of all channels, rounded to the nearest count, halves down, or of
+            what ``share`` says.
+        scope: ``"uniform"`` removes one share of every group; ``"global"`` goes wherever the scores, each divided by
+            the mean of its group's live ones, are lowest; ``"sensitivity"`` makes the last channel of every group
+            cost the same damage for what it saves.
         align: at full strength, widths of layers become multiples of this where they can, nearest to what was asked.
         strength: share of ``amount`` to remove now, in [0, 1]: the ramp.
+        share: what ``amount`` is a share of; ``None``: of all channels.
+        sensitivities: of each group, for that scope.
+        counts: channels of each group to remove at full strength, where that was decided before.
 
     Raises:
-        UserError: if ``amount`` would empty a group, or ``scope`` is unknown.
+        UserError: if ``amount`` cannot be reached, or ``scope`` is unknown.
     """
     if scope not in SCOPES:
         raise UserError(f"no scope {scope!r}; {did_you_mean(scope, SCOPES)}")
-    counts = _uniform(candidates, amount, align, strength) if scope == "uniform" else None
-    if counts is None:
-        counts = _everywhere(candidates, amount, strength)
-        if strength == 1.0:
-            counts = [_aligned(c, n, align) for c, n in zip(candidates, counts, strict=True)]
+    if counts is None and scope == "global":
+        counts = _globally(candidates, amount, align, strength, share)
+    else:
+        if counts is None:
+            counts = final_counts(candidates, amount, scope, align=align, share=share, sensitivities=sensitivities)
+        counts = [_nearest(strength * count) for count in counts]
     return [_lowest(c, n) for c, n in zip(candidates, counts, strict=True)]
 
 
-def _uniform(candidates: Sequence[Candidate], amount: float, align: int, strength: float) -> list[int]:
-    counts = []
-    for candidate in candidates:
-        count = _nearest(amount * candidate.width)
-        if count >= candidate.width:
-            most = math.floor(100 * (candidate.width - 0.5) / candidate.width) / 100
-            raise UserError(
-                f"amount={amount} would empty {candidate.name} ({candidate.width} channels); "
-                f"ask for at most {most}, or exclude that layer"
-            )
-        counts.append(_nearest(strength * _aligned(candidate, count, align)))
+def final_counts(
+    candidates: Sequence[Candidate],
+    amount: float,
+    scope: str,
+    *,
+    align: int,
+    share: Share | None,
+    sensitivities: Sequence[Sensitivity] = (),
+) -> list[int]:
+    """Return how many channels of each group go at full strength, for scopes that do not ask which.
+
+    Raises:
+        UserError: if ``amount`` cannot be reached.
+    """
+    if scope == "uniform" and share is None:
+        return [_aligned(c, _uniform(c, amount), align) for c in candidates]
+    at = pressure(candidates, scope, align=align, sensitivities=sensitivities)
+    if share is None:
+        total = sum(c.width for c in candidates)
+        return _reach(candidates, at, amount, lambda counts: sum(counts) / total, align)
+    return _reach(candidates, at, amount, share, align)
+
+
+def pressure(
+    candidates: Sequence[Candidate], scope: str, *, align: int, sensitivities: Sequence[Sensitivity] = ()
+) -> Callable[[float], list[int]]:
+    """Return how many channels of each group go under a pressure in [0, 1]: none at 0, all but one at 1."""
+
+    def uniform(p: float) -> list[int]:
+        return [_aligned(c, min(c.width - 1, _nearest(p * c.width)), align) for c in candidates]
+
+    def sensitive(p: float) -> list[int]:
+        if p >= 1.0:
+            return uniform(1.0)
+        found = []
+        for candidate, sensitivity in zip(candidates, sensitivities, strict=True):
+            share = _share_at(sensitivity, p / (1.0 - p))
+            count = min(candidate.width - 1, _nearest(share * candidate.width))
+            found.append(_aligned(candidate, count, align))
+        return found
+
+    return sensitive if scope == "sensitivity" else uniform
+
+
+def _share_at(sensitivity: Sensitivity, price: float) -> float:
+    """Return the share of a group to remove where one unit of what is saved is worth ``price`` units of damage."""
+    points = _hull(sensitivity.curve)
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points)]
+    worth = price * sensitivity.saving
+    if worth <= 0 or not slopes:
+        return 0.0
+    middles = [0.0, *((a[0] + b[0]) / 2 for a, b in itertools.pairwise(points)), points[-1][0]]
+    levels = [0.0, *slopes, slopes[-1] * 4 + 1e-12]  # beyond the last point damage is taken to grow four times as fast
+    at = next((i for i, level in enumerate(levels) if level > worth), len(levels))
+    if at == len(levels):
+        return points[-1][0]
+    low, high = levels[at - 1], levels[at]
+    return middles[at - 1] + (middles[at] - middles[at - 1]) * (worth - low) / (high - low)
+
+
+def _hull(curve: Curve) -> list[tuple[float, float]]:
+    """Return the lower convex hull of a curve: the damage that cannot be had cheaper by mixing two strengths."""
+    hull: list[tuple[float, float]] = []
+    for point in curve:
+        while len(hull) > 1 and _turns(hull[-2], hull[-1], point) <= 0:
+            hull.pop()
+        hull.append(point)
+    return hull
+
+
+def _turns(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def _reach(
+    candidates: Sequence[Candidate], at: Callable[[float], list[int]], amount: float, share: Share, align: int
+) -> list[int]:
+    """Return the counts on the way from no pressure to all whose share is nearest to ``amount``."""
+    most = share(at(1.0))
+    if amount > most + 1e-9:
+        raise UserError(
+            f"amount={amount} cannot be reached: at most {math.floor(1000 * most) / 1000} goes when each of "
+            f"{len(candidates)} groups keeps its last channels; ask for less, or exclude fewer layers"
+        )
+    solved = _solve(lambda p: share(at(p)), amount)
+    low, high = at(solved), at(min(1.0, solved + 1e-6))
+    between = [_between(low, high, t) for t in (0.25, 0.5, 0.75)]
+    best = min([low, *between, high], key=lambda counts: abs(share(counts) - amount))
+    return _polish(candidates, best, amount, share, align)
+
+
+def _between(low: Sequence[int], high: Sequence[int], t: float) -> list[int]:
+    return [round(a + t * (b - a)) for a, b in zip(low, high, strict=True)]
+
+
+def _polish(candidates: Sequence[Candidate], counts: list[int], amount: float, share: Share, align: int) -> list[int]:
+    """Move single groups by one step, as long as that comes nearer to ``amount``."""
+    steps = [_allowed(c, align) for c in candidates]
+    gap = abs(share(counts) - amount)
+    for _ in range(2 * len(candidates)):
+        tried = []
+        for which, allowed in enumerate(steps):
+            for count in _neighbours(allowed, counts[which]):
+                other = [*counts[:which], count, *counts[which + 1 :]]
+                tried.append((abs(share(other) - amount), which, other))
+        nearest = min(tried, default=(gap, 0, counts))
+        if nearest[0] >= gap - 1e-12:
+            break
+        gap, _, counts = nearest
     return counts
 
 
-def _everywhere(candidates: Sequence[Candidate], amount: float, strength: float) -> list[int]:
+def _neighbours(allowed: Sequence[int], count: int) -> list[int]:
+    below, above = [n for n in allowed if n < count], [n for n in allowed if n > count]
+    return [*below[-1:], *above[:1]]
+
+
+def _solve(of: Callable[[float], float], value: float, steps: int = 40) -> float:
+    """Return the largest pressure found at which a rising ``of`` is at most ``value``."""
+    low, high = 0.0, 1.0
+    for _ in range(steps):
+        middle = (low + high) / 2
+        low, high = (middle, high) if of(middle) <= value else (low, middle)
+    return low
+
+
+def _uniform(candidate: Candidate, amount: float) -> int:
+    count = _nearest(amount * candidate.width)
+    if count >= candidate.width:
+        most = math.floor(100 * (candidate.width - 0.5) / candidate.width) / 100
+        raise UserError(
+            f"amount={amount} would empty {candidate.name} ({candidate.width} channels); "
+            f"ask for at most {most}, or exclude that layer"
+        )
+    return count
+
+
+def _globally(
+    candidates: Sequence[Candidate], amount: float, align: int, strength: float, share: Share | None
+) -> list[int]:
     total = sum(c.width for c in candidates)
     most = total - len(candidates)
-    if _nearest(amount * total) > most:
-        raise UserError(
-            f"amount={amount} would empty a layer: each of {len(candidates)} groups keeps one of {total} channels; "
-            f"ask for at most {math.floor(100 * most / total) / 100}"
+    ranked = _ranking(candidates)
+    if share is None:
+        if _nearest(amount * total) > most:
+            raise UserError(
+                f"amount={amount} would empty a layer: each of {len(candidates)} groups keeps one of {total} channels; "
+                f"ask for at most {math.floor(100 * most / total) / 100}"
+            )
+        counts = _first(candidates, ranked, _nearest(strength * amount * total))
+    else:
+        at = lambda p: _first(candidates, ranked, round(p * most))  # noqa: E731
+        counts = (
+            _reach(candidates, at, amount, share, align)
+            if strength == 1.0
+            else at(_solve(lambda p: share(at(p)), strength * amount))
         )
-    more = _nearest(strength * amount * total) - sum(len(c.gone) for c in candidates)
+    return counts if strength < 1.0 else [_aligned(c, n, align) for c, n in zip(candidates, counts, strict=True)]
+
+
+def _ranking(candidates: Sequence[Candidate]) -> list[int]:
+    """Return the group of each live channel that may go, lowest relative score first; each group keeps its best."""
     ranked = []
     for which, candidate in enumerate(candidates):
         live = _ranked(candidate)
         mean = float(candidate.scores[live].mean()) or 1.0
         ranked += [(float(candidate.scores[i]) / mean, which, i) for i in live[:-1]]
+    return [which for _, which, _ in sorted(ranked)]
+
+
+def _first(candidates: Sequence[Candidate], ranked: Sequence[int], count: int) -> list[int]:
     counts = [len(c.gone) for c in candidates]
-    for _, which, _ in sorted(ranked)[: max(0, more)]:
+    for which in ranked[: max(0, count - sum(counts))]:
         counts[which] += 1
     return counts
 
 
+def _allowed(candidate: Candidate, align: int) -> list[int]:
+    """Return the numbers to remove that leave the group's first layer a multiple of ``align`` wide, or any."""
+    numbers = list(range(len(candidate.gone), candidate.width))
+    fits = [n for n in numbers if (candidate.beside + (candidate.width - n) * candidate.unit) % align == 0]
+    return fits or numbers
+
+
 def _aligned(candidate: Candidate, count: int, align: int) -> int:
     """Return the number to remove, near ``count``, that leaves the group's first layer a multiple of ``align`` wide."""
-    fits = [
-        removed
-        for removed in range(len(candidate.gone), candidate.width)
-        if (candidate.beside + (candidate.width - removed) * candidate.unit) % align == 0
-    ]
-    return min(fits, key=lambda removed: (abs(removed - count), removed), default=count)
+    if align == 1:
+        return count
+    return min(_allowed(candidate, align), key=lambda removed: (abs(removed - count), removed))
 
 
 def _lowest(candidate: Candidate, count: int) -> list[int]:

@@ -5,20 +5,26 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lighten.errors import UserError
+from lighten.example import ExampleInput, as_call
 from lighten.names import find_module
-from lighten.pruning.decide import check_settings, decide, study
+from lighten.pruning.criterion import first_order
+from lighten.pruning.decide import Findings, decide, settle, study
 from lighten.pruning.groups import Structure
-from lighten.pruning.mask import Masks, mask_
+from lighten.pruning.mask import Masks, mask_, mask_filters_, tensors_of
 from lighten.pruning.plan import Plan
+from lighten.pruning.settings import Settings
 from lighten.schedule import check_ramp, ramp
-from lighten.training.example import example_call
+from lighten.training.example import example_call, example_calls
 from lighten.training.progress import fit_steps
 
 UPDATES = 30
@@ -31,18 +37,26 @@ class Prune(L.Callback):
     """Gradually remove whole channels during the fit, by zero; :func:`~lighten.pruning.shrink` then cuts them.
 
     Works on any LightningModule. Groups are found, tried and printed in ``setup``. From ``begin`` to ``end`` the
-    removed share rises to ``amount`` (cubic, Zhu & Gupta 2017), in at most 30 updates evenly spaced in optimizer
-    steps. What is removed stays removed: it is zeroed again after every optimizer step. Rank zero decides for all.
-    Logs ``prune/amount`` (asked now) and ``prune/sparsity`` (share of the channels that can be pruned and are).
+    removed share rises to ``amount``, in at most 30 updates evenly spaced in optimizer steps. What is removed stays
+    removed: it is zeroed again after every optimizer step. Rank zero decides for all. Logs ``prune/amount`` (asked
+    now), ``prune/sparsity`` (share of the channels that can be pruned and are) and ``prune/macs`` (share saved).
 
     Args:
-        amount: share of channels to remove, in (0, 1).
-        score: ``"fpgm"`` or ``"magnitude"``.
+        amount: share of ``target`` to remove, in (0, 1).
+        score: as for :func:`~lighten.pruning.plan_pruning`, like ``scope``, ``target``, ``align`` and ``rate_norm``;
+            ``"taylor"`` adds up the gradients of all steps since the last update, as the optimizer gets them.
         begin: share of the fit's optimizer steps at which the ramp starts.
         end: share at which ``amount`` is reached.
-        scope: ``"uniform"``, the share of every group, or ``"global"``.
+        scope: see there; ``"sensitivity"`` is probed at the first update, on ``calibration``.
         exclude: names or patterns of layers to leave alone, relative to the pruned module.
-        align: make widths multiples of this where they can be.
+        schedule: how the share rises: ``"cubic"`` (Zhu & Gupta 2017), ``"linear"``, ``"exponential"`` or
+            ``"one_shot"``, all of it at ``begin``.
+        soft: until ``end`` zero the removed filters at each update alone, so that they can grow again and be chosen
+            anew (Soft Filter Pruning, He et al. 2018).
+        target: see there; widths for ``"latency"`` are measured in ``setup``.
+        align: see there.
+        rate_norm: see there.
+        calibration: inputs of the pruned module for ``"sensitivity"``; by default 128 samples of the train data.
         module: name of the part to prune; by default ``student`` where there is one, else all.
 
     Attributes:
@@ -66,13 +80,21 @@ class Prune(L.Callback):
         end: float = 0.6,
         scope: str = "uniform",
         exclude: Sequence[str] = (),
+        schedule: str = "cubic",
+        soft: bool = False,
+        target: str = "channels",
         align: int = 1,
+        rate_norm: float = 0.9,
+        calibration: Sequence[ExampleInput] | None = None,
         module: str | None = None,
     ) -> None:
-        check_settings(amount, score=score, scope=scope, align=align)
-        check_ramp(begin=begin, end=end)
-        self.amount, self.score, self.scope, self.align = amount, score, scope, align
+        self.settings = Settings(amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm)
+        check_ramp(begin=begin, end=end, shape=schedule)
         self.begin, self.end, self.exclude, self.module = begin, end, tuple(exclude), module
+        self.schedule, self.soft = schedule, soft
+        self.calibration = None if calibration is None else [as_call(given) for given in calibration]
+        self._findings: Findings | None = None
+        self._evidence: dict[str, Tensor] = {}
         self.plan: Plan | None = None
         self.preview: Plan | None = None
         self._structure: Structure | None = None
@@ -99,8 +121,12 @@ class Prune(L.Callback):
         _, self._target = find_module(pl_module, self.module)
         call = example_call(trainer, pl_module, self._target)
         self._structure = study(self._target, call, exclude=self.exclude)
-        self.plan, self._updated = None, -1
+        if self.settings.scope == "sensitivity" and self.calibration is None:
+            self.calibration = example_calls(trainer, pl_module, self._target)
+        self.plan, self._updated, self._findings, self._evidence = None, -1, None, {}
         self.preview = self._decide(trainer, 1.0)
+        if self.settings.scope == "sensitivity":
+            self._findings = None  # probed again when the first channels go
         self.plan = self._decide(trainer, 0.0)
         if trainer.is_global_zero:
             from rich import print as show
@@ -119,9 +145,24 @@ class Prune(L.Callback):
                 "resume with the same model, module and exclude"
             )
         self._steps = fit_steps(trainer)
-        self._updates = update_steps(self._steps, begin=self.begin, end=self.end)
+        self._updates = self._lay_out()
         self._seen = trainer.global_step
         self._mask()
+        self._update_to(trainer, self._reached(trainer))
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Note what the gradients say of each channel, where the score asks for it."""
+        if self.settings.score != "taylor" or self._ended:
+            return
+        assert self._structure is not None
+        assert self._target is not None
+        tensors = tensors_of(self._target)
+        for group in self._structure.groups:
+            if any(tensors[s.tensor].grad is None for s in group.positions if s.role == "filter"):
+                continue  # another optimizer's step
+            seen = first_order(group, tensors)
+            seen = torch.where(seen.isfinite(), seen, 0.0)  # a step that the loss scaler will skip
+            self._evidence[group.name] = self._evidence[group.name] + seen if group.name in self._evidence else seen
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -131,16 +172,19 @@ class Prune(L.Callback):
         assert self.plan is not None
         if trainer.global_step != self._seen:
             self._seen = trainer.global_step
-            self._masks.apply_()
+            if not self._soft_now:
+                self._masks.apply_()
             self._update_if_due(trainer)
-        pl_module.log_dict({"prune/amount": self._asked, "prune/sparsity": self.plan.sparsity})
+        values = {"prune/amount": self._asked, "prune/sparsity": self.plan.sparsity}
+        pl_module.log_dict({**values, "prune/macs": self.plan.saved.get("macs", 0.0)})
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say so where the fit stopped before the ramp was over."""
         if self.plan is not None and self.plan.settings["strength"] < 1.0 and not trainer.interrupted:
             warnings.warn(
                 f"the fit stopped after {trainer.global_step} of {self._steps} steps, before end={self.end}: "
-                f"{self._asked:.1%} of the channels were pruned, {self.amount:.1%} were asked for",
+                f"{self._asked:.1%} of the {self.settings.target} were pruned, "
+                f"{self.settings.amount:.1%} were asked for",
                 stacklevel=2,
             )
 
@@ -150,13 +194,19 @@ class Prune(L.Callback):
             self._masks = self._target = self._structure = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the current plan, and when it was made."""
-        return {} if self.plan is None else {"plan": self.plan.to_json(), "updated": self._updated}
+        """Return the current plan, when it was made, and what the next one is made from."""
+        if self.plan is None:
+            return {}
+        found = None if self._findings is None else json.dumps(asdict(self._findings))
+        evidence = {name: seen.cpu() for name, seen in self._evidence.items()}
+        return {"plan": self.plan.to_json(), "updated": self._updated, "findings": found, "evidence": evidence}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the plan of a checkpoint."""
         if state_dict:
             self.plan, self._updated = Plan.from_json(state_dict["plan"]), state_dict["updated"]
+            self._findings = _read_findings(state_dict["findings"])
+            self._evidence = dict(state_dict["evidence"])
 
     @property
     def _hash(self) -> str | None:
@@ -164,26 +214,47 @@ class Prune(L.Callback):
 
     @property
     def _asked(self) -> float:
-        return 0.0 if self.plan is None else self.amount * self.plan.settings["strength"]
+        return 0.0 if self.plan is None else self.settings.amount * self.plan.settings["strength"]
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self._updates) and self._updated == self._updates[-1]
+
+    @property
+    def _soft_now(self) -> bool:
+        return self.soft and not self._ended
+
+    def _lay_out(self) -> list[int]:
+        """Return the optimizer steps after which the choice is made."""
+        first = math.floor(self.begin * self._steps)
+        if self.schedule == "one_shot" and not self.soft:
+            return [first]
+        updates = update_steps(self._steps, begin=self.begin, end=self.end)
+        return sorted({first, *updates}) if self.schedule == "one_shot" else updates
 
     def _update_if_due(self, trainer: L.Trainer) -> None:
-        due = self._due(trainer)
+        self._update_to(trainer, self._updates[-1] if _is_last_step(trainer) else self._reached(trainer))
+
+    def _update_to(self, trainer: L.Trainer, due: int) -> None:
         if due > self._updated:
-            last = due == self._updates[-1]
-            self.plan = self._decide(trainer, 1.0 if last else ramp(due / self._steps, begin=self.begin, end=self.end))
-            self._updated = due
+            self.plan = self._decide(trainer, self._strength(due))
+            self._updated, self._evidence = due, {}
             self._mask()
 
-    def _due(self, trainer: L.Trainer) -> int:
-        if _is_last_step(trainer):
-            return self._updates[-1]
+    def _reached(self, trainer: L.Trainer) -> int:
+        """Return the last update that the fit has come to, or -1."""
         reached = bisect.bisect_right(self._updates, trainer.global_step)
         return self._updates[reached - 1] if reached else -1
+
+    def _strength(self, due: int) -> float:
+        if due == self._updates[-1] or self.schedule == "one_shot":
+            return 1.0
+        return ramp(due / self._steps, begin=self.begin, end=self.end, shape=self.schedule)
 
     def _mask(self) -> None:
         assert self._target is not None
         assert self.plan is not None
-        mask_(self._target, self.plan)
+        (mask_filters_ if self._soft_now else mask_)(self._target, self.plan)
         self._masks = Masks(self._target, self.plan)
 
     def _decide(self, trainer: L.Trainer, strength: float) -> Plan:
@@ -201,17 +272,42 @@ class Prune(L.Callback):
             )
         if "error" in answer:
             raise UserError(answer["error"])
+        self._findings = _read_findings(answer["findings"])
         return Plan.from_json(answer["plan"])
 
     def _answer(self, strength: float) -> str:
         assert self._structure is not None
         assert self._target is not None
-        settings: dict[str, Any] = {"score": self.score, "scope": self.scope, "align": self.align}
+        evidence = self._known_evidence()
+        after = None if self.soft else self.plan
         try:
-            plan = decide(self._structure, self._target, self.amount, **settings, strength=strength, after=self.plan)
+            if self._findings is None and (strength > 0.0 or self.settings.target == "latency"):
+                self._findings = settle(
+                    self._structure, self._target, self.settings, calibration=self.calibration, evidence=evidence
+                )
+            plan = decide(
+                self._structure, self._target, self.settings, findings=self._findings, strength=strength, after=after,
+                evidence=evidence,
+            )  # fmt: skip
         except UserError as error:
             return json.dumps({"before": self._hash, "error": str(error)})
-        return json.dumps({"before": self._hash, "plan": plan.to_json()})
+        found = None if self._findings is None else json.dumps(asdict(self._findings))
+        return json.dumps({"before": self._hash, "plan": plan.to_json(), "findings": found})
+
+    def _known_evidence(self) -> dict[str, Tensor] | None:
+        """Return the first-order scores seen so far; groups that no gradient has reached score zero."""
+        if self.settings.score != "taylor":
+            return None
+        assert self._structure is not None
+        return {g.name: self._evidence.get(g.name, torch.zeros(g.width)) for g in self._structure.groups}
+
+
+def _read_findings(text: str | None) -> Findings | None:
+    if text is None:
+        return None
+    found = json.loads(text)
+    curves = tuple(tuple((share, damage) for share, damage in curve) for curve in found["curves"])
+    return Findings(tuple(found["counts"]), curves, found["latency"])
 
 
 def update_steps(steps: int, *, begin: float, end: float, most: int = UPDATES) -> list[int]:

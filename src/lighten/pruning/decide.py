@@ -1,18 +1,23 @@
 """From a model to a plan: what can be pruned, what it scores, what goes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lighten.errors import UserError, did_you_mean
+from lighten.errors import UserError
 from lighten.example import Call, ExampleInput, as_call
-from lighten.pruning.allocate import SCOPES, Candidate, allocate
+from lighten.pruning.allocate import Candidate, Curve, Sensitivity, Share, allocate, final_counts
+from lighten.pruning.cost import Costs, costs_of
+from lighten.pruning.criterion import Verdict, judge
 from lighten.pruning.groups import Group, Structure, find_groups
+from lighten.pruning.latency import reach_latency
 from lighten.pruning.mask import tensors_of
 from lighten.pruning.plan import GroupPlan, Plan
 from lighten.pruning.prove import prove
-from lighten.pruning.score import SCORES
+from lighten.pruning.sensitivity import probe
+from lighten.pruning.settings import Settings
 
 
 def plan_pruning(
@@ -22,26 +27,38 @@ def plan_pruning(
     *,
     score: str = "fpgm",
     scope: str = "uniform",
+    target: str = "channels",
     exclude: Sequence[str] = (),
     align: int = 1,
+    rate_norm: float = 0.9,
+    calibration: Iterable[ExampleInput] | None = None,
 ) -> Plan:
     """Decide which channels of ``model`` to remove. Nothing is cut.
 
     Inputs and outputs of the network keep their width. Channels that residual adds, concatenations, depthwise and
-    grouped convolutions or flattening tie together go together. What cannot be followed is left alone, by name.
+    grouped convolutions, attention heads or flattening tie together go together. What cannot be followed is left
+    alone, by name.
 
     Args:
         model: not wrapped for distributed training; modes and weights are left as found.
         example_input: a tensor, a tuple of positionals or a dict of keywords to run it with.
-        amount: share of channels to remove, in (0, 1).
-        score: ``"fpgm"`` or ``"magnitude"``, of each channel's filters in all layers of its group, side by side.
-        scope: ``"uniform"``, the share of every group, or ``"global"``.
+        amount: share of ``target`` to remove, in (0, 1).
+        score: which channels of a group go first, by their filters in all its layers, side by side: ``"fpgm"``,
+            ``"magnitude"`` (L2), ``"l1"``, ``"mix"``, ``"bn_scale"``, ``"taylor"`` (from the weights' gradients),
+            ``"random"``; see :mod:`lighten.pruning.score`. ``"auto"`` takes magnitude where the norms of the group
+            fulfil :class:`~lighten.pruning.score.Norms`, and FPGM where not.
+        scope: ``"uniform"``, the same share of every group; ``"global"``, wherever scores are lowest; or
+            ``"sensitivity"``, wherever it harms the outputs least for what it saves, as probed on ``calibration``.
+        target: what ``amount`` is a share of: ``"channels"`` that can go, ``"macs"``, ``"parameters"``, or
+            ``"latency"``, batch of the example, measured in ONNX Runtime on one thread.
         exclude: names or patterns of layers to leave alone, with all that is tied to them.
         align: make widths multiples of this where they can be.
+        rate_norm: for ``"mix"``, the share that a norm lets pass.
+        calibration: for ``"sensitivity"``, a few inputs that stand for the data, each as ``example_input``.
 
     Raises:
         UserError: if a setting is out of range, a pattern matches no layer, the model is wrapped or cannot be traced,
-            its weights are not finite, ``amount`` would empty a layer, or there is nothing to prune.
+            its weights are not finite, ``amount`` cannot be reached, or there is nothing to prune.
 
     Example:
         >>> from torch import nn, randn
@@ -49,26 +66,11 @@ def plan_pruning(
         >>> plan_pruning(net, randn(1, 3, 8, 8), amount=0.25).widths
         {'0': (8, 6), '2': (4, 4)}
     """
-    check_settings(amount, score=score, scope=scope, align=align)
-    return decide(
-        study(model, as_call(example_input), exclude=exclude), model, amount, score=score, scope=scope, align=align
-    )
-
-
-def check_settings(amount: float, *, score: str, scope: str, align: int) -> None:
-    """Check settings before a model is looked at.
-
-    Raises:
-        UserError: naming the setting.
-    """
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0.0 < amount < 1.0:
-        raise UserError(f"amount={amount!r}, expected a share of channels above 0 and below 1")
-    if score not in SCORES:
-        raise UserError(f"no score {score!r}; {did_you_mean(str(score), SCORES)}")
-    if scope not in SCOPES:
-        raise UserError(f"no scope {scope!r}; {did_you_mean(str(scope), SCOPES)}")
-    if isinstance(align, bool) or not isinstance(align, int) or align < 1:
-        raise UserError(f"align={align!r}, expected a whole number of at least 1")
+    settings = Settings(amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm)
+    structure = study(model, as_call(example_input), exclude=exclude)
+    calls = None if calibration is None else [as_call(given) for given in calibration]
+    findings = settle(structure, model, settings, calibration=calls)
+    return decide(structure, model, settings, findings=findings)
 
 
 def study(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) -> Structure:
@@ -84,66 +86,177 @@ def study(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) -> Struc
     return structure
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What was found out once and holds for every decision after.
+
+    Attributes:
+        counts: channels of each group to remove at full strength.
+        curves: points (share of a group's channels, damage), by group.
+        latency: share of the whole model's time that the cut one saves.
+    """
+
+    counts: tuple[int, ...]
+    curves: tuple[Curve, ...] = ()
+    latency: float | None = None
+
+
+def settle(
+    structure: Structure,
+    model: nn.Module,
+    settings: Settings,
+    *,
+    calibration: Sequence[Call] | None = None,
+    evidence: Mapping[str, Tensor] | None = None,
+) -> Findings | None:
+    """Fix how many channels of each group go at full strength; ``None`` where the scores decide that each time.
+
+    Args:
+        structure: of this model.
+        model: its weights are scored.
+        settings: as given.
+        calibration: calls for the scope ``sensitivity``.
+        evidence: see :func:`~lighten.pruning.criterion.judge`.
+
+    Raises:
+        UserError: if the amount cannot be reached, or an input for calibration is missing.
+    """
+    if settings.scope == "global":
+        return None
+    costs = costs_of(structure)
+    verdicts = _verdicts(structure, model, settings, None, evidence)
+    candidates = [_candidate(structure, g, v, None) for g, v in zip(structure.groups, verdicts, strict=True)]
+    curves: list[Curve] = []
+    known: list[Sensitivity] = []
+    if settings.scope == "sensitivity":
+        if calibration is None:
+            raise UserError("scope='sensitivity' needs calibration, a few inputs that stand for the data; give them")
+        curves = probe(model, structure, candidates, calibration)
+        known = [
+            Sensitivity(curve, _saving(costs, candidates, which, settings.target)) for which, curve in enumerate(curves)
+        ]
+    if settings.target == "latency":
+        counts, saved = reach_latency(model, structure, candidates, settings, known)
+        return Findings(tuple(counts), tuple(curves), saved)
+    share = _share(costs, settings.target)
+    counts = final_counts(
+        candidates, settings.amount, settings.scope, align=settings.align, share=share, sensitivities=known
+    )
+    return Findings(tuple(counts), tuple(curves))
+
+
 def decide(
     structure: Structure,
     model: nn.Module,
-    amount: float,
+    settings: Settings,
     *,
-    score: str,
-    scope: str,
-    align: int,
+    findings: Findings | None = None,
     strength: float = 1.0,
     after: Plan | None = None,
+    evidence: Mapping[str, Tensor] | None = None,
 ) -> Plan:
     """Score the live channels and plan which go.
 
     Args:
         structure: of this model.
         model: its weights are scored.
-        amount: share to remove at full strength.
-        score: as for :func:`plan_pruning`, like ``scope`` and ``align``.
-        scope: see there.
-        align: see there.
-        strength: share of ``amount`` to remove now.
+        settings: as given.
+        findings: what :func:`settle` returned.
+        strength: share of the amount to remove now.
         after: an earlier plan; what it removed stays removed and is not ranked again.
+        evidence: see :func:`~lighten.pruning.criterion.judge`.
 
     Raises:
-        UserError: if weights are not finite, or ``amount`` would empty a layer.
+        UserError: if weights are not finite, or the amount cannot be reached.
     """
-    tensors = tensors_of(model)
-    rows = after.groups if after is not None else (None,) * len(structure.groups)
+    costs = costs_of(structure)
+    verdicts = _verdicts(structure, model, settings, after, evidence)
+    rows: Sequence[GroupPlan | None] = after.groups if after is not None else (None,) * len(structure.groups)
     candidates = [
-        _candidate(structure, group, row, tensors, score) for group, row in zip(structure.groups, rows, strict=True)
+        _candidate(structure, group, verdict, row)
+        for group, verdict, row in zip(structure.groups, verdicts, rows, strict=True)
     ]
-    removed = allocate(candidates, amount, scope=scope, align=align, strength=strength)
+    removed = allocate(
+        candidates, settings.amount, scope=settings.scope, align=settings.align, strength=strength,
+        share=_share(costs, settings.target), counts=findings.counts if findings else None,
+    )  # fmt: skip
     cuts = structure.cuts(removed)
+    counts = [len(r) for r in removed]
+    saved = {target: costs.removed(counts, target) for target in ("macs", "parameters")}
+    if findings is not None and findings.latency is not None and strength == 1.0:
+        saved["latency"] = findings.latency
+    curves = findings.curves if findings and findings.curves else ((),) * len(removed)
     return Plan(
-        groups=tuple(_row(g, c, r) for g, c, r in zip(structure.groups, candidates, removed, strict=True)),
+        groups=tuple(
+            _row(group, candidate, verdict, row, gone, costs.through(which), curves[which])
+            for which, (group, candidate, verdict, row, gone) in enumerate(
+                zip(structure.groups, candidates, verdicts, rows, removed, strict=True)
+            )
+        ),
         cuts=cuts,
         frozen=dict(structure.frozen),
         widths=structure.widths(cuts),
-        settings={"amount": amount, "score": score, "scope": scope, "align": align, "strength": strength},
+        settings={**asdict(settings), "strength": strength},
         example=structure.example,
+        saved=saved,
     )
 
 
-def _candidate(
-    structure: Structure, group: Group, row: GroupPlan | None, tensors: dict[str, Tensor], score: str
-) -> Candidate:
+def _share(costs: Costs, target: str) -> Share | None:
+    return None if target in ("channels", "latency") else lambda counts: costs.removed(counts, target)
+
+
+def _saving(costs: Costs, candidates: Sequence[Candidate], which: int, target: str) -> float:
+    """Return the share of what counts that goes with all channels of one group."""
+    if target == "channels":
+        return candidates[which].width / sum(c.width for c in candidates)
+    counts = [c.width if i == which else 0 for i, c in enumerate(candidates)]
+    return costs.removed(counts, "parameters" if target == "parameters" else "macs")
+
+
+def _verdicts(
+    structure: Structure,
+    model: nn.Module,
+    settings: Settings,
+    after: Plan | None,
+    evidence: Mapping[str, Tensor] | None,
+) -> list[Verdict]:
+    tensors = tensors_of(model)
+    rows: Sequence[GroupPlan | None] = after.groups if after is not None else (None,) * len(structure.groups)
+    return [
+        judge(group, tensors, _live(group, row), score=settings.score, rate_norm=settings.rate_norm, evidence=evidence)
+        for group, row in zip(structure.groups, rows, strict=True)
+    ]
+
+
+def _live(group: Group, row: GroupPlan | None) -> Tensor:
+    return torch.tensor(row.kept if row is not None else range(group.width))
+
+
+def _candidate(structure: Structure, group: Group, verdict: Verdict, row: GroupPlan | None) -> Candidate:
     """Score the live channels of a group; the others keep the score with which they went."""
-    filters = group.filters(tensors)
-    if not torch.isfinite(filters).all():
-        raise UserError(f"the weights of {', '.join(group.layers)} are not finite; lower the learning rate")
-    gone = frozenset(row.removed) if row is not None else frozenset()
-    live = torch.tensor([i for i in range(group.width) if i not in gone])
     scores = torch.tensor(row.scores) if row is not None else torch.zeros(group.width)
-    scores[live] = SCORES[score](filters[live.to(filters.device)]).cpu()
+    scores[_live(group, row)] = verdict.scores
     first, index = next((slot, index) for slot, index in group.positions.items() if slot.role == "filter")
     beside = structure.sizes[first.tensor, first.dim] - index.numel()
+    gone = frozenset(row.removed) if row is not None else frozenset()
     return Candidate(group.name, scores, gone, unit=index.shape[1], beside=beside)
 
 
-def _row(group: Group, candidate: Candidate, removed: list[int]) -> GroupPlan:
+def _row(
+    group: Group,
+    candidate: Candidate,
+    verdict: Verdict,
+    before: GroupPlan | None,
+    removed: Sequence[int],
+    macs: float,
+    curve: Curve,
+) -> GroupPlan:
+    norms = torch.tensor(before.norms) if before is not None else torch.zeros(group.width)
+    norms[_live(group, before)] = verdict.norms
     gone = set(removed)
-    kept = tuple(i for i in range(group.width) if i not in gone)
-    return GroupPlan(group.name, group.layers, kept, tuple(candidate.scores.tolist()))
+    return GroupPlan(
+        group.name, group.layers, kept=tuple(i for i in range(group.width) if i not in gone),
+        scores=tuple(candidate.scores.tolist()), norms=tuple(norms.tolist()), score=verdict.score, why=verdict.why,
+        macs=macs, curve=tuple((share, damage) for share, damage in curve),
+    )  # fmt: skip

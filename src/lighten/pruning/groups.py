@@ -1,6 +1,6 @@
 """What moves together: the groups of a model's channels, and why the rest cannot move."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from lighten.pruning.check import describe
 from lighten.pruning.labels import Labels
 from lighten.pruning.plan import Cut, Slot
 from lighten.pruning.rules import follow
-from lighten.pruning.trace import Axis, Tracer, export
+from lighten.pruning.trace import Axis, Tracer, export, layer_of
 
 NEVER_RUN = "is never run on the example input"
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
@@ -28,11 +28,13 @@ class Group:
         name: as :class:`~lighten.pruning.plan.GroupPlan` has it.
         layers: whose filters the channels own, in the order of the forward.
         positions: for each slot the indices that each channel has there, (width, count).
+        roots: the label of each channel, (width,).
     """
 
     name: str
     layers: tuple[str, ...]
     positions: Mapping[Slot, Tensor]
+    roots: Tensor
 
     @property
     def width(self) -> int:
@@ -51,6 +53,15 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates of one layer, in step with the labels along each of its dimensions."""
+
+    layer: str
+    macs: int
+    factors: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class Structure:
     """A model as pruning sees it.
 
@@ -59,14 +70,21 @@ class Structure:
         frozen: layers that are left alone, whole or in part, and why.
         sizes: length of each dimension that a channel has a place in, by parameter and dimension.
         layers: the producers' dimension of each layer, by layer name.
+        shapes: of all parameters, each once.
+        costs: what the forward computes.
         example: the traced call, as :func:`~lighten.pruning.check.describe` puts it.
+        tied: the same model, its channels tied further where the forward cuts them into equal parts: what to try
+            for groups that cannot be cut one by one.
     """
 
     groups: tuple[Group, ...]
     frozen: Mapping[str, str]
     sizes: Mapping[tuple[str, int], int] = field(repr=False)
     layers: Mapping[str, tuple[str, int]] = field(repr=False)
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+    costs: tuple[Cost, ...] = field(repr=False)
     example: Mapping[str, Any] = field(repr=False)
+    tied: "Callable[[Iterable[Group]], Structure | None]" = field(repr=False)
 
     def cuts(self, removed: Sequence[Iterable[int]]) -> tuple[Cut, ...]:
         """Return what is cut where, if these channels of each group go."""
@@ -108,21 +126,49 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     for layer in match_names(exclude, {*layers, *tracer.stuck, *unused}):
         if layer in layers:
             tracer.labels.freeze(tracer.axes[layers[layer]].labels, "is excluded")
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return _structure(tracer, layers, unused, shapes, describe(call))
+
+
+def _structure(
+    tracer: Tracer,
+    layers: Mapping[str, tuple[str, int]],
+    unused: set[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    example: Mapping[str, Any],
+) -> Structure:
     sizes = {key: len(axis.labels) for key, axis in tracer.axes.items()}
     groups, alone = _groups(tracer, layers)
     frozen = _frozen(tracer, layers) | alone | tracer.stuck
     for layer in unused - {*layers, *frozen}:
         frozen[layer] = NEVER_RUN
-    return Structure(groups, frozen, sizes, layers, describe(call))
+    costs = tuple(
+        Cost(work.layer, work.macs, tuple(tuple(tracer.labels.find(v).tolist()) for v in work.along))
+        for work in tracer.work
+    )
+
+    def tied(stubborn: Iterable[Group]) -> Structure | None:
+        if not _tie_parts(tracer, stubborn):
+            return None
+        return _structure(tracer, layers, unused, shapes, example)
+
+    return Structure(groups, frozen, sizes, layers, shapes, costs, example, tied)
+
+
+def _tie_parts(tracer: Tracer, stubborn: Iterable[Group]) -> bool:
+    """Tie position j of every part, where channels of these groups are cut into equal parts; say if that ties any."""
+    roots = {int(root) for group in stubborn for root in group.roots.tolist()}
+    new = False
+    for parts in tracer.parts:
+        found = tracer.labels.find(parts)
+        if not roots.isdisjoint(found.flatten().tolist()) and bool((found != found[:1]).any()):
+            tracer.labels.unite(parts, parts[:1].expand_as(parts))
+            roots.update(tracer.labels.find(parts).flatten().tolist())
+            new = True
+    return new
 
 
 CUTTABLE = (nn.modules.conv._ConvNd, nn.Linear)
-
-
-def layer_of(tensor: str) -> str:
-    """Return the name of the module whose weight or bias this is, or the parameter's own name."""
-    module, _, leaf = tensor.rpartition(".")
-    return module if module and leaf in ("weight", "bias") else tensor
 
 
 def refuse_unfit(model: nn.Module) -> None:
@@ -151,14 +197,15 @@ def _layers(axes: Mapping[tuple[str, int], Axis]) -> dict[str, tuple[str, int]]:
 def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tuple[Group, ...], dict[str, str]]:
     """Return the groups, and the layers whose channels can only go all at once."""
     owners = {key: layer for layer, key in layers.items()}
-    kinds: dict[tuple[tuple[tuple[str, int], int], ...], list[dict[tuple[str, int], list[int]]]] = {}
-    for places in _places(tracer.labels, tracer.axes).values():
+    kinds: dict[tuple[tuple[tuple[str, int], int], ...], dict[int, dict[tuple[str, int], list[int]]]] = {}
+    for root, places in _places(tracer.labels, tracer.axes).items():
         if any(key in owners for key in places):
             signature = tuple((key, len(positions)) for key, positions in places.items())
-            kinds.setdefault(signature, []).append(places)
+            kinds.setdefault(signature, {})[root] = places
     groups, alone = [], {}
     split = {key: sum(1 for kind in kinds if kind and dict(kind).get(key)) for key in owners}
-    for kind, channels in kinds.items():
+    for kind, found in kinds.items():
+        channels = list(found.values())
         tied = tuple(owners[key] for key, _ in kind if key in owners)
         if len(channels) < 2:
             alone.update(dict.fromkeys(tied, "its channels can only go all at once"))
@@ -169,7 +216,7 @@ def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tupl
         positions = {
             Slot(*key, tracer.axes[key].role): torch.tensor([channel[key] for channel in channels]) for key, _ in kind
         }
-        groups.append(Group(name, tied, positions))
+        groups.append(Group(name, tied, positions, torch.tensor(list(found))))
     in_groups = {layer for group in groups for layer in group.layers}
     return tuple(groups), {layer: why for layer, why in alone.items() if layer not in in_groups}
 

@@ -1,14 +1,15 @@
 """Zero what a plan removes, in place: the model keeps its shapes and computes what the smaller one will."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.pruning.groups import layer_of, refuse_unfit
+from lighten.pruning.groups import refuse_unfit
 from lighten.pruning.norms import leave_out_, restore_
 from lighten.pruning.plan import Cut, Plan
+from lighten.pruning.trace import layer_of
 
 
 @torch.no_grad()
@@ -65,12 +66,25 @@ class Masks:
             torch._foreach_mul_(self._tensors, self._masks)
 
 
-def masked(model: nn.Module, plan: Plan) -> Iterator[tuple[Tensor, int, Cut]]:
+@torch.no_grad()
+def mask_filters_(model: nn.Module, plan: Plan) -> None:
+    """Zero the removed channels' filters and biases alone, so that gradients can revive them.
+
+    Source: He et al., Soft Filter Pruning, IJCAI 2018 (arXiv 1808.06866).
+    """
+    for tensor, dim, cut in masked(model, plan, roles=("filter", "bias")):
+        tensor.index_fill_(dim, torch.tensor(cut.removed, device=tensor.device), 0)
+
+
+ZEROED = ("filter", "bias", "norm", "shift", "scale", "input")
+
+
+def masked(model: nn.Module, plan: Plan, *, roles: Collection[str] = ZEROED) -> Iterator[tuple[Tensor, int, Cut]]:
     """Yield what is zeroed: parameter, dimension, positions."""
     tensors = tensors_of(model)
     for cut in plan.cuts:
         for slot in cut.slots:
-            if slot.role != "statistic":
+            if slot.role in roles:
                 yield tensors[slot.tensor], slot.dim, cut
 
 

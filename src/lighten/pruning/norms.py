@@ -1,7 +1,6 @@
 """Norms over channels while some are masked: their statistics leave the removed channels out."""
 
 from collections.abc import Iterable
-from functools import cache
 from typing import Any, cast
 
 import torch
@@ -61,6 +60,8 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
     nn.RMSNorm: _RMSNorm,
     nn.GroupNorm: _GroupNorm,
 }
+MADE: dict[Any, Any] = {}
+"""The masked subclasses, by what they were made of."""
 
 
 def maskable(module: nn.Module) -> bool:
@@ -84,17 +85,16 @@ def leave_out_(module: nn.Module, removed: Iterable[int]) -> None:
 def restore_(module: nn.Module) -> None:
     """Make a norm count all its channels again."""
     if isinstance(module, _Masked):
-        del module._buffers[LIVE]  # type: ignore[attr-defined]
-        module.__class__ = _plain_class(type(module))
+        masked = cast(Any, module)
+        del masked._buffers[LIVE]
+        masked.__class__ = masked.plain
 
 
-@cache
-def _masked_class(kind: type[nn.Module]) -> type[nn.Module]:
+def _masked_class(kind: Any) -> Any:
     """Return a subclass of ``kind`` whose ``super().forward`` ends at the masked norm."""
+    if kind in MADE:
+        return MADE[kind]
     base = next(masked for plain, masked in KINDS.items() if issubclass(kind, plain))
     members: dict[str, Any] = {"__doc__": kind.__doc__, "__module__": kind.__module__, "plain": kind}
-    return type(kind.__name__, (base,) if kind in KINDS else (kind, base), members)
-
-
-def _plain_class(kind: type[nn.Module]) -> type[nn.Module]:
-    return kind.plain  # type: ignore[attr-defined, no-any-return]
+    MADE[kind] = type(kind.__name__, (base,) if kind in KINDS else (kind, base), members)
+    return MADE[kind]

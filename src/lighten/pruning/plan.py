@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from lighten.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-SCHEMA = 1
+SCHEMA = 2
+SAVED = {"macs": "MACs", "parameters": "parameters", "latency": "latency"}
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,22 @@ class GroupPlan:
         layers: every layer whose filters are tied here.
         kept: indices of the channels that stay, among ``width_before``.
         scores: one for each channel; the lowest go first.
+        norms: L2 norm of each channel's filters, of all layers side by side.
+        score: the criterion that gave the scores.
+        why: why that one, where it was chosen for the group.
+        macs: share of the network's multiply-accumulates that read or write its channels.
+        curve: points (share of its channels that go, damage to the outputs), where that was probed.
     """
 
     name: str
     layers: tuple[str, ...]
     kept: tuple[int, ...]
     scores: tuple[float, ...]
+    norms: tuple[float, ...] = ()
+    score: str = ""
+    why: str = ""
+    macs: float = 0.0
+    curve: tuple[tuple[float, float], ...] = ()
 
     @property
     def width_before(self) -> int:
@@ -79,7 +90,9 @@ class Plan:
         cuts: what to zero, and to cut, by parameter name relative to the planned model.
         frozen: layers that were left alone, and why.
         widths: channels of each layer before and after.
-        settings: ``amount``, ``score``, ``scope``, ``align``.
+        settings: ``amount``, ``score``, ``scope``, ``target``, …
+        saved: shares that go: ``channels`` (of those that can), ``macs``, ``parameters``, and ``latency`` where that
+            was measured.
         example: shapes and types of the model's input, for the check after cutting.
 
     Example:
@@ -97,6 +110,12 @@ class Plan:
     widths: Mapping[str, tuple[int, int]]
     settings: Mapping[str, Any]
     example: Mapping[str, Any]
+    saved: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_cuts(cls, cuts: tuple[Cut, ...], example: Mapping[str, Any]) -> "Plan":
+        """Return a plan that says nothing but what to cut: for trials."""
+        return cls((), cuts, {}, {}, {}, example)
 
     @property
     def sparsity(self) -> float:
@@ -131,10 +150,7 @@ class Plan:
                     f"the plan has schema {schema}, expected {SCHEMA}; read it with the version that wrote it"
                 )
             plan = cls(
-                groups=tuple(
-                    GroupPlan(g["name"], tuple(g["layers"]), tuple(g["kept"]), tuple(g["scores"]))
-                    for g in data["groups"]
-                ),
+                groups=tuple(_group(row) for row in data["groups"]),
                 cuts=tuple(
                     Cut(c["size"], tuple(c["removed"]), tuple(Slot(**slot) for slot in c["slots"]))
                     for c in data["cuts"]
@@ -143,6 +159,7 @@ class Plan:
                 widths={layer: (before, after) for layer, (before, after) in data["widths"].items()},
                 settings=data["settings"],
                 example=data["example"],
+                saved=data["saved"],
             )
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -160,18 +177,23 @@ class Plan:
 
         settings = self.settings
         table = Table(
-            title=f"Pruning plan: {self.sparsity:.1%} of {sum(g.width_before for g in self.groups)} channels, "
-            f"{settings['score']}, {settings['scope']}",
+            title=f"Pruning plan: {self._says()}, {settings['score']}, {settings['scope']}",
             title_justify="left",
             min_width=64,
             caption=self._left_alone(),
             caption_justify="left",
         )
-        for name, justify in (("group", "left"), ("layers tied", "left"), ("width", "right"), ("scores", "right")):
+        for name, justify in (
+            ("group", "left"), ("layers tied", "left"), ("width", "right"), ("scores", "right"), ("MACs", "right"),
+            *([("score", "left")] if any(row.why for row in self.groups) else []),
+        ):  # fmt: skip
             table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
         for row in self.groups:
-            scores = f"{min(row.scores):.3g} to {max(row.scores):.3g}"
-            table.add_row(row.name, _few(row.layers[1:]), f"{row.width_before} -> {row.width_after}", scores)
+            cells = [
+                row.name, _few(row.layers[1:]), f"{row.width_before} -> {row.width_after}",
+                f"{min(row.scores):.3g} to {max(row.scores):.3g}", f"{row.macs:.1%}",
+            ]  # fmt: skip
+            table.add_row(*cells, *([f"{row.score}: {row.why}"] if row.why else []))
         return table
 
     def __str__(self) -> str:
@@ -181,11 +203,22 @@ class Plan:
         Console(file=out, width=110, color_system=None).print(self.rich())
         return out.getvalue().rstrip()
 
+    def _says(self) -> str:
+        channels = f"{self.sparsity:.1%} of {sum(g.width_before for g in self.groups)} channels"
+        others = [f"{self.saved[key]:.1%} of {name}" for key, name in SAVED.items() if key in self.saved]
+        return ", ".join([channels, *others])
+
     def _left_alone(self) -> str:
         whys: dict[str, list[str]] = {}
         for layer, why in self.frozen.items():
             whys.setdefault(why, []).append(layer)
         return "\n".join(["Left alone:", *(f"  {_few(layers)}: {why}" for why, layers in whys.items())])
+
+
+def _group(row: Mapping[str, Any]) -> GroupPlan:
+    lists = {key: tuple(row[key]) for key in ("layers", "kept", "scores", "norms")}
+    curve = tuple((share, damage) for share, damage in row["curve"])
+    return GroupPlan(name=row["name"], score=row["score"], why=row["why"], macs=row["macs"], curve=curve, **lists)
 
 
 def _few(names: list[str] | tuple[str, ...], most: int = 6) -> str:

@@ -23,29 +23,42 @@ def prove(model: nn.Module, structure: Structure) -> Structure:
 
     A graph does not say whether a size in a ``view`` or a ``slice`` follows the weights or is a number in the code.
     So every group is cut on a copy with random weights, once at random channels and once at all the others, and the
-    copy's outputs are compared with those of masking. Where all groups together fail, halves are tried.
+    copy's outputs are compared with those of masking. Where all groups together fail, halves are tried. Groups that
+    fail alone are tried once more, tied across the equal parts into which the forward cuts them.
 
     Raises:
         UserError: if the model cannot be run on an input of the example's shapes.
     """
+    passed, failed = _sift(model, structure)
+    if failed:
+        tied = structure.tied([structure.groups[i] for i in failed])
+        if tied is not None:
+            structure = tied
+            passed, failed = _sift(model, structure)
+    frozen = {layer: why for i, why in failed.items() for layer in structure.groups[i].layers}
+    groups = tuple(structure.groups[i] for i in sorted(passed))
+    return replace(structure, groups=groups, frozen={**frozen, **structure.frozen})
+
+
+def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, str]]:
+    """Return the groups that can be cut together, and the others with the reason, by index."""
     trial = _Trial(model, structure)
     passed: list[int] = []
-    failed: dict[str, str] = {}
+    failed: dict[int, str] = {}
 
     def admit(block: Sequence[int]) -> None:
         why = trial.fails([*passed, *block])
         if why is None:
             passed.extend(block)
         elif len(block) == 1:
-            failed.update(dict.fromkeys(structure.groups[block[0]].layers, why))
+            failed[block[0]] = why
         else:
             admit(block[: len(block) // 2])
             admit(block[len(block) // 2 :])
 
     if structure.groups:
         admit(range(len(structure.groups)))
-    groups = tuple(structure.groups[i] for i in sorted(passed))
-    return replace(structure, groups=groups, frozen={**failed, **structure.frozen})
+    return passed, failed
 
 
 class _Trial:
@@ -73,7 +86,7 @@ class _Trial:
         for choice in self._choices:
             removed = [choice[i] if i in groups else [] for i in range(len(choice))]
             cuts = self._structure.cuts(removed)
-            plan = Plan((), cuts, {}, {}, {}, self._structure.example)
+            plan = Plan.of_cuts(cuts, self._structure.example)
             masked = clone(self._model)
             mask_(masked, plan)
             small = clone(masked)

@@ -1,9 +1,10 @@
 """What each operator does to channel labels. An operator without a rule freezes the labels that it touches."""
 
 # ruff: noqa: SIM905 - words read better than 40 quoted strings
+import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.pruning.labels import along, compact, spread, varies
-from lighten.pruning.trace import Tracer, Weight, module_of, place
+from lighten.pruning.trace import Tracer, Weight, Work, layer_of, module_of, place
 
 Rule = Callable[..., Any]
 
@@ -138,6 +139,7 @@ def _move(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
     if measured or "dtype" in node.target._overloadname:  # type: ignore[union-attr]
         return _freeze(tracer, node, *args, **kwargs)
     casts: tuple[Callable[[Tensor], Tensor], ...] = (lambda t: t, torch.Tensor.contiguous, torch.Tensor.double)
+    _note_parts(tracer, node, args)
     for cast in casts:
         try:
             moved = node.target(  # type: ignore[operator]
@@ -148,6 +150,23 @@ def _move(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
             continue
         return tree_map(lambda v: spread(v.long()) if isinstance(v, Tensor) else v, moved)
     return _freeze(tracer, node, *args, **kwargs)
+
+
+def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
+    """Note where channels are cut into equal parts: if their number follows the width, each part loses as many."""
+    labels, name = args[0], _name(node)
+    if not isinstance(labels, Tensor):
+        return
+    if name in ("chunk", "split", "unsafe_chunk", "unsafe_split"):
+        dim = next((a for a in args[2:3] if isinstance(a, int)), node.kwargs.get("dim", 0))
+        parts = len(node.meta["val"])
+        if isinstance(dim, int) and varies(labels, dim) and parts > 1 and labels.size(dim) % parts == 0:
+            tracer.parts.append(tracer.labels.unite_along(labels, dim).reshape(parts, -1))
+    elif name in ("view", "reshape", "unflatten"):
+        before, after = labels.shape, _shape(node)
+        dim = next((d for d, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+        if len(after) == len(before) + 1 and dim < len(before) and varies(labels, dim):
+            tracer.parts.append(compact(labels, keep=dim).movedim(dim, 0).flatten(1)[:, 0].reshape(after[dim], -1))
 
 
 def _pointwise(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
@@ -227,6 +246,10 @@ def _convolve(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, gro
         tracer.attach(weight, taken, inputs, "input")
     if bias is not None:
         tracer.attach(bias, 0, outputs, "bias")
+    shape = x.shape if transposed else _shape(node)
+    places = _count(shape) // shape[channel]
+    axes = [axis.labels for (name, _), axis in tracer.axes.items() if name == weight.name]
+    tracer.work.append(Work(layer_of(weight.name), _count(weight.shape) * places, tuple(axes)))
     return along(outputs, _shape(node), channel)
 
 
@@ -259,6 +282,9 @@ def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes:
     outputs = tracer.issue(weight, nodes)
     if bias is not None:
         tracer.attach(bias, 0, outputs, "bias")
+    rows = _count(x.shape[:-1])
+    axes = tuple(tracer.axes[weight.name, dim].labels for dim in (0, 1))
+    tracer.work.append(Work(layer_of(weight.name), _count(weight.shape) * rows, axes))
     return along(outputs, _shape(node), -1)
 
 
@@ -299,7 +325,7 @@ def _prelu(tracer: Tracer, node: Node, x: Any, weight: Any) -> Any:
 def _layer_norm(
     tracer: Tracer, node: Node, x: Any, normalized: list[int], weight: Any = None, bias: Any = None, *_: Any
 ) -> Any:
-    """Statistics run over the channels: a module that can leave the removed ones out of them lets go of its channels."""
+    """Statistics run over the channels, which can go where a module can leave them out of its statistics."""
     if len(normalized) > 1 or not tracer.maskable(weight):
         _reduce(tracer, node, x, list(range(-len(normalized), 0)))
         return _same(tracer, node, x)
@@ -348,16 +374,25 @@ def _contract(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
     if a.ndim == 1 or b.ndim == 1:
         return _freeze(tracer, node, a, b)
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    macs = _count(batch) * a.shape[-2] * a.shape[-1] * b.shape[-1]
     a, b = a.expand(*batch, *a.shape[-2:]), b.expand(*batch, *b.shape[-2:])
     if (varies(a, -1) or varies(b, -2)) and not any(varies(t, d) for t in (a, b) for d in range(len(batch))):
-        tracer.labels.unite(tracer.labels.unite_along(a, -1), tracer.labels.unite_along(b, -2))
+        inner = tracer.labels.unite_along(a, -1)
+        tracer.labels.unite(inner, tracer.labels.unite_along(b, -2))
+        tracer.work.append(Work(module_of(node), macs, (inner,)))
         return tracer.labels.fixed(_product(a, b), f"{_name(node)} mixes its channels ({place(node)})")
     if varies(a, -1) or varies(b, -2):
         whole = torch.cat([_matrices(a), _matrices(b)], -1)
-        labels = tracer.labels.unite_along(whole.flatten(0, -2), 0)[..., None, None]
+        labels = tracer.labels.unite_along(whole.flatten(0, -2), 0)
+        tracer.work.append(Work(module_of(node), macs, (labels,)))
         return labels.reshape(*whole.shape[:-1], 1, 1).expand(*batch, a.shape[-2], b.shape[-1])
-    rows, columns = a[..., :1], b[..., :1, :]
-    return _scaled(tracer, node, rows, columns).expand(*batch, a.shape[-2], b.shape[-1])
+    product = _scaled(tracer, node, a[..., :1], b[..., :1, :])
+    tracer.work.append(Work(module_of(node), macs, (compact(product).flatten(),)))
+    return product.expand(*batch, a.shape[-2], b.shape[-1])
+
+
+def _count(shape: Iterable[int]) -> int:
+    return math.prod(shape)
 
 
 def _product(a: Tensor, b: Tensor) -> torch.Size:

@@ -1,15 +1,13 @@
 """Which: one score a filter. The lowest goes first."""
 
-from collections.abc import Callable
+import zlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 EXACT_DISTANCES = 2**27
 """Distances are taken by subtraction up to this many, and beyond by matrix product, ten times as fast."""
-
-Score = Callable[[Tensor], Tensor]
-"""Filters (out, in, …) to float32 scores (out,)."""
 
 
 @torch.no_grad()
@@ -53,9 +51,116 @@ def magnitude(weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(_rows(weight), dim=1)
 
 
+@torch.no_grad()
+def l1(weight: Tensor) -> Tensor:
+    """Return the L1 norm of each filter.
+
+    Args:
+        weight: filters (out, in, …); read in float32.
+
+    Returns:
+        Scores (out,), float32.
+
+    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017 (arXiv 1608.08710), section 3.1.
+    """
+    return torch.linalg.vector_norm(_rows(weight), ord=1, dim=1)
+
+
+@torch.no_grad()
+def mix(weight: Tensor, *, rate_norm: float = 0.9, gone: int = 0) -> Tensor:
+    """Rank the share ``1 - rate_norm`` of smallest L2 norm lowest, then the others by :func:`fpgm` among themselves.
+
+    What is removed beyond that share is the paper's ``rate_dist``: an amount of 0.4 with ``rate_norm`` 0.9 removes
+    10 % by norm and 30 % by distance.
+
+    Args:
+        weight: filters (out, in, …) that still live; read in float32.
+        rate_norm: share of all filters, the gone ones included, that a norm lets pass, in (0, 1].
+        gone: filters that were removed before, by norm first.
+
+    Returns:
+        Scores (out,), float32: negative, by norm, for the first share; distances for the rest.
+
+    Source: He et al., CVPR 2019 (arXiv 1811.00250), section 4.1, FPGM-mix.
+    """
+    norms = magnitude(weight)
+    by_norm = int((1.0 - rate_norm) * (len(norms) + gone) + 1e-9) - gone
+    if by_norm <= 0:
+        return fpgm(weight)
+    order = torch.sort(norms, stable=True).indices
+    scores = torch.empty_like(norms)
+    scores[order[:by_norm]] = torch.arange(-by_norm, 0, dtype=norms.dtype, device=norms.device)
+    scores[order[by_norm:]] = fpgm(weight[order[by_norm:]])
+    return scores
+
+
+@torch.no_grad()
+def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
+    """Return the squared first-order change of the loss if each filter were zero.
+
+    Args:
+        weight: filters (out, in, …); read in float32.
+        gradient: of the loss, in the same shape.
+
+    Returns:
+        Scores (out,), float32. Those of several steps are added.
+
+    Source: Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019 (arXiv 1906.10771),
+    equation 8, summed within a filter.
+    """
+    return (_rows(weight) * _rows(gradient)).sum(dim=1).square()
+
+
+def random(count: int, *, name: str) -> Tensor:
+    """Return scores in [0, 1) that depend on nothing but ``name``: the baseline that a criterion has to beat.
+
+    Args:
+        count: filters.
+        name: of the group; the same name gives the same scores at every update.
+
+    Returns:
+        Scores (count,), float32.
+    """
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    return torch.rand(count, generator=generator)
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Whether a norm ranks a group's filters well, by the two conditions of He et al., CVPR 2019, section 3.2.
+
+    Attributes:
+        spread: standard deviation of the L2 norms over their mean; widely spread from ``SPREAD`` on.
+        floor: smallest norm over the mean; near zero up to ``FLOOR``.
+    """
+
+    spread: float
+    floor: float
+
+    @property
+    def rank_well(self) -> bool:
+        """Whether both conditions hold."""
+        return self.spread >= SPREAD and self.floor <= FLOOR
+
+    def __str__(self) -> str:
+        wide = "widely spread" if self.spread >= SPREAD else "alike"
+        near = "near zero" if self.floor <= FLOOR else "far from zero"
+        return f"norms {wide} ({self.spread:.2f} of their mean), the smallest {near} ({self.floor:.2f})"
+
+
+SPREAD, FLOOR = 0.3, 0.2
+"""The conditions of :class:`Norms`."""
+
+
+def conditions(norms: Tensor) -> Norms:
+    """Measure both conditions on the L2 norms (out,) of live filters."""
+    mean = float(norms.mean()) or 1.0
+    return Norms(spread=float(norms.std(correction=0)) / mean, floor=float(norms.min()) / mean)
+
+
 def _rows(weight: Tensor) -> Tensor:
     return weight.detach().to(torch.float32).reshape(weight.shape[0], -1)
 
 
-SCORES: dict[str, Score] = {"fpgm": fpgm, "magnitude": magnitude}
+SCORES = ("fpgm", "magnitude", "l1", "mix", "bn_scale", "taylor", "random", "auto")
 """The scores by the names that settings use."""

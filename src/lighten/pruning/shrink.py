@@ -122,11 +122,14 @@ def _restate(module: nn.Module) -> None:
         module.num_parameters = len(module.weight)
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers: a linear layer, transposed
         _restate_transposed(module)
+    elif type(module).__name__ == "GPT2Attention":
+        _restate_fused(module)
 
 
 def _restate_norm(norm: Any) -> None:
     if isinstance(norm, nn.GroupNorm):
-        norm.num_groups = len(norm.weight) * norm.num_groups // norm.num_channels
+        if norm.num_groups > 1:
+            norm.num_groups = len(norm.weight) * norm.num_groups // norm.num_channels
         norm.num_channels = len(norm.weight)
     elif len(norm.normalized_shape) == 1:
         norm.normalized_shape = (len(norm.weight),)
@@ -134,6 +137,13 @@ def _restate_norm(norm: Any) -> None:
 
 def _restate_transposed(module: Any) -> None:
     module.nx, module.nf = module.weight.shape
+
+
+def _restate_fused(attention: Any) -> None:
+    """GPT-2 splits one projection into queries, keys and values at a number that it remembers."""
+    if not attention.is_cross_attention:
+        attention.split_size = attention.c_attn.weight.shape[1] // 3
+        attention.num_heads = attention.split_size // attention.head_dim
 
 
 def _restate_conv(conv: Any) -> None:

@@ -45,6 +45,16 @@ class Axis:
     role: str
 
 
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one layer or product, and the labels along each dimension that they are in step with."""
+
+    layer: str
+    macs: int
+    along: tuple[Tensor, ...]
+    geometry: tuple[int, ...] = ()
+
+
 class Tracer:
     """The state of one pass: labels, and the axes of parameters that carry them.
 
@@ -53,12 +63,16 @@ class Tracer:
         axes: by parameter name and dimension, in the order in which the forward reaches them.
         graph: what is followed.
         stuck: layers that cannot be cut whatever their labels, and why.
+        work: what the forward computes, in its order.
+        parts: where the forward cuts channels into equal parts: labels (parts, positions).
     """
 
     def __init__(self, exported: ExportedProgram, model: nn.Module) -> None:
         self.labels = Labels()
         self.axes: dict[tuple[str, int], Axis] = {}
         self.stuck: dict[str, str] = {}
+        self.work: list[Work] = []
+        self.parts: list[Tensor] = []
         self._elements: dict[str, tuple[Weight, Tensor]] = {}
         self._buffers = {name for name, _ in model.named_buffers()}
         self._norms = {f"{name}.weight" for name, module in model.named_modules() if maskable(module)}
@@ -130,6 +144,12 @@ class Tracer:
             for (tensor, _), axis in self.axes.items():
                 if tensor == name:
                     self.labels.freeze(axis.labels, why)
+
+
+def layer_of(tensor: str) -> str:
+    """Return the name of the module whose weight or bias this is, or the parameter's own name."""
+    module, _, leaf = tensor.rpartition(".")
+    return module if module and leaf in ("weight", "bias") else tensor
 
 
 def export(model: nn.Module, call: Call) -> ExportedProgram:

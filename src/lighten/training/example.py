@@ -1,10 +1,12 @@
 """An example input for surgery, taken from the fit's own data before the first step."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError
 from lighten.example import Call, as_call, capture_call, map_tensors, split_batch
@@ -20,10 +22,26 @@ def example_call(trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Mo
         UserError: if there is neither, or ``pl_module.forward`` cannot be run on it, or does not reach ``target``.
     """
     array = pl_module.example_input_array
+    given = (as_call(array) for _ in range(1)) if array is not None else _batches(trainer, samples)
+    return next(_captured(pl_module, target, given))
+
+
+def example_calls(
+    trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Module, *, samples: int = 128
+) -> list[Call]:
+    """Return arguments of ``target`` for the first ``samples`` samples of the stage's data, batch by batch.
+
+    Raises:
+        UserError: as :func:`example_call`.
+    """
+    return list(_captured(pl_module, target, _batches(trainer, samples)))
+
+
+def _captured(pl_module: L.LightningModule, target: nn.Module, given: Iterator[Call]) -> Iterator[Call]:
+    device = next((p.device for p in pl_module.parameters()), torch.device("cpu"))
     try:
-        call = as_call(array) if array is not None else _first_batch(trainer, samples)
-        device = next((p.device for p in pl_module.parameters()), torch.device("cpu"))
-        return capture_call(pl_module, target, map_tensors(lambda t: t.to(device), call))
+        for call in given:
+            yield capture_call(pl_module, target, map_tensors(lambda t: t.to(device), call))
     except UserError:
         raise
     except Exception as error:  # whatever a user's data and forward raise
@@ -34,7 +52,8 @@ def example_call(trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Mo
         ) from error
 
 
-def _first_batch(trainer: L.Trainer, samples: int) -> Call:
+def _batches(trainer: L.Trainer, samples: int) -> Iterator[Call]:
+    """Yield the first batches, cut so that they hold ``samples`` in all."""
     loop = {
         "fit": trainer.fit_loop,
         "validate": trainer.validate_loop,
@@ -45,9 +64,21 @@ def _first_batch(trainer: L.Trainer, samples: int) -> Call:
     while isinstance(loader, list | tuple | dict):
         loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
     with torch.random.fork_rng():
-        batch = next(iter(loader), None)
-    if batch is None:
-        raise UserError("the data loader is empty; give it at least one batch")
+        batches = iter(loader)
+        batch = next(batches, None)
+        if batch is None:
+            raise UserError("the data loader is empty; give it at least one batch")
+        while batch is not None and samples > 0:
+            call, size = _cut(batch, samples)
+            yield call
+            samples -= size
+            batch = next(batches, None) if samples > 0 else None
+
+
+def _cut(batch: Any, samples: int) -> tuple[Call, int]:
+    """Return the call of a batch with ``samples`` samples at most, and how many it had."""
     call, labels = split_batch(batch)
     size = len(labels) if isinstance(labels, Tensor) and labels.ndim else None
-    return map_tensors(lambda t: t[:samples] if size is None or (t.ndim and len(t) == size) else t, call)
+    cut = map_tensors(lambda t: t[:samples] if size is None or (t.ndim and len(t) == size) else t, call)
+    known = [len(t) for t in tree_leaves(call) if isinstance(t, Tensor) and t.ndim]
+    return cut, size or max(known, default=samples)

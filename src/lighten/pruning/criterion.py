@@ -1,0 +1,117 @@
+"""A group's score: by which criterion, on which of its weights, and why that one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lighten.errors import UserError
+from lighten.pruning import score as formulas
+from lighten.pruning.groups import Group
+
+BY_FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "fpgm": formulas.fpgm,
+    "magnitude": formulas.magnitude,
+    "l1": formulas.l1,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The scores of a group's live channels.
+
+    Attributes:
+        scores: (live,), float32, on the CPU.
+        norms: L2 norms of the same channels.
+        score: the criterion that was used.
+        why: the reason, where there was a choice.
+    """
+
+    scores: Tensor
+    norms: Tensor
+    score: str
+    why: str = ""
+
+
+def judge(
+    group: Group,
+    tensors: Mapping[str, Tensor],
+    live: Tensor,
+    *,
+    score: str,
+    rate_norm: float,
+    evidence: Mapping[str, Tensor] | None = None,
+) -> Verdict:
+    """Score the channels ``live`` of ``group``.
+
+    Args:
+        group: its filters of all layers count, side by side.
+        tensors: the model's parameters by name.
+        live: indices of the channels that are not gone yet.
+        score: a name of :data:`~lighten.pruning.score.SCORES`.
+        rate_norm: see :func:`~lighten.pruning.score.mix`.
+        evidence: first-order scores by group; without, they are taken from the weights' gradients.
+
+    Raises:
+        UserError: if weights are not finite, or gradients are wanted and there are none.
+    """
+    whole = group.filters(tensors)
+    if not torch.isfinite(whole).all():
+        raise UserError(f"the weights of {', '.join(group.layers)} are not finite; lower the learning rate")
+    filters = whole[live.to(whole.device)]
+    norms = formulas.magnitude(filters).cpu()
+    used, why = _choose(score, group, norms)
+    if used in BY_FILTERS:
+        found = BY_FILTERS[used](filters)
+    elif used == "mix":
+        found = formulas.mix(filters, rate_norm=rate_norm, gone=group.width - len(live))
+    elif used == "bn_scale":
+        found = _norm_scales(group, tensors)[live.to(whole.device)]
+    elif used == "taylor":
+        found = _first_order(group, tensors, evidence)[live.to(whole.device)]
+    else:
+        found = formulas.random(group.width, name=group.name)[live]
+    return Verdict(found.float().cpu(), norms, used, why)
+
+
+def first_order(group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return :func:`~lighten.pruning.score.taylor` of all channels, from the gradients that the weights hold.
+
+    Raises:
+        UserError: if a weight of the group has no gradient.
+    """
+    gradients = {}
+    for slot in group.positions:
+        if slot.role == "filter":
+            gradient = tensors[slot.tensor].grad
+            if gradient is None:
+                raise UserError(f"score='taylor' needs gradients and {slot.tensor} has none; run a backward pass first")
+            gradients[slot.tensor] = gradient
+    return formulas.taylor(group.filters(tensors), group.filters(gradients))
+
+
+def _choose(score: str, group: Group, norms: Tensor) -> tuple[str, str]:
+    if score == "auto":
+        found = formulas.conditions(norms)
+        return ("magnitude" if found.rank_well else "fpgm"), str(found)
+    if score == "bn_scale" and not any(slot.role == "norm" for slot in group.positions):
+        return "magnitude", "no norm follows"
+    return score, ""
+
+
+def _norm_scales(group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the summed absolute scales of the norms that follow (Liu et al., ICCV 2017, arXiv 1708.06519)."""
+    scales = [
+        tensors[slot.tensor].detach().abs().float()[index.to(tensors[slot.tensor].device)].sum(dim=1)
+        for slot, index in group.positions.items()
+        if slot.role == "norm"
+    ]
+    return torch.stack(scales).sum(dim=0)
+
+
+def _first_order(group: Group, tensors: Mapping[str, Tensor], evidence: Mapping[str, Tensor] | None) -> Tensor:
+    if evidence is None:
+        return first_order(group, tensors)
+    found = evidence[group.name]
+    return found.to(next(iter(tensors.values())).device)

@@ -1,0 +1,92 @@
+"""How much each group can lose: it is masked at several strengths, and the outputs are compared."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lighten.errors import UserError
+from lighten.example import Call, map_tensors
+from lighten.pruning.allocate import Candidate, Curve, allocate
+from lighten.pruning.check import clone
+from lighten.pruning.groups import Structure
+from lighten.pruning.mask import mask_
+from lighten.pruning.plan import Plan
+from lighten.pruning.trace import random_state_kept
+
+STRENGTHS = (0.25, 0.5, 0.7, 0.85, 0.95)
+"""Shares of a group's channels at which it is probed."""
+
+
+def probe(
+    model: nn.Module,
+    structure: Structure,
+    candidates: Sequence[Candidate],
+    calibration: Sequence[Call],
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+) -> list[Curve]:
+    """Return what each group's loss does to the outputs, by forward passes alone.
+
+    The damage is the mean Kullback-Leibler divergence, in nats, of the softmax over the last dimension of the first
+    output, from the whole model's to the masked one's; of an output with one value a sample the mean squared
+    difference over its variance. The model runs in eval mode, on a copy.
+
+    Args:
+        model: as planned.
+        structure: of this model.
+        candidates: scores of each group; the lowest go first.
+        calibration: a few calls of the model.
+        strengths: shares of a group's channels to mask, rising.
+
+    Returns:
+        For each group its curve, from (0, 0) on.
+
+    Raises:
+        UserError: if there is no calibration input.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    calls = map_tensors(lambda t: t.to(device), list(calibration))
+    if not calls:
+        raise UserError("scope='sensitivity' got no calibration input, expected a few batches that stand for the data")
+    with torch.no_grad(), random_state_kept(model):
+        whole = [_logits(clone(model).eval(), call) for call in calls]
+        curves: list[Curve] = []
+        for which in range(len(candidates)):
+            points = [(0.0, 0.0)]
+            for strength in strengths:
+                count = _count(candidates[which], strength)
+                if count / candidates[which].width > points[-1][0]:
+                    masked = _masked(model, structure, candidates, which, count)
+                    damage = sum(_damage(a, _logits(masked, call)) for a, call in zip(whole, calls, strict=True))
+                    points.append((count / candidates[which].width, max(points[-1][1], damage / len(calls))))
+            curves.append(points)
+    return curves
+
+
+def _count(candidate: Candidate, strength: float) -> int:
+    return min(candidate.width - 1, round(strength * candidate.width))
+
+
+def _masked(
+    model: nn.Module, structure: Structure, candidates: Sequence[Candidate], which: int, count: int
+) -> nn.Module:
+    counts = [count if i == which else len(c.gone) for i, c in enumerate(candidates)]
+    removed = allocate(candidates, 0.5, counts=counts)
+    masked = clone(model).eval()
+    mask_(masked, Plan.of_cuts(structure.cuts(removed), structure.example))
+    return masked
+
+
+def _logits(model: nn.Module, call: Call) -> Tensor:
+    args, kwargs = map_tensors(torch.Tensor.clone, call)
+    output = next(value for value in tree_leaves(model(*args, **kwargs)) if isinstance(value, Tensor))
+    return output.float().flatten(0, -2) if output.ndim > 1 else output.float()[:, None]
+
+
+def _damage(whole: Tensor, masked: Tensor) -> float:
+    if whole.shape[-1] == 1:
+        return float((whole - masked).square().mean() / whole.var().clamp_min(1e-12))
+    return float(F.kl_div(masked.log_softmax(-1), whole.log_softmax(-1), log_target=True, reduction="batchmean"))
