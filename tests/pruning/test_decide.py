@@ -6,10 +6,11 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning import mask_, plan_pruning
-from lighten.pruning.decide import decide, study
+from lighten.pruning.decide import decide, settle, study
 from lighten.pruning.score import fpgm, magnitude
+from lighten.pruning.settings import Settings
 
-SETTINGS = {"score": "fpgm", "scope": "uniform", "align": 1}
+SETTINGS = Settings(0.5)
 
 
 @pytest.mark.parametrize(("name", "function"), [("fpgm", fpgm), ("magnitude", magnitude)])
@@ -25,11 +26,11 @@ def test_only_live_filters_are_ranked(build, images):
     """A removed filter, zero or not, has no say in the distances of the others."""
     model = build("flat")
     structure = study(model, ((images,), {}))
-    first = decide(structure, model, 0.5, **SETTINGS, strength=0.5)
+    first = decide(structure, model, SETTINGS, findings=settle(structure, model, SETTINGS), strength=0.5)
     gone = first.groups[0].removed
     assert gone
     mask_(model, first)
-    second = decide(structure, model, 0.5, **SETTINGS, after=first)
+    second = decide(structure, model, SETTINGS, findings=settle(structure, model, SETTINGS), after=first)
     live = [i for i in range(6) if i not in gone]
     alone = fpgm(model.conv.weight.flatten(1)[live])
     assert [second.groups[0].scores[i] for i in live] == pytest.approx(alone.tolist())

@@ -22,7 +22,7 @@ def test_json_brings_back_an_equal_plan(plan):
 
 def test_json_is_one_object_of_plain_values(plan):
     data = json.loads(plan.to_json())
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert data["hash"] == plan.hash
     assert data["example"]["args"] == [{"shape": [2, 3, 8, 8], "dtype": "float32"}]
 
@@ -41,7 +41,7 @@ def test_hash_is_of_what_is_cut_alone():
     ("spoil", "says"),
     [
         (lambda d: d["cuts"][0]["removed"].pop(), "do not match its hash"),
-        (lambda d: d.update(schema=99), "has schema 99, expected 1"),
+        (lambda d: d.update(schema=99), "has schema 99, expected 2"),
         (lambda d: d.pop("groups"), "this is no pruning plan"),
     ],
     ids=["damaged", "newer", "incomplete"],
@@ -66,7 +66,7 @@ def test_table_names_groups_ties_widths_scores_and_what_is_left_alone(plan):
     assert f"{min(plan.groups[0].scores):.3g} to" in stem
     assert "head: is the network's output" in text
     assert "b2.0: 8 of 16 channels: is tied to channels that pad adds" in " ".join(text.split())
-    assert "50.0% of 32 channels, fpgm, uniform" in text
+    assert "50.0% of 32 channels, 69.3% of MACs, 66.6% of parameters, fpgm, uniform" in " ".join(text.split())
 
 
 def test_rows_and_widths_agree(plan):

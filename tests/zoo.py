@@ -5,6 +5,8 @@ import torch.nn.functional as F
 import transformers as hf
 from torch import nn
 
+from lighten.models import build_model
+
 
 def images(size=32, channels=3):
     return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
@@ -34,7 +36,9 @@ class Dense(nn.Module):
                 norm = nn.BatchNorm2d(width)
                 layers.append(nn.Sequential(norm, nn.ReLU(), nn.Conv2d(width, 4, 3, padding=1, bias=False)))
                 width += 4
-            self.blocks.append(nn.ModuleList([layers, nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, width // 2, 1))]))
+            self.blocks.append(
+                nn.ModuleList([layers, nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, width // 2, 1))])
+            )
             width //= 2
         self.head = nn.Linear(width, 5)
 
@@ -57,12 +61,14 @@ class Inception(nn.Module):
         self.head = nn.Linear(24, 5)
 
     def _branches(self, width):
-        return nn.ModuleList([
-            conv(width, 6, 1),
-            nn.Sequential(conv(width, 4, 1), conv(4, 8)),
-            nn.Sequential(conv(width, 4, 1), conv(4, 6), conv(6, 6)),
-            nn.Sequential(nn.MaxPool2d(3, 1, 1), conv(width, 4, 1)),
-        ])
+        return nn.ModuleList(
+            [
+                conv(width, 6, 1),
+                nn.Sequential(conv(width, 4, 1), conv(4, 8)),
+                nn.Sequential(conv(width, 4, 1), conv(4, 6), conv(6, 6)),
+                nn.Sequential(nn.MaxPool2d(3, 1, 1), conv(width, 4, 1)),
+            ]
+        )
 
     def forward(self, x):
         x = self.stem(x)
@@ -78,7 +84,9 @@ class ResNeXt(nn.Module):
         super().__init__()
         self.stem = conv(3, 16)
         self.blocks = nn.ModuleList(
-            nn.Sequential(conv(16, 16, 1), conv(16, 16, 3, groups=4), nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16))
+            nn.Sequential(
+                conv(16, 16, 1), conv(16, 16, 3, groups=4), nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16)
+            )
             for _ in range(2)
         )
         self.head = nn.Linear(16, 5)
@@ -170,7 +178,12 @@ class Recurrent(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.embed, self.lstm, self.up, self.head = nn.Embedding(50, 12), nn.LSTM(12, 10, batch_first=True), nn.Linear(10, 16), nn.Linear(16, 5)
+        self.embed, self.lstm, self.up, self.head = (
+            nn.Embedding(50, 12),
+            nn.LSTM(12, 10, batch_first=True),
+            nn.Linear(10, 16),
+            nn.Linear(16, 5),
+        )
 
     def forward(self, input_ids, attention_mask=None):
         return self.head(F.relu(self.up(self.lstm(self.embed(input_ids))[0][:, -1])))
@@ -215,44 +228,122 @@ def mlp():
 
 def flat():
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten(),
-        nn.Linear(6 * 36, 20), nn.ReLU(), nn.Linear(20, 4),
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 6, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 36, 20),
+        nn.ReLU(),
+        nn.Linear(20, 4),
     )
 
 
 TEXT = {"vocab_size": 50, "num_labels": 3}
-BERT = {**TEXT, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 20}
+BERT = {
+    **TEXT,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 20,
+}
 VISION = {"image_size": 32, "num_labels": 3}
 
 
 def resnet(layer_type, depths):
     return lambda: hf.ResNetForImageClassification(
-        hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=depths, layer_type=layer_type, num_labels=3)
+        hf.ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=depths, layer_type=layer_type, num_labels=3
+        )
     )
 
 
-def own_resnet(shortcut):
-    from lighten.models import build_model
-
-    return lambda: build_model("resnet20", num_classes=5, input_shape=(3, 32, 32), width=8)
+def resnet20():
+    return build_model("resnet20", num_classes=5, input_shape=(3, 32, 32), width=8)
 
 
 ZOO = {
     "resnet18": (resnet("basic", [2, 2, 2, 2]), images),
     "resnet50": (resnet("bottleneck", [3, 4, 6, 3]), images),
-    "resnet20": (own_resnet("conv"), images),
-    "mobilenet_v2": (lambda: hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config(depth_multiplier=0.35, **VISION)), images),
-    "convnext": (lambda: hf.ConvNextForImageClassification(hf.ConvNextConfig(depths=[1, 1, 2, 1], hidden_sizes=[8, 16, 24, 32], **VISION)), lambda: images(64)),
-    "efficientnet": (lambda: hf.EfficientNetForImageClassification(hf.EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=320, **VISION)), images),
-    "regnet": (lambda: hf.RegNetForImageClassification(hf.RegNetConfig(embedding_size=8, hidden_sizes=[16, 24, 32, 48], depths=[1, 2, 2, 1], groups_width=8, num_labels=3)), images),
-    "vit": (lambda: hf.ViTForImageClassification(hf.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, patch_size=8, **VISION)), images),
-    "swin": (lambda: hf.SwinForImageClassification(hf.SwinConfig(embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, patch_size=2, **VISION)), images),
+    "resnet20": (resnet20, images),
+    "mobilenet_v2": (
+        lambda: hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config(depth_multiplier=0.35, **VISION)),
+        images,
+    ),
+    "convnext": (
+        lambda: hf.ConvNextForImageClassification(
+            hf.ConvNextConfig(depths=[1, 1, 2, 1], hidden_sizes=[8, 16, 24, 32], **VISION)
+        ),
+        lambda: images(64),
+    ),
+    "efficientnet": (
+        lambda: hf.EfficientNetForImageClassification(
+            hf.EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=320, **VISION)
+        ),
+        images,
+    ),
+    "regnet": (
+        lambda: hf.RegNetForImageClassification(
+            hf.RegNetConfig(
+                embedding_size=8, hidden_sizes=[16, 24, 32, 48], depths=[1, 2, 2, 1], groups_width=8, num_labels=3
+            )
+        ),
+        images,
+    ),
+    "vit": (
+        lambda: hf.ViTForImageClassification(
+            hf.ViTConfig(
+                hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, patch_size=8, **VISION
+            )
+        ),
+        images,
+    ),
+    "swin": (
+        lambda: hf.SwinForImageClassification(
+            hf.SwinConfig(embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, patch_size=2, **VISION)
+        ),
+        images,
+    ),
     "bert": (lambda: hf.BertForSequenceClassification(hf.BertConfig(**BERT)), tokens),
-    "distilbert": (lambda: hf.DistilBertForSequenceClassification(hf.DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=20, **TEXT)), tokens),
+    "distilbert": (
+        lambda: hf.DistilBertForSequenceClassification(
+            hf.DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=20, **TEXT)
+        ),
+        tokens,
+    ),
     "roberta": (lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**BERT, pad_token_id=1)), tokens),
-    "gpt2": (lambda: hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=20, use_cache=False)), tokens),
+    "gpt2": (
+        lambda: hf.GPT2LMHeadModel(
+            hf.GPT2Config(
+                vocab_size=50,
+                n_embd=32,
+                n_layer=2,
+                n_head=4,
+                n_positions=20,
+                use_cache=False,
+                bos_token_id=0,
+                eos_token_id=0,
+            )
+        ),
+        tokens,
+    ),
     "bert_lm": (lambda: hf.BertForMaskedLM(hf.BertConfig(**BERT)), tokens),
-    "llama": (lambda: hf.LlamaForCausalLM(hf.LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, use_cache=False)), tokens),
+    "llama": (
+        lambda: hf.LlamaForCausalLM(
+            hf.LlamaConfig(
+                vocab_size=50,
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                use_cache=False,
+            )
+        ),
+        tokens,
+    ),
     "densenet": (Dense, images),
     "inception": (Inception, images),
     "resnext": (ResNeXt, images),
