@@ -124,7 +124,10 @@ def settle(
     if settings.scope == "global":
         return None
     costs = costs_of(structure)
-    verdicts = _verdicts(structure, model, settings, None, evidence)
+    if settings.scope == "sensitivity" or settings.target == "latency":
+        verdicts = _verdicts(structure, model, settings, None, evidence)
+    else:  # the widths do not depend on the scores
+        verdicts = [Verdict(z := torch.zeros(g.width), z, settings.score) for g in structure.groups]
     candidates = [_candidate(structure, g, v, None) for g, v in zip(structure.groups, verdicts, strict=True)]
     curves: list[Curve] = []
     known: list[Sensitivity] = []

@@ -197,39 +197,71 @@ def _layers(axes: Mapping[tuple[str, int], Axis]) -> dict[str, tuple[str, int]]:
 def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tuple[Group, ...], dict[str, str]]:
     """Return the groups, and the layers whose channels can only go all at once."""
     owners = {key: layer for layer, key in layers.items()}
-    kinds: dict[tuple[tuple[tuple[str, int], int], ...], dict[int, dict[tuple[str, int], list[int]]]] = {}
-    for root, places in _places(tracer.labels, tracer.axes).items():
-        if any(key in owners for key in places):
-            signature = tuple((key, len(positions)) for key, positions in places.items())
-            kinds.setdefault(signature, {})[root] = places
+    kinds = [kind for kind in _kinds(tracer.labels, tracer.axes) if any(key in owners for key in kind.keys)]
+    split = {key: sum(1 for kind in kinds if key in kind.keys) for key in owners}
     groups, alone = [], {}
-    split = {key: sum(1 for kind in kinds if kind and dict(kind).get(key)) for key in owners}
-    for kind, found in kinds.items():
-        channels = list(found.values())
-        tied = tuple(owners[key] for key, _ in kind if key in owners)
-        if len(channels) < 2:
+    for kind in kinds:
+        tied = tuple(owners[key] for key in kind.keys if key in owners)
+        if len(kind.roots) < 2:
             alone.update(dict.fromkeys(tied, "its channels can only go all at once"))
             continue
-        first = next(key for key, _ in kind if key in owners)
-        own = sorted(position for channel in channels for position in channel[first])
+        places = {key: _positions(tracer, key, kind.roots) for key in kind.keys}
+        first = next(key for key in kind.keys if key in owners)
+        own = sorted(places[first].flatten().tolist())
         name = tied[0] if split[first] == 1 else f"{tied[0]}[{_ranges(own)}]"
-        positions = {
-            Slot(*key, tracer.axes[key].role): torch.tensor([channel[key] for channel in channels]) for key, _ in kind
-        }
-        groups.append(Group(name, tied, positions, torch.tensor(list(found))))
+        positions = {Slot(*key, tracer.axes[key].role): index for key, index in places.items()}
+        groups.append(Group(name, tied, positions, kind.roots))
     in_groups = {layer for group in groups for layer in group.layers}
     return tuple(groups), {layer: why for layer, why in alone.items() if layer not in in_groups}
 
 
-def _places(labels: Labels, axes: Mapping[tuple[str, int], Axis]) -> dict[int, dict[tuple[str, int], list[int]]]:
-    """Return, for each channel that may go, its positions along every axis, in the order of the forward."""
-    frozen = labels.reasons()
-    channels: dict[int, dict[tuple[str, int], list[int]]] = {}
+@dataclass(frozen=True)
+class _Kind:
+    """Channels that have the same number of positions along the same axes."""
+
+    keys: tuple[tuple[str, int], ...]
+    roots: Tensor
+
+
+def _kinds(labels: Labels, axes: Mapping[tuple[str, int], Axis]) -> list[_Kind]:
+    """Sort the channels that may go by where they live, in the order of the forward.
+
+    Axis by axis, each channel's kind so far, paired with its positions there, makes its next kind.
+    """
+    free = torch.ones(labels.size, dtype=torch.bool)
+    free[torch.tensor(list(labels.reasons()), dtype=torch.int64)] = False
+    kind = torch.zeros(labels.size, dtype=torch.int64)
+    order = torch.full((labels.size,), -1)
+    keys: list[tuple[tuple[str, int], ...]] = [()]
+    seen = 0
     for key, axis in axes.items():
-        for position, root in enumerate(labels.find(axis.labels).tolist()):
-            if root not in frozen:
-                channels.setdefault(root, {}).setdefault(key, []).append(position)
-    return channels
+        found = labels.find(axis.labels)
+        found = found[free[found]]
+        roots, where, counts = torch.unique(found, return_inverse=True, return_counts=True)
+        if not len(roots):
+            continue
+        first = torch.full((len(roots),), len(found)).scatter_reduce(0, where, torch.arange(len(found)), "amin")
+        new = order[roots] < 0
+        order[roots[new]] = seen + first[new]
+        seen += len(found)
+        most = int(counts.max()) + 1
+        pairs, inverse = torch.unique(kind[roots] * most + counts, return_inverse=True)
+        kind[roots] = len(keys) + inverse
+        keys += [(*keys[before], key) for before in (pairs // most).tolist()]
+    members = torch.nonzero(order >= 0).flatten()
+    members = members[torch.sort(order[members]).indices]
+    numbers = list(dict.fromkeys(kind[members].tolist()))
+    return [_Kind(keys[number], members[kind[members] == number]) for number in numbers]
+
+
+def _positions(tracer: Tracer, key: tuple[str, int], roots: Tensor) -> Tensor:
+    """Return where each channel lives along an axis, (width, count), ascending."""
+    found = tracer.labels.find(tracer.axes[key].labels)
+    rank = torch.full((tracer.labels.size,), -1)
+    rank[roots] = torch.arange(len(roots))
+    ranks = rank[found]
+    places = torch.nonzero(ranks >= 0).flatten()
+    return places[torch.sort(ranks[places], stable=True).indices].reshape(len(roots), -1)
 
 
 def _frozen(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> dict[str, str]:

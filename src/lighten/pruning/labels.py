@@ -16,6 +16,11 @@ class Labels:
         self._root = torch.empty(0, dtype=torch.int64)
         self._frozen: list[tuple[Tensor, str]] = []
 
+    @property
+    def size(self) -> int:
+        """How many labels were given out."""
+        return len(self._root)
+
     def fresh(self, count: int) -> Tensor:
         """Return ``count`` new labels, each in a set of its own."""
         new = torch.arange(len(self._root), len(self._root) + count)

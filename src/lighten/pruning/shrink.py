@@ -10,6 +10,7 @@ from lighten.pruning.check import clone, difference
 from lighten.pruning.mask import check_fits, mask_, tensors_of
 from lighten.pruning.norms import maskable, restore_
 from lighten.pruning.plan import Plan
+from lighten.pruning.pretrained import follow_config_
 from lighten.pruning.trace import first_line
 
 TOLERANCES = ((torch.float64, 1e-9), (torch.float32, 1e-4))
@@ -32,7 +33,9 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
 
     A pure function: ``model`` is left as it is. Parameters keep their names, flags and hooks, modules their classes
     and modes; widths such as ``out_channels`` follow the weights. The result carries the plan as ``lighten_plan``.
-    A module that keeps more than weights per channel is asked to follow where it is a :class:`CutsChannels`.
+    A module that keeps more than weights per channel is asked to follow where it is a :class:`CutsChannels`. The config
+    of a model of ``transformers`` follows, so that ``save_pretrained`` and ``from_pretrained`` give it back; where its
+    family has no words for the widths, a warning says so.
 
     Args:
         model: masked or not; the plan decides.
@@ -55,6 +58,7 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
     small = clone(masked)
     cut_(small, plan)
     _check(masked, small, plan)
+    follow_config_(small, plan)
     small.lighten_plan = plan  # type: ignore[assignment]
     return small
 
