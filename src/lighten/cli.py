@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; ``None`` takes the command line's.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["train"]:
-        return _train(argv[1:])
+    if argv[:1] in (["train"], ["plan"]):
+        return _by_recipe(argv[0], argv[1:])
     arguments = _parser().parse_args(argv)
     try:
         _print_recipes() if arguments.step == "recipes" else _step(arguments.step)(arguments.run)
@@ -40,19 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _train(argv: Sequence[str]) -> int:
+def _by_recipe(step: str, argv: Sequence[str]) -> int:
     from lighten.launch import main as launch
+    from lighten.launch import plan
 
     if not RECIPES.is_dir():
         print(f"error: {RECIPES.absolute()}: no such folder; run this where recipes/ is", file=sys.stderr)
         return 2
-    return launch(argv, RECIPES)
+    return plan(argv, RECIPES) if step == "plan" and not {"-h", "--help"} & set(argv) else launch(argv, RECIPES)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lighten", description="Networks made small and fast while they train.")
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
     steps.add_parser("train", help="train by recipe, as train.py does: lighten train recipe=distil_cnn")
+    steps.add_parser("plan", help="print what a recipe would prune, and train nothing: lighten plan recipe=prune_cnn")
     steps.add_parser("recipes", help="list the recipes in ./recipes")
     for name, text in STEPS.items():
         example = f"example: lighten {name} runs/distil_cnn/20260101-120000"

@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 a run that stopped for a reason that one line explains, 2 
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,15 +34,38 @@ def main(argv: Sequence[str], recipes: Path) -> int:
     if {"-h", "--help"} & set(argv):
         print(USAGE + f"\nRecipes: {', '.join(recipe_names(recipes))}")
         return 0
-    try:
-        jobs = _composed(argv, recipes)
-        from lighten.run import run
+    return _guarded(lambda: _run_all(_composed(argv, recipes)))
 
-        chosen = os.environ.get(JOB) if "LOCAL_RANK" in os.environ else None
-        for number, recipe in enumerate(jobs):
-            if chosen in (None, str(number)):
-                with _job(number):
-                    run(recipe)
+
+def plan(argv: Sequence[str], recipes: Path) -> int:
+    """Print what the recipes that ``argv`` asks for would prune; train nothing. Returns the exit code."""
+    return _guarded(lambda: _plan_all(_composed(argv, recipes)))
+
+
+def _run_all(jobs: Sequence[Recipe]) -> None:
+    from lighten.run import run
+
+    chosen = os.environ.get(JOB) if "LOCAL_RANK" in os.environ else None
+    for number, recipe in enumerate(jobs):
+        if chosen in (None, str(number)):
+            with _job(number):
+                run(recipe)
+
+
+def _plan_all(jobs: Sequence[Recipe]) -> None:
+    from rich.console import Console
+
+    from lighten.run import plan
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for recipe in jobs:
+        planned, times = plan(recipe)
+        console.print(planned.rich(times))
+
+
+def _guarded(work: Callable[[], None]) -> int:
+    try:
+        work()
     except RecipeError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2

@@ -24,9 +24,13 @@ from lighten.delivery.student import FIT, shrink_run
 from lighten.delivery.table import closing_table
 from lighten.distillation.module import DistillationModule
 from lighten.errors import UserError
+from lighten.example import as_call
 from lighten.models import build_model
 from lighten.pruning.callback import Prune
-from lighten.pruning.decide import plan_pruning
+from lighten.pruning.decide import decide, plan_pruning, settle, study
+from lighten.pruning.latency import predict
+from lighten.pruning.plan import Plan
+from lighten.pruning.settings import Settings
 from lighten.quantization.callback import Quantize
 from lighten.quantization.insert import quantize_
 from lighten.recipe import Fit, Optimizer, Recipe
@@ -66,6 +70,39 @@ def run(recipe: Recipe) -> Path:
     if _is_rank_zero():
         _deliver(folder, console)
     return folder
+
+
+def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]]]:
+    """Return what a run would prune, and each layer's milliseconds before and after; nothing is trained or written.
+
+    The student has the weights of its checkpoint, or those that training starts from: scores, and with them which
+    channels go, change while it trains.
+
+    Raises:
+        UserError: if the recipe does not prune, or what it asks for cannot be reached.
+    """
+    s = recipe.compress.prune
+    if s.amount is None:
+        raise UserError(f"recipe {recipe.name} does not prune; set compress.prune.amount")
+    data: Any = build_data(
+        recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=0, **recipe.data_options
+    )
+    _seed(recipe)
+    given = _given_student(recipe, data)
+    student = given if given is not None else _build(recipe, data, recipe.student, recipe.student_options)
+    settings = Settings(s.amount, score=s.score, scope=s.scope, target=s.target, align=s.align, rate_norm=s.rate_norm)
+    structure = study(student, as_call(torch.randn(1, *data.input_shape)), exclude=s.exclude)
+    calibration = [as_call(x) for x in _some_inputs(data)] if s.scope == "sensitivity" else None
+    planned = decide(
+        structure, student, settings, findings=settle(structure, student, settings, calibration=calibration)
+    )
+    return planned, predict(structure, [len(row.removed) for row in planned.groups])
+
+
+def _some_inputs(data: Any, samples: int = 128) -> list[torch.Tensor]:
+    data.setup("fit")
+    inputs, _ = next(iter(data.train_dataloader()))
+    return [inputs[:samples]]
 
 
 def _rehearse(recipe: Recipe, data: Any) -> None:

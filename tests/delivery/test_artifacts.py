@@ -3,7 +3,7 @@ import json
 import pytest
 from finished_run import make_history, make_plan
 
-from lighten.delivery.artifacts import open_run, plan_groups, read_history, read_json, recipe_name, write_json
+from lighten.delivery.artifacts import as_plan, open_run, read_history, read_json, recipe_name, write_json
 from lighten.errors import UserError
 
 
@@ -74,7 +74,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_groups_of_a_plan_have_widths():
-    groups = plan_groups(json.loads(make_plan().to_json()))
-    assert groups[0] == {"name": "stem", "width_before": 16, "width_after": 10}
-    assert plan_groups(None) == []
+def test_a_plan_is_read_from_its_object():
+    plan = make_plan()
+    assert as_plan(json.loads(plan.to_json())) == plan
+    assert as_plan(None) is None

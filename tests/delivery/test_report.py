@@ -2,10 +2,11 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from finished_run import make_history, make_scores, write_run
+from finished_run import make_group, make_history, make_plan, make_scores, write_run
 
 from lighten.delivery.figures import figure
 from lighten.delivery.report import render, write_report
@@ -59,9 +60,9 @@ def test_all_plots_are_there_with_words_for_those_who_cannot_see_them(run):
     html = render(run)
     page = Page(html)
     drawings = [a for tag, a in page.tags if tag == "svg"]
-    assert len(drawings) == 6
+    assert len(drawings) == 5 + 3 + 3 + 12  # along the fit, savings, widths, and norms of each group
     assert all(a.get("role") == "img" and (a.get("aria-label") or a.get("aria-labelledby")) for a in drawings)
-    for heading in ("Student against teacher", "Pruning and quantization", "Widths before and after", "Size, latency"):
+    for heading in ("Student against teacher", "Pruning and quantization", "Kept and removed", "Size, latency"):
         assert heading in page.text
 
 
@@ -82,11 +83,14 @@ def test_without_a_teacher_it_compares_with_the_dense_student(tmp_path):
 
 
 def test_a_cut_history_is_told_and_the_rest_is_drawn(run):
+    whole = render(run)
     with (run / "history.jsonl").open("a") as file:
         file.write('{"step": 1210, "train/lo')
     page = Page(render(run))
     assert "cut short" in page.text
-    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 6
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == len(
+        [tag for tag, _ in Page(whole).tags if tag == "svg"]
+    )
 
 
 def test_names_are_text_not_markup(run):
@@ -97,6 +101,47 @@ def test_names_are_text_not_markup(run):
     html = render(run)
     assert "<script>" not in html
     assert "<img" not in html
+
+
+def with_plan(run, plan):
+    (run / "plan.json").write_text(plan.to_json())
+    return Page(render(run)).text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_what_pruning_saved_is_told_against_what_was_asked(run):
+    plan = replace(make_plan(amount=0.6, target="parameters"), saved={"macs": 0.55, "parameters": 0.602})
+    text = with_plan(run, plan)
+    assert "Asked for: 60.0 % of the parameters. Gone: 42.4 % of the channels, 55.0 % of the MACs, 60.2 %" in text
+    assert "of the full strength" not in text
+    assert "made at 25 % of the full strength" in with_plan(run, make_plan(strength=0.25))
+
+
+def test_curves_are_shown_only_where_there_are_some(run):
+    assert "Sensitivity" not in Page(render(run)).text
+    text = with_plan(run, make_plan([make_group("stem", 16, 8, score="magnitude", probed=True)]))
+    assert "Sensitivity" in text
+    assert "50 % go: 0.69 nats" in text
+    assert "magnitude: norms widely spread" in text
+    assert "in 1 group, 8 are left" in text
+
+
+def test_of_many_groups_the_heaviest_are_drawn_and_the_page_says_so(run):
+    groups = [replace(make_group(f"g{i}x", 64, 32, probed=True), macs=i / 2000) for i in range(50)]
+    (run / "plan.json").write_text(make_plan(groups).to_json())
+    html = render(run)
+    text = Page(html).text
+    assert text.count("Drawn are the 24 of 50 groups that carry the most MACs.") == 3
+    assert "Of 3200 channels in 50 groups, 1600 are left" in text
+    assert sorted(set(re.findall(r"g\d+x", html))) == [f"g{i}x" for i in range(26, 50)]
+    assert len(html) < 300_000
+    assert "Drawn are" not in with_plan(run, make_plan(groups[:24]))
+
+
+def test_names_of_groups_are_text_not_markup(run):
+    (run / "plan.json").write_text(make_plan([make_group("<b>.<img src=x>", 8, 4, probed=True)]).to_json())
+    html = render(run)
+    assert "<img" not in html
+    assert "&lt;b&gt;.<wbr>&lt;img src=x&gt;" in html
 
 
 def test_a_long_history_makes_a_small_page(run):

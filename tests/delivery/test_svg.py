@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lighten.delivery.svg import downsample, means, spread, text, ticks
+from lighten.delivery.svg import downsample, means, shorten, spread, text, ticks
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,12 @@ def test_thinning_out_keeps_both_extremes(values, limit):
 def test_means_are_of_stretches():
     assert means([(0, 1), (1, 3), (2, 5), (3, 7)], 2) == [(0.5, 2.0), (2.5, 6.0)]
     assert means([(0, 1)], 2) == [(0, 1)]
+
+
+def test_long_names_lose_their_beginning():
+    assert shorten("layer1.0.conv1", 14) == "layer1.0.conv1"
+    assert shorten("layer1.0.conv1", 9) == "…0.conv1"
+    assert len(shorten("x" * 99, 20)) == 20
 
 
 def test_text_is_escaped():

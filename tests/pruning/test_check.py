@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -55,7 +56,12 @@ def test_a_nan_on_one_side_alone_is_a_difference():
     broken.load_state_dict(model.state_dict())
     broken.bias.data[0] = torch.nan
     assert not difference(model, broken, example(1, 2), dtype=torch.float64) <= 1e9
-    assert difference(broken, broken, example(1, 2), dtype=torch.float64) == 0
+
+
+def test_of_a_nan_on_both_sides_nothing_can_be_said():
+    broken = nn.Linear(2, 2)
+    broken.bias.data[0] = torch.nan
+    assert math.isnan(difference(broken, broken, example(1, 2), dtype=torch.float64))
 
 
 def test_both_models_draw_the_same_noise_and_see_the_same_input():

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial import distance
 
 from lighten.pruning import score
-from lighten.pruning.score import fpgm, magnitude
+from lighten.pruning.score import conditions, fpgm, l1, magnitude, mix, random, taylor
 
 
 def slow_fpgm(weight):
@@ -63,3 +63,73 @@ def test_reads_any_weight_in_float32(function, weight):
 @pytest.mark.parametrize("function", [fpgm, magnitude])
 def test_nodes_of_a_linear_layer_are_filters_too(function):
     assert function(torch.eye(4)).shape == (4,)
+
+
+def test_l1_is_the_sum_of_absolute_values(weight):
+    expected = [sum(abs(x) for x in row) for row in weight.double().flatten(1).tolist()]
+    assert l1(weight).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def authors_mix(weight, rate_norm, rate_dist):
+    """What the published code removes: the smallest norms, then the smallest summed distances among the survivors."""
+    filters = weight.double().flatten(1).numpy()
+    order = np.argsort(np.linalg.norm(filters, axis=1))
+    small = int(round(len(filters) * (1 - rate_norm), 9))
+    rest = order[small:]
+    sums = np.abs(distance.cdist(filters[rest], filters[rest])).sum(axis=0)
+    return {*order[:small].tolist(), *rest[np.argsort(sums)[: int(len(filters) * rate_dist)]].tolist()}
+
+
+@pytest.mark.parametrize(("rate_norm", "rate_dist"), [(0.75, 0.25), (0.9, 0.3), (1.0, 0.5), (0.5, 0.0)])
+def test_mix_removes_what_the_published_code_removes(weight, rate_norm, rate_dist):
+    scores = mix(weight * torch.linspace(0.5, 2, 24)[:, None, None, None], rate_norm=rate_norm)
+    expected = authors_mix(weight * torch.linspace(0.5, 2, 24)[:, None, None, None], rate_norm, rate_dist)
+    assert set(scores.argsort()[: len(expected)].tolist()) == expected
+
+
+def test_mix_goes_on_where_an_earlier_update_stopped(weight):
+    """Half of the share by norm is gone: the other half is still by norm, and no more."""
+    whole = mix(weight, rate_norm=0.75)
+    by_norm = [i for i in whole.argsort().tolist() if whole[i] < 0]
+    live = sorted(set(range(24)) - set(by_norm[:3]))
+    later = mix(weight[live], rate_norm=0.75, gone=3)
+    assert [live[i] for i in later.argsort().tolist() if later[i] < 0] == by_norm[3:]
+
+
+def test_taylor_is_the_squared_first_order_change(weight):
+    """Against the loss itself: to first order, zeroing a filter changes it by the root of its score."""
+    weight = weight.double().requires_grad_()
+    target = torch.randn(24, 5, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    loss = (weight * target).sum() + (weight[3] ** 2).sum()
+    (gradient,) = torch.autograd.grad(loss, weight)
+    small = 1e-6
+    changes = []
+    for which in range(24):
+        moved = weight.detach().clone()
+        moved[which] *= 1 - small
+        after = (moved * target).sum() + (moved[3] ** 2).sum()
+        changes.append(float(((loss - after) / small).detach()) ** 2)
+    assert taylor(weight, gradient).tolist() == pytest.approx(changes, rel=1e-3)
+
+
+def test_random_depends_on_the_name_alone():
+    torch.manual_seed(0)
+    one = random(8, name="a")
+    torch.manual_seed(1)
+    assert torch.equal(random(8, name="a"), one)
+    assert not torch.equal(random(8, name="b"), one)
+
+
+@pytest.mark.parametrize(
+    ("norms", "spread", "floor", "good"),
+    [
+        ([1.0, 1.0, 1.0, 1.0], 0.0, 1.0, False),
+        ([0.0, 1.0, 2.0, 3.0], math.sqrt(1.25) / 1.5, 0.0, True),
+        ([2.0, 3.0, 6.0, 9.0], math.sqrt(7.5) / 5, 0.4, False),
+        ([0.1, 1.0, 1.0, 1.0], math.sqrt(0.151875) / 0.775, 0.1 / 0.775, True),
+    ],
+)
+def test_a_norm_ranks_well_where_norms_are_spread_and_the_smallest_is_near_zero(norms, spread, floor, good):
+    found = conditions(torch.tensor(norms))
+    assert (found.spread, found.floor) == pytest.approx((spread, floor), abs=1e-6)
+    assert found.rank_well is good

@@ -14,6 +14,8 @@ from zoo import ZOO
 from lighten.example import as_call
 from lighten.pruning import mask_, plan_pruning, shrink
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*from_pretrained cannot read it")
+
 LEFT_ALONE = {
     "swin": {"index": r"goes through index \(modeling_swin"},
     "llama": {"mean": r"mean mixes its channels \(modeling_llama"},

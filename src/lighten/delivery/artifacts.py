@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lighten.errors import UserError
 from lighten.training.files import replace_file
+
+if TYPE_CHECKING:
+    from lighten.pruning.plan import Plan
 
 RUN_MARKS = ("recipe.yaml", "history.jsonl", "checkpoints", "student", "student.onnx", "scores.json")
 """A folder that holds one of these is a run folder."""
@@ -68,14 +71,17 @@ def write_json(path: Path, value: Mapping[str, Any]) -> Path:
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def plan_groups(plan: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return name, width before and width after of each group in a plan's JSON object."""
-    if not plan:
-        return []
+def as_plan(value: Mapping[str, Any] | None) -> "Plan | None":
+    """Return the plan that a JSON object holds; ``None`` where there is no object.
+
+    Raises:
+        UserError: if it is no plan, or of another schema.
+    """
+    if not value:
+        return None
     from lighten.pruning.plan import Plan
 
-    groups = Plan.from_json(json.dumps(plan)).groups
-    return [{"name": g.name, "width_before": g.width_before, "width_after": g.width_after} for g in groups]
+    return Plan.from_json(json.dumps(value))
 
 
 def sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lighten.delivery.artifacts import open_run, plan_groups, read_json, recipe_name, sha256, write_text
+from lighten.delivery.artifacts import as_plan, open_run, read_json, recipe_name, sha256, write_text
 from lighten.delivery.figures import NAMES, figure, percent, roles, rows, sentence
 from lighten.delivery.scores import Scores, read_scores, reference_of
 from lighten.delivery.templates import environment
@@ -80,9 +80,9 @@ def _made(config: Mapping[str, Any], compression: Mapping[str, Any], scores: Sco
     lines = [f"Architecture: {config['model']['name']}" + (f" ({options})" if options else "") + "."]
     if scores and scores["models"]["teacher"] is not None:
         lines.append("Distilled: it learned from a teacher’s soft labels.")
-    groups = plan_groups(compression.get("plan"))
-    if groups:
-        before, after = (sum(group[f"width_{when}"] for group in groups) for when in ("before", "after"))
+    plan = as_plan(compression.get("plan"))
+    if plan and plan.groups:
+        before, after = (sum(getattr(group, f"width_{when}") for group in plan.groups) for when in ("before", "after"))
         lines.append(f"Pruned: {after} of {before} channels are left, the others are cut out of the weights.")
     if compression.get("quantization"):
         lines.append("Quantized: trained through fake-quantized int8, exported as int8 ONNX (QDQ).")

@@ -1,6 +1,6 @@
 """The report's plots: pure functions from figures to SVG text."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +8,6 @@ from lighten.delivery.artifacts import HistoryRows
 from lighten.delivery.figures import NAMES, figure, milliseconds, percent, roles
 from lighten.delivery.scores import Scores, reference_of
 from lighten.delivery.svg import (
-    WIDTH,
     Frame,
     Point,
     circle,
@@ -16,8 +15,8 @@ from lighten.delivery.svg import (
     line,
     means,
     rectangle,
+    shorten,
     spread,
-    svg,
     text,
     ticks,
 )
@@ -157,28 +156,6 @@ def tradeoff_plot(scores: Scores) -> str:
     return frame.drawing("Accuracy against latency, the area is the size", told)
 
 
-def widths_plot(groups: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return bars of every group's width before and after pruning; None where there is no group."""
-    if not groups:
-        return None
-    left, right, row = 150.0, WIDTH - 74, 22.0
-    widest = max(group["width_before"] for group in groups)
-    parts = []
-    for index, group in enumerate(groups):
-        before, after, y = group["width_before"], group["width_after"], 4 + row * index
-        told = f"{group['name']}: {before} channels before, {after} after"
-        scale = (right - left) / widest
-        parts += [
-            text(left - 8, y + 13, _shorten(str(group["name"]), 20), "tick end"),
-            rectangle(left, y + 3, before * scale, row - 8, "track", told),
-            rectangle(left, y + 3, after * scale, row - 8, "bar compressed", told),
-            text(left + before * scale + 6, y + 13, f"{before} → {after}", "tick"),
-        ]
-    total, kept = sum(g["width_before"] for g in groups), sum(g["width_after"] for g in groups)
-    told = f"{len(groups)} groups, {total} channels before and {kept} after"
-    return svg(parts, 8 + row * len(groups), "Width of every group before and after pruning", told)
-
-
 def classes_plot(names: Sequence[str], reference: Sequence[Any], compressed: Sequence[Any], who: str) -> str | None:
     """Return the share of each class that the reference and the compressed model find; None without classes.
 
@@ -204,7 +181,7 @@ def classes_plot(names: Sequence[str], reference: Sequence[Any], compressed: Seq
         a, b = frame.at(old, 0)[0], frame.at(new, 0)[0]
         told = f"{name}: {NAMES['compressed'].lower()} {percent(new, 1)}, {who} {percent(old, 1)}"
         frame.add(
-            text(left - 8, y + 4, _shorten(name, 15), "tick end"),
+            text(left - 8, y + 4, shorten(name, 15), "tick end"),
             line((a, y), (b, y), "span"),
             circle((a, y), 5, f"ring {who}", told),
             circle((b, y), 5, "dot compressed", told),
@@ -260,7 +237,3 @@ def _bands(frame: Frame, bands: Sequence[Phase]) -> None:
         start, end = frame.at(band.begin, frame.y[0])[0], frame.at(band.end, frame.y[0])[0]
         frame.add(rectangle(start, top, end - start, bottom - top, f"band {band.css}"))
         frame.add(text(start + 3, top - 7, band.name, f"mark {band.css}"))
-
-
-def _shorten(name: str, length: int) -> str:
-    return name if len(name) <= length else "…" + name[1 - length :]

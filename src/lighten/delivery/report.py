@@ -1,15 +1,14 @@
 """The report of a run: one HTML file that needs nothing else, neither network nor scripts."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lighten.delivery import plots
+from lighten.delivery import plots, prune_plots
 from lighten.delivery.artifacts import (
     HistoryRows,
+    as_plan,
     open_run,
-    plan_groups,
     read_history,
     read_json,
     recipe_name,
@@ -29,6 +28,9 @@ from lighten.delivery.figures import (
 from lighten.delivery.scores import Scores, read_scores, reference_of
 from lighten.delivery.templates import environment
 
+if TYPE_CHECKING:
+    from lighten.pruning.plan import Plan
+
 
 @dataclass(frozen=True)
 class Card:
@@ -47,6 +49,16 @@ class Plot:
     svg: str
     caption: str
     tall: bool = False
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A figure of several drawings, as wide as the page; ``broad`` ones stand at most three in a row."""
+
+    heading: str
+    panels: list[prune_plots.Panel]
+    caption: str
+    broad: bool = False
 
 
 def write_report(run: str | Path) -> Path:
@@ -73,7 +85,7 @@ def render(run: Path) -> str:
 
 def _context(run: Path) -> dict[str, Any]:
     scores = read_scores(run) if (run / "scores.json").exists() else None
-    plan = read_json(run / "plan.json", made_by="the fit") if (run / "plan.json").exists() else None
+    plan = as_plan(read_json(run / "plan.json", made_by="the fit")) if (run / "plan.json").exists() else None
     history = read_history(run / "history.jsonl")
     context = {
         "recipe": scores["recipe"] if scores else recipe_name(run),
@@ -81,7 +93,8 @@ def _context(run: Path) -> dict[str, Any]:
         "folder": f"runs/{recipe_name(run)}/{run.resolve().name}/student",
         "recipe_text": _read(run / "recipe.yaml"),
         "notes": [*history.notes, *_missing(scores, plan)],
-        "plots": _plots(scores, plan, history),
+        "plots": _plots(scores, history),
+        "pruned": _pruned(plan) if plan else None,
         "scores": None,
     }
     return context | (_measured(scores) if scores else {})
@@ -127,7 +140,7 @@ def _cards(scores: Scores) -> list[Card]:
     ]
 
 
-def _plots(scores: Scores | None, plan: Mapping[str, Any] | None, history: HistoryRows) -> list[Plot]:
+def _plots(scores: Scores | None, history: HistoryRows) -> list[Plot]:
     drawn = [
         (
             "Student against teacher",
@@ -156,7 +169,6 @@ def _plots(scores: Scores | None, plan: Mapping[str, Any] | None, history: Histo
             False,
         ),
         *_class_plot(scores),
-        *_width_plot(plan),
     ]
     return [Plot(heading, svg, caption, tall) for heading, svg, caption, tall in drawn if svg]
 
@@ -178,19 +190,56 @@ def _class_plot(scores: Scores | None) -> list[tuple[str, str | None, str, bool]
     return [("Class by class", svg, caption, len(names) > 20)]
 
 
-def _width_plot(plan: Mapping[str, Any] | None) -> list[tuple[str, str | None, str, bool]]:
-    groups: Sequence[Mapping[str, Any]] = plan_groups(plan)
-    if not groups:
-        return []
-    before, after = (sum(group[f"width_{when}"] for group in groups) for when in ("before", "after"))
-    caption = (
-        f"A group is a set of layers that must be cut alike. Of {before} channels in {len(groups)} groups, "
-        f"{after} are left."
-    )
-    return [("Widths before and after", plots.widths_plot(groups), caption, len(groups) > 16)]
+def _pruned(plan: "Plan") -> dict[str, Any]:
+    """Return the section on the plan: what was asked for and what came of it, in words and in plots."""
+    groups = prune_plots.heaviest(plan.groups)
+    capped = len(groups) < len(plan.groups)
+    rule = f" Drawn are the {len(groups)} of {len(plan.groups)} groups that carry the most MACs." if capped else ""
+    before, after = (sum(getattr(group, f"width_{when}") for group in plan.groups) for when in ("before", "after"))
+    many = f"{len(plan.groups)} group{'s' if len(plan.groups) != 1 else ''}"
+    drawn = [
+        Panels(
+            "Saved against asked",
+            prune_plots.savings_panels(plan),
+            "What went, as shares of the network before pruning (of the channels: of those that can go). The stroke is "
+            "what was asked.",
+        ),
+        Panels(
+            "Kept and removed channels",
+            prune_plots.width_panels(groups),
+            f"A group is a set of layers that must be cut alike. Of {before} channels in {many}, {after} are "
+            f"left. Filled: kept. Outlined: removed.{rule}",
+            broad=True,
+        ),
+        Panels(
+            "Norms and the cut",
+            prune_plots.norm_panels(groups),
+            "How many channels of a group have which L2 norm, from 0 to its largest. Filled, upward: kept. Outlined, "
+            "downward: removed, with the norm they had when they went. The dashed line is the cut, where one norm "
+            "parts the two; other scores take channels from anywhere. Below, the score that was used, and why where "
+            f"it was chosen for the group.{rule}",
+        ),
+        Panels(
+            "Sensitivity",
+            prune_plots.curve_panels(groups),
+            "Damage to the outputs when a share of this group alone is removed: the mean KL divergence from the whole "
+            "network’s, in nats, logarithmic, all groups over the same axes. The dashed line and the ring are the "
+            f"share that was chosen.{rule}",
+        ),
+    ]
+    return {"plots": [figure for figure in drawn if figure.panels], "summary": _achieved(plan)}
 
 
-def _missing(scores: Scores | None, plan: Mapping[str, Any] | None) -> list[str]:
+def _achieved(plan: "Plan") -> str:
+    found = prune_plots.asked(plan)
+    wanted = f"Asked for: {percent(found[1], 1)} of the {prune_plots.SAVED[found[0]]}. " if found else ""
+    gone = [f"{percent(share, 1)} of the {prune_plots.SAVED[key]}" for key, share in prune_plots.savings(plan).items()]
+    strength = plan.settings.get("strength", 1.0)
+    early = f" The plan was made at {percent(strength, 0)} of the full strength." if strength < 1 else ""
+    return f"{wanted}Gone: {', '.join(gone)}.{early}"
+
+
+def _missing(scores: Scores | None, plan: "Plan | None") -> list[str]:
     notes = []
     if scores and scores["models"]["teacher"] is None:
         notes.append("This run had no teacher: everything is compared with the dense student.")

@@ -22,9 +22,10 @@ class Frame:
     Attributes:
         x: lowest and highest x.
         y: lowest and highest y.
-        height: of the whole drawing in user units; its width is always ``WIDTH``.
+        height: of the whole drawing in user units.
         log_x: whether x is logarithmic.
         margin: left, top, right and bottom space around the plotting area.
+        width: of the whole drawing in user units.
     """
 
     x: tuple[float, float]
@@ -32,13 +33,14 @@ class Frame:
     height: float = 280.0
     log_x: bool = False
     margin: tuple[float, float, float, float] = (50.0, 26.0, 16.0, 36.0)
+    width: float = WIDTH
     parts: list[str] = field(default_factory=list)
 
     @property
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of the plotting area."""
         left, top, right, bottom = self.margin
-        return left, top, WIDTH - right, self.height - bottom
+        return left, top, self.width - right, self.height - bottom
 
     def at(self, x: float, y: float) -> Point:
         """Return where a data point lies on the drawing."""
@@ -83,13 +85,13 @@ class Frame:
 
     def drawing(self, title: str, description: str) -> str:
         """Return the SVG element; ``title`` and ``description`` are what a screen reader says."""
-        return svg(self.parts, self.height, title, description)
+        return svg(self.parts, self.height, title, description, width=self.width)
 
 
-def svg(parts: Sequence[str], height: float, title: str, description: str) -> str:
-    """Return an SVG element, ``WIDTH`` wide, that scales with the page and speaks to screen readers."""
+def svg(parts: Sequence[str], height: float, title: str, description: str, *, width: float = WIDTH) -> str:
+    """Return an SVG element that scales with the page and speaks to screen readers."""
     told = escape(f"{title}. {description}")
-    head = f'<svg viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{told}">'
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{told}">'
     return f"{head}{''.join(parts)}</svg>"
 
 
@@ -113,6 +115,11 @@ def circle(centre: Point, radius: float, css: str, title: str = "") -> str:
 def text(x: float, y: float, content: str, css: str = "") -> str:
     """Return a text; classes ``mid`` and ``end`` anchor it at its middle or end."""
     return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}">{escape(content)}</text>'
+
+
+def shorten(name: str, length: int) -> str:
+    """Return the end of a name that is longer than ``length``: of ``layer1.0.conv1`` the last parts tell most."""
+    return name if len(name) <= length else "…" + name[1 - length :].lstrip(".")
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:

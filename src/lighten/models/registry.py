@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 _RESNETS = {f"resnet{depth}": "lighten.models.resnet" for depth in (20, 32, 44, 56, 110)}
-_PLAIN = _RESNETS | {"cnn": "lighten.models.cnn", "mlp": "lighten.models.mlp"}
+_PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "mlp")}
 _REGISTRY = Registry(
     "model",
     group="lighten.models",
-    builtin=_PLAIN | {"transformers": "lighten.models.transformers"},
+    builtin=_PLAIN | {"bert_rows": "lighten.models.rows", "transformers": "lighten.models.transformers"},
     given=("num_classes", "input_shape"),
 )
 

@@ -85,6 +85,8 @@ def allocate(
     """
     if scope not in SCOPES:
         raise UserError(f"no scope {scope!r}; {did_you_mean(scope, SCOPES)}")
+    if strength == 0.0:
+        return [_lowest(c, 0) for c in candidates]
     if counts is None and scope == "global":
         counts = _globally(candidates, amount, align, strength, share)
     else:
@@ -180,13 +182,15 @@ def _reach(
         )
     solved = _solve(lambda p: share(at(p)), amount)
     low, high = at(solved), at(min(1.0, solved + 1e-6))
-    between = [_between(low, high, t) for t in (0.25, 0.5, 0.75)]
+    between = [_between(candidates, low, high, t, align) for t in (0.25, 0.5, 0.75)]
     best = min([low, *between, high], key=lambda counts: abs(share(counts) - amount))
     return _polish(candidates, best, amount, share, align)
 
 
-def _between(low: Sequence[int], high: Sequence[int], t: float) -> list[int]:
-    return [round(a + t * (b - a)) for a, b in zip(low, high, strict=True)]
+def _between(
+    candidates: Sequence[Candidate], low: Sequence[int], high: Sequence[int], t: float, align: int
+) -> list[int]:
+    return [_aligned(c, round(a + t * (b - a)), align) for c, a, b in zip(candidates, low, high, strict=True)]
 
 
 def _polish(candidates: Sequence[Candidate], counts: list[int], amount: float, share: Share, align: int) -> list[int]:

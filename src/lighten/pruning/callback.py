@@ -188,6 +188,11 @@ class Prune(L.Callback):
                 stacklevel=2,
             )
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Zero once more what a callback that averages weights over the fit has put back."""
+        if self._masks is not None:
+            self._masks.apply_()
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let go of the model."""
         if stage == "fit":

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError
 from lighten.example import Call, map_tensors
-from lighten.pruning.trace import random_state_kept
+from lighten.pruning.trace import first_line, random_state_kept
 
 
 def describe(call: Call) -> dict[str, Any]:
@@ -38,7 +38,15 @@ def clone(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         if parameter.grad is not None:
             memo[id(parameter.grad)] = None
-    copied = copy.deepcopy(model, memo)
+    for value in tree_leaves([list(module.__dict__.values()) for module in model.modules()]):
+        if isinstance(value, Tensor) and not value.is_leaf:  # what a forward or a hook has kept
+            memo[id(value)] = value.detach().clone()
+    try:
+        copied = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise UserError(
+            f"{type(model).__name__} cannot be copied ({first_line(error)}); give a model that can"
+        ) from error
     for module in copied.modules():
         if module.__dict__.get("_trainer") is not None:
             module.__dict__["_trainer"] = None
@@ -50,10 +58,10 @@ def clone(model: nn.Module) -> nn.Module:
 def difference(
     one: nn.Module, other: nn.Module, example: Mapping[str, Any], *, dtype: torch.dtype, copies: bool = True
 ) -> float:
-    """Return the largest difference of two models' outputs, relative to the largest output or 1.
+    """Return the largest difference of two models' outputs, each relative to its largest value.
 
     Both are run on one synthetic input; random state is left as found. Outputs that differ in shape or number are
-    infinitely far apart.
+    infinitely far apart; where the first model's hold a NaN, nothing can be said: NaN is returned.
 
     Args:
         one: run first.
@@ -72,7 +80,9 @@ def difference(
         results = []
         for model in (one, other):
             torch.manual_seed(0)
-            results.append(_outputs(clone(model).eval().to(dtype) if copies else model, call))
+            results.append(_outputs(_cast(clone(model).eval(), dtype) if copies else model, call))
+    if any(value.isnan().any() for value in results[0]):
+        return float("nan")
     if [value.shape for value in results[0]] != [value.shape for value in results[1]]:
         return float("inf")
     return max((_distance(a, b) for a, b in zip(*results, strict=True)), default=0.0)
@@ -85,19 +95,26 @@ def _outputs(model: nn.Module, call: Call) -> list[Tensor]:
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
+    a, b = (torch.view_as_real(x) if x.is_complex() else x for x in (a, b))
     a, b = a.double(), b.double()
     if not a.numel():
         return 0.0
-    same = (a == b) | (a.isnan() & b.isnan())
-    gap = torch.where(same, 0.0, (a - b).abs()).max().item()
-    return gap / max(1.0, a[a.isfinite()].abs().max().item() if a.isfinite().any() else 1.0)
+    gap = torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(nan=float("inf")).max().item()
+    return gap / max(1e-30, a[a.isfinite()].abs().max().item() if a.isfinite().any() else 1.0)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    complexes = {torch.float64: torch.complex128}.get(dtype, torch.complex64)
+    return model._apply(lambda t: t.to(complexes) if t.is_complex() else t.to(dtype) if t.is_floating_point() else t)
 
 
 def _describe(value: Any) -> Any:
     if isinstance(value, Tensor):
         described: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        if not value.is_floating_point() and value.numel():
+        if not value.is_floating_point() and not value.is_complex() and value.numel():
             described["range"] = [int(value.min()), int(value.max())]
+        elif value.is_floating_point() and value.numel() and value.min() >= 0:  # a logarithm may be taken of it
+            described["span"] = [float(value.min()), float(value.max())]
         return described
     if isinstance(value, tuple | list):
         return {"sequence": type(value).__name__, "items": [_describe(v) for v in value]}
@@ -118,6 +135,9 @@ def _synthesise(described: Mapping[str, Any], device: torch.device, dtype: torch
     if "sequence" in described:
         items = [_synthesise(value, device, dtype) for value in described["items"]]
         return tuple(items) if described["sequence"] == "tuple" else items
+    if "span" in described:
+        low, high = described["span"]
+        return (low + (high - low) * torch.rand(described["shape"])).to(device, dtype)
     if "range" not in described:
         return torch.randn(described["shape"]).to(device, dtype)
     low, high = described["range"]

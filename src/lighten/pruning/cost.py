@@ -19,10 +19,13 @@ class Terms:
     base: NDArray[np.float64]
     slopes: NDArray[np.float64]
 
+    def left(self, counts: Sequence[int]) -> NDArray[np.float64]:
+        """Return the share that is left of each dimension, (factors, terms)."""
+        return 1.0 - self.slopes @ np.asarray(counts, dtype=np.float64)
+
     def __call__(self, counts: Sequence[int]) -> float:
         """Return the sum with ``counts`` channels of each group gone."""
-        left = 1.0 - self.slopes @ np.asarray(counts, dtype=np.float64)
-        return float(self.base @ left.prod(axis=0))
+        return float(self.base @ self.left(counts).prod(axis=0))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lighten.pruning.check import describe
 from lighten.pruning.labels import Labels
 from lighten.pruning.plan import Cut, Slot
 from lighten.pruning.rules import follow
-from lighten.pruning.trace import Axis, Tracer, export, layer_of
+from lighten.pruning.trace import Axis, Geometry, Tracer, export, layer_of
 
 NEVER_RUN = "is never run on the example input"
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
@@ -59,6 +59,7 @@ class Cost:
     layer: str
     macs: int
     factors: tuple[tuple[int, ...], ...]
+    geometry: Geometry | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _structure(
     for layer in unused - {*layers, *frozen}:
         frozen[layer] = NEVER_RUN
     costs = tuple(
-        Cost(work.layer, work.macs, tuple(tuple(tracer.labels.find(v).tolist()) for v in work.along))
+        Cost(work.layer, work.macs, tuple(tuple(tracer.labels.find(v).tolist()) for v in work.along), work.geometry)
         for work in tracer.work
     )
 

@@ -50,7 +50,7 @@ class Labels:
 
     def unite_along(self, labels: Tensor, dim: int) -> Tensor:
         """Unite the labels of each slice of ``dim``; return them as a vector of that dimension's length."""
-        rows = compact(labels, keep=dim).movedim(dim, 0).flatten(1)
+        rows = compact(labels, keep=dim).movedim(dim, 0).reshape(labels.size(dim), -1)
         self.unite(rows, rows[:, :1].expand_as(rows))
         return rows[:, 0]
 
@@ -74,6 +74,11 @@ class Labels:
 def varies(labels: Tensor, dim: int) -> bool:
     """Say whether labels may differ along ``dim``: only where they are stored apart."""
     return labels.size(dim) > 1 and labels.stride(dim) != 0
+
+
+def varies_only(labels: Tensor, dim: int) -> bool:
+    """Say whether labels differ along ``dim`` and along no other."""
+    return all(varies(labels, d) == (d == dim % labels.ndim) for d in range(labels.ndim))
 
 
 def compact(labels: Tensor, *, keep: int | None = None) -> Tensor:

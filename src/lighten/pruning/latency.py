@@ -3,21 +3,25 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning.allocate import Candidate, Sensitivity, allocate, pressure
 from lighten.pruning.check import clone, synthesise
+from lighten.pruning.cost import costs_of
 from lighten.pruning.groups import Structure
 from lighten.pruning.mask import mask_
 from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.pruning.shrink import cut_
+from lighten.pruning.trace import Geometry
 
 PROBES = 9
 """Widths that are measured at most."""
@@ -63,6 +67,64 @@ def reach_latency(
     return best[1], best[2]
 
 
+def predict(structure: Structure, counts: Sequence[int]) -> dict[str, tuple[float, float]]:
+    """Return the milliseconds of each layer before and after ``counts`` channels of each group go.
+
+    Each convolution and linear layer is timed alone, at both widths, as one node in ONNX Runtime on one thread, in
+    float32; equal ones once.
+    Transposed convolutions and products of activations are left out. What a layer costs within a network differs
+    somewhat: it may be fused with what follows, or find its input in the cache.
+    """
+    left = costs_of(structure).macs.left(counts)
+    times: dict[Geometry, float] = {}
+    found: dict[str, tuple[float, float]] = {}
+    for which, cost in enumerate(structure.costs):
+        if cost.geometry is not None and len(cost.geometry.inputs) > 1:
+            small = _narrowed(cost.geometry, left[0, which], left[1, which])
+            for geometry in (cost.geometry, small):
+                if geometry not in times:
+                    times[geometry] = 1000 * interleaved([_node(geometry)], rounds=3)[0]
+            before, after = found.get(cost.layer, (0.0, 0.0))
+            found[cost.layer] = before + times[cost.geometry], after + times[small]
+    return found
+
+
+def _narrowed(geometry: Geometry, outputs: float, inputs: float) -> Geometry:
+    channel = 1
+    depthwise = geometry.groups > 1 and geometry.groups == geometry.inputs[channel]
+    wide = round(geometry.outputs[channel] * outputs)
+    taken = round(geometry.inputs[channel] * (outputs if depthwise else inputs))
+    groups = taken if depthwise else geometry.groups
+    a, b = list(geometry.inputs), list(geometry.outputs)
+    a[channel], b[channel] = max(1, taken), max(1, wide)
+    return replace(geometry, inputs=tuple(a), outputs=tuple(b), groups=max(1, groups))
+
+
+def _node(geometry: Geometry) -> Callable[[], object]:
+    """Return a call of one layer in ONNX Runtime, with strides and padding that lead from its inputs to its outputs."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    taken = geometry.inputs[1] // geometry.groups
+    shape = (geometry.outputs[1], taken, *geometry.kernel) if geometry.kernel else (taken, geometry.outputs[1])
+    weight = numpy_helper.from_array(np.ones(shape, dtype=np.float32), "w")
+    options: dict[str, Any] = {}
+    if geometry.kernel:
+        sizes = list(zip(geometry.inputs[2:], geometry.outputs[2:], geometry.kernel, strict=True))
+        strides = [max(1, round(a / b)) for a, b, _ in sizes]
+        pads = [max(0, (b - 1) * s + k - a) for (a, b, k), s in zip(sizes, strides, strict=True)]
+        options = {
+            "group": geometry.groups,
+            "strides": strides,
+            "pads": [*(p // 2 for p in pads), *(p - p // 2 for p in pads)],
+        }
+    node = helper.make_node("Conv" if geometry.kernel else "MatMul", ["x", "w"], ["y"], **options)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, geometry.inputs)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "layer", [x], [y], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return _opened(model.SerializeToString(), [torch.ones(geometry.inputs)])
+
+
 class _Timer:
     """Times cut models against the whole one, each width once."""
 
@@ -105,19 +167,19 @@ def interleaved(runs: Sequence[Callable[[], object]], *, rounds: int) -> list[fl
 
 
 def _session(model: nn.Module, example: Any, path: Path) -> Callable[[], object]:
-    import onnxruntime
-
     args, kwargs = synthesise(example, torch.device("cpu"), torch.float32)
     program = torch.onnx.export(model, args, kwargs=kwargs, dynamo=True, verbose=False)
     assert program is not None
     program.save(path)
-    return _opened(onnxruntime, path, [*args, *kwargs.values()])
+    return _opened(path, [*args, *kwargs.values()])
 
 
-def _opened(onnxruntime: Any, path: Path, inputs: Sequence[Any]) -> Callable[[], object]:
+def _opened(model: Path | bytes, inputs: Sequence[Any]) -> Callable[[], object]:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     tensors = [value.numpy() for value in inputs if isinstance(value, torch.Tensor)]
     feed = dict(zip([node.name for node in session.get_inputs()], tensors, strict=True))
     return lambda: session.run(None, feed)

@@ -1,14 +1,15 @@
 """Try every group before it is planned: cut it at random places, and see that the forward follows."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning.check import clone, difference, synthesise
-from lighten.pruning.groups import NEVER_RUN, Group, Structure
+from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import cut_
@@ -30,14 +31,21 @@ def prove(model: nn.Module, structure: Structure) -> Structure:
         UserError: if the model cannot be run on an input of the example's shapes.
     """
     passed, failed = _sift(model, structure)
+    frozen = _reasons(structure, failed)
     if failed:
         tied = structure.tied([structure.groups[i] for i in failed])
         if tied is not None:
             structure = tied
             passed, failed = _sift(model, structure)
-    frozen = {layer: why for i, why in failed.items() for layer in structure.groups[i].layers}
+            left = {layer for i in passed for layer in structure.groups[i].layers}
+            before = {layer: why for layer, why in frozen.items() if layer not in left}
+            frozen = {**_reasons(structure, failed), **before}
     groups = tuple(structure.groups[i] for i in sorted(passed))
-    return replace(structure, groups=groups, frozen={**frozen, **structure.frozen})
+    return replace(structure, groups=groups, frozen={**structure.frozen, **frozen})
+
+
+def _reasons(structure: Structure, failed: Mapping[int, str]) -> dict[str, str]:
+    return {layer: why for i, why in failed.items() for layer in structure.groups[i].layers}
 
 
 def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, str]]:
@@ -58,7 +66,16 @@ def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, 
 
     if structure.groups:
         admit(range(len(structure.groups)))
+    for which in [i for i in passed if _shares_a_layer(structure.groups, i)]:
+        if why := trial.fails_alone(which):
+            passed.remove(which)
+            failed[which] = why
     return passed, failed
+
+
+def _shares_a_layer(groups: Sequence[Group], which: int) -> bool:
+    own = set(groups[which].layers)
+    return any(not own.isdisjoint(group.layers) for i, group in enumerate(groups) if i != which)
 
 
 class _Trial:
@@ -69,43 +86,58 @@ class _Trial:
         generator = torch.Generator().manual_seed(0)
         self._model = clone(model).float().eval()
         _randomise(self._model, structure, generator)
-        halves = [_split(group, generator) for group in structure.groups]
-        self._choices = [[half[side] for half in halves] for side in (0, 1)]
+        self._choices = _choices(structure.groups, generator)
         try:
-            difference(self._model, self._model, structure.example, dtype=torch.float32, copies=False)
+            if math.isnan(self._gap(self._model)):
+                self._model = clone(model).float().eval()
+            undefined = math.isnan(self._gap(self._model))
         except Exception as error:
             raise UserError(
                 f"{type(model).__name__} cannot be run on random input of the example's shapes "
                 f"({first_line(error)}); give an example_input that stands for any other"
             ) from error
-        unseen = NEVER_RUN in structure.frozen.values()
-        self._train = unseen and self._training_fails(self._model) is None
+        if undefined:
+            raise UserError(
+                f"{type(model).__name__} puts out NaN on random input of the example's shapes, so no cut can be "
+                "checked; give an example_input whose values are as the network wants them"
+            )
+        self._train = self._training_fails(self._model) is None
+
+    def _gap(self, model: nn.Module) -> float:
+        return difference(self._model, model, self._structure.example, dtype=torch.float32, copies=False)
 
     def fails(self, groups: Sequence[int]) -> str | None:
         """Return why these groups cannot be cut together, or None where they can."""
         for choice in self._choices:
-            removed = [choice[i] if i in groups else [] for i in range(len(choice))]
-            cuts = self._structure.cuts(removed)
-            plan = Plan.of_cuts(cuts, self._structure.example)
-            masked = clone(self._model)
-            mask_(masked, plan)
-            small = clone(masked)
-            try:
-                cut_(small, plan)
-                gap = difference(masked, small, self._structure.example, dtype=torch.float32, copies=False)
-            except Exception as error:
-                return f"cannot be cut: {_say(error)}"
-            if not gap <= TOLERANCE:
-                return "cannot be cut: the forward fixes the number or the places of its channels"
-            if self._train and (why := self._training_fails(small)):
-                return f"cannot be cut: {why}, in training mode"
+            if why := self._fails([choice[i] if i in groups else [] for i in range(len(choice))]):
+                return why
+        return None
+
+    def fails_alone(self, which: int) -> str | None:
+        """Return why one channel of a group cannot be cut while all else stays, or None where it can."""
+        return self._fails([[0] if i == which else [] for i in range(len(self._structure.groups))])
+
+    def _fails(self, removed: Sequence[Sequence[int]]) -> str | None:
+        plan = Plan.of_cuts(self._structure.cuts(removed), self._structure.example)
+        masked = clone(self._model)
+        mask_(masked, plan)
+        small = clone(masked)
+        try:
+            cut_(small, plan)
+            gap = difference(masked, small, self._structure.example, dtype=torch.float32, copies=False)
+        except Exception as error:
+            return f"cannot be cut: {_say(error)}"
+        if not gap <= TOLERANCE:
+            return "cannot be cut: the forward fixes the number or the places of its channels"
+        if self._train and (why := self._training_fails(small)):
+            return f"cannot be cut: {why}, in training mode"
         return None
 
     def _training_fails(self, model: nn.Module) -> str | None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        args, kwargs = synthesise(self._structure.example, device, torch.float32)
         try:
             with torch.no_grad(), random_state_kept(model):
+                args, kwargs = synthesise(self._structure.example, device, torch.float32)
                 clone(model).train()(*args, **kwargs)
         except Exception as error:
             return _say(error)
@@ -123,10 +155,22 @@ def _randomise(model: nn.Module, structure: Structure, generator: torch.Generato
             tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
 
 
-def _split(group: Group, generator: torch.Generator) -> tuple[list[int], list[int]]:
-    order: Tensor = torch.randperm(group.width, generator=generator)
-    at = int(torch.randint(1, group.width, (), generator=generator))
-    return order[:at].tolist(), order[at:].tolist()
+def _choices(groups: Sequence[Group], generator: torch.Generator) -> list[list[list[int]]]:
+    """Return two choices of channels, together all of them; groups of one width lose different numbers."""
+    seen: dict[int, int] = {}
+    choices: list[list[list[int]]] = [[], []]
+    for group in groups:
+        width, turn = group.width, seen.get(group.width, 0)
+        seen[width] = turn + 1
+        order = torch.randperm(width, generator=generator).tolist()
+        if width == 2:  # one goes here or there
+            halves = [order[:1], []] if turn % 2 else [[], order[:1]]
+        else:
+            at = 1 + (turn + width // 3) % (width - 1)
+            halves = [order[:at], order[at:]]
+        for choice, half in zip(choices, halves, strict=True):
+            choice.append(half)
+    return choices
 
 
 def _say(error: BaseException) -> str:

@@ -13,8 +13,8 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lighten.pruning.labels import along, compact, spread, varies
-from lighten.pruning.trace import Tracer, Weight, Work, layer_of, module_of, place
+from lighten.pruning.labels import along, compact, spread, varies, varies_only
+from lighten.pruning.trace import Geometry, Tracer, Weight, Work, layer_of, module_of, place
 
 Rule = Callable[..., Any]
 
@@ -28,7 +28,7 @@ MOVES = frozenset(
     "flatten unflatten squeeze unsqueeze expand expand_as repeat tile repeat_interleave split split_with_sizes chunk "
     "tensor_split unbind slice select narrow flip roll rot90 pixel_shuffle pixel_unshuffle channel_shuffle unfold "
     "diagonal reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
-    "replication_pad3d".split()
+    "replication_pad3d mT mH numpy_T adjoint matrix_H".split()
 )
 POINTWISE = frozenset(
     "copy fill zero hardswish threshold log_sigmoid rrelu_with_noise rsub where masked_fill multiply divide "
@@ -51,6 +51,8 @@ def follow(tracer: Tracer) -> Tracer:
         args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
         if node.op == "call_function":
             env[node] = _apply(tracer, node, args, kwargs)
+            if _writes(node) and node.args[0] in env:  # who reads the tensor later reads what was written
+                env[node.args[0]] = env[node]
         elif node.op == "output":
             tracer.put_out(args)
         else:
@@ -72,6 +74,16 @@ def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, 
     return (RULES.get(name) or _kind(node, name))(tracer, node, *args, **kwargs)
 
 
+def _writes(node: Node) -> bool:
+    return torch.Tag.inplace in getattr(node.target, "tags", ()) or _raw_name(node).endswith("_")
+
+
+def _raw_name(node: Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    name = schema.name.split("::")[-1] if schema is not None else str(node.target)
+    return name.strip("_") if name.startswith("__") else name
+
+
 def _kind(node: Node, name: str) -> Rule:
     """Return the rule of an operator that is known by its kind alone."""
     if PER_CHANNEL.match(name):
@@ -84,10 +96,7 @@ def _kind(node: Node, name: str) -> Rule:
 
 
 def _name(node: Node) -> str:
-    schema = getattr(node.target, "_schema", None)
-    name = schema.name.split("::")[-1] if schema is not None else str(node.target)
-    inplace = torch.Tag.inplace in getattr(node.target, "tags", ())
-    return name.removesuffix("_") if inplace or name.endswith("_") else name
+    return _raw_name(node).removesuffix("_")
 
 
 def _shape(node: Node) -> torch.Size:
@@ -135,6 +144,7 @@ def _same(tracer: Tracer, node: Node, x: Any, *_: Any, **__: Any) -> Any:
 def _move(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
     """Elements change their places: run the operator on the labels themselves."""
     args, kwargs = tree_map(lambda v: _given(tracer, v), (args, kwargs))
+    args, kwargs = tree_map(lambda v: v[...] if isinstance(v, Tensor) else v, (args, kwargs))  # in place, on a view
     measured = any(isinstance(v, Tensor) for v in tree_leaves((args[1:], kwargs))) and not _name(node).endswith("_as")
     if measured or "dtype" in node.target._overloadname:  # type: ignore[union-attr]
         return _freeze(tracer, node, *args, **kwargs)
@@ -160,13 +170,18 @@ def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
     if name in ("chunk", "split", "unsafe_chunk", "unsafe_split"):
         dim = next((a for a in args[2:3] if isinstance(a, int)), node.kwargs.get("dim", 0))
         parts = len(node.meta["val"])
-        if isinstance(dim, int) and varies(labels, dim) and parts > 1 and labels.size(dim) % parts == 0:
+        if isinstance(dim, int) and varies_only(labels, dim) and parts > 1 and labels.size(dim) % parts == 0:
             tracer.parts.append(tracer.labels.unite_along(labels, dim).reshape(parts, -1))
     elif name in ("view", "reshape", "unflatten"):
         before, after = labels.shape, _shape(node)
         dim = next((d for d, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
-        if len(after) == len(before) + 1 and dim < len(before) and varies(labels, dim):
-            tracer.parts.append(compact(labels, keep=dim).movedim(dim, 0).flatten(1)[:, 0].reshape(after[dim], -1))
+        halved = (*after[:dim], *before[dim : dim + 1], *after[dim + 2 :]) == tuple(before)
+        if dim < len(before) and halved and varies_only(labels, dim) and after[dim] * after[dim + 1] == before[dim]:
+            tracer.parts.append(tracer.labels.unite_along(labels, dim).reshape(after[dim], -1))
+    elif name == "slice" and (args[4:5] or (1,))[0] == 1:
+        dim, start, end = list(args[1:4]) + [0, 0, None][len(args[1:4]) :]
+        if varies_only(labels, dim) and isinstance(node.args[0], Node):
+            tracer.note_slice(node.args[0], dim, labels, start or 0, 2**62 if end is None else end)
 
 
 def _pointwise(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
@@ -248,8 +263,9 @@ def _convolve(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, gro
         tracer.attach(bias, 0, outputs, "bias")
     shape = x.shape if transposed else _shape(node)
     places = _count(shape) // shape[channel]
-    axes = [axis.labels for (name, _), axis in tracer.axes.items() if name == weight.name]
-    tracer.work.append(Work(layer_of(weight.name), _count(weight.shape) * places, tuple(axes)))
+    axes = tuple(tracer.axes[weight.name, dim].labels for dim in (filters, taken) if (weight.name, dim) in tracer.axes)
+    geometry = None if transposed else Geometry(tuple(x.shape), tuple(_shape(node)), weight.shape[2:], groups)
+    tracer.work.append(Work(layer_of(weight.name), _count(weight.shape) * places, axes, geometry))
     return along(outputs, _shape(node), channel)
 
 
@@ -283,8 +299,9 @@ def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes:
     if bias is not None:
         tracer.attach(bias, 0, outputs, "bias")
     rows = _count(x.shape[:-1])
-    axes = tuple(tracer.axes[weight.name, dim].labels for dim in (0, 1))
-    tracer.work.append(Work(layer_of(weight.name), _count(weight.shape) * rows, axes))
+    axes = tuple(tracer.axes[weight.name, dim].labels for dim in (nodes, 1 - nodes))
+    geometry = Geometry((rows, x.shape[-1]), (rows, len(outputs)), (), 1)
+    tracer.work.append(Work(layer_of(weight.name), _count(weight.shape) * rows, axes, geometry))
     return along(outputs, _shape(node), -1)
 
 
@@ -431,6 +448,11 @@ def _reduction(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> 
     dims = named.get("dim", rest[at] if len(rest) > at else None)
     dims = [dims] if isinstance(dims, int) and not isinstance(dims, bool) else dims
     dims = dims if isinstance(dims, list | tuple) and dims else list(range(x.ndim))
+    if (
+        name in ("sum", "mean") and len(dims) == 1 and any(varies(x, d) for d in range(x.ndim) if d != dims[0] % x.ndim)
+    ):  # a sum of whole stacked tensors is an addition
+        rows = compact(x, keep=dims[0]).movedim(dims[0], 0)
+        tracer.labels.unite(rows, rows[:1].expand_as(rows))
     reduced = _reduce(tracer, node, x, list(dims))
     return _each(node, lambda v: spread(reduced.reshape(v.shape)))
 
@@ -443,6 +465,21 @@ def _reduce(tracer: Tracer, node: Node, x: Tensor, dims: list[int]) -> Tensor:
     tracer.labels.freeze(found[_differ(found, dims)], f"{_name(node)} mixes its channels ({place(node)})")
     gone = {dim % x.ndim for dim in dims}
     return found.amin(dims, keepdim=True).expand([1 if d in gone else n for d, n in enumerate(x.shape)])
+
+
+def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
+    """Places are picked by tensors; where channels do not lie along them, they stay as they are."""
+    labels = _given(tracer, x)
+    dims = [dim for dim, index in enumerate(indices) if index is not None]
+    adjacent = dims == list(range(dims[0], dims[-1] + 1))
+    if not adjacent or any(varies(labels, dim) for dim in dims):
+        return _freeze(tracer, node, x, *indices)
+    for dim in reversed(dims):
+        labels = labels.select(dim, 0)
+    shape = _shape(node)
+    for _ in range(len(shape) - labels.ndim):
+        labels = labels.unsqueeze(dims[0])
+    return labels.expand(shape)
 
 
 def _along(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> Any:
@@ -521,4 +558,5 @@ RULES: dict[str, Rule] = {
     "pad": _pad,
     "constant_pad_nd": _constant_pad,
     "glu": _glu,
+    "index": _index,
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-EXACT_DISTANCES = 2**27
+EXACT_DISTANCES = 2**24
 """Distances are taken by subtraction up to this many, and beyond by matrix product, ten times as fast."""
 
 

@@ -1,5 +1,6 @@
 """Cut what a plan removes: a new, physically smaller module, checked against the masked one."""
 
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -90,6 +91,11 @@ def _check(masked: nn.Module, small: nn.Module, plan: Plan) -> None:
             if _runs(masked, plan, dtype):
                 raise RuntimeError(f"the shrunk model cannot run: {first_line(error)}") from error
             continue
+        if math.isnan(gap):
+            raise UserError(
+                f"{type(masked).__name__} puts out NaN on random input of the example's shapes, so the cut cannot be "
+                "checked; plan with an example_input whose values are as the network wants them"
+            )
         if not gap <= tolerance:
             raise RuntimeError(
                 f"masked and shrunk outputs differ by {gap:.2g} ({dtype}), expected at most {tolerance:g}: "

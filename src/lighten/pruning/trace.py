@@ -46,13 +46,26 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """The sizes of a convolution, or of a linear layer, whose places are its rows and whose kernel is empty."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    kernel: tuple[int, ...]
+    groups: int
+
+
+@dataclass(frozen=True)
 class Work:
-    """Multiply-accumulates of one layer or product, and the labels along each dimension that they are in step with."""
+    """Multiply-accumulates of one layer or product, and the labels along each dimension that they are in step with.
+
+    Those of a layer are its outputs', then its inputs'; ``geometry`` is what a runtime is timed on.
+    """
 
     layer: str
     macs: int
     along: tuple[Tensor, ...]
-    geometry: tuple[int, ...] = ()
+    geometry: Geometry | None = None
 
 
 class Tracer:
@@ -73,6 +86,7 @@ class Tracer:
         self.stuck: dict[str, str] = {}
         self.work: list[Work] = []
         self.parts: list[Tensor] = []
+        self._slices: dict[tuple[Node, int], tuple[Tensor, set[tuple[int, int]]]] = {}
         self._elements: dict[str, tuple[Weight, Tensor]] = {}
         self._buffers = {name for name, _ in model.named_buffers()}
         self._norms = {f"{name}.weight" for name, module in model.named_modules() if maskable(module)}
@@ -120,6 +134,10 @@ class Tracer:
         what = "the network's input" if node.name in self._inputs else "a constant of the forward"
         return self.labels.fixed(value.shape, f"is tied to {what}")
 
+    def note_slice(self, source: Node, dim: int, labels: Tensor, start: int, end: int) -> None:
+        """Note that the forward takes this stretch of ``dim``: together with others it may be one of equal parts."""
+        self._slices.setdefault((source, dim), (labels, set()))[1].add((start, min(end, labels.size(dim))))
+
     def put_out(self, values: Any) -> None:
         """Freeze whatever the network puts out."""
         for value in tree_leaves(values):
@@ -130,6 +148,10 @@ class Tracer:
 
     def settle(self) -> None:
         """Turn the element labels of each parameter into an axis, or freeze them where they form none."""
+        for (_, dim), (labels, stretches) in self._slices.items():
+            size = labels.size(dim) // len(stretches)
+            if len(stretches) > 1 and stretches == {(at, at + size) for at in range(0, labels.size(dim), size)}:
+                self.parts.append(self.labels.unite_along(labels, dim).reshape(len(stretches), -1))
         for weight, labels in self._elements.values():
             found = spread(self.labels.find(labels))
             dims = [dim for dim in range(found.ndim) if varies(found, dim)]
@@ -158,7 +180,7 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
     Raises:
         UserError: if ``torch.export`` cannot trace it; the submodule and the line are named.
     """
-    modes = {module: module.training for module in model.modules()}
+    found = {module: dict(module.__dict__) for module in model.modules()}  # a forward may keep what it computes
     try:
         with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model):
             warnings.simplefilter("ignore")
@@ -169,8 +191,9 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
             "mend that forward, or prune a part of the model that can be traced"
         ) from error
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, attributes in found.items():
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
 
 
 def random_state_kept(model: nn.Module) -> AbstractContextManager[None]:

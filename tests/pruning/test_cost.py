@@ -1,0 +1,51 @@
+"""What a plan says it saves, against counters that know nothing of plans."""
+
+import copy
+
+import pytest
+import torch
+import torch_pruning
+from torch.utils.flop_counter import FlopCounterMode
+from zoo import ZOO
+
+from lighten.example import as_call
+from lighten.pruning import plan_pruning, shrink
+
+
+def macs(model, inputs):
+    args, kwargs = as_call(inputs)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*args, **kwargs)
+    return counter.get_total_flops() / 2
+
+
+@pytest.mark.filterwarnings("ignore:.*from_pretrained cannot read it")
+@pytest.mark.parametrize("name", sorted(set(ZOO) - {"recurrent", "encoder"}))  # an LSTM, and attention that it misses
+def test_macs_fall_as_planned(name):
+    torch.manual_seed(0)
+    build, example = ZOO[name]
+    model, inputs = build().eval(), example()
+    if hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation("eager")  # the counter knows no other attention on a CPU
+    plan = plan_pruning(model, inputs, 0.4)
+    after = macs(shrink(model, plan), inputs)
+    assert plan.saved["macs"] == pytest.approx(1 - after / macs(model, inputs), abs=0.005)
+
+
+@pytest.mark.parametrize("target", ["macs", "parameters"])
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "mobilenet_v2", "densenet", "bert"])
+def test_a_target_is_met_within_two_percent(name, scope, target):
+    torch.manual_seed(0)
+    build, example = ZOO[name]
+    model, inputs = build().eval(), example()
+    plan = plan_pruning(model, inputs, 0.6, scope=scope, target=target)
+    assert plan.saved[target] == pytest.approx(0.6, abs=0.02)
+
+
+def test_torch_pruning_counts_the_same_saving(build, images):
+    model = build("residual")
+    plan = plan_pruning(model, images, 0.5, target="macs")
+    before, _ = torch_pruning.utils.count_ops_and_params(copy.deepcopy(model), images)
+    after, _ = torch_pruning.utils.count_ops_and_params(copy.deepcopy(shrink(model, plan)), images)
+    assert plan.saved["macs"] == pytest.approx(1 - after / before, abs=0.02)
