@@ -360,3 +360,139 @@ def test_updates_are_even_few_and_reach_the_end(steps, begin, end):
     assert all(begin * steps < step or begin == end for step in updates)
     gaps = [b - a for a, b in pairwise(updates)]
     assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def final(prune):
+    return {row.name: row.width_after for row in prune.plan.groups}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "exponential", "cubic"])
+def test_follows_the_schedule_that_was_asked_for(schedule):
+    _, _, watch = run(Prune(0.5, begin=0.0, end=1.0, schedule=schedule))
+    for step, sparsity in zip(watch.steps, watch.sparsity, strict=True):
+        assert abs(sparsity - 0.5 * ramp(step / 20, begin=0.0, end=1.0, shape=schedule)) <= 0.5 / 6
+    assert watch.sparsity[-1] == 0.5
+
+
+@pytest.mark.parametrize(("begin", "steps"), [(0.0, 0), (0.5, 9)])
+def test_one_shot_prunes_all_of_it_at_begin(begin, steps):
+    _, _, watch = run(Prune(0.5, begin=begin, schedule="one_shot"))
+    assert watch.sparsity == [0.0] * steps + [0.5] * (20 - steps)
+
+
+def test_soft_filters_may_grow_again_and_be_chosen_anew_until_the_end():
+    _, _, watch = run(prune := Prune(0.5, begin=0.0, end=0.8, soft=True, schedule="one_shot"), batches=40)
+    assert any(not zeros for zeros in watch.zeros[:63])  # between two updates the optimizer has revived them
+    assert len(set(watch.hashes[:63])) > 1
+    assert all(len(zeros) == 4 for zeros in watch.zeros[63:])
+    assert prune.plan.sparsity == 0.5
+
+
+def test_soft_resumes_to_the_same_end(tmp_path):
+    def fit(**options):
+        data = OrderedLoader(Places(10), batch_size=4, seed=0)
+        return run(Prune(0.5, begin=0.1, end=0.8, soft=True), data=data, **options)
+
+    straight, _, whole = fit(callbacks=[saver(tmp_path, 1)], enable_checkpointing=True)
+    for stop in (7, 16):
+        resumed, _, rest = fit(ckpt_path=tmp_path / f"step={stop}.ckpt")
+        assert rest.hashes == whole.hashes[stop:]
+        assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
+
+
+class Grads(L.Callback):
+    """Adds up, by hand, what first-order scores are made of."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        w = pl_module.backbone[3].weight
+        self.steps.append((w * w.grad).detach().flatten(1).sum(1).square())
+
+
+def test_taylor_adds_up_the_gradients_since_the_last_update():
+    grads = Grads()
+    _, _, watch = run(prune := Prune(0.5, score="taylor", begin=0.0, end=0.5, schedule="linear"), callbacks=[grads])
+    prune_early = Prune(0.5, score="taylor", begin=0.2, end=0.2)
+    grads = Grads()
+    run(prune_early, callbacks=[grads])
+    expected = torch.stack(grads.steps[:4]).sum(0)
+    assert prune_early.plan.groups[1].scores == pytest.approx(expected.tolist(), rel=1e-5)
+    assert prune.plan.sparsity == 0.5
+    assert watch.sparsity[-1] == 0.5
+
+
+def test_taylor_resumes_with_the_gradients_that_were_seen(tmp_path):
+    def fit(**options):
+        data = OrderedLoader(Places(10), batch_size=4, seed=0)
+        return run(Prune(0.5, score="taylor", begin=0.3, end=0.8), data=data, **options)
+
+    _, _, whole = fit(callbacks=[saver(tmp_path, 1)], enable_checkpointing=True)
+    for stop in (3, 9):
+        _, _, rest = fit(ckpt_path=tmp_path / f"step={stop}.ckpt")
+        assert rest.hashes == whole.hashes[stop:]
+
+
+def test_sensitivity_is_probed_when_the_first_channels_go_and_kept(tmp_path):
+    def fit(**options):
+        data = OrderedLoader(Places(10), batch_size=4, seed=0)
+        prune = Prune(0.4, scope="sensitivity", begin=0.2, end=0.8)
+        return prune, *run(prune, data=data, **options)
+
+    prune, module, _, whole = fit(callbacks=[saver(tmp_path, 1)], enable_checkpointing=True)
+    assert prune.plan.sparsity == pytest.approx(0.4, abs=0.05)
+    assert all(len(row.curve) > 3 for row in prune.plan.groups)
+    assert shrink(module, prune.plan)
+    for stop in (2, 9):
+        _, _, _, rest = fit(ckpt_path=tmp_path / f"step={stop}.ckpt")
+        assert rest.hashes == whole.hashes[stop:]
+
+
+@pytest.mark.parametrize("target", ["macs", "parameters"])
+def test_targets_are_met_at_the_end(target):
+    _, _, _ = run(prune := Prune(0.6, target=target, scope="global"))
+    assert prune.plan.saved[target] == pytest.approx(0.6, abs=0.08)  # 14 channels in all
+
+
+def test_averaged_weights_are_masked_too():
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
+    module, _, _ = run(prune := Prune(0.5, begin=0.5, end=0.8), callbacks=[EMAWeightAveraging(decay=0.9)])
+    masked = copy.deepcopy(module)
+    mask_(masked, prune.plan)
+    for (name, ours), theirs in zip(module.named_parameters(), masked.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_works_in_other_precisions(precision):
+    module, _, watch = run(prune := Prune(0.5), precision=precision, gradient_clip_val=0.1)
+    assert len(watch.zeros[-1]) == 4
+    assert shrink(module, prune.plan).backbone[0].out_channels == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_a_module_compiled_in_place_is_pruned_as_any_other():
+    module = Plain()
+    module.backbone.compile(backend="aot_eager")
+    module, _, watch = run(prune := Prune(0.5, begin=0.0, end=0.5), module, batches=3)
+    assert len(watch.zeros[-1]) == 4
+    assert final(prune) == {"backbone.0": 4, "backbone.3": 3}
+
+
+def test_a_learning_rate_schedule_and_a_second_optimizer_change_nothing_of_the_ramp():
+    class Scheduled(Plain):
+        def configure_optimizers(self):
+            optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+    _, _, watch = run(Prune(0.5, begin=0.2, end=0.8), Scheduled())
+    _, _, other = run(Prune(0.5, begin=0.2, end=0.8))
+    assert watch.sparsity == other.sparsity
+
+
+def test_a_latency_is_settled_before_training():
+    _, _, _ = run(prune := Prune(0.1, target="latency", begin=0.0, end=0.5), batches=3)
+    assert prune.plan.saved["latency"] > 0
+    assert prune.plan.saved == prune.preview.saved

@@ -1,0 +1,70 @@
+import pytest
+import torch
+from torch import nn
+
+from lighten.errors import UserError
+from lighten.pruning import latency, plan_pruning
+from lighten.pruning.decide import study
+from lighten.pruning.settings import Settings
+
+
+@pytest.fixture
+def clockwork(monkeypatch):
+    """A clock on which a model takes as long as it has parameters in convolutions."""
+
+    class Session:
+        def __init__(self, model):
+            self.seconds = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))
+
+    monkeypatch.setattr(latency, "_session", lambda model, example, path: Session(model))
+    monkeypatch.setattr(latency, "interleaved", lambda runs, rounds: [run.seconds for run in runs])
+
+
+@pytest.mark.parametrize("amount", [0.3, 0.5, 0.8])
+def test_a_share_of_the_time_goes(amount, clockwork, build, images):
+    model = build("residual")
+    plan = plan_pruning(model, images, amount, target="latency")
+    assert plan.saved["latency"] == pytest.approx(amount, abs=0.06)  # widths of 8 and 16
+    assert plan.settings["target"] == "latency"
+
+
+def test_what_is_out_of_reach_says_how_far_one_can_go(clockwork, build, images):
+    with pytest.raises(UserError, match=r"amount=0.999 of the latency cannot be reached: 0.9\d at the narrowest"):
+        plan_pruning(build("residual"), images, 0.999, target="latency")
+
+
+def test_global_and_latency_do_not_go_together():
+    with pytest.raises(UserError, match="target='latency' needs widths that stay as planned"):
+        Settings(0.5, scope="global", target="latency")
+
+
+def test_real_milliseconds_of_real_files(images):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 4, 3)).eval()
+    plan = plan_pruning(model, torch.randn(4, 3, 32, 32), 0.5, target="latency")
+    assert plan.saved["latency"] > 0.2
+    assert plan.groups[0].width_after < 64
+
+
+def test_every_layer_is_timed_before_and_after(build, images):
+    model = build("mobile")
+    structure = study(model, ((images,), {}))
+    found = latency.predict(structure, [group.width // 2 for group in structure.groups])
+    assert set(found) == {"stem.0", "expand.0", "depthwise.0", "project.0", "squeeze", "excite", "head"}
+    assert all(before > 0 and after > 0 for before, after in found.values())
+    assert latency._narrowed(latency.Geometry((2, 12, 8, 8), (2, 12, 8, 8), (3, 3), 12), 0.5, 1.0) == latency.Geometry(
+        (2, 6, 8, 8), (2, 6, 8, 8), (3, 3), 6
+    )
+
+
+def test_a_node_computes_the_layer_it_stands_for():
+    """Strides and padding are told from the sizes: the output has the layer's shape."""
+    for layer, size in (
+        (nn.Conv2d(4, 6, 3, 2, 1), 15),
+        (nn.Conv2d(4, 4, 5, 1, 2, groups=4), 9),
+        (nn.Conv2d(4, 6, 3), 9),
+    ):
+        x = torch.randn(2, 4, size, size)
+        shape = tuple(layer(x).shape)
+        geometry = latency.Geometry(tuple(x.shape), shape, tuple(layer.kernel_size), layer.groups)
+        assert latency._node(geometry)()[0].shape == shape

@@ -1,0 +1,57 @@
+"""Models of ``transformers`` go through ``save_pretrained`` and ``from_pretrained`` after a cut."""
+
+import warnings
+
+import pytest
+import torch
+from zoo import ZOO
+
+from lighten.example import as_call
+from lighten.pruning import plan_pruning, shrink
+
+FOLLOW = ("resnet18", "resnet50", "convnext", "vit", "bert", "bert_lm", "distilbert", "roberta", "gpt2")
+
+
+def cut(name, **settings):
+    torch.manual_seed(0)
+    build, example = ZOO[name]
+    model, inputs = build().eval(), example()
+    return model, inputs, shrink(model, plan_pruning(model, inputs, 0.5, **settings))
+
+
+def assert_comes_back(small, inputs, folder):
+    small.save_pretrained(folder)
+    again = type(small).from_pretrained(folder).eval()
+    args, kwargs = as_call(inputs)
+    with torch.no_grad():
+        assert torch.equal(again(*args, **kwargs).logits, small(*args, **kwargs).logits)
+
+
+@pytest.mark.parametrize("name", FOLLOW)
+def test_comes_back_with_equal_logits(name, tmp_path):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*from_pretrained cannot read it")
+        model, inputs, small = cut(name)
+    assert_comes_back(small, inputs, tmp_path)
+    assert small.config is not model.config
+    assert model.config.to_dict() != small.config.to_dict()
+
+
+def test_heads_alone_where_the_config_has_a_word_for_them(tmp_path):
+    _, inputs, small = cut("vit", exclude=["*patch*"])
+    assert (small.config.num_attention_heads, small.config.head_dim, small.config.hidden_size) == (2, 8, 32)
+    assert_comes_back(small, inputs, tmp_path)
+
+
+def test_where_it_has_none_a_warning_says_so():
+    with pytest.warns(UserWarning, match=r"BertConfig cannot say the widths of the cut model, so from_pretrained"):
+        _, _, small = cut("bert", exclude=["*embeddings*"])
+    assert small.config.num_attention_heads == 4
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert_lm"])
+def test_ties_stay_tied(name):
+    _, _, small = cut(name)
+    given, made = small.get_input_embeddings().weight, small.get_output_embeddings().weight
+    assert given is made
+    assert given.shape == (50, 16)
