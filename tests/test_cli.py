@@ -1,6 +1,7 @@
 """The console script: help, wrong calls, and that each step is reached. Steps on a real run: tests/test_run.py."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,19 @@ def test_train_is_the_same_door_as_train_py():
     assert [result.returncode for result in shown] == [2, 2]
     assert shown[0].stderr == shown[1].stderr
     assert "did you mean 'smoke'?" in shown[0].stderr
+
+
+def test_plan_prints_what_a_recipe_would_prune_and_trains_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert main(["plan", "recipe=smoke", f"runs={tmp_path}"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Pruning plan: 50.0% of 112 channels" in out
+    assert "head: is the network's output" in out
+    assert re.search(r"Predicted: [\d.]+ -> [\d.]+ ms a sample", out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_of_a_recipe_that_does_not_prune_is_told(capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert main(["plan", "recipe=quantize_cnn"]) == 1
+    assert "recipe quantize_cnn does not prune; set compress.prune.amount" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -44,6 +45,17 @@ class Drift(L.Callback):
             self.prune.plan = replace(self.prune.plan, cuts=self.prune.plan.cuts[:1])
 
 
+class Watch(L.Callback):
+    """Notes the hash of the masked weights after every step."""
+
+    def __init__(self) -> None:
+        self.hashes: list[str] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        masks = b"".join((p != 0).numpy().tobytes() for p in pl_module.student.parameters())
+        self.hashes.append(hashlib.sha256(masks).hexdigest())
+
+
 def sharded(rank: int) -> DataLoader:
     draw = torch.Generator().manual_seed(5)
     images = torch.randn(SAMPLES, 1, 4, 4, generator=draw)
@@ -51,9 +63,10 @@ def sharded(rank: int) -> DataLoader:
     return DataLoader(Subset(data, range(rank, SAMPLES, 2)), 4)
 
 
-def fit(folder: Path, *, reverse: bool = False, drift: bool = False) -> None:
-    prune, quantize = Prune(0.5, begin=0.2, end=0.6), Quantize(begin=0.7)
+def fit(folder: Path, *, reverse: bool = False, drift: bool = False, **pruning: Any) -> None:
+    prune, quantize = Prune(**{"amount": 0.5, "begin": 0.2, "end": 0.6} | pruning), Quantize(begin=0.7)
     callbacks = [prune, quantize][:: -1 if reverse else 1] + ([Drift(prune)] if drift else [])
+    callbacks.append(watch := Watch())
     settings = {
         "max_epochs": 2, "accelerator": "cpu", "devices": 2, "strategy": "ddp", "log_every_n_steps": 1,
         "gradient_clip_val": 1.0, "enable_progress_bar": False,
@@ -72,6 +85,8 @@ def fit(folder: Path, *, reverse: bool = False, drift: bool = False) -> None:
         "told": told,
         "state": hashlib.sha256(state).hexdigest(),
         "plan": prune.plan.hash,
+        "hashes": watch.hashes,
+        "saved": prune.plan.saved["macs"],
         "sparsity": prune.plan.sparsity,
         "ranges": [bank.low.tolist(), bank.high.tolist()],
         "scales": bank.parameters_of,  # DDP broadcasts buffers, but not what was computed from them
@@ -86,3 +101,6 @@ if __name__ == "__main__":
     fit(home / "straight")
     fit(home / "reverse", reverse=True)
     fit(home / "drift", drift=True)
+    fit(home / "taylor", score="taylor", scope="global")
+    fit(home / "sensitivity", score="auto", scope="sensitivity", target="macs", schedule="linear")
+    fit(home / "soft", score="mix", soft=True)

@@ -37,6 +37,17 @@ def test_both_ranks_end_with_one_plan_and_the_same_bits(ranks, name):
     assert (first["told"], first["sparsity"], first["dead"]) == (None, 0.5, 4)
 
 
+@pytest.mark.parametrize("name", ["taylor", "sensitivity", "soft"])
+def test_every_way_to_decide_gives_both_ranks_the_same_masks_at_every_step(ranks, name):
+    first, second = ranks[name]
+    assert first == second
+    assert len(set(first["hashes"])) > 2
+    if name == "sensitivity":
+        assert first["saved"] == pytest.approx(0.5, abs=0.08)  # 14 channels in all
+    else:
+        assert first["sparsity"] == 0.5
+
+
 def test_the_order_of_the_callbacks_changes_nothing(ranks):
     assert ranks["straight"][0] == ranks["reverse"][0]
 

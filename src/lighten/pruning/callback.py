@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from lighten.errors import UserError
 from lighten.example import ExampleInput, as_call
 from lighten.names import find_module
+from lighten.pruning.cost import Costs, costs_of
 from lighten.pruning.criterion import first_order
 from lighten.pruning.decide import Findings, decide, settle, study
 from lighten.pruning.groups import Structure
@@ -98,6 +99,7 @@ class Prune(L.Callback):
         self.plan: Plan | None = None
         self.preview: Plan | None = None
         self._structure: Structure | None = None
+        self._costs: Costs | None = None
         self._target: nn.Module | None = None
         self._masks: Masks | None = None
         self._updates: list[int] = []
@@ -121,6 +123,7 @@ class Prune(L.Callback):
         _, self._target = find_module(pl_module, self.module)
         call = example_call(trainer, pl_module, self._target)
         self._structure = study(self._target, call, exclude=self.exclude)
+        self._costs = costs_of(self._structure)
         if self.settings.scope == "sensitivity" and self.calibration is None:
             self.calibration = example_calls(trainer, pl_module, self._target)
         self.plan, self._updated, self._findings, self._evidence = None, -1, None, {}
@@ -175,8 +178,10 @@ class Prune(L.Callback):
             if not self._soft_now:
                 self._masks.apply_()
             self._update_if_due(trainer)
-        values = {"prune/amount": self._asked, "prune/sparsity": self.plan.sparsity}
-        pl_module.log_dict({**values, "prune/macs": self.plan.saved.get("macs", 0.0)})
+        every = cast(Any, trainer).log_every_n_steps or 1
+        if trainer.global_step % every in (0, every - 1):  # at other steps the trainer passes none to its logger
+            values = {"prune/amount": self._asked, "prune/sparsity": self.plan.sparsity}
+            pl_module.log_dict({**values, "prune/macs": self.plan.saved["macs"]})
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say so where the fit stopped before the ramp was over."""
@@ -269,6 +274,9 @@ class Prune(L.Callback):
             UserError: what the decision raised.
             RuntimeError: if ranks held different plans.
         """
+        if trainer.world_size == 1:
+            plan, self._findings = self._choose(strength)
+            return plan
         answer = json.loads(trainer.strategy.broadcast(self._answer(strength) if trainer.is_global_zero else ""))
         if not trainer.strategy.reduce_boolean_decision(answer["before"] == self._hash, all=True):
             raise RuntimeError(
@@ -281,23 +289,26 @@ class Prune(L.Callback):
         return Plan.from_json(answer["plan"])
 
     def _answer(self, strength: float) -> str:
-        assert self._structure is not None
-        assert self._target is not None
-        evidence = self._known_evidence()
-        after = None if self.soft else self.plan
         try:
-            if self._findings is None and (strength > 0.0 or self.settings.target == "latency"):
-                self._findings = settle(
-                    self._structure, self._target, self.settings, calibration=self.calibration, evidence=evidence
-                )
-            plan = decide(
-                self._structure, self._target, self.settings, findings=self._findings, strength=strength, after=after,
-                evidence=evidence,
-            )  # fmt: skip
+            plan, findings = self._choose(strength)
         except UserError as error:
             return json.dumps({"before": self._hash, "error": str(error)})
-        found = None if self._findings is None else json.dumps(asdict(self._findings))
+        found = None if findings is None else json.dumps(asdict(findings))
         return json.dumps({"before": self._hash, "plan": plan.to_json(), "findings": found})
+
+    def _choose(self, strength: float) -> tuple[Plan, Findings | None]:
+        assert self._structure is not None
+        assert self._target is not None
+        evidence, findings = self._known_evidence(), self._findings
+        if findings is None and (strength > 0.0 or self.settings.target == "latency"):
+            findings = settle(
+                self._structure, self._target, self.settings, calibration=self.calibration, evidence=evidence
+            )
+        plan = decide(
+            self._structure, self._target, self.settings, findings=findings, strength=strength,
+            after=None if self.soft else self.plan, evidence=evidence, costs=self._costs,
+        )  # fmt: skip
+        return plan, findings
 
     def _known_evidence(self) -> dict[str, Tensor] | None:
         """Return the first-order scores seen so far; groups that no gradient has reached score zero."""

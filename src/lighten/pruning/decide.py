@@ -15,7 +15,7 @@ from lighten.pruning.groups import Group, Structure, find_groups
 from lighten.pruning.latency import reach_latency
 from lighten.pruning.mask import tensors_of
 from lighten.pruning.plan import GroupPlan, Plan
-from lighten.pruning.prove import prove
+from lighten.pruning.prove import confirm, prove
 from lighten.pruning.sensitivity import probe
 from lighten.pruning.settings import Settings
 
@@ -157,6 +157,7 @@ def decide(
     strength: float = 1.0,
     after: Plan | None = None,
     evidence: Mapping[str, Tensor] | None = None,
+    costs: Costs | None = None,
 ) -> Plan:
     """Score the live channels and plan which go.
 
@@ -168,11 +169,12 @@ def decide(
         strength: share of the amount to remove now.
         after: an earlier plan; what it removed stays removed and is not ranked again.
         evidence: see :func:`~lighten.pruning.criterion.judge`.
+        costs: of ``structure``, where they are known already.
 
     Raises:
         UserError: if weights are not finite, or the amount cannot be reached.
     """
-    costs = costs_of(structure)
+    costs = costs or costs_of(structure)
     verdicts = _verdicts(structure, model, settings, after, evidence)
     rows: Sequence[GroupPlan | None] = after.groups if after is not None else (None,) * len(structure.groups)
     candidates = [
@@ -183,6 +185,8 @@ def decide(
         candidates, settings.amount, scope=settings.scope, align=settings.align, strength=strength,
         share=_share(costs, settings.target), counts=findings.counts if findings else None,
     )  # fmt: skip
+    if strength == 1.0:
+        confirm(model, structure, removed)
     cuts = structure.cuts(removed)
     counts = [len(r) for r in removed]
     saved = {target: costs.removed(counts, target) for target in ("macs", "parameters")}

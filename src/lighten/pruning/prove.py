@@ -44,6 +44,17 @@ def prove(model: nn.Module, structure: Structure) -> Structure:
     return replace(structure, groups=groups, frozen={**structure.frozen, **frozen})
 
 
+def confirm(model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]]) -> None:
+    """Try the very cuts of a plan that leaves a group its last channel: then dimensions of size 1 appear.
+
+    Raises:
+        UserError: if the forward does not follow.
+    """
+    last = [g.name for g, gone in zip(structure.groups, removed, strict=True) if len(gone) == g.width - 1]
+    if last and (why := _Trial(model, structure).fails_with(removed)):
+        raise UserError(f"the last channel of {last[0]} cannot stay alone ({why}); ask for less, or exclude that layer")
+
+
 def _reasons(structure: Structure, failed: Mapping[int, str]) -> dict[str, str]:
     return {layer: why for i, why in failed.items() for layer in structure.groups[i].layers}
 
@@ -109,15 +120,16 @@ class _Trial:
     def fails(self, groups: Sequence[int]) -> str | None:
         """Return why these groups cannot be cut together, or None where they can."""
         for choice in self._choices:
-            if why := self._fails([choice[i] if i in groups else [] for i in range(len(choice))]):
+            if why := self.fails_with([choice[i] if i in groups else [] for i in range(len(choice))]):
                 return why
         return None
 
     def fails_alone(self, which: int) -> str | None:
         """Return why one channel of a group cannot be cut while all else stays, or None where it can."""
-        return self._fails([[0] if i == which else [] for i in range(len(self._structure.groups))])
+        return self.fails_with([[0] if i == which else [] for i in range(len(self._structure.groups))])
 
-    def _fails(self, removed: Sequence[Sequence[int]]) -> str | None:
+    def fails_with(self, removed: Sequence[Sequence[int]]) -> str | None:
+        """Return why these channels of each group cannot be cut, or None where they can."""
         plan = Plan.of_cuts(self._structure.cuts(removed), self._structure.example)
         masked = clone(self._model)
         mask_(masked, plan)

@@ -1,0 +1,190 @@
+"""Forwards that a proof could be blind to: each is cut rightly, or refused by name."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lighten.errors import UserError
+from lighten.pruning import mask_, plan_pruning, shrink
+from lighten.pruning.check import clone
+
+
+class Net(nn.Module):
+    """Layers by name, and a forward that is a function of them and the input."""
+
+    def __init__(self, body, **layers):
+        super().__init__()
+        self.body = body
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
+def dense(body, inputs=8, width=8, **layers):
+    torch.manual_seed(0)
+    return Net(body, a=nn.Linear(inputs, width), head=nn.Linear(width, 2), **layers).eval()
+
+
+def assert_right(model, x, amount=0.5, **settings):
+    plan = plan_pruning(model, x, amount, **settings)
+    small = shrink(model, plan)
+    masked = clone(model)
+    mask_(masked, plan)
+    other = torch.rand(x.shape, generator=torch.Generator().manual_seed(5), dtype=x.dtype) + 0.1
+    with torch.no_grad():
+        assert (masked(other) - small(other)).abs().max() <= 1e-4 * masked(other).abs().max()
+    small.train()(other)
+    return plan
+
+
+def test_inputs_that_are_not_negative_stay_so():
+    """A logarithm of random normals is NaN everywhere: nothing would differ from anything."""
+    model = dense(lambda s, x: s.head(F.relu(s.a(torch.log(x))) / s.a(x).shape[-1]))
+    with pytest.raises(UserError, match=r"a cannot be cut: the forward fixes the number"):
+        plan_pruning(model, torch.rand(4, 8) + 0.1, 0.5)
+    model = dense(lambda s, x: s.head(F.relu(s.a(torch.log(x)))))
+    assert assert_right(model, torch.rand(4, 8) + 0.1).widths["a"] == (8, 4)
+
+
+def test_where_all_is_nan_nothing_can_be_proved():
+    model = dense(lambda s, x: s.head(F.relu(s.a(x)) * float("nan")))
+    with pytest.raises(UserError, match=r"Net puts out NaN on random input of the example's shapes"):
+        plan_pruning(model, torch.randn(4, 8), 0.5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 1e-11])
+def test_outputs_may_be_small(scale):
+    model = dense(lambda s, x: s.head(F.relu(s.a(x)) / s.a(x).shape[-1]) * scale)
+    with pytest.raises(UserError, match=r"a cannot be cut: the forward fixes the number"):
+        plan_pruning(model, torch.randn(4, 8), 0.5)
+
+
+def test_a_model_may_keep_what_its_forward_computed():
+    def body(s, x):
+        s.last = F.relu(s.a(x))
+        return s.head(s.last)
+
+    model, x = dense(body), torch.randn(4, 8)
+    assert_right(model, x)
+    assert not hasattr(model, "last")  # tracing leaves nothing of its own behind
+    model(x)
+    assert_right(model, x)
+
+
+def test_operators_in_place_change_the_tensor_that_is_read_later():
+    def body(s, x):
+        x = s.a(x)
+        p = F.adaptive_avg_pool2d(x, 1)
+        q = p.clone().squeeze_(-1).squeeze_(-1)
+        return s.head(x * torch.sigmoid(s.b(p) + s.c(q)[..., None, None]))
+
+    model = Net(body, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 8, 1), c=nn.Linear(8, 8), head=nn.Conv2d(8, 2, 1)).eval()
+    assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (8, 4)
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_halves_lose_as_many_each_whatever_the_scope(width):
+    def body(s, x):
+        u, v = F.relu(s.a(x)).chunk(2, 1)
+        return s.head(torch.cat([F.relu(s.b(u)), F.relu(s.c(v))], 1))
+
+    convs = {
+        "a": nn.Conv2d(3, 2 * width, 3), "b": nn.Conv2d(width, 8, 1), "c": nn.Conv2d(width, 6, 1),
+        "head": nn.Conv2d(14, 2, 1),
+    }  # fmt: skip
+    convs["a"].weight.data[:width] *= 0.01  # a global choice would take these alone
+    plan = assert_right(Net(body, **convs).eval(), torch.rand(2, 3, 6, 6), scope="global")
+    assert plan.widths["a"][1] % 2 == 0
+
+
+def test_halves_by_slices_of_the_width_are_parts_too():
+    def body(s, x):
+        x = F.relu(s.a(x))
+        n = x.shape[1] // 2
+        return s.head(x[:, :n] * torch.sigmoid(x[:, n:]))
+
+    model = Net(body, a=nn.Conv2d(3, 12, 3), head=nn.Conv2d(6, 2, 1)).eval()
+    assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (12, 6)
+
+
+def test_training_has_a_say():
+    """A norm that only training uses is not in the graph: its statistics cannot follow."""
+    model = dense(lambda s, x: s.head(F.relu(s.n(s.a(x)) if s.training else s.a(x))), n=nn.BatchNorm1d(8))
+    with pytest.raises(UserError, match=r"a cannot be cut: .*, in training mode"):
+        plan_pruning(model, torch.randn(4, 8), 0.5)
+
+
+def test_one_channel_that_stays_alone_may_lose_its_dimension():
+    model = Net(
+        lambda s, x: s.head(F.adaptive_avg_pool2d(F.relu(s.a(x)), 1).squeeze()), a=nn.Conv2d(3, 4, 3),
+        head=nn.Linear(4, 2),
+    ).eval()  # fmt: skip
+    assert_right(model, torch.rand(2, 3, 6, 6))
+    with pytest.raises(UserError, match=r"the last channel of a cannot stay alone \(cannot be cut"):
+        plan_pruning(model, torch.rand(2, 3, 6, 6), 0.75)
+
+
+def test_stacked_branches_that_are_summed_are_added():
+    model = Net(
+        lambda s, x: s.head(torch.stack([s.a(x), s.b(x)], 1).sum(1)), a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(3, 8, 3),
+        head=nn.Conv2d(8, 2, 1),
+    ).eval()  # fmt: skip
+    assert assert_right(model, torch.rand(2, 3, 6, 6)).groups[0].layers == ("a", "b")
+
+
+def test_products_of_one_matrix_tie_what_is_summed_over():
+    """q and k meet channel by channel, v goes through: attention of one head, without heads."""
+    model = Net(
+        lambda s, x: s.head(torch.softmax(s.q(x) @ s.k(x).transpose(1, 2), -1) @ s.v(x)), q=nn.Linear(6, 8),
+        k=nn.Linear(6, 8), v=nn.Linear(6, 10), head=nn.Linear(10, 2),
+    ).eval()  # fmt: skip
+    plan = assert_right(model, torch.rand(2, 5, 6))
+    assert {row.layers: row.width_after for row in plan.groups} == {("q", "k"): 4, ("v",): 5}
+
+
+def test_heads_of_a_fused_projection_go_as_wholes():
+    def body(s, x):
+        q, k, v = s.qkv(x).unflatten(-1, (3, -1, 4)).unbind(2)
+        y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
+        return s.head(y.transpose(1, 2).flatten(2))
+
+    model = Net(body, qkv=nn.Linear(6, 3 * 4 * 4), head=nn.Linear(16, 2)).eval()
+    plan = assert_right(model, torch.rand(2, 5, 6))
+    (row,) = plan.groups
+    assert (row.width_before, row.width_after) == (4, 2)
+    assert plan.widths["qkv"] == (48, 24)
+    (cut,) = [cut for cut in plan.cuts if any(slot.tensor == "head.weight" for slot in cut.slots)]
+    assert {place // 4 for place in cut.removed} == set(row.removed)
+
+
+def test_keys_shared_by_heads_tie_the_heads_that_share_them():
+    def body(s, x):
+        q, k, v = s.q(x).unflatten(-1, (-1, 4)), s.k(x).unflatten(-1, (-1, 4)), s.v(x).unflatten(-1, (-1, 4))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return s.head(F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2))
+
+    model = Net(body, q=nn.Linear(6, 32), k=nn.Linear(6, 16), v=nn.Linear(6, 16), head=nn.Linear(32, 2)).eval()
+    (row,) = assert_right(model, torch.rand(2, 5, 6)).groups
+    assert (row.layers, row.width_before) == (("q", "k", "v"), 4)
+
+
+def test_places_picked_by_an_index_leave_the_channels_free():
+    model = Net(
+        lambda s, x: s.head(s.a(x)[torch.arange(2), torch.tensor([1, 3])]), a=nn.Linear(6, 8), head=nn.Linear(8, 2)
+    ).eval()
+    with torch.no_grad():
+        plan = plan_pruning(model, torch.rand(2, 5, 6), 0.5)
+    assert plan.widths["a"] == (8, 4)
+
+
+@pytest.mark.parametrize("groups", [2, 8])
+def test_transposed_convolutions_in_groups(groups):
+    model = Net(
+        lambda s, x: s.head(F.relu(s.up(F.relu(s.a(x))))), a=nn.Conv2d(3, 8, 1),
+        up=nn.ConvTranspose2d(8, 16, 2, 2, groups=groups), head=nn.Conv2d(16, 2, 1),
+    ).eval()  # fmt: skip
+    assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (8, 4)
+    assert plan_pruning(model, torch.rand(2, 3, 6, 6), 0.5).widths["up"] == (8, 4)
