@@ -85,7 +85,7 @@ def test_a_setting_without_effect_is_said_once(ran, capsys):
 
 def test_help_lists_the_recipes(ran, capsys):
     assert main(["--help"], RECIPES) == 0
-    assert "Recipes: distil_cnn, prune_cnn, quantize_cnn, smoke" in capsys.readouterr().out
+    assert "Recipes: distil_cnn, prune_bert, prune_cnn, prune_mlp, quantize_cnn, smoke" in capsys.readouterr().out
     assert not ran
 
 

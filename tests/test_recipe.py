@@ -51,7 +51,7 @@ def test_a_teacher_alone_is_enough_to_do():
 
 
 UNSOUND = [
-    ({"student": "resnet_20"}, "student='resnet_20': did you mean 'resnet20'? Choices: cnn, mlp"),
+    ({"student": "resnet_20"}, "student='resnet_20': did you mean 'resnet20'? Choices: bert_rows, cnn"),
     ({"data": "fashion_mnits"}, "data='fashion_mnits': did you mean 'fashion_mnist'?"),
     ({"logger": "wndb"}, "logger='wndb': did you mean 'wandb'?"),
     ({"optimizer__name": "adam"}, "optimizer.name='adam': did you mean 'adamw'?"),
@@ -62,7 +62,10 @@ UNSOUND = [
     ({"batch_size": 1}, "batch_size=1: expected a whole number, 2 or more"),
     ({"workers": -1}, "workers=-1: expected a whole number, 0 or more"),
     ({"seed": -1}, "seed=-1: expected a whole number, 0 or more"),
-    ({"compress__prune__score": "fpgn"}, "compress.prune.score='fpgn': did you mean 'fpgm'? Choices: fpgm, magnitude"),
+    (
+        {"compress__prune__score": "fpgn"},
+        "compress.prune.score='fpgn': did you mean 'fpgm'? Choices: auto, bn_scale, fpgm",
+    ),
     ({"compress__prune__scope": "globall"}, "compress.prune.scope='globall': did you mean 'global'?"),
     ({"compress__prune__amount": 1.0}, "compress.prune.amount=1.0: expected a number above 0 and below 1"),
     ({"compress__prune__amount": 0.0}, "compress.prune.amount=0.0: expected a number above 0 and below 1"),

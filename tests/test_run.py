@@ -234,6 +234,28 @@ def test_only_registered_models_become_folders(tmp_path):
         lighten.save(torch.nn.Linear(2, 2), tmp_path / "x")
 
 
+SMALL = {
+    "prune_mlp": {"hidden": [24, 16]},
+    "prune_bert": {"width": 24, "layers": 1, "heads": 2, "feed_forward": 32},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_dense_networks_and_transformers_come_out_narrower(name, tmp_path):
+    options = [f"student_options.{key}={value}" for key, value in SMALL[name].items()]
+    limits = ["trainer.limit_train_batches=6", "trainer.limit_val_batches=1", "student_fit.max_epochs=1"]
+    folder = smoke(tmp_path, *options, *limits, "trainer.max_epochs=1", name=name)
+    small, widths = lighten.load(folder / "student"), json.loads((folder / "plan.json").read_text())["widths"]
+    assert json.loads((folder / "scores.json").read_text())["comparison"]["flips"] <= 3
+    if name == "prune_mlp":
+        assert [m.out_features for m in small.modules() if isinstance(m, torch.nn.Linear)] == [12, 8, 10]
+    else:
+        layer = small.bert.encoder.layer[0]
+        assert layer.attention.self.query.out_features == layer.attention.self.value.out_features == 12
+        assert (layer.intermediate.dense.out_features, layer.output.dense.in_features) == (16, 16)
+        assert widths["embed"] == [24, 24]
+
+
 @pytest.mark.parametrize("name", ["prune_cnn", "quantize_cnn"])
 def test_each_technique_alone_needs_no_teacher(name, tmp_path):
     options = ["student_options={width: 8, blocks: 1, stem_stride: 2}", "student_fit.max_epochs=1"]

@@ -476,7 +476,7 @@ def test_averaged_weights_are_masked_too():
         assert torch.equal(ours, theirs), name
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "64-true"])
 def test_works_in_other_precisions(precision):
     module, _, watch = run(prune := Prune(0.5), precision=precision, gradient_clip_val=0.1)
     assert len(watch.zeros[-1]) == 4

@@ -20,7 +20,7 @@ def leaves(tree, prefix=""):
 
 
 def test_all_are_here():
-    assert {"distil_cnn", "prune_cnn", "quantize_cnn", "smoke"} <= set(NAMES)
+    assert {"distil_cnn", "prune_bert", "prune_cnn", "prune_mlp", "quantize_cnn", "smoke"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

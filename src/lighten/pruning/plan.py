@@ -183,7 +183,8 @@ class Plan:
 
         settings = self.settings
         table = Table(
-            title=f"Pruning plan: {self._says()}, {settings['score']}, {settings['scope']}",
+            title=f"Pruning plan: {self._says()}, {settings['score']}, {settings['scope']}; asked for: "
+            f"{settings['amount']:.1%} of {settings['target']}",
             title_justify="left",
             min_width=64,
             caption=self._left_alone() + _total(times),
