@@ -424,14 +424,15 @@ class Grads(L.Callback):
 
 def test_taylor_adds_up_the_gradients_since_the_last_update():
     grads = Grads()
-    _, _, watch = run(prune := Prune(0.5, score="taylor", begin=0.0, end=0.5, schedule="linear"), callbacks=[grads])
+    run(prune := Prune(0.5, score="taylor", begin=0.0, end=0.5, schedule="linear"), callbacks=[grads])
+    row = prune.plan.groups[1]  # ten updates in ten steps, the last from the tenth step's gradient alone
+    assert [row.scores[i] for i in row.kept] == pytest.approx(grads.steps[9][list(row.kept)].tolist(), rel=1e-5)
     prune_early = Prune(0.5, score="taylor", begin=0.2, end=0.2)
     grads = Grads()
     run(prune_early, callbacks=[grads])
     expected = torch.stack(grads.steps[:4]).sum(0)
     assert prune_early.plan.groups[1].scores == pytest.approx(expected.tolist(), rel=1e-5)
-    assert prune.plan.sparsity == 0.5
-    assert watch.sparsity[-1] == 0.5
+    assert prune.plan.sparsity == prune_early.plan.sparsity == 0.5
 
 
 def test_taylor_resumes_with_the_gradients_that_were_seen(tmp_path):
@@ -476,7 +477,7 @@ def test_averaged_weights_are_masked_too():
         assert torch.equal(ours, theirs), name
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_works_in_other_precisions(precision):
     module, _, watch = run(prune := Prune(0.5), precision=precision, gradient_clip_val=0.1)
     assert len(watch.zeros[-1]) == 4

@@ -85,6 +85,17 @@ def test_operators_in_place_change_the_tensor_that_is_read_later():
     assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (8, 4)
 
 
+def test_a_tensor_changed_in_place_is_read_by_its_old_name():
+    def body(s, x):
+        p = F.adaptive_avg_pool2d(s.a(x), 1)
+        p.squeeze_(-1)
+        p.squeeze_(-1)
+        return s.head(p)
+
+    model = Net(body, a=nn.Conv2d(3, 8, 3), head=nn.Linear(8, 2)).eval()
+    assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (8, 4)
+
+
 @pytest.mark.parametrize("width", [2, 3, 4])
 def test_halves_lose_as_many_each_whatever_the_scope(width):
     def body(s, x):

@@ -91,6 +91,7 @@ def test_mix_goes_on_where_an_earlier_update_stopped(weight):
     """Half of the share by norm is gone: the other half is still by norm, and no more."""
     whole = mix(weight, rate_norm=0.75)
     by_norm = [i for i in whole.argsort().tolist() if whole[i] < 0]
+    assert by_norm == magnitude(weight).argsort()[:6].tolist()
     live = sorted(set(range(24)) - set(by_norm[:3]))
     later = mix(weight[live], rate_norm=0.75, gone=3)
     assert [live[i] for i in later.argsort().tolist() if later[i] < 0] == by_norm[3:]

@@ -77,16 +77,7 @@ def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, 
 
     if structure.groups:
         admit(range(len(structure.groups)))
-    for which in [i for i in passed if _shares_a_layer(structure.groups, i)]:
-        if why := trial.fails_alone(which):
-            passed.remove(which)
-            failed[which] = why
     return passed, failed
-
-
-def _shares_a_layer(groups: Sequence[Group], which: int) -> bool:
-    own = set(groups[which].layers)
-    return any(not own.isdisjoint(group.layers) for i, group in enumerate(groups) if i != which)
 
 
 class _Trial:
@@ -123,10 +114,6 @@ class _Trial:
             if why := self.fails_with([choice[i] if i in groups else [] for i in range(len(choice))]):
                 return why
         return None
-
-    def fails_alone(self, which: int) -> str | None:
-        """Return why one channel of a group cannot be cut while all else stays, or None where it can."""
-        return self.fails_with([[0] if i == which else [] for i in range(len(self._structure.groups))])
 
     def fails_with(self, removed: Sequence[Sequence[int]]) -> str | None:
         """Return why these channels of each group cannot be cut, or None where they can."""

@@ -51,8 +51,6 @@ def follow(tracer: Tracer) -> Tracer:
         args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
         if node.op == "call_function":
             env[node] = _apply(tracer, node, args, kwargs)
-            if _writes(node) and node.args[0] in env:  # who reads the tensor later reads what was written
-                env[node.args[0]] = env[node]
         elif node.op == "output":
             tracer.put_out(args)
         else:
@@ -72,10 +70,6 @@ def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, 
         return None
     name = _name(node)
     return (RULES.get(name) or _kind(node, name))(tracer, node, *args, **kwargs)
-
-
-def _writes(node: Node) -> bool:
-    return torch.Tag.inplace in getattr(node.target, "tags", ()) or _raw_name(node).endswith("_")
 
 
 def _raw_name(node: Node) -> str:
