@@ -17,7 +17,7 @@ def clockwork(monkeypatch):
             self.seconds = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))
 
     monkeypatch.setattr(latency, "_session", lambda model, example, path: Session(model))
-    monkeypatch.setattr(latency, "interleaved", lambda runs, rounds: [run.seconds for run in runs])
+    monkeypatch.setattr(latency, "interleaved", lambda runs, **_: [run.seconds for run in runs])
 
 
 @pytest.mark.parametrize("amount", [0.3, 0.5, 0.8])

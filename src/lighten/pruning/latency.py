@@ -23,8 +23,8 @@ from lighten.pruning.settings import Settings
 from lighten.pruning.shrink import cut_
 from lighten.pruning.trace import Geometry
 
-PROBES = 9
-"""Widths that are measured at most."""
+PROBES = 6
+"""Pressures that are tried at most, before groups are cut one by one."""
 ROUNDS = 15
 CLOSE = 0.01
 """A latency is reached when it is this near, as a share of the whole model's."""
@@ -48,23 +48,31 @@ def reach_latency(
     at = pressure(candidates, settings.scope, align=settings.align, sensitivities=sensitivities)
     with tempfile.TemporaryDirectory() as folder:
         timer = _Timer(model, structure, candidates, Path(folder))
-        low, high = 0.0, 1.0
-        best = (float("inf"), at(0.0), 0.0)
         most = timer.saved(at(0.97))
         if most < settings.amount - CLOSE:
             raise UserError(
                 f"amount={settings.amount} of the latency cannot be reached: {most:.2f} at the narrowest; ask for less"
             )
-        guess = settings.amount / (1.0 + settings.amount)
-        for _ in range(PROBES):
-            counts = at(guess)
-            saved = timer.saved(counts)
-            best = min(best, (abs(saved - settings.amount), counts, saved))
-            if best[0] <= CLOSE:
-                break
-            low, high = (guess, high) if saved < settings.amount else (low, guess)
-            guess = (low + high) / 2
-    return best[1], best[2]
+        counts = _between(timer, settings.amount, at)
+    return list(counts), timer.saved(counts)
+
+
+def _between(timer: "_Timer", amount: float, at: Callable[[float], list[int]]) -> Sequence[int]:
+    """Return the widths that come nearest: all groups under one pressure, then the first few of them under the next."""
+    low, high = 0.0, 1.0
+    for _ in range(PROBES):
+        guess = (low + high) / 2
+        saved = timer.saved(at(guess))
+        if abs(saved - amount) <= CLOSE:
+            break
+        low, high = (guess, high) if saved < amount else (low, guess)
+    slow, fast = at(low), at(high)
+    first, last = 0, len(slow)
+    while last - first > 1:
+        middle = (first + last) // 2
+        enough = timer.saved([*fast[:middle], *slow[middle:]]) >= amount
+        first, last = (first, middle) if enough else (middle, last)
+    return min(timer.known, key=lambda counts: abs(timer.known[counts] - amount))
 
 
 def predict(structure: Structure, counts: Sequence[int]) -> dict[str, tuple[float, float]]:
@@ -83,7 +91,7 @@ def predict(structure: Structure, counts: Sequence[int]) -> dict[str, tuple[floa
             small = _narrowed(cost.geometry, left[0, which], left[1, which])
             for geometry in (cost.geometry, small):
                 if geometry not in times:
-                    times[geometry] = 1000 * interleaved([_node(geometry)], rounds=3)[0]
+                    times[geometry] = 1000 * interleaved([_node(geometry)], rounds=3, least=0.001)[0]
             before, after = found.get(cost.layer, (0.0, 0.0))
             found[cost.layer] = before + times[cost.geometry], after + times[small]
     return found
@@ -130,16 +138,16 @@ class _Timer:
 
     def __init__(self, model: nn.Module, structure: Structure, candidates: Sequence[Candidate], folder: Path) -> None:
         self._model, self._structure, self._candidates, self._folder = model, structure, candidates, folder
-        self._known: dict[tuple[int, ...], float] = {}
+        self.known: dict[tuple[int, ...], float] = {}
         self._whole = self._runner([0] * len(candidates))
 
     def saved(self, counts: Sequence[int]) -> float:
         """Return the share of the whole model's median latency that goes with ``counts``."""
         key = tuple(counts)
-        if key not in self._known:
+        if key not in self.known:
             whole, small = interleaved([self._whole, self._runner(counts)], rounds=ROUNDS)
-            self._known[key] = 1.0 - small / whole
-        return self._known[key]
+            self.known[key] = 1.0 - small / whole
+        return self.known[key]
 
     def _runner(self, counts: Sequence[int]) -> Callable[[], object]:
         removed = allocate(self._candidates, 0.5, counts=counts)
@@ -147,18 +155,18 @@ class _Timer:
         small = clone(self._model).cpu().float().eval()
         mask_(small, plan)
         cut_(small, plan)
-        path = self._folder / f"{len(self._known)}.onnx"
+        path = self._folder / f"{len(self.known)}.onnx"
         return _session(small, self._structure.example, path)
 
 
-def interleaved(runs: Sequence[Callable[[], object]], *, rounds: int) -> list[float]:
-    """Return the median seconds of each, measured in turns."""
+def interleaved(runs: Sequence[Callable[[], object]], *, rounds: int, least: float = 0.01) -> list[float]:
+    """Return the median seconds of each, measured in turns that last ``least`` seconds or one call."""
     taken: list[list[float]] = [[] for _ in runs]
     for run in runs:
         run()
     for _ in range(rounds):
         for run, times in zip(runs, taken, strict=True):
-            repeats = max(1, int(0.01 / max(1e-6, times[-1]))) if times else 1
+            repeats = max(1, int(least / max(1e-6, times[-1]))) if times else 1
             start = time.perf_counter()
             for _ in range(repeats):
                 run()

@@ -72,12 +72,6 @@ def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, 
     return (RULES.get(name) or _kind(node, name))(tracer, node, *args, **kwargs)
 
 
-def _raw_name(node: Node) -> str:
-    schema = getattr(node.target, "_schema", None)
-    name = schema.name.split("::")[-1] if schema is not None else str(node.target)
-    return name.strip("_") if name.startswith("__") else name
-
-
 def _kind(node: Node, name: str) -> Rule:
     """Return the rule of an operator that is known by its kind alone."""
     if PER_CHANNEL.match(name):
@@ -90,7 +84,9 @@ def _kind(node: Node, name: str) -> Rule:
 
 
 def _name(node: Node) -> str:
-    return _raw_name(node).removesuffix("_")
+    schema = getattr(node.target, "_schema", None)
+    name = schema.name.split("::")[-1] if schema is not None else str(node.target)
+    return name.strip("_") if name.startswith("__") else name.removesuffix("_")
 
 
 def _shape(node: Node) -> torch.Size:
