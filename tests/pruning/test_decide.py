@@ -115,3 +115,15 @@ def test_the_model_is_left_as_found(build, images):
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_groups_that_do_not_divide_say_what_was_reached_beside_what_was_asked(build, images):
+    """Four positions in each of two groups: 30 % of them is one."""
+    plan = plan_pruning(build("grouped"), images, 0.3)
+    assert plan.widths["a"] == (8, 6)
+    assert plan.sparsity == 0.3  # one of four, two of six
+    assert "Pruning plan: 30.0% of 10 channels" in " ".join(str(plan).split())
+    assert "asked for: 30.0% of channels" in " ".join(str(plan).split())
+    plan = plan_pruning(build("grouped"), images, 0.4)
+    assert plan.sparsity == 0.4
+    assert (plan.groups[0].width_after, plan.groups[1].width_after) == (2, 4)

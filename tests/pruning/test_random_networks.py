@@ -4,14 +4,45 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning import mask_, plan_pruning, shrink
 
-KINDS = ("conv", "residual", "concat", "depthwise", "grouped", "norm", "gate", "split", "strided", "padded")
+KINDS = (
+    "conv", "residual", "concat", "depthwise", "grouped", "norm", "gate", "split", "strided", "padded", "group norm",
+    "layer norm", "attention", "shuffle", "transposed",
+)  # fmt: skip
+
+
+KEEPING = ("residual", "norm", "gate", "group norm", "layer norm", "attention", "shuffle")
+"""Kinds that leave the number of channels as it is."""
+
+
+class Places(nn.Module):
+    """A layer over the channels of each place."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class Heads(nn.Module):
+    """Attention between places, in two heads of ``wide`` features."""
+
+    def __init__(self, width, wide):
+        super().__init__()
+        self.wide, self.qkv, self.out = wide, nn.Linear(width, 6 * wide), nn.Linear(2 * wide, width)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).unflatten(-1, (3, -1, self.wide)).transpose(1, 3).unbind(2)
+        y = torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+        return x + self.out(y.transpose(1, 2).flatten(2)).transpose(1, 2).view_as(x)
 
 
 class Random(nn.Module):
@@ -37,11 +68,19 @@ class Random(nn.Module):
             layer, wide = nn.Conv2d(width, 2 * wide, 3, padding=1, groups=2), 2 * wide
         elif kind == "norm":
             layer = nn.BatchNorm2d(width)
+        elif kind == "group norm" and width % 2 == 0:
+            layer = nn.GroupNorm(2, width)
+        elif kind == "layer norm":
+            layer = Places(nn.LayerNorm(width))
+        elif kind == "attention":
+            layer = Heads(width, wide)
+        elif kind == "transposed":
+            layer = nn.ConvTranspose2d(width, wide, 3, padding=1)
         elif kind == "gate":
             layer = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width, 1), nn.Sigmoid())
         self.layers.append(layer)
         after = {"concat": width + wide, "padded": width + 2, "split": width // 2 if width % 2 == 0 else width}
-        kept = kind in ("residual", "norm", "gate") or (kind == "grouped" and isinstance(layer, nn.Identity))
+        kept = kind in KEEPING or (kind == "grouped" and isinstance(layer, nn.Identity))
         return after.get(kind, width if kept else wide)
 
     def forward(self, x):
@@ -56,6 +95,10 @@ class Random(nn.Module):
             elif kind == "split" and x.shape[1] % 2 == 0:
                 a, b = x.chunk(2, 1)
                 x = a * torch.tanh(b)
+            elif kind == "shuffle" and x.shape[1] % 2 == 0:
+                x = torch.tanh(x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2))
+            elif kind in ("group norm", "layer norm", "attention"):
+                x = layer(x)
             elif kind == "padded":
                 x = F.pad(x, (0, 0, 0, 0, 1, 1))
             else:
@@ -71,7 +114,13 @@ networks = st.tuples(
 )
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=60,
+    phases=[Phase.generate, Phase.shrink],
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
 @given(networks, st.sampled_from([0.3, 0.5]), st.sampled_from(["uniform", "global"]), st.integers(0, 99))
 def test_masked_equals_shrunk(drawn, amount, scope, seed):
     torch.manual_seed(seed)
@@ -91,4 +140,5 @@ def test_masked_equals_shrunk(drawn, amount, scope, seed):
         gap = (masked.double()(inputs.double()) - small(inputs.double())).abs().max()
     assert gap <= 1e-12
     for layer, (_, after) in plan.widths.items():
-        assert small.get_submodule(layer).weight.shape[0] == after
+        module = small.get_submodule(layer)
+        assert module.weight.shape[isinstance(module, nn.ConvTranspose2d)] == after
