@@ -115,12 +115,9 @@ networks = st.tuples(
 
 
 @settings(
-    max_examples=60,
-    phases=[Phase.generate, Phase.shrink],
-    deadline=None,
-    derandomize=True,
+    max_examples=60, phases=[Phase.generate, Phase.shrink], deadline=None, derandomize=True,
     suppress_health_check=list(HealthCheck),
-)
+)  # fmt: skip
 @given(networks, st.sampled_from([0.3, 0.5]), st.sampled_from(["uniform", "global"]), st.integers(0, 99))
 def test_masked_equals_shrunk(drawn, amount, scope, seed):
     torch.manual_seed(seed)
