@@ -165,7 +165,8 @@ class Prune(L.Callback):
                 continue  # another optimizer's step
             seen = first_order(group, tensors)
             seen = torch.where(seen.isfinite(), seen, 0.0)  # a step that the loss scaler will skip
-            self._evidence[group.name] = self._evidence[group.name] + seen if group.name in self._evidence else seen
+            before = self._evidence.get(group.name)  # of a checkpoint: on the CPU
+            self._evidence[group.name] = seen if before is None else before.to(seen.device) + seen
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
