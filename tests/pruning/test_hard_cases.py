@@ -49,9 +49,28 @@ def test_inputs_that_are_not_negative_stay_so():
     assert assert_right(model, torch.rand(4, 8) + 0.1).widths["a"] == (8, 4)
 
 
+@pytest.mark.parametrize("example", [torch.zeros(4, 8), torch.ones(4, 8)], ids=["zeros", "ones"])
+def test_a_blank_example_stands_for_any_other(example):
+    """Networks without biases put out zeros on zeros, and nothing differs from anything."""
+    layers = {"a": nn.Linear(8, 8, bias=False), "head": nn.Linear(8, 2, bias=False)}
+    with pytest.raises(UserError, match=r"a cannot be cut: the forward fixes the number"):
+        plan_pruning(Net(lambda s, x: s.head(F.relu(s.a(x)) / s.a(x).shape[-1]), **layers).eval(), example, 0.5)
+    assert_right(Net(lambda s, x: s.head(F.relu(s.a(x))), **layers).eval(), example)
+
+
+def test_where_all_is_zero_nothing_can_be_proved():
+    with pytest.raises(UserError, match=r"Net puts out NaN or zeros on random input"):
+        plan_pruning(dense(lambda s, x: s.head(F.relu(s.a(x))) * 0), torch.randn(4, 8), 0.5)
+
+
+def test_a_size_that_depends_on_the_data_is_refused_by_name():
+    with pytest.raises(UserError, match=r"index gives a size that depends on the values .*\(test_hard_cases.py:\d+\)"):
+        plan_pruning(dense(lambda s, x: s.head(s.a(x)[x[..., 0] > 0])), torch.randn(4, 5, 8), 0.5)
+
+
 def test_where_all_is_nan_nothing_can_be_proved():
     model = dense(lambda s, x: s.head(F.relu(s.a(x)) * float("nan")))
-    with pytest.raises(UserError, match=r"Net puts out NaN on random input of the example's shapes"):
+    with pytest.raises(UserError, match=r"Net puts out NaN or zeros on random input of the example's shapes"):
         plan_pruning(model, torch.randn(4, 8), 0.5)
 
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning import latency, plan_pruning
+from lighten.pruning.check import describe, synthesise
 from lighten.pruning.decide import study
 from lighten.pruning.settings import Settings
 
@@ -38,12 +39,15 @@ def test_global_and_latency_do_not_go_together():
         Settings(0.5, scope="global", target="latency")
 
 
-def test_real_milliseconds_of_real_files(images):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 4, 3)).eval()
-    plan = plan_pruning(model, torch.randn(4, 3, 32, 32), 0.5, target="latency")
-    assert plan.saved["latency"] > 0.2
-    assert plan.groups[0].width_after < 64
+def test_what_is_timed_is_the_model_in_its_runtime(build, images, tmp_path):
+    model = build("residual")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = model(synthesise(describe(((images,), {})), torch.device("cpu"), torch.float32)[0][0])
+        torch.manual_seed(0)
+        run = latency._session(model, describe(((images,), {})), tmp_path / "model.onnx")
+    assert torch.allclose(torch.from_numpy(run()[0]), expected, atol=1e-5)
+    assert all(seconds > 0 for seconds in latency.interleaved([run, run], rounds=2))
 
 
 def test_every_layer_is_timed_before_and_after(build, images):

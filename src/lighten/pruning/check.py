@@ -88,6 +88,15 @@ def difference(
     return max((_distance(a, b) for a, b in zip(*results, strict=True)), default=0.0)
 
 
+def is_blank(model: nn.Module, example: Mapping[str, Any]) -> bool:
+    """Say whether all outputs on a synthetic input, as :func:`difference` makes it, are zero or NaN."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with torch.no_grad(), random_state_kept(model):
+        torch.manual_seed(0)
+        outputs = _outputs(model, synthesise(example, device, torch.float32))
+    return all(not value.nan_to_num().any() for value in outputs)
+
+
 def _outputs(model: nn.Module, call: Call) -> list[Tensor]:
     # a forward may write into its arguments
     args, kwargs = map_tensors(torch.Tensor.clone, call)
@@ -113,8 +122,9 @@ def _describe(value: Any) -> Any:
         described: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
         if not value.is_floating_point() and not value.is_complex() and value.numel():
             described["range"] = [int(value.min()), int(value.max())]
-        elif value.is_floating_point() and value.numel() and value.min() >= 0:  # a logarithm may be taken of it
-            described["span"] = [float(value.min()), float(value.max())]
+        elif value.is_floating_point() and value.numel() and value.min() >= 0 < value.max():
+            low, high = float(value.min()), float(value.max())  # a logarithm may be taken of it
+            described["span"] = [low, high] if low < high else [low / 2, 2 * low]
         return described
     if isinstance(value, tuple | list):
         return {"sequence": type(value).__name__, "items": [_describe(v) for v in value]}

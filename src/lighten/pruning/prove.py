@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.pruning.check import clone, difference, synthesise
+from lighten.pruning.check import clone, difference, is_blank, synthesise
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan
@@ -92,7 +92,7 @@ class _Trial:
         try:
             if math.isnan(self._gap(self._model)):
                 self._model = clone(model).float().eval()
-            undefined = math.isnan(self._gap(self._model))
+            undefined = math.isnan(self._gap(self._model)) or is_blank(self._model, structure.example)
         except Exception as error:
             raise UserError(
                 f"{type(model).__name__} cannot be run on random input of the example's shapes "
@@ -100,8 +100,8 @@ class _Trial:
             ) from error
         if undefined:
             raise UserError(
-                f"{type(model).__name__} puts out NaN on random input of the example's shapes, so no cut can be "
-                "checked; give an example_input whose values are as the network wants them"
+                f"{type(model).__name__} puts out NaN or zeros on random input of the example's shapes, so no cut can "
+                "be checked; give an example_input whose values are as the network wants them"
             )
         self._train = self._training_fails(self._model) is None
 

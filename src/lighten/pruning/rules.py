@@ -13,6 +13,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lighten.errors import UserError
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
 from lighten.pruning.trace import Geometry, Tracer, Weight, Work, layer_of, module_of, place
 
@@ -69,6 +70,12 @@ def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, 
     if not any(isinstance(v, Tensor) for v in tree_leaves(node.meta.get("val"))):
         return None
     name = _name(node)
+    values = [v for v in tree_leaves(node.meta["val"]) if isinstance(v, Tensor)]
+    if any(not isinstance(size, int) for v in values for size in v.shape):
+        raise UserError(
+            f"{name} gives a size that depends on the values of its input ({place(node)}), and channels cannot be "
+            "followed through it; prune a part of the model that does without"
+        )
     return (RULES.get(name) or _kind(node, name))(tracer, node, *args, **kwargs)
 
 
