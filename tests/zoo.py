@@ -22,19 +22,6 @@ def conv(inputs, outputs, kernel=3, stride=1, groups=1):
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-class Net(nn.Module):
-    """A module of these layers whose forward is a function of it and the input."""
-
-    def __init__(self, body, **layers):
-        super().__init__()
-        self.body = body
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.body(self, x)
-
-
 class Dense(nn.Module):
     """DenseNet-shaped: each layer of a block reads all before it; a transition halves."""
 

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 import torch_pruning
 from torch import nn
-from zoo import Net
 
 from lighten.errors import UserError
 from lighten.pruning.groups import find_groups
@@ -104,6 +103,19 @@ def test_ties_what_torch_pruning_ties(name, build, images):
         theirs.add(frozenset(tied - {"head"}))
     found, _ = groups_of(build(name), images)
     assert {frozenset(layers) for layers, _ in found.values()} == theirs - {frozenset()}
+
+
+class Net(nn.Module):
+    """A module of these layers whose forward is a function of it and the input."""
+
+    def __init__(self, body, **layers):
+        super().__init__()
+        self.body = body
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.body(self, x)
 
 
 def net(body, **layers):
