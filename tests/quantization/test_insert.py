@@ -84,8 +84,8 @@ def test_converted_model_is_bit_equal(batches):
     converted = convert(model)
     with torch.no_grad():
         assert torch.equal(converted(batches[1]), model(batches[1]))
-    assert converted.conv1.weight_codes.dtype == torch.int8
-    assert converted.conv1.bias_codes.dtype == torch.int32
+    assert converted.conv1.stored_weight.dtype == torch.int8
+    assert converted.conv1.stored_bias.dtype == torch.int32
     assert not list(converted.parameters())
 
 

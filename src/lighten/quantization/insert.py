@@ -14,6 +14,7 @@ from lighten.names import match_names
 from lighten.quantization.functions import Site
 from lighten.quantization.layers import (
     FoldedNorm,
+    Form,
     QuantizedLayer,
     WatchedForward,
     become,
@@ -23,6 +24,9 @@ from lighten.quantization.layers import (
 from lighten.quantization.observe import range_update
 from lighten.quantization.sites import ActivationRanges, Quantizer, Stage
 from lighten.quantization.trace import Placement, place_quantizers
+
+FORM = Form()
+"""What ONNX has: unsigned activations, codes of weights and biases."""
 
 BANK = "activation_ranges"
 """Name under which the bank is registered at the model's root."""
@@ -119,11 +123,15 @@ def bank_of(model: nn.Module) -> ActivationRanges:
     return bank
 
 
-def convert(model: nn.Module) -> nn.Module:
+def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
     """Return a copy in eval mode that holds integers and says so: what is exported.
 
     Batch norm is gone, weights are int8 and biases int32 buffers, and every quantizer is a pair of
     ``quantized_decomposed`` operators. It computes bit by bit what the fake-quantized model computes.
+
+    Args:
+        model: calibrated, or trained with ``Quantize``.
+        form: how its numbers are written down; exporters differ in what they understand.
 
     Raises:
         UserError: if the ranges are not known yet.
@@ -137,11 +145,11 @@ def convert(model: nn.Module) -> nn.Module:
     for module in list(converted.modules()):
         if isinstance(module, QuantizedLayer):
             norm = module.norm
-            to_integers_(module)
+            to_integers_(module, form)
             if norm is not None:
                 _replace(converted, norm, nn.Identity())
                 module.__dict__.pop("norm")
-    bank_of(converted).stage = Stage.EXPORT
+    bank_of(converted).stage, bank_of(converted).signed = Stage.EXPORT, form.signed
     return converted
 
 

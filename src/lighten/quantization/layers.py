@@ -5,6 +5,7 @@ off it is the layer that it was.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, wraps
 from typing import Any
 
@@ -114,8 +115,23 @@ class WatchedForward:
             ranges.sites.pop()
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a converted model writes its numbers down; every form computes the same, bit by bit.
+
+    Attributes:
+        signed: activations are int8 instead of uint8; zero points move by 128.
+        weight_codes: weights are int8 buffers that are dequantized; else floats that are quantized and dequantized.
+        bias_codes: biases are int32 buffers that are dequantized; else floats that lie on the grid of those.
+    """
+
+    signed: bool = False
+    weight_codes: bool = True
+    bias_codes: bool = True
+
+
 class IntegerLayer:
-    """A layer ready for export: int8 weight and int32 bias in buffers, dequantized by operators of the graph."""
+    """A layer ready for export: codes of weight and bias in buffers, dequantized by operators of the graph."""
 
     ranges: ActivationRanges
     quantize_input: Quantizer | None
@@ -127,14 +143,24 @@ class IntegerLayer:
         try:
             if self.quantize_input is not None:
                 input = self.quantize_input(input)
-            weight = _dequantize(self.weight_codes, self.weight_scale, torch.int8)  # type: ignore[attr-defined]
-            bias = self.float_bias  # type: ignore[attr-defined]
-            if self.bias_codes is not None:  # type: ignore[attr-defined]
-                bias = _dequantize(self.bias_codes, self.bias_scale, torch.int32)  # type: ignore[attr-defined]
+            weight, bias = stored(self, "weight", torch.int8), stored(self, "bias", torch.int32)
+            assert weight is not None
             output = _compute(self, input, weight, bias)
             return self.quantize_output(output) if self.quantize_output is not None else output
         finally:
             self.ranges.sites.pop()
+
+
+def stored(layer: Any, name: str, dtype: torch.dtype) -> Tensor | None:
+    """Return an integer layer's ``weight`` or ``bias`` as operators of the graph make it from what is stored."""
+    value, scale = getattr(layer, f"stored_{name}"), getattr(layer, f"{name}_scale")
+    if value is None or scale is None:
+        return value
+    info = torch.iinfo(dtype)
+    along = (scale, torch.zeros(len(scale), dtype=torch.int64), 0, info.min, info.max, dtype)
+    if value.is_floating_point():
+        value = torch.ops.quantized_decomposed.quantize_per_channel(value, *along)
+    return torch.ops.quantized_decomposed.dequantize_per_channel(value, *along)
 
 
 def become(module: nn.Module, mixin: Any) -> None:
@@ -143,33 +169,30 @@ def become(module: nn.Module, mixin: Any) -> None:
     module.__class__ = _mixed(mixin, base)
 
 
-def to_integers_(layer: Any) -> None:
-    """Replace a quantized layer's parameters by the codes that an integer runtime stores, in place."""
+def to_integers_(layer: Any, form: Form) -> None:
+    """Replace a quantized layer's parameters by what an integer runtime stores, in place."""
     with torch.no_grad():
         weight, bias = layer.folded_parameters()
         weight_scale, bias_scale = layer.scales(weight, bias)
-        codes = quantize_codes(weight, weight_scale, code_limit(layer.weight_bits)).to(torch.int8)
-        bias_codes = None
-        if bias is not None and bias_scale is not None:
-            bias_codes, bias = quantize_codes(bias, bias_scale, BIAS_LIMIT).to(torch.int32), None
+        if form.weight_codes:
+            weight = quantize_codes(weight, weight_scale, code_limit(layer.weight_bits)).to(torch.int8)
+        else:
+            weight = fake_quantize_channels(weight, weight_scale, code_limit(layer.weight_bits))
+        if bias_scale is not None and form.bias_codes:
+            bias = quantize_codes(bias, bias_scale, BIAS_LIMIT).to(torch.int32)
+        elif bias_scale is not None:
+            bias, bias_scale = fake_quantize_channels(bias, bias_scale, BIAS_LIMIT), None
     layer.weight = layer.bias = None
     layer.__class__ = _mixed(IntegerLayer, type(layer).__mro__[2])
-    buffers = {"weight_codes": codes, "weight_scale": weight_scale, "bias_codes": bias_codes}
-    for name, value in {**buffers, "bias_scale": bias_scale, "float_bias": bias}.items():
-        layer.register_buffer(name, value)
+    values = {"stored_weight": weight, "weight_scale": weight_scale, "stored_bias": bias, "bias_scale": bias_scale}
+    for name, value in values.items():
+        layer.register_buffer(name, value.detach() if value is not None else None)
 
 
 def _compute(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(layer, nn.Linear):
         return nn.functional.linear(x, weight, bias)
     return layer._conv_forward(x, weight, bias)
-
-
-def _dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    info = torch.iinfo(dtype)
-    zeros = torch.zeros(len(scale), dtype=torch.int64)
-    dequantize = torch.ops.quantized_decomposed.dequantize_per_channel
-    return dequantize(codes, scale, zeros, 0, info.min, info.max, dtype)
 
 
 @cache

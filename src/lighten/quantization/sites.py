@@ -44,7 +44,7 @@ class ActivationRanges(nn.Module):
     def __init__(self, names: Sequence[str], ranges: str) -> None:
         super().__init__()
         self.names = list(names)
-        self.observing = False
+        self.observing, self.signed = False, False
         self.sites = CallSites()
         self.calls: dict[str, Any] = {}
         self._update = range_update(ranges)
@@ -144,7 +144,7 @@ class Quantizer:
         """Observe and fake-quantize ``x`` as the bank's stage demands."""
         bank = self.bank
         if bank.stage == Stage.EXPORT:
-            return _quantize_dequantize(x, *self.parameters())
+            return _quantize_dequantize(x, *self.parameters(), signed=bank.signed)
         if self.on_grid:
             return x
         if bank.observing:
@@ -207,7 +207,7 @@ def _parameters(name: str, low: float, high: float) -> tuple[float, int]:
         ) from error
 
 
-def _quantize_dequantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
-    ops = torch.ops.quantized_decomposed
-    codes = ops.quantize_per_tensor(x, scale, zero_point, 0, LEVELS, torch.uint8)
-    return ops.dequantize_per_tensor(codes, scale, zero_point, 0, LEVELS, torch.uint8)
+def _quantize_dequantize(x: Tensor, scale: float, zero_point: int, *, signed: bool) -> Tensor:
+    ops, offset = torch.ops.quantized_decomposed, 128 if signed else 0
+    codes = (scale, zero_point - offset, -offset, LEVELS - offset, torch.int8 if signed else torch.uint8)
+    return ops.dequantize_per_tensor(ops.quantize_per_tensor(x, *codes), *codes)
