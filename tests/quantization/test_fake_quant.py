@@ -1,5 +1,7 @@
 """Fake-quantization against torch's own operators and against integer arithmetic written out."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ from lighten.quantization.fake_quant import (
     BIAS_LIMIT,
     code_limit,
     fake_quantize,
+    fake_quantize_,
     fake_quantize_channels,
+    fake_quantize_learned,
     quantization_parameters,
     quantized_parameters,
     weight_scale,
@@ -22,15 +26,55 @@ from lighten.quantization.fake_quant import (
 def test_activations_match_torch_forward_and_backward(low, high):
     scale, zero_point = quantization_parameters(low, high)
     x = torch.linspace(low - 1, high + 1, 4001).requires_grad_()
-    reference = x.detach().clone().requires_grad_()
-    torch.fake_quantize_per_tensor_affine(reference, scale, zero_point, 0, 255).square().sum().backward()
-    fake_quantize(x, scale, zero_point).square().sum().backward()
-    torch.testing.assert_close(
-        fake_quantize(x, scale, zero_point), torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 255)
-    )
-    torch.testing.assert_close(x.grad, reference.grad)
+    expected = torch.fake_quantize_per_tensor_affine(x.detach(), scale, zero_point, 0, 255)
+    codes = torch.clamp(torch.round(x.detach().double() / scale) + zero_point, 0, 255)
+    inside = (codes > 0) & (codes < 255)
+    for keep_input in (False, True):
+        x.grad = None
+        ours = fake_quantize(x, scale, zero_point, keep_input=keep_input)
+        torch.testing.assert_close(ours, expected)
+        ours.square().sum().backward()
+        gradient = torch.where(inside, 2 * expected, 0.0)
+        assert ((x.grad - gradient).abs() > 1e-5 * gradient.abs().max()).sum() <= 2  # on a tie of rounding
     assert (x.grad == 0).any()
     assert (x.grad != 0).any()
+
+
+def test_in_place_is_the_same_in_values_and_gradients():
+    scale, zero_point = quantization_parameters(-0.5, 1.5)
+    x = torch.randn(200, requires_grad=True)
+    own = x * 2
+    address = own.data_ptr()
+    ours = fake_quantize_(own, scale, zero_point)
+    assert ours.data_ptr() == address
+    expected = fake_quantize(x * 2, scale, zero_point)
+    assert torch.equal(ours, expected)
+    along = torch.randn(200)
+    assert torch.equal(*(torch.autograd.grad(y, x, along)[0] for y in (ours, expected)))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 2.0), (-0.4, 1.2)])
+def test_learned_step_size_has_the_gradient_of_the_paper(low, high, relu):
+    scale, zero_point = quantization_parameters(low, high)
+    if relu and zero_point:
+        return
+    x = (torch.randn(500, generator=torch.Generator().manual_seed(0)) * 1.5).requires_grad_()
+    along = torch.randn(500, generator=torch.Generator().manual_seed(1))
+    total = torch.zeros(())
+    y = fake_quantize_learned(x, scale, zero_point, total, relu=relu)
+    y.backward(along)
+    given = x.detach().relu() if relu else x.detach()
+    assert torch.equal(y, fake_quantize(given, scale, zero_point))
+    lowest, highest, slopes = -zero_point, 255 - zero_point, []
+    for value in given.double().tolist():
+        code = value / scale
+        inside = lowest - 0.5 < code < highest + 0.5
+        slopes.append(round(code) - code if inside else lowest if code < 0 else highest)
+    expected = float((torch.tensor(slopes) * along).sum()) / math.sqrt(500 * highest)
+    assert float(total) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    passes = (x.detach() < (highest + 0.5) * scale) & (x.detach() > (0 if relu else (lowest - 0.5) * scale))
+    assert torch.equal(x.grad, torch.where(passes, along, 0.0))
 
 
 def test_activations_are_bit_equal_to_quantize_dequantize():

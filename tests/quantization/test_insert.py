@@ -31,7 +31,7 @@ def test_places_are_the_inputs_and_outputs_of_integer_operations():
         ":add0.output",
         ":pool0.output",
     ]
-    assert set(bank_of(model).calls) == {":relu0", ":relu1", ":keep0", ":pool0", ":keep1"}
+    assert set(bank_of(model).calls) == {":relu0", ":add0", ":relu1", ":keep0", ":pool0", ":keep1"}
     assert summary(model) == "3 layers, 5 activations in int8"
 
 
@@ -149,7 +149,8 @@ def test_a_deep_copy_is_independent(batches):
         ({"weight_bits": 1}, "weight_bits=1"),
         ({"ranges": "minmax"}, "did you mean 'min_max'"),
         ({"exclude": ["conv9"]}, "did you mean 'conv"),
-        ({"exclude": ["conv1", "conv2", "head"]}, "no convolution or linear layer left"),
+        ({"exclude": ["conv1", "conv2", "head"]}, "no layer left to quantize"),
+        ({"exclude": ["norm1"]}, "BatchNorm2d has no int8 form"),
     ],
 )
 def test_bad_settings_give_one_line(settings, message):
@@ -170,16 +171,3 @@ def test_misuse_gives_one_line(batches):
         calibrate_(Residual(), batches)
     with pytest.raises(UserError, match="not finite"):
         calibrate_(model, [torch.full((2, 1, 8, 8), torch.nan)])
-
-
-def test_a_layer_used_twice_is_refused_by_name():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, x):
-            return self.layer(F.relu(self.layer(x)))
-
-    with pytest.raises(UserError, match=r"layer 'layer' runs twice"):
-        quantize_(Twice(), example_input=torch.zeros(2, 4))

@@ -32,9 +32,10 @@ class Quantize(L.Callback):
     Args:
         begin: share of the fit's optimizer steps after which fake-quantization begins, in [0, 1).
         freeze: share after which ranges no longer move, from ``begin`` to 1.
-        ranges: ``"moving_average"`` or ``"min_max"``.
+        ranges: how ranges follow activations: ``"moving_average"``, ``"min_max"``, ``"percentile"``, ``"mse"`` (least
+            squared error of a histogram), ``"entropy"``, or ``"lsq"`` (learned step size).
         weight_bits: 2 to 8.
-        exclude: names or patterns of layers that stay in floating point.
+        exclude: names, patterns or types (``"Embedding"``) of layers that stay in floating point.
         module: which submodule; by default ``student`` where there is one, else all of it.
 
     Raises:
@@ -97,7 +98,8 @@ class Quantize(L.Callback):
         bank, progress = self._bank(pl_module), fit_progress(trainer)
         if bank.stage == Stage.OFF and progress >= self.begin:
             bank.stage = Stage.OBSERVE
-        bank.observing = bank.stage == Stage.OBSERVE or (bank.stage == Stage.ON and progress < self.freeze)
+        looks = batch_idx % bank.rule.every == 0 and progress < self.freeze
+        bank.observing = bank.stage == Stage.OBSERVE or (bank.stage == Stage.ON and looks)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int

@@ -6,7 +6,9 @@ Activations are affine over 256 levels, one scale a tensor:
 
 Weights are symmetric, one scale an output channel, on [-(2^(bits-1) - 1), 2^(bits-1) - 1]. Both follow Jacob et al.,
 "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, eq. (1)-(12);
-gradients pass straight through (Bengio et al. 2013, arXiv:1308.3432), except where an activation was clipped.
+gradients pass straight through (Bengio et al. 2013, arXiv:1308.3432), except where an activation ends on the lowest or
+the highest code: clipped, or rounded there. The result alone says where that is, so that nothing else is kept for the
+backward pass: training through fake-quantization needs less memory than training without.
 """
 
 from typing import Any
@@ -45,22 +47,46 @@ def quantization_parameters(low: float, high: float) -> tuple[float, int]:
     return scale, round(min(max(-low / scale, 0), LEVELS))
 
 
-def fake_quantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
-    """Round ``x`` (any shape) to its nearest 8-bit code and back; the gradient is zero where ``x`` was clipped.
+def fake_quantize(x: Tensor, scale: float, zero_point: int, *, keep_input: bool = False) -> Tensor:
+    """Round ``x`` (any shape) to its nearest 8-bit code and back; the gradient is zero on codes 0 and 255.
 
-    Bit-equal to ``quantize_per_tensor`` followed by ``dequantize_per_tensor`` over ``[0, 255]``.
+    Bit-equal to ``quantize_per_tensor`` followed by ``dequantize_per_tensor`` over ``[0, 255]``. The backward pass
+    keeps the result, or ``x`` with ``keep_input``, for results that are changed in place afterwards.
     """
-    return _FakeQuantize.apply(x, scale, zero_point)
+    return _FakeQuantize.apply(x, scale, zero_point, False, keep_input)
 
 
-def weight_scale(weight: Tensor, bits: int = 8) -> Tensor:
-    """Return one scale an output channel, ``amax / (2^(bits-1) - 1)``; ``weight`` is (out, in, ...), result (out,).
+def fake_quantize_(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    """Do as ``fake_quantize`` in place; ``x`` must not be needed by the backward pass of what made it."""
+    return _FakeQuantize.apply(x, scale, zero_point, True, False)
+
+
+def fake_quantize_learned(x: Tensor, scale: float, zero_point: int, gradient: Tensor, *, relu: bool = False) -> Tensor:
+    """Do as ``fake_quantize``, or as that of ``relu(x)``, and add the loss's gradient by ``scale`` to ``gradient``.
+
+    Learned step size (Esser et al. 2020, "Learned Step Size Quantization", eq. 3 and section 2.2): with codes n to p,
+    ``d x' / d scale`` is ``round(x / scale) - x / scale`` inside, n below and p above, summed over ``x`` and divided
+    by ``sqrt(x.numel() * p)``; ``x`` gets its gradient where it was not clipped.
+
+    Args:
+        x: any shape.
+        scale: of a step.
+        zero_point: 0 to 255; n is ``-zero_point``, p is ``255 - zero_point``.
+        gradient: a scalar tensor, changed in the backward pass.
+        relu: clip at zero first; needs ``zero_point`` 0.
+    """
+    return _FakeQuantizeLearned.apply(x, scale, zero_point, gradient, relu)
+
+
+def weight_scale(weight: Tensor, bits: int = 8, axis: int = 0) -> Tensor:
+    """Return one scale an output channel, ``amax / (2^(bits-1) - 1)``; the result has shape (``weight.shape[axis]``,).
 
     ``amax / 127`` with codes in [-127, 127] puts the largest weight exactly on a code; a dead channel's scale is
     small and positive.
     """
-    amax = weight.detach().flatten(1).abs().amax(1)
-    return (amax / code_limit(bits)).clamp_min_(1e-20)
+    weight = weight.detach()
+    others = [d for d in range(weight.dim()) if d != axis]
+    return (weight.abs().amax(others) / code_limit(bits)).clamp_min_(1e-20)
 
 
 def code_limit(bits: int) -> int:
@@ -68,54 +94,94 @@ def code_limit(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-def quantize_codes(x: Tensor, scale: Tensor, limit: int) -> Tensor:
-    """Return integer codes, as floating point, of ``x`` (out, ...) under ``scale`` (out,)."""
-    return (x / _along_first(scale, x)).round_().clamp_(-limit, limit)
+def quantize_codes(x: Tensor, scale: Tensor, limit: int, axis: int = 0) -> Tensor:
+    """Return integer codes, as floating point, of ``x`` under one ``scale`` a channel along ``axis``."""
+    return (x / _along(scale, x, axis)).round_().clamp_(-limit, limit)
 
 
-def fake_quantize_channels(x: Tensor, scale: Tensor, limit: int) -> Tensor:
-    """Round ``x`` (out, ...) to codes of its channel's ``scale`` (out,) and back; the gradient passes unchanged."""
-    return _FakeQuantizeChannels.apply(x, scale, limit)
+def rounded(x: Tensor, scale: Tensor, limit: int, axis: int = 0) -> Tensor:
+    """Return ``x`` rounded to codes of its channel's ``scale`` (channels,) and back, without a gradient."""
+    return quantize_codes(x, scale, limit, axis).mul_(_along(scale, x, axis))
+
+
+def fake_quantize_channels(x: Tensor, scale: Tensor, limit: int, axis: int = 0) -> Tensor:
+    """Round ``x`` to codes of its channel's ``scale`` (channels,) and back; the gradient passes unchanged."""
+    return _FakeQuantizeChannels.apply(x, scale, limit, axis)
 
 
 def quantized_parameters(
-    weight: Tensor, bias: Tensor | None, input_scale: float | None, bits: int
+    weight: Tensor, bias: Tensor | None, input_scale: float | None, bits: int, axis: int = 0
 ) -> tuple[Tensor, Tensor | None]:
     """Return the scales ``(weight, bias)`` under which a layer's parameters are stored.
 
     The bias is an int32 in units of ``input_scale * weight_scale``, which is what integer kernels add to their
     accumulators. Where a channel's weights are so small that its bias would overflow, its weight scale grows instead.
     Without ``input_scale`` the bias stays in floating point (``None``).
+
+    Args:
+        weight: output channels along ``axis``.
+        bias: (out,), a multiple of ``weight.shape[axis]`` long: groups of a transposed convolution share scales.
+        input_scale: of the layer's activations.
+        bits: of the weight.
+        axis: of the weight.
     """
-    scale = weight_scale(weight, bits)
+    scale = weight_scale(weight, bits, axis)
     if bias is None or input_scale is None:
         return scale, None
-    scale = torch.maximum(scale, bias.detach().abs() / (input_scale * BIAS_LIMIT))
-    return scale, scale * input_scale
+    least = bias.detach().abs() / (input_scale * BIAS_LIMIT)
+    groups = len(bias) // len(scale)
+    if groups > 1:
+        least = least.view(groups, -1).amax(0)
+    scale = torch.maximum(scale, least)
+    return scale, (scale * input_scale).repeat(groups) if groups > 1 else scale * input_scale
 
 
-def _along_first(scale: Tensor, x: Tensor) -> Tensor:
-    return scale.view(-1, *[1] * (x.dim() - 1))
+def _along(scale: Tensor, x: Tensor, axis: int) -> Tensor:
+    return scale.view([-1 if d == axis else 1 for d in range(x.dim())])
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, zero_point: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: float, zero_point: int, inplace: bool, keep_input: bool) -> Tensor:
+        if inplace:
+            ctx.mark_dirty(x)
+        codes = x.mul_(1.0 / scale) if inplace else x * (1.0 / scale)
+        rounded = codes.round_().clamp_(-zero_point, LEVELS - zero_point).mul_(scale)
+        ctx.save_for_backward(x if keep_input else rounded)
+        ctx.low, ctx.high = (0.5 - zero_point) * scale, (LEVELS - zero_point - 0.5) * scale
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (kept,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grads[0], kept, ctx.low, ctx.high), None, None, None, None
+
+
+class _FakeQuantizeLearned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, zero_point: int, gradient: Tensor, relu: bool) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.low, ctx.high = (-zero_point - 0.5) * scale, (LEVELS - zero_point + 0.5) * scale
+        ctx.scale, ctx.zero_point, ctx.gradient, ctx.relu = scale, zero_point, gradient, relu
         return (x * (1.0 / scale)).round_().clamp_(-zero_point, LEVELS - zero_point).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grads[0], x, ctx.low, ctx.high), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (x,), scale, (grad, *_) = ctx.saved_tensors, ctx.scale, grads
+        lowest, highest = -ctx.zero_point, LEVELS - ctx.zero_point
+        codes = x.float() / scale
+        inside = (codes > (0 if ctx.relu else lowest - 0.5)) & (codes < highest + 0.5)
+        slope = torch.where(inside, codes.round() - codes, codes.clamp(lowest, highest))
+        share = (x.numel() * max(highest, 1)) ** -0.5
+        ctx.gradient.add_((grad.float() * slope).sum() * share)
+        low = 0.0 if ctx.relu else (lowest - 0.5) * scale
+        return torch.ops.aten.hardtanh_backward(grad, x, low, (highest + 0.5) * scale), None, None, None, None
 
 
 class _FakeQuantizeChannels(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, limit: int) -> Tensor:
-        return quantize_codes(x, scale, limit).mul_(_along_first(scale, x))
+    def forward(ctx: Any, x: Tensor, scale: Tensor, limit: int, axis: int) -> Tensor:
+        return rounded(x, scale, limit, axis)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0], None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return grads[0], None, None, None

@@ -13,7 +13,9 @@ def is_foldable(norm: nn.Module) -> bool:
     return isinstance(norm, NORMS) and norm.track_running_stats and norm.running_var is not None
 
 
-def fold_batch_norm(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(
+    weight: Tensor, bias: Tensor | None, norm: Any, *, axis: int = 0, groups: int = 1
+) -> tuple[Tensor, Tensor]:
     """Return weight and bias of the one layer that equals layer and batch norm together.
 
     With the running statistics, ``norm(W x + b) = (g W) x + (b - mean) g + beta`` where
@@ -21,15 +23,23 @@ def fold_batch_norm(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Ten
     and beta; the statistics are constants.
 
     Args:
-        weight: (out, in, ...).
+        weight: (out, in / groups, ...); of a transposed convolution (in, out / groups, ...).
         bias: (out,) or ``None``.
         norm: a batch norm over ``out`` channels.
+        axis: of the output channels in ``weight``, 0 or 1.
+        groups: of a transposed convolution.
     """
     gain = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         gain = gain * norm.weight
-    shift = -norm.running_mean if bias is None else bias - norm.running_mean
-    shift = shift * gain
-    if norm.bias is not None:
-        shift = shift + norm.bias
-    return weight * gain.view(-1, *[1] * (weight.dim() - 1)), shift
+    mean = norm.running_mean if bias is None else norm.running_mean - bias
+    shift = -mean * gain if norm.bias is None else torch.addcmul(norm.bias, mean, gain, value=-1)
+    return weight * along_outputs(gain, weight, axis=axis, groups=groups), shift
+
+
+def along_outputs(values: Tensor, weight: Tensor, *, axis: int = 0, groups: int = 1) -> Tensor:
+    """Return ``values`` (out,) in a shape that broadcasts over ``weight``, along its output channels."""
+    ones = [1] * (weight.dim() - 2)
+    if axis == 0:
+        return values.view(-1, 1, *ones)
+    return values.view(groups, 1, -1, *ones).expand(-1, weight.shape[0] // groups, -1, *ones).flatten(0, 1)

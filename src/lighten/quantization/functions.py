@@ -8,14 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lighten.quantization.sites import ActivationRanges, Quantizer
+from lighten.quantization.sites import ActivationRanges, Quantizer, Stage
 
-RELU, ADD, POOL, CAT, KEEP = "relu", "add", "pool", "cat", "keep"
+RELU, RELU6, ADD, POOL, CAT, KEEP = "relu", "relu6", "add", "pool", "cat", "keep"
 """Kinds of calls. ``KEEP`` moves values about without changing them (max pooling, reshape, slice, pad with zeros)."""
+
+RELUS = (RELU, RELU6)
 
 _T = torch.Tensor
 _KINDS: dict[Any, str] = {
-    **dict.fromkeys([F.relu, torch.relu, torch.relu_, _T.relu, _T.relu_, F.relu6], RELU),
+    **dict.fromkeys([F.relu, torch.relu, torch.relu_, _T.relu, _T.relu_], RELU),
+    F.relu6: RELU6,
     **dict.fromkeys([torch.add, _T.add, _T.add_, _T.__add__, _T.__radd__, _T.__iadd__], ADD),
     **dict.fromkeys([F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d], POOL),
     **dict.fromkeys([F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.mean, _T.mean], POOL),
@@ -30,6 +33,8 @@ _KINDS: dict[Any, str] = {
 def kind_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """Return the kind of a call, or ``None`` for functions that stay in floating point."""
     kind = _KINDS.get(function)
+    if kind is not None and not _is_floating(args[0] if args else kwargs.get("input")):
+        return None
     if kind == POOL and function in (torch.mean, _T.mean):
         return POOL if _is_spatial_mean(args, kwargs) else None
     if kind == ADD and not (len(args) > 1 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)):
@@ -40,10 +45,19 @@ def kind_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 
 
 class Site(NamedTuple):
-    """What happens at one call: quantizers of its inputs, by position, and of its output."""
+    """What happens at one call.
+
+    Attributes:
+        inputs: quantizers by position.
+        output: quantizer, if any.
+        relu: the ReLU behind is computed here, together with the output's fake-quantization.
+        done: the call is such a ReLU.
+    """
 
     inputs: Mapping[int, Quantizer]
     output: Quantizer | None
+    relu: bool = False
+    done: bool = False
 
 
 class SiteMode(TorchFunctionMode):
@@ -67,8 +81,13 @@ class SiteMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if site.inputs:
             args = _quantized(args, site.inputs)
+        if self.bank.stage == Stage.ON:
+            if site.done:
+                return args[0] if args else kwargs["input"]
+            if kind == ADD and site.output is not None:
+                return site.output.finish_(func(*args, **kwargs), relu=site.relu)
         output = func(*args, **kwargs)
-        return site.output(output) if site.output is not None else output
+        return output if site.relu or site.output is None else site.output(output)
 
 
 def inputs_of(kind: str, args: tuple[Any, ...]) -> list[Any]:
@@ -82,6 +101,11 @@ def _quantized(args: tuple[Any, ...], quantizers: Mapping[int, Quantizer]) -> tu
     if isinstance(args[0], list | tuple):
         return ([quantizers[i](x) if i in quantizers else x for i, x in enumerate(args[0])], *args[1:])
     return tuple(quantizers[i](x) if i in quantizers else x for i, x in enumerate(args))
+
+
+def _is_floating(x: Any) -> bool:
+    first = x[0] if isinstance(x, list | tuple) and x else x
+    return isinstance(first, Tensor) and first.is_floating_point()
 
 
 def _is_spatial_mean(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -13,15 +13,17 @@ from lighten.example import Call, ExampleInput, as_call, split_batch
 from lighten.names import match_names
 from lighten.quantization.functions import Site
 from lighten.quantization.layers import (
+    INT8,
     FoldedNorm,
     Form,
+    QuantizedEmbedding,
     QuantizedLayer,
     WatchedForward,
     become,
     can_quantize,
     to_integers_,
 )
-from lighten.quantization.observe import range_update
+from lighten.quantization.observe import rule_of
 from lighten.quantization.sites import ActivationRanges, Quantizer, Stage
 from lighten.quantization.trace import Placement, place_quantizers
 
@@ -48,10 +50,11 @@ def quantize_(
     Args:
         model: convolutional or dense; what has no integer form stays in floating point.
         example_input: a tensor, a tuple (positional) or a dict (keywords); without it the model's first call serves.
-        exclude: names or patterns of layers that stay in floating point.
+        exclude: names, patterns or types (``"Embedding"``) of layers that stay in floating point.
         weight_bits: 2 to 8, symmetric, one scale an output channel. 7 keeps pair sums of x86 processors without VNNI
             instructions from saturating.
-        ranges: how activation ranges follow the data, ``"moving_average"`` or ``"min_max"``.
+        ranges: how activation ranges follow the data: ``"moving_average"``, ``"min_max"``, ``"percentile"``, ``"mse"``,
+            ``"entropy"`` or ``"lsq"``.
 
     Raises:
         UserError: on a setting out of range, an ``exclude`` that matches nothing, a model without a layer to
@@ -62,18 +65,17 @@ def quantize_(
         >>> model.activation_ranges.names
         ['0.input']
     """
-    if not (isinstance(weight_bits, int) and 2 <= weight_bits <= 8):
-        raise UserError(f"weight_bits={weight_bits!r}: expected a whole number from 2 to 8")
-    range_update(ranges)
+    check_bits(weight_bits)
+    rule_of(ranges)
     if any(isinstance(module, ActivationRanges) for module in model.modules()):
         raise UserError(f"{type(model).__name__} has fake-quantizers already; quantize a fresh model")
-    layers = _quantizable(model, exclude)
+    layers, left = quantizable(model, exclude)
     settings = {"exclude": list(exclude), "weight_bits": weight_bits, "ranges": ranges}
     model.lighten_quantization = settings  # type: ignore[assignment]
     if example_input is None:
-        _insert_at_first_call(model, layers, settings)
+        _insert_at_first_call(model, layers, left, settings)
     else:
-        _insert(model, as_call(example_input), layers, settings)
+        _insert(model, as_call(example_input), layers, left, settings)
     return model
 
 
@@ -96,6 +98,8 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, ranges: str | None =
         model.eval()
         for batch in batches:
             args, kwargs = split_batch(batch)[0]
+            if not args and not kwargs:
+                raise UserError("calibration: a batch holds labels alone; expected inputs, (inputs, labels) or a dict")
             with torch.no_grad():
                 if not hasattr(model, BANK):
                     model(*args, **kwargs)
@@ -103,7 +107,8 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, ranges: str | None =
                     bank = bank_of(model)
                     bank.restart(ranges)
                 model(*args, **kwargs)
-            bank.update()
+            if bank.rule.estimate is None:
+                bank.update()  # a histogram gathers all batches first
     finally:
         for module, training in modes.items():
             module.training = training
@@ -111,6 +116,8 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, ranges: str | None =
             bank.observing = False
     if bank is None:
         raise UserError("calibration needs at least one batch, none was given")
+    if bank.rule.estimate is not None:
+        bank.update()
     bank.stage = Stage.ON
     return model
 
@@ -143,7 +150,9 @@ def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
 
     converted = copy.deepcopy(model).eval()
     for module in list(converted.modules()):
-        if isinstance(module, QuantizedLayer):
+        if isinstance(module, QuantizedEmbedding):
+            to_integers_(module, form)
+        elif isinstance(module, QuantizedLayer):
             norm = module.norm
             to_integers_(module, form)
             if norm is not None:
@@ -153,30 +162,56 @@ def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
     return converted
 
 
+def check_bits(weight_bits: object) -> None:
+    """Raise ``UserError`` unless it is a whole number from 2 to 8."""
+    if not (isinstance(weight_bits, int) and not isinstance(weight_bits, bool) and 2 <= weight_bits <= 8):
+        raise UserError(f"weight_bits={weight_bits!r}: expected a whole number from 2 to 8")
+
+
 def summary(model: nn.Module) -> str:
     """Return one line: how many layers and activations are quantized, and which layers are not."""
     bank = bank_of(model)
-    names = [name for name, m in model.named_modules() if isinstance(m, QuantizedLayer)]
-    left = [name for name, m in model.named_modules() if can_quantize(m) and not isinstance(m, QuantizedLayer)]
-    line = f"{len(names)} layers, {len(bank.names)} activations in int8"
-    return f"{line}; in floating point: {', '.join(left)}" if left else line
+    layers = sum(isinstance(m, QuantizedLayer | QuantizedEmbedding) for m in model.modules())
+    line = f"{layers} layers, {len(bank.names)} activations in int8"
+    return f"{line}; in floating point: {', '.join(bank.left)}" if bank.left else line
 
 
-def _quantizable(model: nn.Module, exclude: Sequence[str]) -> list[str]:
+def quantizable(model: nn.Module, exclude: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the names of layers to quantize, and of those that stay in floating point, with why."""
     names = [name for name, module in model.named_modules() if can_quantize(module)]
-    if exclude:
-        left_out = match_names(exclude, [name for name, _ in model.named_modules()])
-        names = [name for name in names if name not in left_out]
+    left: dict[str, str] = {}
+    for pattern in exclude:
+        matched = _matched(model, pattern)
+        layers = [name for name in names if name in matched]
+        if not layers:
+            kinds = sorted({type(model.get_submodule(name)).__name__ for name in matched})
+            raise UserError(
+                f"exclude={pattern!r}: {', '.join(kinds)} has no int8 form and stays in floating point anyway; "
+                f"int8 forms have {INT8}"
+            )
+        left |= dict.fromkeys(layers, f"excluded by {pattern!r}")
+    names = [name for name in names if name not in left]
     if not names:
-        raise UserError(f"{type(model).__name__} has no convolution or linear layer left to quantize")
-    return names
+        raise UserError(f"{type(model).__name__} has no layer left to quantize; int8 forms have {INT8}")
+    return names, left
 
 
-def _insert(model: nn.Module, call: Call, layers: Sequence[str], settings: dict[str, Any]) -> None:
+def _matched(model: nn.Module, pattern: str) -> set[str]:
+    """Return the modules that ``pattern`` names, by name or by type, and everything under them."""
+    modules = dict(model.named_modules())
+    typed = [name for name, module in modules.items() if name and type(module).__name__ == pattern]
+    return match_names(typed or [pattern], modules)
+
+
+def _insert(
+    model: nn.Module, call: Call, layers: Sequence[str], left: dict[str, str], settings: dict[str, Any]
+) -> None:
     placement = place_quantizers(model, call, layers)
-    if not placement.layers:
-        raise UserError(f"quantize: none of the layers of {type(model).__name__} is reached by its forward pass")
+    if not placement.layers and not placement.tables:
+        why = ", ".join(f"{name!r} {reason}" for name, reason in placement.left.items())
+        raise UserError(f"quantize: no layer of {type(model).__name__} can be quantized: {why}")
     bank = ActivationRanges(placement.places, settings["ranges"])
+    bank.left = left | placement.left
     bank.to(next((p.device for p in model.parameters()), torch.device("cpu")))
     index = {name: i for i, name in enumerate(placement.places)}
     for name, place in placement.layers.items():
@@ -190,32 +225,42 @@ def _insert(model: nn.Module, call: Call, layers: Sequence[str], settings: dict[
             ranges=bank,
             weight_bits=settings["weight_bits"],
             input_place=index[place.input],
-            quantize_input=Quantizer(bank, index[place.input]) if place.quantizes_input else None,
-            quantize_output=Quantizer(bank, index[place.output]) if place.output else None,
+            quantize_input=_reader(bank, index, placement, place.input) if place.quantizes_input else None,
+            quantize_output=Quantizer(bank, index[place.output], changed=place.changed) if place.output else None,
             norm=norm,
+            relu=place.relu,
         )
+    for name in placement.tables:
+        table = model.get_submodule(name)
+        become(table, QuantizedEmbedding)
+        table.__dict__.update(ranges=bank, weight_bits=settings["weight_bits"])
     _watch_calls(model, placement, bank, index)
     model.add_module(BANK, bank)
 
 
 def _watch_calls(model: nn.Module, placement: Placement, bank: ActivationRanges, index: dict[str, int]) -> None:
-    bank.calls = {
-        name: Site(
-            {i: Quantizer(bank, index[place]) for i, place in call.inputs.items()},
-            Quantizer(bank, index[call.output], on_grid=call.keeps) if call.output else None,
-        )
-        for name, call in placement.calls.items()
-    }
+    for name, call in placement.calls.items():
+        inputs = {i: _reader(bank, index, placement, place) for i, place in call.inputs.items()}
+        output = None
+        if call.output is not None:
+            output = Quantizer(bank, index[call.output], on_grid=call.keeps, changed=call.changed)
+        bank.calls[name] = Site(inputs, output, relu=call.relu, done=call.done)
     for name in placement.frames:
         frame = model.get_submodule(name)
         become(frame, WatchedForward)
         frame.__dict__.update(ranges=bank, watched_name=name)
 
 
-def _insert_at_first_call(model: nn.Module, layers: Sequence[str], settings: dict[str, Any]) -> None:
+def _reader(bank: ActivationRanges, index: dict[str, int], placement: Placement, place: str) -> Quantizer:
+    return Quantizer(bank, index[place], shared=place in placement.shared)
+
+
+def _insert_at_first_call(
+    model: nn.Module, layers: Sequence[str], left: dict[str, str], settings: dict[str, Any]
+) -> None:
     def insert(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         handle.remove()
-        _insert(module, (args, kwargs), layers, settings)
+        _insert(module, (args, kwargs), layers, left, settings)
 
     handle = model.register_forward_pre_hook(insert, with_kwargs=True)
 

@@ -18,29 +18,47 @@ from lighten.quantization.fake_quant import (
     fake_quantize_channels,
     quantize_codes,
     quantized_parameters,
+    weight_scale,
 )
 from lighten.quantization.fold import fold_batch_norm
 from lighten.quantization.functions import SiteMode
+from lighten.quantization.parameters import effective_parameters
 from lighten.quantization.sites import ActivationRanges, Quantizer, Stage
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, nn.Embedding)
+INT8 = "Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, Linear, Embedding and the Conv1D of transformers"
 
 
 def can_quantize(module: nn.Module) -> bool:
-    """Return whether ``module`` is a convolution or linear layer with the forward that it was born with."""
+    """Return whether ``module`` is a layer that has an int8 form, with the forward that it was born with."""
+    if is_conv1d(module):
+        return True
     return any(isinstance(module, layer) and type(module).forward is layer.forward for layer in LAYERS)
 
 
+def is_conv1d(module: nn.Module) -> bool:
+    """Return whether ``module`` is the linear layer of GPT-2 in ``transformers``, which has its weight transposed."""
+    return any(c.__name__ == "Conv1D" and c.__module__ == "transformers.pytorch_utils" for c in type(module).__mro__)
+
+
+def channel_axis(module: nn.Module) -> int:
+    """Return which dimension of a layer's weight its output channels are in; of an embedding, its rows."""
+    return 1 if isinstance(module, TRANSPOSED) or is_conv1d(module) else 0
+
+
 class QuantizedLayer:
-    """What a convolution or linear layer gains: fake-quantized weight, bias, input and output, batch norm folded.
+    """What a convolution or linear layer gains: fake-quantized weight, bias, input and output; norm and ReLU in it.
 
     Attributes:
         ranges: the model's bank.
         weight_bits: of its weight.
         input_place: index of its input's range.
         quantize_input: quantizes the input, where nothing before has done it.
-        quantize_output: quantizes the output, unless a ReLU behind it does.
+        quantize_output: quantizes the output, unless something behind it does.
         norm: the batch norm folded into it; a plain reference, the norm stays where it was.
+        relu: once fake-quantization is on, it computes the ReLU behind it as well.
     """
 
     ranges: ActivationRanges
@@ -49,38 +67,62 @@ class QuantizedLayer:
     quantize_input: Quantizer | None
     quantize_output: Quantizer | None
     norm: nn.Module | None
+    relu: bool
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer as its bank's stage demands."""
-        if self.ranges.stage == Stage.OFF:
-            return super().forward(input)  # type: ignore[misc]
-        self.ranges.sites.push(None)
-        try:
+        stage = self.ranges.stage
+        if stage == Stage.OFF:
+            return super().forward(input, *args, **kwargs)  # type: ignore[misc]
+        with torch._C.DisableTorchFunction():  # what is called in here is no call of the user's forward
             if self.quantize_input is not None:
                 input = self.quantize_input(input)
-            output = _compute(self, input, *self.effective_parameters())
-            return self.quantize_output(output) if self.quantize_output is not None else output
-        finally:
-            self.ranges.sites.pop()
+            output = _compute(self, input, *self.effective_parameters(), *args, **kwargs)
+            if self.quantize_output is None or (self.relu and stage != Stage.ON):
+                return output
+            return self.quantize_output.finish_(output, relu=self.relu)
 
     def effective_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias with batch norm folded in, fake-quantized."""
-        weight, bias = self.folded_parameters()
-        weight_scale, bias_scale = self.scales(weight, bias)
-        weight = fake_quantize_channels(weight, weight_scale, code_limit(self.weight_bits))
-        if bias is not None and bias_scale is not None:
-            bias = fake_quantize_channels(bias, bias_scale, BIAS_LIMIT)
-        return weight, bias
+        layer: Any = self
+        return effective_parameters(
+            layer.weight,
+            layer.bias,
+            self.norm,
+            self.ranges.input_scale(self.input_place),
+            bits=self.weight_bits,
+            axis=channel_axis(layer),
+            groups=_groups(layer),
+        )
 
     def folded_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias with batch norm folded in, in floating point."""
+        layer: Any = self
         if self.norm is None:
-            return self.weight, self.bias  # type: ignore[attr-defined]
-        return fold_batch_norm(self.weight, self.bias, self.norm)  # type: ignore[attr-defined]
+            return layer.weight, layer.bias
+        return fold_batch_norm(layer.weight, layer.bias, self.norm, axis=channel_axis(layer), groups=_groups(layer))
 
     def scales(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the scales of weight and bias, (out,) each."""
-        return quantized_parameters(weight, bias, self.ranges.input_scale(self.input_place), self.weight_bits)
+        """Return the scales of weight and bias; groups of a transposed convolution share those of the weight."""
+        layer: Any = self
+        input_scale = self.ranges.input_scale(self.input_place)
+        return quantized_parameters(weight, bias, input_scale, self.weight_bits, channel_axis(layer))
+
+
+class QuantizedEmbedding:
+    """What an embedding gains: rows of int8 numbers, each with a scale of its own."""
+
+    ranges: ActivationRanges
+    weight_bits: int
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Look rows up, (...) to (..., dimension), and fake-quantize those."""
+        rows = super().forward(input)  # type: ignore[misc]
+        if self.ranges.stage == Stage.OFF:
+            return rows
+        flat = rows.flatten(0, -2)
+        limit = code_limit(self.weight_bits)
+        return fake_quantize_channels(flat, weight_scale(flat, self.weight_bits), limit).view_as(rows)
 
 
 class FoldedNorm:
@@ -113,6 +155,8 @@ class WatchedForward:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         finally:
             ranges.sites.pop()
+            if outermost:
+                ranges.shared.clear()
 
 
 @dataclass(frozen=True)
@@ -136,8 +180,9 @@ class IntegerLayer:
     ranges: ActivationRanges
     quantize_input: Quantizer | None
     quantize_output: Quantizer | None
+    relu: bool
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer on dequantized numbers."""
         self.ranges.sites.push(None)
         try:
@@ -145,10 +190,23 @@ class IntegerLayer:
                 input = self.quantize_input(input)
             weight, bias = stored(self, "weight", torch.int8), stored(self, "bias", torch.int32)
             assert weight is not None
-            output = _compute(self, input, weight, bias)
-            return self.quantize_output(output) if self.quantize_output is not None else output
+            output = _compute(self, input, weight, bias, *args, **kwargs)
+            if self.quantize_output is None or self.relu:
+                return output
+            return self.quantize_output(output)
         finally:
             self.ranges.sites.pop()
+
+
+class IntegerEmbedding:
+    """An embedding ready for export: rows of int8 codes, and a scale for each; what is looked up is dequantized."""
+
+    stored_weight: Tensor
+    weight_scale: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Look rows up, (...) to (..., dimension)."""
+        return self.stored_weight[input].to(self.weight_scale.dtype) * self.weight_scale[input].unsqueeze(-1)
 
 
 def stored(layer: Any, name: str, dtype: torch.dtype) -> Tensor | None:
@@ -156,8 +214,8 @@ def stored(layer: Any, name: str, dtype: torch.dtype) -> Tensor | None:
     value, scale = getattr(layer, f"stored_{name}"), getattr(layer, f"{name}_scale")
     if value is None or scale is None:
         return value
-    info = torch.iinfo(dtype)
-    along = (scale, torch.zeros(len(scale), dtype=torch.int64), 0, info.min, info.max, dtype)
+    info, axis = torch.iinfo(dtype), channel_axis(layer) if name == "weight" else 0
+    along = (scale, torch.zeros(len(scale), dtype=torch.int64), axis, info.min, info.max, dtype)
     if value.is_floating_point():
         value = torch.ops.quantized_decomposed.quantize_per_channel(value, *along)
     return torch.ops.quantized_decomposed.dequantize_per_channel(value, *along)
@@ -172,27 +230,66 @@ def become(module: nn.Module, mixin: Any) -> None:
 def to_integers_(layer: Any, form: Form) -> None:
     """Replace a quantized layer's parameters by what an integer runtime stores, in place."""
     with torch.no_grad():
+        if isinstance(layer, QuantizedEmbedding):
+            _store(layer, IntegerEmbedding, *_codes(layer.weight, layer.weight_bits))  # type: ignore[attr-defined]
+            return
         weight, bias = layer.folded_parameters()
-        weight_scale, bias_scale = layer.scales(weight, bias)
+        scale, bias_scale = layer.scales(weight, bias)
+        limit, axis = code_limit(layer.weight_bits), channel_axis(layer)
         if form.weight_codes:
-            weight = quantize_codes(weight, weight_scale, code_limit(layer.weight_bits)).to(torch.int8)
+            weight = quantize_codes(weight, scale, limit, axis).to(torch.int8)
         else:
-            weight = fake_quantize_channels(weight, weight_scale, code_limit(layer.weight_bits))
+            weight = fake_quantize_channels(weight, scale, limit, axis)
         if bias_scale is not None and form.bias_codes:
             bias = quantize_codes(bias, bias_scale, BIAS_LIMIT).to(torch.int32)
         elif bias_scale is not None:
             bias, bias_scale = fake_quantize_channels(bias, bias_scale, BIAS_LIMIT), None
-    layer.weight = layer.bias = None
-    layer.__class__ = _mixed(IntegerLayer, type(layer).__mro__[2])
-    values = {"stored_weight": weight, "weight_scale": weight_scale, "stored_bias": bias, "bias_scale": bias_scale}
+        _store(layer, IntegerLayer, weight, scale, bias, bias_scale)
+
+
+def _codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    scale = weight_scale(weight, bits)
+    return quantize_codes(weight, scale, code_limit(bits)).to(torch.int8), scale
+
+
+def _store(
+    layer: Any, mixin: Any, weight: Tensor, scale: Tensor, bias: Tensor | None = None, bias_scale: Tensor | None = None
+) -> None:
+    dtype = layer.weight.dtype
+    del layer.weight
+    layer.weight, layer.bias = torch.empty(0, dtype=dtype), None  # some forwards ask for the weight's dtype
+    layer.__class__ = _mixed(mixin, type(layer).__mro__[2])
+    values = {"stored_weight": weight, "weight_scale": scale, "stored_bias": bias, "bias_scale": bias_scale}
     for name, value in values.items():
         layer.register_buffer(name, value.detach() if value is not None else None)
 
 
-def _compute(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if isinstance(layer, nn.Linear):
-        return nn.functional.linear(x, weight, bias)
-    return layer._conv_forward(x, weight, bias)
+def _compute(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+    if isinstance(layer, nn.Linear) or is_conv1d(layer):
+        weight = weight.t() if is_conv1d(layer) else weight
+        if x.dim() == 2 or not isinstance(layer, IntegerLayer):
+            return nn.functional.linear(x, weight, bias)
+        # a matrix product that runtimes compute in integers, bias included
+        return nn.functional.linear(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+    if isinstance(layer, CONVOLUTIONS):
+        return layer._conv_forward(x, weight, bias)
+    return _transposed(layer, x, weight, bias, *args, **kwargs)
+
+
+def _groups(layer: Any) -> int:
+    """Return in how many groups the output channels of a weight repeat."""
+    return layer.groups if isinstance(layer, TRANSPOSED) else 1
+
+
+def _transposed(
+    layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None
+) -> Tensor:
+    spatial = len(layer.kernel_size)
+    padding = layer._output_padding(
+        x, output_size, layer.stride, layer.padding, layer.kernel_size, spatial, layer.dilation
+    )
+    convolve = getattr(nn.functional, f"conv_transpose{spatial}d")
+    return convolve(x, weight, bias, layer.stride, layer.padding, padding, layer.groups, layer.dilation)
 
 
 @cache

@@ -1,42 +1,78 @@
 """The ranges of activations: how they follow what passes by."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lighten.errors import UserError, did_you_mean
+from lighten.quantization.histogram import Histogram, entropy, least_squares, percentile
 
-Update = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""``(low, high, batch_low, batch_high) -> (low, high)``, each of shape (sites,); NaN where nothing was seen yet."""
+Follow = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(low, high, new_low, new_high) -> (low, high)``, each of shape (places,); NaN where nothing was seen yet."""
 
 MOMENTUM = 0.05
 """Weight of the newest batch in a moving average."""
 
+EVERY = 10
+"""In training, histograms are made of every so many batches."""
 
-def moving_average(low: Tensor, high: Tensor, batch_low: Tensor, batch_high: Tensor) -> tuple[Tensor, Tensor]:
+
+def moving_average(low: Tensor, high: Tensor, new_low: Tensor, new_high: Tensor) -> tuple[Tensor, Tensor]:
     """Let the range move by 5 % of the way to each batch's; the first batch sets it (Jacob et al. 2018, section 3)."""
-    first = low.isnan()
-    return (
-        torch.where(first, batch_low, torch.lerp(low, batch_low, MOMENTUM)),
-        torch.where(first, batch_high, torch.lerp(high, batch_high, MOMENTUM)),
-    )
+    return _towards(low, new_low, MOMENTUM), _towards(high, new_high, MOMENTUM)
 
 
-def min_max(low: Tensor, high: Tensor, batch_low: Tensor, batch_high: Tensor) -> tuple[Tensor, Tensor]:
+def min_max(low: Tensor, high: Tensor, new_low: Tensor, new_high: Tensor) -> tuple[Tensor, Tensor]:
     """Keep the smallest and the largest value ever seen."""
-    return torch.fmin(low, batch_low), torch.fmax(high, batch_high)
+    return torch.fmin(low, new_low), torch.fmax(high, new_high)
 
 
-RANGES: dict[str, Update] = {"moving_average": moving_average, "min_max": min_max}
+def _every_few(low: Tensor, high: Tensor, new_low: Tensor, new_high: Tensor) -> tuple[Tensor, Tensor]:
+    weight = 1 - (1 - MOMENTUM) ** EVERY  # as fast, by batches, as the moving average
+    return _towards(low, new_low, weight), _towards(high, new_high, weight)
 
 
-def range_update(name: str) -> Update:
-    """Return the update rule that ``ranges=name`` means.
+def _towards(old: Tensor, new: Tensor, weight: float) -> Tensor:
+    return torch.where(old.isnan(), new, torch.lerp(old, new, weight))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How ranges are found.
+
+    Attributes:
+        follow: what a new range does to the one before.
+        estimate: the range of a histogram; without it the extremes are the range.
+        every: in training, how often batches are looked at.
+        learned: from the second batch of training on, the loss's gradient moves the step size.
+    """
+
+    follow: Follow
+    estimate: Callable[[Histogram], tuple[float, float]] | None = None
+    every: int = 1
+    learned: bool = False
+
+
+RULES: dict[str, Rule] = {
+    "moving_average": Rule(moving_average),
+    "min_max": Rule(min_max),
+    "percentile": Rule(_every_few, percentile, EVERY),
+    "mse": Rule(_every_few, least_squares, EVERY),
+    "entropy": Rule(_every_few, entropy, EVERY),
+    "lsq": Rule(_every_few, least_squares, learned=True),
+}
+"""What ``ranges=`` names: extremes, averaged or kept; a histogram's quantiles (99.99 %), least squared error, or least
+divergence; a step size that is learned, beginning with the least squared error."""
+
+
+def rule_of(name: str) -> Rule:
+    """Return the rule that ``ranges=name`` means.
 
     Raises:
         UserError: on an unknown name.
     """
-    if name not in RANGES:
-        raise UserError(f"ranges={name!r} is unknown; {did_you_mean(name, RANGES)}")
-    return RANGES[name]
+    if name not in RULES:
+        raise UserError(f"ranges={name!r} is unknown; {did_you_mean(name, RULES)}")
+    return RULES[name]

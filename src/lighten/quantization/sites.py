@@ -1,7 +1,9 @@
 """The quantizers of a model's activations: one bank at its root, one handle a place."""
 
 import enum
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,8 +11,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.quantization.fake_quant import LEVELS, fake_quantize, quantization_parameters
-from lighten.quantization.observe import range_update
+from lighten.quantization.fake_quant import (
+    LEVELS,
+    fake_quantize,
+    fake_quantize_,
+    fake_quantize_learned,
+    quantization_parameters,
+)
+from lighten.quantization.histogram import Histogram, histogram, merge, reduce_histograms
+from lighten.quantization.observe import rule_of
 
 
 class Stage(enum.IntEnum):
@@ -34,12 +43,13 @@ class ActivationRanges(nn.Module):
 
     Args:
         names: of the places, in order of use.
-        ranges: ``"moving_average"`` or ``"min_max"``.
+        ranges: a name from ``observe.RULES``.
     """
 
     low: Tensor
     high: Tensor
     stage_code: Tensor
+    moments: Tensor
 
     def __init__(self, names: Sequence[str], ranges: str) -> None:
         super().__init__()
@@ -47,11 +57,17 @@ class ActivationRanges(nn.Module):
         self.observing, self.signed = False, False
         self.sites = CallSites()
         self.calls: dict[str, Any] = {}
-        self._update = range_update(ranges)
+        self.left: dict[str, str] = {}
+        self.shared: dict[int, tuple[Tensor, Tensor]] = {}
+        self.rule = rule_of(ranges)
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        self._histograms: dict[int, Histogram] = {}
+        self._gradient: Tensor | None = None
         self.register_buffer("low", torch.full((len(names),), torch.nan))
         self.register_buffer("high", torch.full((len(names),), torch.nan))
         self.register_buffer("stage_code", torch.zeros((), dtype=torch.uint8))
+        if self.rule.learned:
+            self.register_buffer("moments", torch.zeros(3, len(names)))
         self.register_load_state_dict_post_hook(_refresh)
         self.refresh()
 
@@ -69,6 +85,11 @@ class ActivationRanges(nn.Module):
         self.stage_code.fill_(int(stage))
         self._stage = stage
 
+    @property
+    def learns(self) -> bool:
+        """Whether step sizes are learned now."""
+        return self.observing and self.rule.learned and self._stage == Stage.ON
+
     def refresh(self) -> None:
         """Read stage and ranges from the buffers; runs after they were loaded or updated."""
         self._stage = Stage(int(self.stage_code))
@@ -76,22 +97,37 @@ class ActivationRanges(nn.Module):
         self.parameters_of = [_parameters(name, low, high) if low == low else None for name, low, high in bounds]
 
     def restart(self, ranges: str | None = None) -> None:
-        """Forget all ranges and begin to observe; ``ranges`` may name another update rule."""
+        """Forget all ranges and begin to observe; ``ranges`` may name another rule."""
         if ranges is not None:
-            self._update = range_update(ranges)
+            self.rule = replace(rule_of(ranges), learned=False)
         self.low.fill_(torch.nan)
         self.high.fill_(torch.nan)
+        self._seen, self._histograms = {}, {}
         self.refresh()
         self.stage, self.observing = Stage.OBSERVE, True
 
-    def observe(self, index: int, x: Tensor) -> None:
-        """Remember the extremes of ``x`` at place ``index`` until the next ``update``."""
+    def observe(self, index: int, x: Tensor, *, relu: bool = False) -> None:
+        """Remember what ``x``, or its ReLU, is like at place ``index`` until the next ``update``."""
         x = x.detach()
-        low, high = x.amin(), x.amax()  # ten times as fast together as torch.aminmax
-        low, high = low.float(), high.float()
+        if not x.numel():
+            return
+        low, high = x.amin().float(), x.amax().float()  # seven times as fast together as torch.aminmax
+        if relu:
+            low, high = low.clamp_min(0), high.clamp_min(0)
         if index in self._seen:
             low, high = torch.minimum(low, self._seen[index][0]), torch.maximum(high, self._seen[index][1])
         self._seen[index] = low, high
+        if self.rule.estimate is not None and not self.learns:
+            new = histogram(x.relu() if relu else x)
+            self._histograms[index] = merge(self._histograms[index], new) if index in self._histograms else new
+
+    def learned(self, index: int, x: Tensor, *, relu: bool = False) -> Tensor:
+        """Fake-quantize ``x``, or its ReLU, such that its step size learns in the backward pass."""
+        self.observe(index, x, relu=relu)
+        if self._gradient is None:
+            self._gradient = torch.zeros_like(self.low)
+        scale, zero_point = self.parameters_of[index] or (1.0, 0)
+        return fake_quantize_learned(x, scale, zero_point, self._gradient[index], relu=relu)
 
     def update(self) -> None:
         """Fold what was observed since the last call into the ranges, over all ranks alike.
@@ -102,18 +138,50 @@ class ActivationRanges(nn.Module):
         missing = [name for i, name in enumerate(self.names) if i not in self._seen and self.parameters_of[i] is None]
         if missing:
             raise UserError(f"quantize: {missing[0]!r} was not reached by the forward pass; name it in exclude")
-        nothing = (self.low.new_tensor(torch.inf), self.low.new_tensor(-torch.inf))
-        seen = [self._seen.get(i, nothing) for i in range(len(self.names))]
-        self._seen = {}
-        extremes = torch.stack([torch.stack([-low, high]) for low, high in seen]) if seen else self.low.new_zeros(0, 2)
-        extremes = torch.nan_to_num(extremes, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
-        low, high = self._update(self.low.float(), self.high.float(), -extremes[:, 0], extremes[:, 1])
-        reached = extremes[:, 1] > -torch.inf
-        self.low.copy_(torch.where(reached, low, self.low))
-        self.high.copy_(torch.where(reached, high, self.high))
+        low, high = self._reduced_extremes()
+        reached = high > -torch.inf
+        if not self.learns and self.rule.estimate is not None:
+            low, high = self._estimates(low, high)
+        if self.learns:
+            _learn(self.low, self.high, self.moments, self._reduced_gradient())
+        else:
+            low, high = self.rule.follow(self.low.float(), self.high.float(), low, high)
+            self.low.copy_(torch.where(reached, low, self.low))
+            self.high.copy_(torch.where(reached, high, self.high))
         self.refresh()
+
+    def _reduced_extremes(self) -> tuple[Tensor, Tensor]:
+        """Return the extremes seen, over all ranks; infinite the wrong way round where nothing was."""
+        if not self.names:
+            return self.low, self.high
+        nothing = (self.low.new_tensor(torch.inf), self.low.new_tensor(-torch.inf))
+        lows, highs = zip(*(self._seen.get(i, nothing) for i in range(len(self.names))), strict=True)
+        self._seen = {}
+        extremes = torch.stack([-torch.stack(lows), torch.stack(highs)], dim=1)
+        finite = extremes.isfinite() | (extremes == -torch.inf)
+        extremes = torch.where(finite, extremes, torch.inf)
+        if _is_parallel():
+            dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+        for name, (low, high) in zip(self.names, extremes.tolist(), strict=True):
+            if max(low, high) == math.inf:
+                raise UserError(f"quantize: activations at {name!r} are not finite; lower the learning rate")
+        return -extremes[:, 0], extremes[:, 1]
+
+    def _estimates(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the rule makes of the histograms seen, over all ranks."""
+        assert self.rule.estimate is not None
+        histograms, self._histograms = self._histograms, {}
+        reduced = reduce_histograms([histograms.get(i) for i in range(len(self.names))], low, high)
+        pairs = [self.rule.estimate(h) if h is not None else (math.inf, -math.inf) for h in reduced]
+        estimates = self.low.new_tensor(pairs)
+        return estimates[:, 0], estimates[:, 1]
+
+    def _reduced_gradient(self) -> Tensor:
+        gradient = torch.zeros_like(self.low) if self._gradient is None else self._gradient
+        self._gradient = None
+        if _is_parallel():
+            dist.all_reduce(gradient, op=dist.ReduceOp.SUM)
+        return gradient
 
     def input_scale(self, index: int) -> float | None:
         """Return the scale at place ``index``, or ``None`` while its range is unknown."""
@@ -135,21 +203,42 @@ class Quantizer:
         index: which of them.
         on_grid: the tensor is known to hold codes of this range already (the output of max pooling, say). Then only
             an exported graph needs the operators, so that the runtime sees them.
+        shared: several operations quantize one and the same tensor here; it is done once.
+        changed: what this returns is changed in place later, so that the backward pass must keep the input instead.
     """
 
-    def __init__(self, bank: ActivationRanges, index: int, *, on_grid: bool = False) -> None:
-        self.bank, self.index, self.on_grid = bank, index, on_grid
+    def __init__(
+        self, bank: ActivationRanges, index: int, *, on_grid: bool = False, shared: bool = False, changed: bool = False
+    ) -> None:
+        self.bank, self.index, self.on_grid, self.shared, self.changed = bank, index, on_grid, shared, changed
 
     def __call__(self, x: Tensor) -> Tensor:
         """Observe and fake-quantize ``x`` as the bank's stage demands."""
         bank = self.bank
-        if bank.stage == Stage.EXPORT:
-            return _quantize_dequantize(x, *self.parameters(), signed=bank.signed)
-        if self.on_grid:
+        if self.on_grid and bank.stage != Stage.EXPORT:
             return x
+        if not self.shared:
+            return self._quantize(x)
+        known = bank.shared.get(self.index)
+        if known is None or known[0] is not x:
+            known = bank.shared[self.index] = x, self._quantize(x)
+        return known[1]
+
+    def finish_(self, x: Tensor, *, relu: bool) -> Tensor:
+        """Do as ``__call__`` on ``relu(x)`` or ``x``, in place if ``x`` is the caller's own, of no use to others."""
+        bank = self.bank
+        if bank.stage != Stage.ON:
+            return self._quantize(torch.relu(x) if relu else x)
+        scale, zero_point = self.parameters()
+        if relu and zero_point:  # no range of a ReLU's output, yet a checkpoint may say so
+            x, relu = torch.relu(x), False
+        if bank.learns:
+            return bank.learned(self.index, x, relu=relu)
         if bank.observing:
-            bank.observe(self.index, x)
-        return fake_quantize(x, *self.parameters()) if bank.stage == Stage.ON else x
+            bank.observe(self.index, x, relu=relu)
+        if self.changed or x._is_view():
+            return fake_quantize(x, scale, zero_point, keep_input=self.changed)
+        return fake_quantize_(x, scale, zero_point)
 
     def parameters(self) -> tuple[float, int]:
         """Return scale and zero point.
@@ -161,6 +250,18 @@ class Quantizer:
         if parameters is None:
             raise UserError(f"quantize: {self.bank.names[self.index]!r} has no range yet; run data through it first")
         return parameters
+
+    def _quantize(self, x: Tensor) -> Tensor:
+        bank = self.bank
+        if bank.stage == Stage.EXPORT:
+            return _quantize_dequantize(x, *self.parameters(), signed=bank.signed)
+        if bank.learns:
+            return bank.learned(self.index, x)
+        if bank.observing:
+            bank.observe(self.index, x)
+        if bank.stage != Stage.ON:
+            return x
+        return fake_quantize(x, *self.parameters(), keep_input=self.changed)
 
 
 class CallSites:
@@ -191,6 +292,33 @@ class CallSites:
         module, counts = self._stack[-1]
         counts[kind] = counts.get(kind, -1) + 1
         return f"{module}:{kind}{counts[kind]}"
+
+
+LEARNING_RATE, BETAS = 0.01, (0.9, 0.999)
+"""Of the learned step sizes: one percent a step at most."""
+
+
+def _learn(low: Tensor, high: Tensor, moments: Tensor, gradient: Tensor) -> None:
+    """Move ranges by one step of Adam on the logarithm of their step size; zero points stay.
+
+    In the logarithm one rate serves all magnitudes (Jain et al. 2020, "Trained Quantization Thresholds", section 4).
+    Infinite gradients, of a loss that was scaled too high, are left out.
+    """
+    first, second, steps = moments
+    usable = gradient.isfinite()
+    gradient = torch.where(usable, gradient, 0.0)
+    steps.add_(usable)
+    first.copy_(torch.where(usable, torch.lerp(gradient, first, BETAS[0]), first))
+    second.copy_(torch.where(usable, torch.lerp(gradient.square(), second, BETAS[1]), second))
+    steps_done = steps.clamp_min(1)
+    mean, square = first / (1 - BETAS[0] ** steps_done), second / (1 - BETAS[1] ** steps_done)
+    factor = torch.exp(-LEARNING_RATE * mean / (square.sqrt() + 1e-12))
+    low.mul_(factor)
+    high.mul_(factor)
+
+
+def _is_parallel() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def _refresh(bank: nn.Module, _keys: Any) -> None:

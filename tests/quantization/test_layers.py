@@ -1,0 +1,179 @@
+"""Each kind of layer: fake-quantized against its formula written out, converted against fake-quantized."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers as hf
+from torch import nn
+
+from lighten.errors import UserError
+from lighten.quantization import calibrate_, convert, quantize_
+from lighten.quantization.fake_quant import quantization_parameters
+from lighten.quantization.fold import fold_batch_norm
+from lighten.quantization.insert import bank_of
+from lighten.quantization.layers import IntegerEmbedding, IntegerLayer
+from lighten.quantization.parameters import effective_parameters
+
+
+def on_grid(x, low, high):
+    scale, zero = quantization_parameters(low, high)
+    return (torch.clamp(torch.round(x / scale) + zero, 0, 255) - zero) * scale
+
+
+def per_channel(weight, axis):
+    others = [d for d in range(weight.dim()) if d != axis]
+    scale = weight.abs().amax(others, keepdim=True) / 127
+    return torch.round(weight / scale) * scale
+
+
+KINDS = {
+    "Conv1d": (lambda: nn.Conv1d(3, 4, 3), (3, 9), 0),
+    "Conv2d": (lambda: nn.Conv2d(4, 6, 3, stride=2, groups=2), (4, 9, 9), 0),
+    "Conv3d": (lambda: nn.Conv3d(2, 3, 3, padding=1), (2, 5, 5, 5), 0),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(3, 4, 3, stride=2), (3, 5), 1),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2), (4, 5, 5), 1),
+    "ConvTranspose3d": (lambda: nn.ConvTranspose3d(2, 3, 2), (2, 3, 3, 3), 1),
+    "Linear": (lambda: nn.Linear(5, 4), (5,), 0),
+    "Linear, sequences": (lambda: nn.Linear(5, 4), (7, 5), 0),
+    "Conv1D": (lambda: hf.pytorch_utils.Conv1D(4, 5), (7, 5), 1),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_layer_is_its_formula_and_converts_bit_by_bit(name):
+    build, shape, axis = KINDS[name]
+    torch.manual_seed(0)
+    layer = build()
+    nn.init.normal_(layer.bias)
+    x = torch.randn(6, *shape)
+    weight = per_channel(layer.weight.detach(), axis)
+    plain = [layer.weight.detach().clone(), layer.bias.detach().clone()]
+    model = calibrate_(quantize_(nn.Sequential(layer), example_input=x[:2]), [x], ranges="min_max")
+    with torch.no_grad():
+        ours = model(x)
+        layer.weight.copy_(weight)  # what follows is the float layer on rounded numbers
+        floating = type(layer).__mro__[2].forward(layer, on_grid(x, float(x.min()), float(x.max())))
+        layer.weight.copy_(plain[0])
+    torch.testing.assert_close(ours, floating, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(ours, type(layer).__mro__[2].forward(layer, x), rtol=1e-4, atol=1e-4)
+    converted = convert(model)
+    assert torch.equal(converted(x), ours)
+    assert isinstance(converted[0], IntegerLayer)
+    assert converted[0].stored_weight.dtype == torch.int8
+
+
+def test_embedding_is_int8_row_by_row():
+    table = nn.Embedding(11, 6, padding_idx=0)
+    ids = torch.randint(0, 11, (3, 5))
+    expected = F.embedding(ids, per_channel(table.weight.detach() + 1e-30, 0))
+    model = nn.Sequential(table, nn.Linear(6, 2))
+    calibrate_(quantize_(model, example_input=ids), [ids])
+    torch.testing.assert_close(table(ids), expected, rtol=1e-5, atol=1e-6)
+    table(ids).sum().backward()
+    assert torch.equal(table.weight.grad[1:, 0] > 0, torch.isin(torch.arange(1, 11), ids))
+    converted = convert(model)
+    assert isinstance(converted[0], IntegerEmbedding)
+    assert converted[0].stored_weight.dtype == torch.int8
+    assert torch.equal(converted(ids), model(ids))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+def test_transposed_convolution_folds_its_norm(groups, bias):
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=groups, bias=bias).double()
+    norm = nn.BatchNorm2d(6).double().eval()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    weight, shift = fold_batch_norm(layer.weight, layer.bias, norm, axis=1, groups=groups)
+    folded = F.conv_transpose2d(x, weight, shift, groups=groups)
+    torch.testing.assert_close(folded, norm(layer(x)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose2d(4, 6, 3, groups=2)])
+def test_gradients_of_effective_parameters_are_those_of_folding(layer, bias, affine):
+    torch.manual_seed(0)
+    axis, groups = (1, 2) if isinstance(layer, nn.ConvTranspose2d) else (0, 1)
+    norm = nn.BatchNorm2d(6, affine=affine).double()
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    weight = torch.randn_like(layer.weight, dtype=torch.float64, requires_grad=True)
+    shift = torch.randn(6, dtype=torch.float64, requires_grad=True) if bias else None
+    wanted = [t for t in (weight, shift, *norm.parameters()) if t is not None]
+    outputs = effective_parameters(weight, shift, norm, 0.1, axis=axis, groups=groups)
+    expected = fold_batch_norm(weight, shift, norm, axis=axis, groups=groups)
+    count = 1 + any(t is not weight for t in wanted)  # the shift is a constant where there is nothing to learn in it
+    along = [torch.randn_like(t) for t in expected[:count]]
+    ours = torch.autograd.grad(outputs[:count], wanted, along)
+    theirs = torch.autograd.grad(expected[:count], wanted, along)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    limit = float(expected[0].detach().abs().max()) / 254 * 1.01
+    torch.testing.assert_close(outputs[0], expected[0], rtol=0, atol=limit)
+
+
+def test_what_is_left_out_is_named_with_its_reason():
+    class Odd(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.norm = nn.Embedding(5, 4), nn.LayerNorm(4)
+            self.first, self.second, self.twice, self.never = (nn.Linear(4, 4) for _ in range(4))
+            self.odd = Odd(4, 4)
+
+        def forward(self, x):
+            return self.odd(self.twice(self.twice(self.second(self.first(self.norm(self.table(x)))))))
+
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    model = quantize_(Net(), example_input=ids, exclude=["Embedding", "sec*"])
+    assert bank_of(model).left == {
+        "table": "excluded by 'Embedding'",
+        "second": "excluded by 'sec*'",
+        "twice": "runs more than once in a forward pass",
+        "never": "its forward is not called",
+    }
+    with pytest.raises(
+        UserError, match=r"exclude='LayerNorm': LayerNorm has no int8 form and stays .* anyway"
+    ) as caught:
+        quantize_(Net(), example_input=ids, exclude=["LayerNorm"])
+    assert "\n" not in str(caught.value)
+    only = nn.Sequential(nn.Identity(), nn.LayerNorm(4))
+    with pytest.raises(UserError, match=r"Sequential has no layer left to quantize; int8 forms have Conv1d to"):
+        quantize_(only, example_input=torch.zeros(2, 4))
+
+
+class Attention(nn.Module):
+    """Projections that read one tensor, a residual sum that a layer norm reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        mixed = F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+        return self.head(self.norm(x + self.out(mixed)).mean(1))
+
+
+def test_one_tensor_is_quantized_once_and_the_residual_stream_stays_in_floating_point(monkeypatch):
+    x = torch.randn(2, 5, 8)
+    model = calibrate_(quantize_(Attention(), example_input=x), [x])
+    assert bank_of(model).names == ["q.input", "out.input", "head.input"]
+    calls = []
+    import lighten.quantization.sites as sites
+
+    plain = sites.fake_quantize
+    monkeypatch.setattr(sites, "fake_quantize", lambda x, *a, **k: calls.append(1) or plain(x, *a, **k))
+    model(x).sum().backward()
+    assert len(calls) == 3
+    assert not bank_of(model).shared
+    assert torch.equal(convert(model)(x), model(x))
