@@ -88,11 +88,8 @@ def test_percentile_is_numpys_quantile(name):
     x = values(name)
     h = histogram(x)
     low, high = percentile(h, 0.99)
-    if x.min() >= 0:
-        expected = (float(x.min()), float(np.quantile(x, 0.99)))
-    else:
-        expected = tuple(np.quantile(x, [0.005, 0.995]))
-    assert (low, high) == pytest.approx(expected, abs=2 * h.width + 1e-3 * abs(expected[1]))
+    expected = np.quantile(x, [0, 0.99] if x.min() >= 0 else [0.005, 0.995])
+    assert (low, high) == pytest.approx(tuple(expected), abs=2 * h.width + 1e-3 * abs(expected[1]))
 
 
 @pytest.mark.parametrize("name", SHAPES)

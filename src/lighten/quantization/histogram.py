@@ -153,9 +153,9 @@ def entropy(h: Histogram) -> tuple[float, float]:
 
     As Migacz, "8-bit Inference with TensorRT" (GTC 2017): for each bound, the values beyond it are added to the last
     bin (P); P without them is spread evenly over the bins, other than empty ones, of each quantization level (Q); the
-    bound with the least ``sum of P log(P / Q)`` is taken. Values that are never negative have a bound at the top and 255
-    levels; others one bound of their magnitudes, and 128 levels. On 2048 bins a side, as in the source: with finer
-    ones, empty bins decide.
+    bound with the least ``sum of P log(P / Q)`` is taken. Values that are never negative have a bound at the top and
+    255 levels; others one bound of their magnitudes, and 128 levels. On 2048 bins a side, as in the source: with
+    finer ones, empty bins decide.
     """
     h = coarsen(h, h.exponent + int(math.log2(BINS // 4096)))
     upper, lower = h.counts[BINS // 2 :], h.counts[: BINS // 2].flip(0)

@@ -97,9 +97,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, ranges: str | None =
     try:
         model.eval()
         for batch in batches:
-            args, kwargs = split_batch(batch)[0]
-            if not args and not kwargs:
-                raise UserError("calibration: a batch holds labels alone; expected inputs, (inputs, labels) or a dict")
+            args, kwargs = inputs_of_batch(batch)
             with torch.no_grad():
                 if not hasattr(model, BANK):
                     model(*args, **kwargs)
@@ -120,6 +118,18 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, ranges: str | None =
         bank.update()
     bank.stage = Stage.ON
     return model
+
+
+def inputs_of_batch(batch: Any) -> Call:
+    """Return the model's arguments in a batch of calibration data.
+
+    Raises:
+        UserError: if it holds labels alone.
+    """
+    args, kwargs = split_batch(batch)[0]
+    if not args and not kwargs:
+        raise UserError("calibration: a batch holds labels alone; expected inputs, (inputs, labels) or a dict")
+    return args, kwargs
 
 
 def bank_of(model: nn.Module) -> ActivationRanges:

@@ -85,6 +85,8 @@ class QuantizedLayer:
     def effective_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias with batch norm folded in, fake-quantized."""
         layer: Any = self
+        if self.ranges.only is not None and layer not in self.ranges.only.layers:
+            return self.folded_parameters()
         return effective_parameters(
             layer.weight,
             layer.bias,
@@ -118,7 +120,9 @@ class QuantizedEmbedding:
     def forward(self, input: Tensor) -> Tensor:
         """Look rows up, (...) to (..., dimension), and fake-quantize those."""
         rows = super().forward(input)  # type: ignore[misc]
-        if self.ranges.stage == Stage.OFF:
+        table: Any = self
+        only = self.ranges.only
+        if self.ranges.stage == Stage.OFF or (only is not None and table not in only.layers):
             return rows
         flat = rows.flatten(0, -2)
         limit = code_limit(self.weight_bits)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError, did_you_mean
-from lighten.example import split_batch
 from lighten.quantization.fake_quant import (
     code_limit,
     fake_quantize,
@@ -17,7 +16,7 @@ from lighten.quantization.fake_quant import (
     rounded,
     weight_scale,
 )
-from lighten.quantization.insert import calibrate_, check_bits, quantizable, quantize_
+from lighten.quantization.insert import calibrate_, check_bits, inputs_of_batch, quantizable, quantize_
 from lighten.quantization.layers import become, channel_axis
 
 STATIC, DYNAMIC = "static", "dynamic"
@@ -69,7 +68,7 @@ def quantize_post_training(
         first = next(given, None)
         if first is None:
             raise UserError("calibration needs at least one batch, none was given")
-        (args, kwargs), _ = split_batch(first)
+        args, kwargs = inputs_of_batch(first)
         quantize_(model, example_input=kwargs or args, exclude=exclude, weight_bits=weight_bits, ranges=ranges)
         return calibrate_(model, chain([first], given))
     if mode == DYNAMIC:

@@ -3,7 +3,7 @@
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,14 @@ class Stage(enum.IntEnum):
     """Quantize and dequantize are emitted as operators of the graph."""
 
 
+@dataclass(frozen=True)
+class Only:
+    """What alone is fake-quantized, while the rest computes in floating point: places by index, layers themselves."""
+
+    places: frozenset[int]
+    layers: frozenset[nn.Module]
+
+
 class ActivationRanges(nn.Module):
     """Ranges of every quantized activation of a model, as buffers, and the stage that the model is in.
 
@@ -59,6 +67,7 @@ class ActivationRanges(nn.Module):
         self.calls: dict[str, Any] = {}
         self.left: dict[str, str] = {}
         self.shared: dict[int, tuple[Tensor, Tensor]] = {}
+        self.only: Only | None = None
         self.rule = rule_of(ranges)
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
         self._histograms: dict[int, Histogram] = {}
@@ -227,7 +236,7 @@ class Quantizer:
     def finish_(self, x: Tensor, *, relu: bool) -> Tensor:
         """Do as ``__call__`` on ``relu(x)`` or ``x``, in place if ``x`` is the caller's own, of no use to others."""
         bank = self.bank
-        if bank.stage != Stage.ON:
+        if bank.stage != Stage.ON or self._is_off():
             return self._quantize(torch.relu(x) if relu else x)
         scale, zero_point = self.parameters()
         if relu and zero_point:  # no range of a ReLU's output, yet a checkpoint may say so
@@ -251,6 +260,9 @@ class Quantizer:
             raise UserError(f"quantize: {self.bank.names[self.index]!r} has no range yet; run data through it first")
         return parameters
 
+    def _is_off(self) -> bool:
+        return self.bank.only is not None and self.index not in self.bank.only.places
+
     def _quantize(self, x: Tensor) -> Tensor:
         bank = self.bank
         if bank.stage == Stage.EXPORT:
@@ -259,7 +271,7 @@ class Quantizer:
             return bank.learned(self.index, x)
         if bank.observing:
             bank.observe(self.index, x)
-        if bank.stage != Stage.ON:
+        if bank.stage != Stage.ON or self._is_off():
             return x
         return fake_quantize(x, *self.parameters(), keep_input=self.changed)
 

@@ -1,0 +1,177 @@
+"""Which layers suffer most from int8, and which to leave in floating point so that accuracy stays."""
+
+import copy
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lighten.errors import UserError
+from lighten.example import Call, logits_of, split_batch
+from lighten.quantization.insert import bank_of, calibrate_, quantize_
+from lighten.quantization.layers import QuantizedEmbedding, QuantizedLayer
+from lighten.quantization.sites import Only
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What int8 costs in one layer alone.
+
+    Attributes:
+        name: of the layer.
+        kind: its class.
+        error: relative squared error of the logits, ``|quantized - float|^2 / |float|^2``.
+        drop: loss of accuracy, in [-1, 1].
+        kept: ``"float32"`` if it is to be left out of int8, else ``None``.
+    """
+
+    name: str
+    kind: str
+    error: float
+    drop: float
+    kept: str | None = None
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A ranking of layers, the most sensitive first, and what was made of it.
+
+    Attributes:
+        layers: most sensitive first.
+        samples: how many samples it was measured on.
+        baseline: accuracy in floating point.
+        tolerated: the drop of accuracy that was allowed.
+        predicted: the drop that is left, on the same samples.
+        seconds: what all of it took.
+    """
+
+    layers: tuple[LayerSensitivity, ...]
+    samples: int
+    baseline: float
+    tolerated: float
+    predicted: float
+    seconds: float
+
+    @property
+    def exclude(self) -> list[str]:
+        """Names of the layers to leave in floating point: what ``quantize_(exclude=)`` takes."""
+        return [layer.name for layer in self.layers if layer.kept]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain Python, the content of ``sensitivity.json``."""
+        return {"schema": SCHEMA, "metric": "accuracy", **asdict(self), "layers": [asdict(x) for x in self.layers]}
+
+
+def find_float_layers(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    max_drop: float,
+    ranges: str = "mse",
+    weight_bits: int = 8,
+    exclude: Sequence[str] = (),
+) -> Sensitivity:
+    """Find the fewest layers to leave in floating point so that accuracy drops by ``max_drop`` at most.
+
+    Each layer is quantized alone (weights, input, output) and ranked by the error of the logits. Then the most
+    sensitive ones are left out, as few as the tolerated drop allows, found by bisection; each trial is quantized and
+    calibrated anew. That is a forward pass over ``batches`` for each layer, and some: less than an epoch's time, with
+    a few hundred samples.
+
+    Args:
+        model: trained, float; left as it is.
+        batches: ``(inputs, labels)`` or dicts with ``labels``, a few hundred samples in all; they also calibrate.
+        max_drop: tolerated loss of accuracy, a share: 0.01 is one point.
+        ranges: as of ``quantize_``.
+        weight_bits: likewise.
+        exclude: layers that stay in floating point in any case.
+
+    Raises:
+        UserError: on a drop that is no share, data that is empty or without labels, or what ``quantize_`` refuses.
+    """
+    if not 0 <= max_drop < 1:
+        raise UserError(f"max_drop={max_drop}: expected a share in [0, 1), as 0.01 for one point of accuracy")
+    begun = time.perf_counter()
+    data = [split_batch(batch) for batch in batches]
+    if not data:
+        raise UserError("sensitivity needs at least one batch, none was given")
+    if any(labels is None for _, labels in data):
+        raise UserError("sensitivity: a batch without labels; expected (inputs, labels) or a dict with 'labels'")
+    model = copy.deepcopy(model).eval()
+    floating = _logits(model, data)
+    labels = torch.cat([torch.as_tensor(y) for _, y in data]).to(floating.device)
+    baseline = _accuracy(floating, labels)
+
+    def quantized(left: Sequence[str]) -> nn.Module:
+        copied, (args, kwargs) = copy.deepcopy(model), data[0][0]
+        quantize_(
+            copied, example_input=kwargs or args, exclude=[*exclude, *left], ranges=ranges, weight_bits=weight_bits
+        )
+        return calibrate_(copied, (kwargs or ([*args], labels) for (args, kwargs), labels in data))
+
+    whole = quantized([])
+    ranking = [
+        LayerSensitivity(name, type(layer).__name__, _error(logits, floating), baseline - _accuracy(logits, labels))
+        for name, layer, logits in _one_by_one(whole, data)
+    ]
+    ranking.sort(key=lambda layer: (-layer.error, layer.name))
+
+    def drop(count: int) -> float:
+        if count == len(ranking):
+            return 0.0
+        left = [layer.name for layer in ranking[:count]]
+        return baseline - _accuracy(_logits(quantized(left) if left else whole, data), labels)
+
+    low, high, drops = 0, len(ranking), {0: drop(0)}
+    if drops[0] <= max_drop:
+        high = 0
+    while low < high:  # the smallest count that is good enough, as if drops fell steadily
+        middle = (low + high) // 2
+        drops.setdefault(middle, drop(middle))
+        low, high = (low, middle) if drops[middle] <= max_drop else (middle + 1, high)
+    if high == len(ranking) and ranking:
+        raise UserError(
+            f"max_drop={max_drop}: not reached with a single layer in int8; allow more, or train with Quantize"
+        )
+    chosen = tuple(
+        LayerSensitivity(x.name, x.kind, x.error, x.drop, "float32" if i < high else None)
+        for i, x in enumerate(ranking)
+    )
+    seconds = time.perf_counter() - begun
+    return Sensitivity(chosen, len(labels), baseline, max_drop, drops.get(high, drop(high)), seconds)
+
+
+def _one_by_one(model: nn.Module, data: Sequence[tuple[Call, Any]]) -> Iterable[tuple[str, nn.Module, Tensor]]:
+    """Yield each layer with the logits of the model in which it alone is quantized."""
+    bank = bank_of(model)
+    try:
+        for name, layer in model.named_modules():
+            if isinstance(layer, QuantizedLayer):
+                output = layer.quantize_output
+                places = {layer.input_place} | ({output.index} if output is not None else set())
+            elif isinstance(layer, QuantizedEmbedding):
+                places = set()
+            else:
+                continue
+            bank.only = Only(frozenset(places), frozenset([layer]))
+            yield name, layer, _logits(model, data)
+    finally:
+        bank.only = None
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, data: Sequence[tuple[Call, Any]]) -> Tensor:
+    return torch.cat([logits_of(model(*args, **kwargs)).float() for (args, kwargs), _ in data])
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(-1) == labels).double().mean())
+
+
+def _error(logits: Tensor, reference: Tensor) -> float:
+    return float((logits - reference).double().square().sum() / reference.double().square().sum().clamp_min(1e-30))
