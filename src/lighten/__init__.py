@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lighten.data import build_data as build_data
     from lighten.data import register_data as register_data
+    from lighten.delivery.export import export as export
     from lighten.delivery.export import export_onnx as export_onnx
     from lighten.delivery.folder import load as load
     from lighten.delivery.folder import save as save
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from lighten.quantization.callback import Quantize as Quantize
     from lighten.quantization.insert import calibrate_ as calibrate_
     from lighten.quantization.insert import quantize_ as quantize_
+    from lighten.quantization.post_training import quantize_post_training as quantize_post_training
+    from lighten.quantization.sensitivity import find_float_layers as find_float_layers
 
 _HOMES = {
     "DistillationModule": "distillation.module",
@@ -35,12 +38,15 @@ _HOMES = {
     "build_data": "data",
     "build_model": "models",
     "calibrate_": "quantization.insert",
+    "export": "delivery.export",
     "export_onnx": "delivery.export",
+    "find_float_layers": "quantization.sensitivity",
     "load": "delivery.folder",
     "mask_": "pruning.mask",
     "measure": "delivery.measure",
     "plan_pruning": "pruning.decide",
     "quantize_": "quantization.insert",
+    "quantize_post_training": "quantization.post_training",
     "register_data": "data",
     "register_model": "models",
     "save": "delivery.folder",

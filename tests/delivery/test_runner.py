@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lighten.delivery.export import export_onnx
-from lighten.delivery.runner import open_runner
+from lighten.delivery.export import export, export_onnx
+from lighten.delivery.runner import _piece_by_piece, open_runner
 from lighten.errors import UserError
 
 
@@ -28,9 +29,12 @@ def test_a_module_gets_its_modes_and_threads_back():
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("model.pt", b"", "expected a path that ends in .onnx"),
-        ("gone.onnx", None, "no such file; expected an ONNX file"),
+        ("model.pt", b"", "expected a path that ends in .onnx, .xml, .tflite, .pte, or a torch module"),
+        ("gone.onnx", None, "no such file"),
         ("bad.onnx", b"no graph at all", "onnxruntime cannot read it"),
+        ("bad.xml", b"no graph at all", "OpenVINO cannot read it"),
+        ("bad.tflite", b"no graph at all", "LiteRT cannot read it"),
+        ("bad.pte", b"no graph at all", "ExecuTorch cannot read it"),
     ],
 )
 def test_files_that_cannot_be_run_say_so_in_one_line(tmp_path, name, content, says):
@@ -48,3 +52,23 @@ def test_inputs_that_do_not_fit_the_file_are_named(tmp_path):
             runner.feed(((), {"pixels": torch.zeros(1, 4)}))
         with pytest.raises(UserError, match="cannot run this batch"):
             runner.run(runner.feed(((torch.zeros(1, 3),), {})))
+
+
+@pytest.mark.parametrize(("target", "suffix"), [("litert", ".tflite"), ("executorch", ".pte"), ("openvino", ".xml")])
+def test_batches_that_do_not_fit_a_file_are_refused_in_one_line(tmp_path, target, suffix):
+    path = export(nn.Linear(4, 2), torch.zeros(1, 4), tmp_path / f"m{suffix}", target=target)
+    with open_runner(path) as runner:
+        for wrong in (((torch.zeros(2, 3),), {}), ((torch.zeros(2, 4), torch.zeros(2, 4)), {})):
+            with pytest.raises(UserError, match=r"cannot run this batch|takes (1 )?input") as caught:
+                runner.run(runner.feed(wrong))
+            assert "\n" not in str(caught.value)
+
+
+def test_pieces_of_a_fixed_batch_cover_any_batch():
+    def run(feed):
+        assert len(feed[0]) == 4
+        return feed[0] + feed[1]
+
+    x, y = np.arange(10.0).reshape(10, 1), np.ones((10, 1))
+    for count in (1, 4, 10):
+        assert np.array_equal(_piece_by_piece([x[:count], y[:count]], 4, run), x[:count] + 1)

@@ -1,7 +1,7 @@
 """Parameters, multiply-accumulates and bytes of a model, counted on the model itself."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -9,9 +9,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lighten.delivery.runner import OnnxRunner, Runner, TorchRunner, open_session
+from lighten.delivery.count_litert import count_litert
+from lighten.delivery.runner import (
+    ExecuTorchRunner,
+    LiteRtRunner,
+    OnnxRunner,
+    OpenVinoRunner,
+    Runner,
+    TorchRunner,
+    open_session,
+)
 from lighten.errors import UserError
 from lighten.example import Call
+from lighten.quantization.layers import IntegerLayer
 
 Shape = tuple[int, ...]
 
@@ -33,16 +43,40 @@ def count(runner: Runner, sample: Call) -> Size:
     """Count what ``runner`` holds.
 
     Args:
-        runner: an opened ONNX file or torch module.
+        runner: an opened file or torch module. What an OpenVINO or ExecuTorch file computes cannot be read off it:
+            ``export`` writes the numbers into it.
         sample: a call with a batch of one.
 
     Raises:
-        UserError: if the ONNX file cannot be parsed.
+        UserError: if the file cannot be parsed, or holds no numbers where they cannot be counted.
     """
+    if isinstance(runner, TorchRunner):
+        return count_torch(runner.module, runner.feed(sample))
+    path = Path(runner.name)
     if isinstance(runner, OnnxRunner):
-        return count_onnx(Path(runner.name), runner.feed(sample))
-    assert isinstance(runner, TorchRunner)
-    return count_torch(runner.module, runner.feed(sample))
+        return count_onnx(path, runner.feed(sample))
+    if isinstance(runner, LiteRtRunner):
+        parameters, macs = count_litert(path)
+        return {"parameters": parameters, "macs": macs, "bytes": path.stat().st_size}
+    assert isinstance(runner, OpenVinoRunner | ExecuTorchRunner)
+    parameters, macs = runner.facts("parameters"), runner.facts("macs")
+    files = [path, path.with_suffix(".bin")] if isinstance(runner, OpenVinoRunner) else [path]
+    return {"parameters": parameters, "macs": macs, "bytes": sum(file.stat().st_size for file in files)}
+
+
+def work_of(module: nn.Module, inputs: Sequence[Any]) -> dict[str, int]:
+    """Return ``parameters`` and ``macs`` of a module, or of one that ``convert`` has made, called with ``inputs``."""
+    stored = [
+        value.numel()
+        for layer in module.modules()
+        if isinstance(layer, IntegerLayer)
+        for name, value in layer.named_buffers(recurse=False)
+        if name in ("stored_weight", "stored_bias")
+    ]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    parameters = sum(p.numel() for p in module.parameters()) + sum(stored)
+    return {"parameters": parameters, "macs": counter.get_total_flops() // 2}
 
 
 def count_torch(module: nn.Module, sample: Call) -> Size:

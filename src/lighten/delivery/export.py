@@ -1,8 +1,7 @@
 """A trained model as a file that an integer runtime reads."""
 
-import logging
 import os
-import warnings
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from lighten.delivery.artifacts import open_run, read_json
+from lighten.delivery.count import work_of
+from lighten.delivery.executorch import FORM as EXECUTORCH
+from lighten.delivery.executorch import executorch_bytes
 from lighten.delivery.folder import CONFIG, load
+from lighten.delivery.litert import FORM as LITERT
+from lighten.delivery.litert import litert_bytes
+from lighten.delivery.openvino import write_openvino
+from lighten.delivery.quiet import quiet
 from lighten.delivery.student import FIT
-from lighten.errors import UserError
+from lighten.errors import UserError, did_you_mean
 from lighten.example import ExampleInput, as_call, logits_of, map_tensors
 from lighten.quantization.insert import BANK, convert
+from lighten.quantization.layers import Form
 from lighten.training.files import replace_file
 
 OPSET = 18
@@ -24,6 +31,65 @@ OPSET = 18
 
 OPSETS = range(18, 24)
 """Operator sets that can be asked for; below 18 per-channel zero points and reductions take other forms."""
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "executorch": ".pte"}
+"""What can be written, and how the file's name ends."""
+
+
+def export(
+    model: nn.Module,
+    example_input: ExampleInput,
+    path: str | os.PathLike[str],
+    *,
+    target: str = "onnx",
+    opset: int = OPSET,
+    mode: str | None = None,
+) -> Path:
+    """Write ``model`` as a file for one of four runtimes and return its path.
+
+    A fake-quantized model is written in int8, a float model as it is. ``onnx`` (onnxruntime) and ``openvino``
+    (``.xml``, with a ``.bin`` file beside it) take any batch and know inputs by name, as ``export_onnx`` has it.
+    ``litert`` (``.tflite``) and ``executorch`` (``.pte``, computed by XNNPACK) take one sample a call and know inputs
+    by position, keywords in the order of ``example_input``; a quantized ``.tflite`` takes int8 codes. In these two the
+    layer that makes the logits is computed in float, with the weights that it was trained with.
+
+    Args:
+        model: left as it is.
+        example_input: a tensor, a tuple (positional) or a dict (keywords); its first dimension is the batch.
+        path: replaced atomically; ends in ``.onnx``, ``.xml``, ``.tflite`` or ``.pte``.
+        target: ``"onnx"``, ``"openvino"``, ``"litert"`` or ``"executorch"``.
+        opset: of an ONNX file, 18 to 23.
+        mode: for ``litert`` and a float model. ``"dynamic"`` stores int8 weights and quantizes activations as they
+            come, ``"float16"`` stores weights in half.
+
+    Raises:
+        UserError: if the target is unknown or its package is not installed, the path ends otherwise, a setting is not
+            the target's, or fake-quantizers were inserted but have no ranges.
+
+    Example:
+        >>> export(nn.Linear(4, 2), torch.zeros(1, 4), "/tmp/linear.onnx").name
+        'linear.onnx'
+    """
+    path = Path(path)
+    _check(model, path, target, opset, mode)
+    if target == "onnx":
+        return export_onnx(model, example_input, path, opset=opset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if target == "openvino":
+        with tempfile.TemporaryDirectory() as folder:
+            onnx = export_onnx(model, example_input, Path(folder) / "model.onnx")
+            graph, inputs = _one_sample(model, example_input, Form())
+            with _eval_mode(model):
+                write_openvino(onnx, path, work_of(graph, inputs))
+        return path
+    graph, inputs = _one_sample(model, example_input, LITERT if target == "litert" else EXECUTORCH)
+    with _eval_mode(model):
+        if target == "litert":
+            content = litert_bytes(graph, inputs, mode=mode)
+        else:
+            content = executorch_bytes(graph, inputs, work_of(graph, inputs))
+    replace_file(path, lambda file: file.write(content))
+    return path
 
 
 def export_onnx(
@@ -48,10 +114,10 @@ def export_onnx(
         raise UserError(f"opset={opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
     path = Path(path)
     args, kwargs = map_tensors(_two_samples, as_call(example_input))
-    graph = _Graph(convert(model) if hasattr(model, BANK) else model, len(args), list(kwargs))
+    graph = _Graph(_exported(model, Form()), len(args), list(kwargs))
     names = [*(["input"] if len(args) == 1 else [f"input_{i}" for i in range(len(args))]), *kwargs]
     dynamic = tuple(_batch_dimension(x) for x in (*args, *kwargs.values()))
-    with _quiet(), _eval_mode(model):
+    with quiet(), _eval_mode(model):
         program = torch.onnx.export(
             graph,
             (*args, *kwargs.values()),
@@ -85,6 +151,30 @@ def export_run(run: str | os.PathLike[str]) -> list[Path]:
             example = torch.zeros(2, *shape)
             files.append(export_onnx(model, example, run / f"{role}.onnx", opset=settings.get("opset", OPSET)))
     return files
+
+
+def _check(model: nn.Module, path: Path, target: str, opset: int, mode: str | None) -> None:
+    """Refuse what cannot be written, before anything is done."""
+    if target not in SUFFIXES:
+        raise UserError(f"target={target!r}: {did_you_mean(str(target), SUFFIXES)}")
+    if path.suffix != SUFFIXES[target]:
+        raise UserError(f"{path}: target {target!r} writes files that end in {SUFFIXES[target]}")
+    if opset != OPSET and target != "onnx":
+        raise UserError(f"opset={opset}: only target 'onnx' has operator sets, leave it out for {target!r}")
+    if mode is not None and target != "litert":
+        raise UserError(f"mode={mode!r}: only target 'litert' has modes, leave it out for {target!r}")
+    if mode is not None and hasattr(model, BANK):
+        raise UserError(f"mode={mode!r}: the model is fake-quantized and written in int8; modes are for a float model")
+
+
+def _one_sample(model: nn.Module, example_input: ExampleInput, form: Form) -> tuple[nn.Module, tuple[Any, ...]]:
+    """Return the module to export and its inputs by position, with a batch of one."""
+    args, kwargs = map_tensors(lambda x: x[:1] if x.ndim else x, as_call(example_input))
+    return _Graph(_exported(model, form), len(args), list(kwargs)), (*args, *kwargs.values())
+
+
+def _exported(model: nn.Module, form: Form) -> nn.Module:
+    return convert(model, form) if hasattr(model, BANK) else model
 
 
 class _Graph(nn.Module):
@@ -141,19 +231,3 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes on packages that are not needed away from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,6 +1,6 @@
-"""One way to run a model, whether it is an ONNX file in onnxruntime or a torch module."""
+"""One way to run a model, whether it is a file in its runtime or a torch module."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lighten.delivery.extras import need
+from lighten.delivery.quiet import silent
 from lighten.errors import UserError
 from lighten.example import Call, logits_of, map_tensors
 
 Model = str | Path | nn.Module
-"""A path to an ``.onnx`` file, or a torch module."""
+"""A path to an ``.onnx``, ``.xml``, ``.tflite`` or ``.pte`` file, or a torch module."""
 
 
 class Runner(Protocol):
@@ -21,7 +23,7 @@ class Runner(Protocol):
 
     Attributes:
         name: how messages call it.
-        runtime: ``"onnxruntime"`` or ``"pytorch"``.
+        runtime: ``"onnxruntime"``, ``"openvino"``, ``"litert"``, ``"executorch"`` or ``"pytorch"``.
         threads: how many threads a call may use.
     """
 
@@ -41,10 +43,10 @@ def open_runner(model: Model, *, threads: int = 1) -> Iterator[Runner]:
     """Open a model for inference; a torch module is in eval mode meanwhile and gets its modes back.
 
     Raises:
-        UserError: if the file is missing, is no ``.onnx`` file or cannot be read.
+        UserError: if the file is missing, of an unknown kind or cannot be read, or its runtime is not installed.
     """
     if not isinstance(model, nn.Module):
-        yield OnnxRunner(Path(model), threads)
+        yield _open_file(Path(model), threads)
         return
     modes = {module: module.training for module in model.modules()}
     before = torch.get_num_threads()
@@ -63,24 +65,13 @@ class OnnxRunner:
     runtime = "onnxruntime"
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        if path.suffix != ".onnx":
-            raise UserError(f"{path}: expected a path that ends in .onnx, or a torch module")
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; expected an ONNX file, `lighten export RUN` makes a run's")
         self.name, self.threads = str(path), threads
         self.session = open_session(path, path, threads=threads)
         self.inputs = [entry.name for entry in self.session.get_inputs()]
 
     def feed(self, call: Call) -> dict[str, np.ndarray]:
         """Return the call as arrays by input name: positional ones in the file's order."""
-        args, kwargs = call
-        given = {**dict(zip(self.inputs, args, strict=False)), **kwargs}
-        if len(args) > len(self.inputs) or set(given) != set(self.inputs):
-            raise UserError(
-                f"{self.name}: takes {', '.join(self.inputs)}, "
-                f"but a batch holds {len(args)} unnamed input(s) and {', '.join(kwargs) or 'no named one'}"
-            )
-        return {name: np.ascontiguousarray(_array(value)) for name, value in given.items()}
+        return _by_name(self.name, self.inputs, call)
 
     def run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         """Run the file once.
@@ -93,6 +84,138 @@ class OnnxRunner:
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{self.name}: cannot run this batch ({reason}); export it with a dynamic batch") from None
+
+
+class OpenVinoRunner:
+    """An OpenVINO file on the CPU: one stream, ``threads`` wide; what is not int8 is computed in float32."""
+
+    runtime = "openvino"
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        (openvino,) = need("openvino", "openvino")
+        settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        self.name, self.threads = str(path), threads
+        with _readable(path, "OpenVINO"), silent():
+            core = openvino.Core()
+            graph = core.read_model(path)
+            self.model = core.compile_model(graph, "CPU", settings)
+        self.graph = graph
+        self.inputs = [entry.any_name for entry in self.model.inputs]
+
+    def feed(self, call: Call) -> dict[str, np.ndarray]:
+        """Return the call as arrays by input name: positional ones in the file's order."""
+        return _by_name(self.name, self.inputs, call)
+
+    def run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+        """Run the file once.
+
+        Raises:
+            UserError: if the runtime refuses the batch.
+        """
+        with _taken(self.name):
+            return self.model(feed)[0]
+
+    def facts(self, name: str) -> int:
+        """Return what ``export`` wrote into the file under ``name``.
+
+        Raises:
+            UserError: if it is not there.
+        """
+        if not self.graph.has_rt_info(["lighten", name]):
+            raise _unknown(self.name, name)
+        return int(self.graph.get_rt_info(["lighten", name]).value)
+
+
+class LiteRtRunner:
+    """A LiteRT file on the CPU with its XNNPACK delegate, ``threads`` wide.
+
+    The file has a fixed batch, one as ``export`` writes it: a larger batch is run piece by piece, which is what its
+    user does, and so is the latency that is measured. Where inputs or logits are int8 codes, turning numbers into
+    codes and back is part of the run.
+    """
+
+    runtime = "litert"
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        (litert,) = need("litert", "ai_edge_litert.interpreter")
+        self.name, self.threads = str(path), threads
+        with _readable(path, "LiteRT"), silent():
+            self.interpreter = litert.Interpreter(str(path), num_threads=threads)
+            self.interpreter.allocate_tensors()
+        self.inputs = self.interpreter.get_input_details()
+        self.output = self.interpreter.get_output_details()[0]
+
+    def feed(self, call: Call) -> list[np.ndarray]:
+        """Return the call as arrays by position; keywords in their order."""
+        arrays = _by_position(self.name, len(self.inputs), call)
+        return [
+            x if np.issubdtype(entry["dtype"], np.integer) and x.dtype.kind == "f" else x.astype(entry["dtype"])
+            for x, entry in zip(arrays, self.inputs, strict=True)
+        ]
+
+    def run(self, feed: list[np.ndarray]) -> np.ndarray:
+        """Run the file, once a sample.
+
+        Raises:
+            UserError: if the runtime refuses the batch.
+        """
+        with _taken(self.name):
+            return _piece_by_piece(feed, int(self.inputs[0]["shape"][0]), self._run)
+
+    def _run(self, feed: Sequence[np.ndarray]) -> np.ndarray:
+        for x, entry in zip(feed, self.inputs, strict=True):
+            self.interpreter.set_tensor(entry["index"], x if x.dtype == entry["dtype"] else _codes(x, entry))
+        self.interpreter.invoke()
+        output = self.interpreter.get_tensor(self.output["index"])
+        if output.dtype.kind == "f":
+            return output.astype(np.float32)
+        scale, zero_point = self.output["quantization"]
+        return (output.astype(np.float32) - zero_point) * np.float32(scale)
+
+
+class ExecuTorchRunner:
+    """An ExecuTorch file on the CPU, ``threads`` wide.
+
+    The file has a fixed batch, one as ``export`` writes it: a larger batch is run piece by piece, which is what its
+    user does, and so is the latency that is measured. The threads are those of the whole process.
+    """
+
+    runtime = "executorch"
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        runtime, library = need("executorch", "executorch.runtime", "executorch.extension.pybindings.portable_lib")
+        self.name, self.threads = str(path), threads
+        with _readable(path, "ExecuTorch"), silent():
+            library._unsafe_reset_threadpool(threads)
+            self.program = runtime.Runtime.get().load_program(path)
+            self.method = self.program.load_method("forward")
+        self.inputs = [self.method.metadata.input_tensor_meta(i) for i in range(self.method.metadata.num_inputs())]
+
+    def feed(self, call: Call) -> list[np.ndarray]:
+        """Return the call as arrays by position; keywords in their order."""
+        return _by_position(self.name, len(self.inputs), call)
+
+    def run(self, feed: list[np.ndarray]) -> np.ndarray:
+        """Run the file, once a sample.
+
+        Raises:
+            UserError: if the runtime refuses the batch.
+        """
+        with _taken(self.name):
+            return _piece_by_piece(feed, int(self.inputs[0].sizes()[0]), self._run)
+
+    def facts(self, name: str) -> int:
+        """Return what ``export`` wrote into the file under ``name``.
+
+        Raises:
+            UserError: if it is not there.
+        """
+        if name not in self.program.method_names:
+            raise _unknown(self.name, name)
+        return int(self.program.load_method(name).execute([])[0])
+
+    def _run(self, feed: Sequence[np.ndarray]) -> np.ndarray:
+        return self.method.execute([torch.from_numpy(x) for x in feed])[0].float().numpy().copy()
 
 
 class TorchRunner:
@@ -144,6 +267,86 @@ def open_session(model: Path | bytes, name: Path, *, threads: int, optimise: boo
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: onnxruntime cannot read it ({reason}); export it again") from None
+
+
+RUNNERS: dict[str, Callable[[Path, int], Runner]] = {
+    ".onnx": OnnxRunner,
+    ".xml": OpenVinoRunner,
+    ".tflite": LiteRtRunner,
+    ".pte": ExecuTorchRunner,
+}
+"""Who runs a file, by how its name ends."""
+
+
+def _open_file(path: Path, threads: int) -> Runner:
+    if path.suffix not in RUNNERS:
+        raise UserError(f"{path}: expected a path that ends in {', '.join(RUNNERS)}, or a torch module")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `lighten export RUN` makes a run's, lighten.export any model's")
+    return RUNNERS[path.suffix](path, threads)
+
+
+def _by_name(model: str, inputs: Sequence[str], call: Call) -> dict[str, np.ndarray]:
+    args, kwargs = call
+    given = {**dict(zip(inputs, args, strict=False)), **kwargs}
+    if len(args) > len(inputs) or set(given) != set(inputs):
+        raise UserError(
+            f"{model}: takes {', '.join(inputs)}, "
+            f"but a batch holds {len(args)} unnamed input(s) and {', '.join(kwargs) or 'no named one'}"
+        )
+    return {name: np.ascontiguousarray(_array(value)) for name, value in given.items()}
+
+
+def _by_position(model: str, inputs: int, call: Call) -> list[np.ndarray]:
+    args, kwargs = call
+    given = [*args, *kwargs.values()]
+    if len(given) != inputs:
+        raise UserError(f"{model}: takes {inputs} input(s), but a batch holds {len(given)}")
+    return [np.ascontiguousarray(_array(value)) for value in given]
+
+
+def _piece_by_piece(
+    feed: Sequence[np.ndarray], size: int, run: Callable[[Sequence[np.ndarray]], np.ndarray]
+) -> np.ndarray:
+    """Run batches of ``size`` and put their logits together; the last one is filled up with its last sample."""
+    samples = len(feed[0])
+    pieces = []
+    for start in range(0, samples, size):
+        piece = [x[start : start + size] if x.ndim else x for x in feed]
+        short = size - len(piece[0])
+        pieces.append(run([np.concatenate([x, x[-1:].repeat(short, 0)]) for x in piece] if short else piece))
+    return np.concatenate(pieces)[:samples]
+
+
+def _codes(x: np.ndarray, entry: Any) -> np.ndarray:
+    """Return the codes of ``x`` for an integer input of a LiteRT file."""
+    scale, zero_point = entry["quantization"]
+    limits = np.iinfo(entry["dtype"])
+    codes = np.rint(x * (np.float32(1) / np.float32(scale))) + zero_point
+    return np.clip(codes, limits.min, limits.max).astype(entry["dtype"])
+
+
+def _unknown(model: str, name: str) -> UserError:
+    return UserError(f"{model}: does not say its {name}, and they cannot be read off it; write it with lighten.export")
+
+
+@contextmanager
+def _readable(path: Path, runtime: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # runtimes' exceptions share no base class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise UserError(f"{path}: {runtime} cannot read it ({reason}); export it again") from None
+
+
+@contextmanager
+def _taken(model: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # runtimes' exceptions share no base class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        shape = "give it the shape that it was exported with"
+        raise UserError(f"{model}: cannot run this batch ({reason}); {shape}") from None
 
 
 def _array(value: Any) -> np.ndarray:
