@@ -157,6 +157,93 @@ def make_plan(groups: Sequence[GroupPlan] | None = None, **settings: Any) -> Pla
     )
 
 
+def make_layers(stages: int = 3, blocks: int = 3) -> list[dict[str, Any]]:
+    """Rows of ``compression.json`` for a ResNet: two convolutions and an add a block, the first layer in float."""
+
+    def row(name: str, kind: str, bits: int | None, note: str, *, known: bool = True) -> dict[str, Any]:
+        spread = 1.0 + sum(map(ord, name)) % 17
+        given, made = ([-0.5 * spread, spread], [0.0, 1.3 * spread]) if known else (None, None)
+        return {"name": name, "kind": kind, "weight_bits": bits, "input": given, "output": made, "note": note}
+
+    rows = [row("stem.0", "Conv2d", None, "floating point: excluded by 'stem.*'", known=False)]
+    for stage in range(1, stages + 1):
+        for block in range(blocks):
+            name = f"layer{stage}.{block}"
+            rows += [
+                row(f"{name}.conv1", "Conv2d", 8, "with BatchNorm2d and ReLU"),
+                row(f"{name}.conv2", "Conv2d", 8, "with BatchNorm2d"),
+                row(f"{name}:add0", "add", None, "with ReLU"),
+            ]
+    return [*rows, row("head", "Linear", 8, "")]
+
+
+def make_compression(layers: list[dict[str, Any]] | None = None, **settings: Any) -> dict[str, Any]:
+    """A ``compression.json`` of a network that was quantized in training; ``settings`` beside its own."""
+    asked = {"ranges": "moving_average", "weight_bits": 8, "exclude": ["stem.*"]}
+    layers = make_layers() if layers is None else layers
+    return {"schema": 1, "plan": None, "quantization": asked | settings, "layers": layers}
+
+
+def make_targets() -> dict[str, Any]:
+    """The ``targets`` of ``scores.json``: three that were measured, one whose package is not there."""
+
+    def target(file: str, runtime: str, size: int, accuracy: float, agreement: float, flips: int, ms: float) -> Any:
+        latency = {
+            "batch_1": {"median": ms, "p90": ms * 1.13},
+            "batch_32": {"median": ms * 26.4, "p90": ms * 29.1},
+        }
+        return {
+            "file": file, "runtime": runtime, "bytes": size, "accuracy": accuracy, "agreement": agreement,
+            "flips": flips, "flips_of": 2000, "latency_ms": latency,
+        }  # fmt: skip
+
+    return {
+        "onnx": target("student.onnx", "onnxruntime", 121_377, 0.909, 1.0, 2, 0.6214),
+        "openvino": target("student.xml", "openvino", 118_204, 0.9085, 0.9995, 3, 0.5127),
+        "litert": target("student.tflite", "litert", 109_880, 0.9095, 0.9975, 7, 0.8316),
+        "executorch": {"missing": "pip install 'lighten[executorch]'"},
+    }
+
+
+def make_gate(**changes: Any) -> dict[str, Any]:
+    """The ``gate`` of ``scores.json``: an int8 file that is smaller, but slower at batch 32."""
+    return {
+        "runtime": "onnxruntime",
+        "float_bytes": 402_118,
+        "int8_bytes": 121_377,
+        "float_latency_ms": {"batch_1": {"median": 1.118, "p90": 1.31}, "batch_32": {"median": 14.1, "p90": 15.2}},
+        "int8_latency_ms": {"batch_1": {"median": 0.6214, "p90": 0.7}, "batch_32": {"median": 16.4, "p90": 18.1}},
+        "size_ratio": 3.313,
+        "speedup_batch_1": 1.799,
+        "speedup_batch_32": 0.8598,
+        "warnings": ["int8 is 1.2× slower than float32 at batch 32 in onnxruntime; deploy the float file there"],
+    } | changes
+
+
+def make_sensitivity(count: int = 31, kept: Sequence[str] = ("float32", "float16")) -> dict[str, Any]:
+    """A ``sensitivity.json``, errors falling over five powers of ten; the first layers are left out as ``kept``."""
+    names = ["stem.0", *(f"layer{s}.{b}.conv{c}" for s in (1, 2, 3, 4) for b in range(9) for c in (1, 2))]
+    return {
+        "schema": 1,
+        "metric": "accuracy",
+        "samples": 512,
+        "baseline": 0.9105,
+        "tolerated": 0.01,
+        "predicted": 0.0042,
+        "seconds": 34.2,
+        "layers": [
+            {
+                "name": name,
+                "kind": "Conv2d",
+                "drop": 0.021 * 0.7**i,
+                "error": 0.34 * 0.68**i,
+                "kept": kept[i] if i < len(kept) else None,
+            }
+            for i, name in enumerate(names[:count])
+        ],
+    }
+
+
 RECIPE = """\
 # A ResNet-20 learns from a larger one, loses 42 % of its filters and ends as int8, in one fit.
 # python train.py recipe=distil_cnn
@@ -174,7 +261,10 @@ trainer:
 """
 
 
-def write_run(run: Path, *, teacher: bool = True, plan: bool = True, scores: bool = True) -> Path:
+def write_run(
+    run: Path, *, teacher: bool = True, plan: bool = True, scores: bool = True, quantized: bool = False
+) -> Path:
+    """Write a run folder; ``quantized`` adds all that is told of int8: layers, targets, gate and sensitivity."""
     (run / "student").mkdir(parents=True)
     (run / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     config = {
@@ -196,5 +286,10 @@ def write_run(run: Path, *, teacher: bool = True, plan: bool = True, scores: boo
     if plan:
         (run / "plan.json").write_text(make_plan().to_json(), encoding="utf-8")
     if scores:
-        (run / "scores.json").write_text(json.dumps(make_scores(teacher=teacher)), encoding="utf-8")
+        more = {"targets": make_targets(), "gate": make_gate()} if quantized else {}
+        (run / "scores.json").write_text(json.dumps(make_scores(teacher=teacher) | more), encoding="utf-8")
+    if quantized:
+        compression = make_compression() | {"plan": json.loads(make_plan().to_json()) if plan else None}
+        (run / "student" / "compression.json").write_text(json.dumps(compression), encoding="utf-8")
+        (run / "sensitivity.json").write_text(json.dumps(make_sensitivity()), encoding="utf-8")
     return run

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import yaml
-from finished_run import make_plan, write_run
+from finished_run import make_compression, make_gate, make_layers, make_plan, make_scores, write_run
 
 from lighten.delivery.card import write_card
 from lighten.delivery.figures import rows
@@ -43,7 +43,8 @@ def test_it_says_how_the_model_was_made_and_which_files_it_speaks_of(run):
     plan = make_plan()
     before, after = (sum(getattr(g, f"width_{when}") for g in plan.groups) for when in ("before", "after"))
     assert f"Pruned: {after} of {before} channels are left" in body
-    assert "Quantized:" in body
+    assert "Quantized while training, through fake-quantized int8: weights in 8 bits" in body
+    assert "in floating point" not in body
     assert {"pruning", "quantization"} <= set(head["tags"])
     assert "`student/compression.json`" in body
 
@@ -59,3 +60,34 @@ def test_without_a_student_it_says_what_to_do(run):
     (run / "student" / "config.json").unlink()
     with pytest.raises(UserError, match="make it with `lighten shrink"):
         write_card(run)
+
+
+def test_it_says_which_layers_stay_in_float(run):
+    layers = [*make_layers(), *(row | {"name": f"b{i}_"} for i in range(9) for row in make_layers()[:1])]
+    (run / "student" / "compression.json").write_text(json.dumps(make_compression(layers, exclude=["*b*"])))
+    _, body = card(run)
+    assert "Left out by request: `*b*`. 28 of 38 layers in int8; in floating point: `stem.0`, `b0_`" in body
+    assert "`b6_` and 2 more." in body
+
+
+def test_warnings_stand_before_the_figures(run):
+    (run / "scores.json").write_text(json.dumps(make_scores() | {"gate": make_gate(warnings=["larger\nthan", "slow"])}))
+    _, body = card(run)
+    lines = [line for line in body.splitlines() if line]
+    assert lines[1:3] == ["**Warning:** larger than", "**Warning:** slow"]
+    assert "23.6×" in lines[3]
+    assert "3.3× smaller (402\N{NO-BREAK SPACE}kB → 121\N{NO-BREAK SPACE}kB), 1.8× faster at batch 1" in body
+
+
+def test_each_runtime_is_a_column(tmp_path):
+    _, body = card(write_run(tmp_path / "runs" / "x" / "y", quantized=True))
+    lines = body.replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    assert "| | ONNX, `student.onnx` | OpenVINO, `student.xml` | LiteRT, `student.tflite` |" in lines
+    assert "| Same answers as ONNX | 100.00 % | 99.95 % | 99.75 % |" in lines
+    assert "- ExecuTorch was not measured: pip install 'lighten[executorch]'" in lines
+    assert lines[lines.index("|---|---:|---:|---:|") + 1].startswith("| Accuracy | 90.90 %")
+
+
+def test_of_a_run_in_floating_point_nothing_is_said_of_int8(run):
+    _, body = card(run)
+    assert not [word for word in ("Warning", "Runtimes", "Quantized", "float32 in") if word in body]

@@ -6,9 +6,20 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from finished_run import make_group, make_history, make_plan, make_scores, write_run
+from finished_run import (
+    make_compression,
+    make_gate,
+    make_group,
+    make_history,
+    make_layers,
+    make_plan,
+    make_scores,
+    make_sensitivity,
+    make_targets,
+    write_run,
+)
 
-from lighten.delivery.figures import figure
+from lighten.delivery.figures import amount, figure, milliseconds, percent
 from lighten.delivery.report import render, write_report
 from lighten.errors import UserError
 
@@ -18,16 +29,26 @@ class Page(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.tags, self.text, self.figures, self._key = [], "", [], None
+        self.tags, self.text, self.figures, self._key, self.table, self._cell = [], "", [], None, [], False
         self.feed(html)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.tags.append((tag, attributes))
         self._key = attributes.get("data-key")
+        if tag == "tr":
+            self.table.append([])
+        if tag in ("td", "th"):
+            self.table[-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag):
+        self._cell = self._cell and tag not in ("td", "th")
 
     def handle_data(self, data):
         self.text += data
+        if self._cell:
+            self.table[-1][-1] += data.replace("\N{NO-BREAK SPACE}", " ").strip("\n")
         if self._key:
             self.figures.append((self._key, data))
             self._key = None
@@ -46,6 +67,18 @@ def test_every_figure_on_the_page_is_the_one_in_the_scores(run):
 def _inverse(scores, key):
     value = figure(scores, key).value
     return f"{1 / value:.1f}×" if value < 1 else None
+
+
+def test_so_is_every_figure_of_the_runtimes_and_of_int8_against_float(quantized):
+    scores = json.loads((quantized / "scores.json").read_text())
+    page = Page(render(quantized))
+    shown = {key: text for key, text in page.figures if key.startswith(("gate.", "targets."))}
+    assert len(shown) == 9 + 3 * 8 + 3  # size and two latencies, before, after, ratio; a column each, flips twice
+    shows = {"agreement": percent, "bytes": lambda v: amount(v, "B"), "median": milliseconds}
+    for key, text in shown.items():
+        show = next((show for end, show in shows.items() if key.endswith(end)), None)
+        found = figure(scores, key)
+        assert text in ((show(found.value),) if show else (found.text, _inverse(scores, key))), key
 
 
 def test_it_fetches_nothing_and_runs_nothing(run):
@@ -156,7 +189,7 @@ def test_the_same_folder_gives_the_same_page(run):
     assert not re.search(r"<!-- \d{4}-", render(run))
 
 
-@pytest.mark.parametrize("file", ["scores.json", "plan.json"])
+@pytest.mark.parametrize("file", ["scores.json", "plan.json", "student/compression.json", "sensitivity.json"])
 def test_a_broken_file_is_told_in_one_line_and_an_earlier_report_stays(run, file):
     before = write_report(run).read_text()
     (run / file).write_text("{")
@@ -164,3 +197,158 @@ def test_a_broken_file_is_told_in_one_line_and_an_earlier_report_stays(run, file
         write_report(run)
     assert "\n" not in str(caught.value)
     assert (run / "report.html").read_text() == before
+
+
+@pytest.fixture
+def quantized(tmp_path):
+    """A finished run with all that is told of int8."""
+    return write_run(tmp_path / "runs" / "distil_cnn" / "q", quantized=True)
+
+
+def words(page):
+    return " ".join(page.text.replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def with_compression(run, compression):
+    (run / "student" / "compression.json").write_text(json.dumps(compression))
+    return render(run)
+
+
+def test_of_a_run_in_floating_point_nothing_is_said_of_int8(run):
+    for compression in (None, {"schema": 1, "plan": None, "quantization": None}):
+        page = Page(with_compression(run, compression) if compression else render(run))
+        headings = [a.get("id") for tag, a in page.tags if tag == "h2"]
+        assert not {"quantized", "runtimes"} & set(headings)
+        assert not [a for _, a in page.tags if a.get("class") == "alarm"]
+        assert "Warning" not in page.text
+
+
+@pytest.mark.parametrize("missing", ["student/compression.json", "sensitivity.json", "scores.json"])
+def test_what_is_known_of_int8_is_told_without_the_rest(quantized, missing):
+    (quantized / missing).unlink()
+    page = Page(render(quantized))
+    assert "Quantization" in [text.strip() for text in page.text.splitlines()]
+    assert ("Quantized while training" in page.text) == (missing != "student/compression.json")
+    assert ("Sensitivity to int8" in page.text) == (missing != "sensitivity.json")
+    assert ("In each runtime" in page.text) == (missing != "scores.json")
+    assert ("Against the same network" in page.text) == (missing != "scores.json")
+
+
+def test_older_settings_without_mode_and_layers_are_told(run):
+    page = Page(with_compression(run, {"plan": None, "quantization": {"exclude": [], "weight_bits": 4}}))
+    assert "through fake-quantized int8: weights in 4 bits, a scale a channel; activations in 8 bits" in words(page)
+    assert "Layer by layer" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"mode": "static", "ranges": "mse", "calibration": {"samples": 1512, "split": "train"}},
+            "Quantized after training: weights in 8 bits, a scale a channel; activations in 8 bits, ranges by least "
+            "squared error (mse), calibrated on 1,512 samples of the train split. Left out by request: stem.*. "
+            "28 of 29 layers in int8.",
+        ),
+        ({"mode": "dynamic"}, "activations in 8 bits, their range taken anew in each call."),
+        ({"mode": "float16"}, "weights stored in float16, computed with in float32."),
+        ({"mode": "bfloat16"}, "28 of 29 layers in bfloat16."),
+        ({"mode": "train"}, "through fake-quantized int8: weights in 8 bits"),
+        ({"ranges": "own", "exclude": []}, "ranges by own. 28 of 29 layers in int8."),
+    ],
+)
+def test_the_way_it_was_quantized_is_told(run, settings, told):
+    page = Page(with_compression(run, make_compression(**settings)))
+    assert told in words(page)
+
+
+def test_layers_stand_in_a_table(run):
+    page = Page(with_compression(run, make_compression()))
+    assert ["stem.0", "Conv2d", "float", "–", "–", "excluded by 'stem.*'"] in page.table
+    assert ["layer1.0.conv1", "Conv2d", "8", "−5.5 to 11", "0 to 14.3", "with BatchNorm2d and ReLU"] in page.table
+    assert ["layer1.0:add0", "add", "8", "−8.5 to 17", "0 to 22.1", "with ReLU"] in page.table
+    assert "details" not in [tag for tag, _ in page.tags]
+    row = make_layers()[-1] | {"weight_bits": 4, "input": [-1.5e-5, 2.25e10], "output": None}
+    page = Page(with_compression(run, make_compression([row])))
+    assert ["head", "Linear", "4", "−1.5e−5 to 2.25e10", "–", ""] in page.table
+    assert "1 of 1 layer in int8." in words(page)
+
+
+def test_many_layers_are_folded_away(run):
+    layers = [*make_layers(), *make_layers()]
+    page = Page(with_compression(run, make_compression(layers[:30])))
+    assert "details" not in [tag for tag, _ in page.tags]
+    page = Page(with_compression(run, make_compression(layers[:31])))
+    assert "details" in [tag for tag, _ in page.tags]
+    assert "Layer by layer: 29 of 31 layers in int8" in words(page)
+
+
+def test_runtimes_stand_side_by_side_and_missing_ones_say_what_to_do(quantized):
+    page = Page(render(quantized))
+    assert [
+        "",
+        "ONNXstudent.onnxin onnxruntime",
+        "OpenVINOstudent.xmlin openvino",
+        "LiteRTstudent.tflitein litert",
+    ] in (page.table)
+    assert ["Accuracy", "90.90 %", "90.85 %", "90.95 %"] in page.table
+    assert ["Same answers as ONNX", "100.00 %", "99.95 %", "99.75 %"] in page.table
+    assert ["Differ from PyTorch", "2 of 2,000", "3 of 2,000", "7 of 2,000"] in page.table
+    assert "ExecuTorch was not measured: pip install 'lighten[executorch]'" in words(page)
+
+
+def test_targets_are_shown_in_any_subset(run):
+    targets = make_targets()
+    del targets["litert"]["latency_ms"], targets["litert"]["flips"]
+    for chosen in ({"litert"}, {"litert", "onnx"}, {"executorch"}):
+        part = {key: target for key, target in targets.items() if key in chosen}
+        (run / "scores.json").write_text(json.dumps(make_scores() | {"targets": part}))
+        page = Page(render(run))
+        labels = [row[0] for row in page.table if len(row) == 1 + len(part) and "executorch" not in part]
+        assert ("Latency, batch 1" in labels) == ("onnx" in chosen)
+        assert ("ExecuTorch was not measured" in page.text) == ("executorch" in chosen)
+    assert "OpenVINO" not in page.text
+
+
+def test_a_warning_comes_before_all_else(quantized):
+    scores = json.loads((quantized / "scores.json").read_text())
+    scores["gate"] = make_gate(warnings=["larger than <b>float32</b>", "slower"])
+    (quantized / "scores.json").write_text(json.dumps(scores))
+    html = render(quantized)
+    assert words(Page(html[html.index("<main>") :])).startswith("Warning: larger than <b>float32</b> Warning: slower")
+    assert html.index('class="alarm"') < html.index("<h1>")
+
+
+def test_int8_is_told_against_float_in_the_same_runtime(quantized):
+    page = Page(render(quantized))
+    assert (
+        "Against the same network in float32 in onnxruntime: 3.3× smaller (402 kB → 121 kB), 1.8× faster at batch 1 "
+        "(1.12 ms → 0.621 ms), 1.2× slower at batch 32 (14.1 ms → 16.4 ms)."
+    ) in words(page)
+
+
+def test_a_gate_of_ratios_alone_is_told(run):
+    gate = {"size_ratio": 0.5, "warnings": []}
+    (run / "scores.json").write_text(json.dumps(make_scores() | {"gate": gate}))
+    assert "Against the same network in float32: 2.0× larger." in words(Page(render(run)))
+
+
+def test_sensitivity_is_drawn_with_a_legend(quantized):
+    page = Page(render(quantized))
+    assert "Sensitivity to int8 in int8left in float32left in float16" in words(page)
+    assert "Of 31 layers 2 are left out of int8" in words(page)
+    assert len([a for tag, a in page.tags if tag == "svg" and "Error of the logits" in a["aria-label"]]) == 3
+
+
+def test_names_of_layers_and_targets_are_text_not_markup(quantized):
+    evil = "<img src=x>"
+    layers = [row | {"name": evil, "kind": evil, "note": evil} for row in make_layers()]
+    (quantized / "student" / "compression.json").write_text(json.dumps(make_compression(layers, exclude=[evil])))
+    sensitivity = make_sensitivity(2)
+    sensitivity["layers"] = [layer | {"name": evil, "kept": evil} for layer in sensitivity["layers"]]
+    (quantized / "sensitivity.json").write_text(json.dumps(sensitivity))
+    targets = {"onnx": make_targets()["onnx"] | {"file": evil, "runtime": evil}, evil: {"missing": evil}}
+    scores = make_scores() | {"targets": targets, "gate": make_gate(runtime=evil, warnings=[evil])}
+    (quantized / "scores.json").write_text(json.dumps(scores))
+    html = render(quantized)
+    assert "<img" not in html
+    assert html.count("&lt;img src=x&gt;") > 3 * len(layers)

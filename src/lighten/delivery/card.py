@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lighten.delivery import quantized
 from lighten.delivery.artifacts import as_plan, open_run, read_json, recipe_name, sha256, write_text
 from lighten.delivery.figures import NAMES, figure, percent, roles, rows, sentence
 from lighten.delivery.scores import Scores, read_scores, reference_of
@@ -30,7 +31,8 @@ def write_card(run: str | Path) -> Path:
 
 def _context(run: Path, config: Mapping[str, Any], scores: Scores | None) -> dict[str, Any]:
     provenance = scores["provenance"] if scores else {}
-    compression = _compression(run)
+    compression = quantized.read_compression(run)
+    gate, runtimes = quantized.gate(scores), quantized.runtimes(scores)
     licence = provenance.get("data", {}).get("licence") or _licence(config)
     context = {
         "recipe": recipe_name(run),
@@ -48,6 +50,9 @@ def _context(run: Path, config: Mapping[str, Any], scores: Scores | None) -> dic
         "worst": _worst_class(scores),
         "files": [(name, sha256(run / name)) for name in HASHED if (run / name).exists()],
         "scores": scores,
+        "warnings": quantized.warnings_of(scores),
+        "gate": gate and quantized.plain(gate),
+        "runtimes": runtimes and _runtimes(runtimes),
     }
     return context | (_table(scores) if scores else {})
 
@@ -64,9 +69,17 @@ def _table(scores: Scores) -> dict[str, Any]:
     }
 
 
-def _compression(run: Path) -> dict[str, Any]:
-    path = run / "student" / "compression.json"
-    return read_json(path, made_by=f"lighten shrink {run}") if path.exists() else {}
+def _runtimes(runtimes: quantized.Runtimes) -> dict[str, Any]:
+    return {
+        "heads": [f"{target.name}, `{_cell(target.file)}`" for target in runtimes.targets],
+        "rows": [(label, [quantized.plain(cell) for cell in cells]) for label, cells in runtimes.rows],
+        "missing": runtimes.missing,
+    }
+
+
+def _cell(text: str) -> str:
+    """Return text that does not end a cell of a Markdown table."""
+    return text.replace("|", "\\|")
 
 
 def _tags(compression: Mapping[str, Any], scores: Scores | None) -> list[str]:
@@ -84,12 +97,18 @@ def _made(config: Mapping[str, Any], compression: Mapping[str, Any], scores: Sco
     if plan and plan.groups:
         before, after = (sum(getattr(group, f"width_{when}") for group in plan.groups) for when in ("before", "after"))
         lines.append(f"Pruned: {after} of {before} channels are left, the others are cut out of the weights.")
-    if compression.get("quantization"):
-        lines.append("Quantized: trained through fake-quantized int8, exported as int8 ONNX (QDQ).")
+    lines += _quantized(compression)
     training = {key: value for key, value in config.get("training", {}).items() if isinstance(value, int | float | str)}
     if training:
         lines.append("Training: " + ", ".join(f"{key} {value}" for key, value in training.items()) + ".")
     return lines
+
+
+def _quantized(compression: Mapping[str, Any]) -> list[str]:
+    how, count = quantized.method(compression, quote="`"), quantized.count(compression)
+    left = quantized.left_in_float(compression, quote="`")
+    layers = f"{count}{f'; in floating point: {left}' if left else ''}." if count else ""
+    return [line] if (line := " ".join(part for part in (how, layers) if part)) else []
 
 
 def _worst_class(scores: Scores | None) -> tuple[str, str] | None:

@@ -21,7 +21,7 @@ from lighten.delivery.runner import (
 )
 from lighten.errors import UserError
 from lighten.example import Call
-from lighten.quantization.layers import IntegerLayer
+from lighten.quantization.layers import IntegerEmbedding, IntegerLayer
 
 Shape = tuple[int, ...]
 
@@ -69,7 +69,7 @@ def work_of(module: nn.Module, inputs: Sequence[Any]) -> dict[str, int]:
     stored = [
         value.numel()
         for layer in module.modules()
-        if isinstance(layer, IntegerLayer)
+        if isinstance(layer, IntegerLayer | IntegerEmbedding)
         for name, value in layer.named_buffers(recurse=False)
         if name in ("stored_weight", "stored_bias")
     ]

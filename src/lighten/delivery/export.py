@@ -17,6 +17,7 @@ from lighten.delivery.executorch import executorch_bytes
 from lighten.delivery.folder import CONFIG, load
 from lighten.delivery.litert import FORM as LITERT
 from lighten.delivery.litert import litert_bytes
+from lighten.delivery.onnx_modes import dynamic_integers, store_halves
 from lighten.delivery.openvino import write_openvino
 from lighten.delivery.quiet import quiet
 from lighten.delivery.student import FIT
@@ -24,6 +25,7 @@ from lighten.errors import UserError, did_you_mean
 from lighten.example import ExampleInput, as_call, logits_of, map_tensors
 from lighten.quantization.insert import BANK, convert
 from lighten.quantization.layers import Form
+from lighten.quantization.post_training import DYNAMIC, HALVES, convert_dynamic, left_in_float, mode_of
 from lighten.training.files import replace_file
 
 OPSET = 18
@@ -97,9 +99,11 @@ def export_onnx(
 ) -> Path:
     """Write ``model`` as an ONNX file and return its path.
 
-    A fake-quantized model is written with int8 weights, int32 biases and QuantizeLinear/DequantizeLinear
-    pairs (QDQ), a float model as it is. The batch dimension is dynamic; inputs are called ``input`` (or by
-    their keywords), the output is ``logits``. The same model gives the same bytes.
+    A fake-quantized model is written with int8 weights, int32 biases and QuantizeLinear/DequantizeLinear pairs
+    (QDQ), a float model as it is; what ``quantize_post_training`` made as ``"dynamic"`` with int8 weights and
+    DynamicQuantizeLinear, as ``"float16"`` with weights in half that are cast to float32. The batch dimension is
+    dynamic; inputs are called ``input`` (or by their keywords), the output is ``logits``. The same model gives the same
+    bytes.
 
     Args:
         model: left as it is.
@@ -129,7 +133,12 @@ def export_onnx(
             verbose=False,
         )
     assert program is not None
-    _write(program.model_proto, path)
+    mode, proto = mode_of(model), program.model_proto
+    if mode == DYNAMIC:
+        proto = dynamic_integers(proto, left_in_float(model))
+    elif mode in HALVES:
+        store_halves(proto, mode)
+    _write(proto, path)
     return path
 
 
@@ -174,6 +183,8 @@ def _one_sample(model: nn.Module, example_input: ExampleInput, form: Form) -> tu
 
 
 def _exported(model: nn.Module, form: Form) -> nn.Module:
+    if mode_of(model) == DYNAMIC:
+        return convert_dynamic(model)
     return convert(model, form) if hasattr(model, BANK) else model
 
 

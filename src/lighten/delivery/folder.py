@@ -15,7 +15,9 @@ from lighten.errors import UserError
 from lighten.models import build_model
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import shrink
-from lighten.quantization.insert import quantize_
+from lighten.quantization.insert import BANK
+from lighten.quantization.post_training import HALVES, mode_of, quantize_as_
+from lighten.quantization.table import rows_as_json
 from lighten.training.files import write_whole
 
 SCHEMA = 1
@@ -45,10 +47,14 @@ def save(model: nn.Module, folder: str | Path, **config: Any) -> Path:
     plan, settings = getattr(model, "lighten_plan", None), getattr(model, "lighten_quantization", None)
     if plan is not None or settings is not None:
         compression = {"plan": json.loads(plan.to_json()) if plan is not None else None, "quantization": settings}
-        write_json(folder / COMPRESSION, {"schema": SCHEMA, **compression})
+        layers = {"layers": rows_as_json(model)} if hasattr(model, BANK) else {}
+        write_json(folder / COMPRESSION, {"schema": SCHEMA, **compression, **layers})
     else:
         (folder / COMPRESSION).unlink(missing_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    half = HALVES.get(mode_of(model) or "")
+    if half is not None:
+        state = {name: _halved(tensor, half) for name, tensor in state.items()}
     write_whole(folder / WEIGHTS, lambda path: save_file(_unshared(state), path))
     return folder
 
@@ -89,7 +95,7 @@ def build(config: Mapping[str, Any], compression: Mapping[str, Any]) -> nn.Modul
     shape = tuple(spec["input_shape"])
     model = build_model(spec["name"], num_classes=spec["num_classes"], input_shape=shape, **spec["options"])
     if compression.get("quantization") is not None:
-        quantize_(model, example_input=torch.zeros(2, *shape), **compression["quantization"])
+        quantize_as_(model, compression["quantization"], torch.zeros(2, *shape))
     if compression.get("plan") is not None:
         model = shrink(model, Plan.from_json(json.dumps(compression["plan"])))
     return model
@@ -98,6 +104,14 @@ def build(config: Mapping[str, Any], compression: Mapping[str, Any]) -> nn.Modul
 def _compression(folder: Path) -> dict[str, Any]:
     path = folder / COMPRESSION
     return read_json(path, made_by="lighten shrink RUN") if path.exists() else {}
+
+
+def _halved(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``tensor`` in 16 bits if it loses nothing by it."""
+    if not tensor.is_floating_point() or tensor.dim() < 2:
+        return tensor
+    half = tensor.to(dtype)
+    return half if torch.equal(half.to(tensor.dtype), tensor) else tensor
 
 
 def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 Everything here is optional: a run in floating point, or an older one, tells nothing and gets nothing.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,21 +101,27 @@ def layers_of(compression: Mapping[str, Any]) -> list[Layer]:
     return [_layer(row, half) for row in compression.get("layers") or []]
 
 
-def method(compression: Mapping[str, Any]) -> str | None:
-    """Return how the network was quantized, in a sentence or two; ``None`` where it was not."""
+def method(compression: Mapping[str, Any], *, quote: str = "") -> str | None:
+    """Return how the network was quantized, in a sentence or two; ``None`` where it was not.
+
+    Args:
+        compression: what ``compression.json`` holds.
+        quote: stands around names of layers, a backtick in Markdown.
+    """
     settings = compression.get("quantization")
     if settings is None:
         return None
     mode, bits = _mode(compression), settings.get("weight_bits") or 8
-    weights = f"weights in {bits} bits, a scale a channel"
+    begun, weights = "Quantized after training", f"weights in {bits} bits, a scale a channel"
+    whole = f"{weights}; activations in 8 bits, {_ranges(settings)}"
     told = {
-        "train": f"Trained through fake-quantized int8: {weights}; activations in 8 bits, {_ranges(settings)}.",
-        "static": f"Quantized after training: {weights}; activations in 8 bits, {_ranges(settings)}.",
-        "dynamic": f"Quantized after training: {weights}; activations in 8 bits, their range taken anew in each call.",
-        **{half: f"Weights are stored in {half} and computed with in float32." for half in HALVES},
+        "train": f"Quantized while training, through fake-quantized int8: {whole}.",
+        "static": f"{begun}: {whole}.",
+        "dynamic": f"{begun}: {weights}; activations in 8 bits, their range taken anew in each call.",
+        **{half: f"{begun}: weights stored in {half}, computed with in float32." for half in HALVES},
     }.get(mode, f"Quantized: {mode}.")
     left = settings.get("exclude") or []
-    return f"{told} Left out by request: {_some(left)}." if left else told
+    return f"{told} Left out by request: {_some(left, quote)}." if left else told
 
 
 def count(compression: Mapping[str, Any]) -> str | None:
@@ -127,10 +134,10 @@ def count(compression: Mapping[str, Any]) -> str | None:
     return f"{sum(layer.quantized for layer in layers)} of {many} in {mode if mode in HALVES else 'int8'}"
 
 
-def left_in_float(compression: Mapping[str, Any]) -> str | None:
-    """Return the names of the layers that are not quantized; ``None`` where there are none."""
+def left_in_float(compression: Mapping[str, Any], *, quote: str = "") -> str | None:
+    """Return the names of the layers that are not quantized, as ``method`` does; ``None`` where there are none."""
     names = [layer.name for layer in layers_of(compression) if not layer.quantized]
-    return _some(names) if names else None
+    return _some(names, quote) if names else None
 
 
 def gate(scores: Scores | None) -> Parts | None:
@@ -240,15 +247,15 @@ def _ranges(settings: Mapping[str, Any]) -> str:
     return f"{by}, calibrated on {data['samples']:,} samples of the {data['split']} split" if data else by
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str], quote: str) -> str:
     more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(f"{quote}{name}{quote}" for name in names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _span(bounds: Sequence[float | None] | None) -> str:
     if not bounds or None in bounds:
         return "–"
-    return f"{bounds[0]:.3g} to {bounds[1]:.3g}".replace("-", "−").replace("e+", "e")
+    return " to ".join(re.sub(r"e\+?(-?)0?", r"e\1", f"{bound:.3g}").replace("-", "−") for bound in bounds)
 
 
 def _entry(scores: Scores | None, key: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lighten.delivery import plots, prune_plots
+from lighten.delivery import plots, prune_plots, quant_plots, quantized
 from lighten.delivery.artifacts import (
     HistoryRows,
     as_plan,
@@ -31,6 +31,9 @@ from lighten.delivery.templates import environment
 if TYPE_CHECKING:
     from lighten.pruning.plan import Plan
 
+MOST_LAYERS = 30
+"""A table of more layers than this is folded away until it is asked for."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -53,12 +56,16 @@ class Plot:
 
 @dataclass(frozen=True)
 class Panels:
-    """A figure of several drawings, as wide as the page; ``broad`` ones stand at most three in a row."""
+    """A figure of several drawings, as wide as the page; ``broad`` ones stand at most three in a row.
+
+    ``legend`` holds colours and what they mean.
+    """
 
     heading: str
     panels: list[prune_plots.Panel]
     caption: str
     broad: bool = False
+    legend: tuple[tuple[str, str], ...] = ()
 
 
 def write_report(run: str | Path) -> Path:
@@ -95,6 +102,9 @@ def _context(run: Path) -> dict[str, Any]:
         "notes": [*history.notes, *_missing(scores, plan)],
         "plots": _plots(scores, history),
         "pruned": _pruned(plan) if plan else None,
+        "warnings": quantized.warnings_of(scores),
+        "runtimes": quantized.runtimes(scores),
+        "quantized": _quantized(run, scores),
         "scores": None,
     }
     return context | (_measured(scores) if scores else {})
@@ -228,6 +238,30 @@ def _pruned(plan: "Plan") -> dict[str, Any]:
         ),
     ]
     return {"plots": [figure for figure in drawn if figure.panels], "summary": _achieved(plan)}
+
+
+def _quantized(run: Path, scores: Scores | None) -> dict[str, Any] | None:
+    """Return the section on int8: how it was done, what it brings, and layer by layer; ``None`` without any."""
+    compression, sensitivity = quantized.read_compression(run), quant_plots.read_sensitivity(run)
+    how, count, gate = quantized.method(compression), quantized.count(compression), quantized.gate(scores)
+    if not (how or count or gate or sensitivity):
+        return None
+    layers = quantized.layers_of(compression)
+    return {
+        "summary": " ".join(sentence for sentence in (how, count and f"{count}.") if sentence),
+        "gate": gate,
+        "count": count,
+        "layers": layers,
+        "folded": len(layers) > MOST_LAYERS,
+        "figure": _sensitivity(sensitivity) if sensitivity else None,
+        "outcome": quant_plots.outcome(sensitivity) if sensitivity else None,
+    }
+
+
+def _sensitivity(sensitivity: dict[str, Any]) -> Panels | None:
+    panels = quant_plots.sensitivity_panels(sensitivity)
+    legend = tuple(quant_plots.legend(sensitivity))
+    return Panels("Sensitivity to int8", panels, quant_plots.caption(sensitivity), True, legend) if panels else None
 
 
 def _achieved(plan: "Plan") -> str:

@@ -2,15 +2,37 @@
 
 from typing import TYPE_CHECKING
 
+from lighten.delivery import quantized
 from lighten.delivery.figures import MEANING, NAMES, Row, roles, rows, sentence
 from lighten.delivery.scores import Scores, reference_of
 
 if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
 
-def closing_table(scores: Scores) -> "Table":
-    """Return the comparison as a rich table; the last column is the gain of compressed over the reference."""
+def closing_table(scores: Scores) -> "Group":
+    """Return what ``rich`` prints at the end of a run.
+
+    That is the comparison, its last column the gain of compressed over the reference; then, where they were measured,
+    the file in each runtime and int8 against float32; and last, in red, what is wrong with the int8 file.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    runtimes, gate = quantized.runtimes(scores), quantized.gate(scores)
+    parts: list[RenderableType] = [_comparison(scores)]
+    if runtimes and runtimes.targets:
+        parts += [Text(), _runtimes(runtimes)]
+    if runtimes:
+        parts += [Text(f"{name} was not measured: {how}", style="dim") for name, how in runtimes.missing]
+    if gate:
+        parts.append(Text(quantized.plain(gate)))
+    parts += [Text(f"Warning: {warning}", style="bold red") for warning in quantized.warnings_of(scores)]
+    return Group(*parts)
+
+
+def _comparison(scores: Scores) -> "Table":
     from rich.table import Table
 
     reference, _ = reference_of(scores)
@@ -29,6 +51,22 @@ def closing_table(scores: Scores) -> "Table":
     table.add_column(f"vs {NAMES[reference].lower()}", justify="right")
     for row in rows(scores):
         table.add_row(*_cells(row), style=None if row.gain else "dim", end_section=_ends_section(row))
+    return table
+
+
+def _runtimes(runtimes: quantized.Runtimes) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title="In each runtime", title_style="bold", title_justify="left", header_style="bold", pad_edge=False
+    )
+    table.add_column("")
+    for target in runtimes.targets:
+        table.add_column(Text(target.name), justify="right")
+    for label, cells in runtimes.rows:
+        style = "dim" if label == "90th percentile" else None
+        table.add_row(label, *(quantized.plain(cell) for cell in cells), style=style)
     return table
 
 

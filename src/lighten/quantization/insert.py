@@ -191,7 +191,7 @@ def quantizable(model: nn.Module, exclude: Sequence[str]) -> tuple[list[str], di
     names = [name for name, module in model.named_modules() if can_quantize(module)]
     left: dict[str, str] = {}
     for pattern in exclude:
-        matched = _matched(model, pattern)
+        matched = matched_modules(model, pattern)
         layers = [name for name in names if name in matched]
         if not layers:
             kinds = sorted({type(model.get_submodule(name)).__name__ for name in matched})
@@ -206,7 +206,7 @@ def quantizable(model: nn.Module, exclude: Sequence[str]) -> tuple[list[str], di
     return names, left
 
 
-def _matched(model: nn.Module, pattern: str) -> set[str]:
+def matched_modules(model: nn.Module, pattern: str) -> set[str]:
     """Return the modules that ``pattern`` names, by name or by type, and everything under them."""
     modules = dict(model.named_modules())
     typed = [name for name, module in modules.items() if name and type(module).__name__ == pattern]

@@ -235,7 +235,7 @@ def to_integers_(layer: Any, form: Form) -> None:
     """Replace a quantized layer's parameters by what an integer runtime stores, in place."""
     with torch.no_grad():
         if isinstance(layer, QuantizedEmbedding):
-            _store(layer, IntegerEmbedding, *_codes(layer.weight, layer.weight_bits))  # type: ignore[attr-defined]
+            embedding_to_integers_(layer, layer.weight_bits)
             return
         weight, bias = layer.folded_parameters()
         scale, bias_scale = layer.scales(weight, bias)
@@ -251,9 +251,10 @@ def to_integers_(layer: Any, form: Form) -> None:
         _store(layer, IntegerLayer, weight, scale, bias, bias_scale)
 
 
-def _codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    scale = weight_scale(weight, bits)
-    return quantize_codes(weight, scale, code_limit(bits)).to(torch.int8), scale
+def embedding_to_integers_(table: Any, bits: int) -> None:
+    """Replace an embedding's rows by codes and a scale each, in place."""
+    scale = weight_scale(table.weight, bits)
+    _store(table, IntegerEmbedding, quantize_codes(table.weight, scale, code_limit(bits)).to(torch.int8), scale)
 
 
 def _store(
@@ -262,7 +263,8 @@ def _store(
     dtype = layer.weight.dtype
     del layer.weight
     layer.weight, layer.bias = torch.empty(0, dtype=dtype), None  # some forwards ask for the weight's dtype
-    layer.__class__ = _mixed(mixin, type(layer).__mro__[2])
+    quantized = isinstance(layer, QuantizedLayer | QuantizedEmbedding)
+    layer.__class__ = _mixed(mixin, type(layer).__mro__[2] if quantized else type(layer))
     values = {"stored_weight": weight, "weight_scale": scale, "stored_bias": bias, "bias_scale": bias_scale}
     for name, value in values.items():
         layer.register_buffer(name, value.detach() if value is not None else None)
