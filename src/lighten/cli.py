@@ -33,7 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _by_recipe(argv[0], argv[1:])
     arguments = _parser().parse_args(argv)
     try:
-        _print_recipes() if arguments.step == "recipes" else _step(arguments.step)(arguments.run)
+        if arguments.step == "recipes":
+            _print_recipes()
+        elif arguments.step == "quantize":
+            _quantize(arguments)
+        else:
+            _step(arguments.step)(arguments.run)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -54,8 +59,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lighten", description="Networks made small and fast while they train.")
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
     steps.add_parser("train", help="train by recipe, as train.py does: lighten train recipe=distil_cnn")
-    steps.add_parser("plan", help="print what a recipe would prune, and train nothing: lighten plan recipe=prune_cnn")
+    steps.add_parser(
+        "plan", help="print what a recipe would prune and quantize, and train nothing: lighten plan recipe=prune_cnn"
+    )
     steps.add_parser("recipes", help="list the recipes in ./recipes")
+    text = "quantize the trained model of a folder: writes FOLDER-MODE/ and FOLDER-MODE.onnx beside it"
+    quantize = steps.add_parser(
+        "quantize", help=text, description=text, epilog="example: lighten quantize runs/prune_cnn/a/dense --mode static"
+    )
+    quantize.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder, as runs/<recipe>/<id>/dense")
+    quantize.add_argument("--mode", default="static", help="static, dynamic, float16 or bfloat16 (default: static)")
+    quantize.add_argument("--ranges", default="mse", help="of static: min_max, percentile, mse, entropy, …")
+    quantize.add_argument("--weight-bits", type=int, default=8, help="2 to 8, of static and dynamic")
+    quantize.add_argument("--calibration", type=int, default=512, help="samples of the validation split, for static")
+    quantize.add_argument("--exclude", nargs="*", default=[], metavar="LAYER", help="names, patterns or types")
     for name, text in STEPS.items():
         example = f"example: lighten {name} runs/distil_cnn/20260101-120000"
         step = steps.add_parser(name, help=text, description=text, epilog=example)
@@ -81,6 +98,32 @@ def _step(name: str) -> Callable[[Path], object]:
     from lighten.delivery.report import write_report
 
     return write_report
+
+
+def _quantize(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from lighten.delivery.artifacts import read_json
+    from lighten.delivery.export import export_onnx
+    from lighten.delivery.folder import CONFIG, load
+    from lighten.delivery.student import quantize_folder
+    from lighten.quantization.insert import BANK
+    from lighten.quantization.table import format_rows, quantization_rows
+
+    folder = quantize_folder(
+        arguments.folder,
+        arguments.mode,
+        calibration=arguments.calibration,
+        ranges=arguments.ranges,
+        weight_bits=arguments.weight_bits,
+        exclude=arguments.exclude,
+    )
+    model = load(folder)
+    shape = read_json(folder / CONFIG, made_by="lighten quantize")["model"]["input_shape"]
+    path = export_onnx(model, torch.zeros(2, *shape), folder.with_name(f"{folder.name}.onnx"))
+    if hasattr(model, BANK):
+        print(format_rows(quantization_rows(model)))
+    print(f"{folder}\n{path} ({path.stat().st_size:,} bytes)")
 
 
 def _measure(run: Path) -> None:

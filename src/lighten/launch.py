@@ -38,7 +38,7 @@ def main(argv: Sequence[str], recipes: Path) -> int:
 
 
 def plan(argv: Sequence[str], recipes: Path) -> int:
-    """Print what the recipes that ``argv`` asks for would prune; train nothing. Returns the exit code."""
+    """Print what the recipes that ``argv`` asks for would prune and quantize; train nothing. Returns the exit code."""
     return _guarded(lambda: _plan_all(_composed(argv, recipes)))
 
 
@@ -55,12 +55,18 @@ def _run_all(jobs: Sequence[Recipe]) -> None:
 def _plan_all(jobs: Sequence[Recipe]) -> None:
     from rich.console import Console
 
-    from lighten.run import plan
+    from lighten.quantization.table import format_rows
+    from lighten.run import plan, quantization_plan
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     for recipe in jobs:
-        planned, times = plan(recipe)
-        console.print(planned.rich(times))
+        prunes = recipe.compress.prune.amount is not None
+        quantizes = recipe.compress.quantize.begin is not None or recipe.compress.quantize.mode == "static"
+        if prunes or not quantizes:
+            planned, times = plan(recipe)
+            console.print(planned.rich(times))
+        if quantizes:
+            print(format_rows(quantization_plan(recipe)))
 
 
 def _guarded(work: Callable[[], None]) -> int:

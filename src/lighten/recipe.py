@@ -21,11 +21,12 @@ SCORES = ("fpgm", "magnitude", "l1", "mix", "bn_scale", "taylor", "random", "aut
 SCOPES = ("uniform", "global", "sensitivity")
 PRUNE_TARGETS = ("channels", "macs", "parameters", "latency")
 PRUNE_SCHEDULES = ("cubic", "linear", "exponential", "one_shot")
-RANGES = ("moving_average", "min_max")
+RANGES = ("auto", "moving_average", "min_max", "percentile", "mse", "entropy", "lsq")
+MODES = ("train", "static", "dynamic", "float16", "bfloat16")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "constant")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
-TARGETS = ("onnx",)
+TARGETS = ("onnx", "openvino", "litert", "executorch")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("auto", "32-true", "32", "16-mixed", "bf16-mixed")
 
@@ -88,13 +89,33 @@ class Prune:
 
 @dataclass
 class Quantize:
-    """From when on training goes through int8; ``begin`` null: never."""
+    """From when on training goes through int8 (``begin`` null: never), or what another ``mode`` does after it.
 
+    ``ranges: auto`` is the moving average in training and the least squared error after it. ``calibration`` counts
+    samples of the validation split. With ``max_drop``, a share of accuracy, the most sensitive layers stay in floating
+    point.
+    """
+
+    mode: str = "train"
     begin: float | None = None
     freeze: float = 0.9
-    ranges: str = "moving_average"
+    ranges: str = "auto"
     weight_bits: int = 8
     exclude: list[str] = field(default_factory=list)
+    calibration: int = 512
+    max_drop: float | None = None
+
+    @property
+    def after_training(self) -> bool:
+        """Whether a trained student is quantized."""
+        return self.mode != "train"
+
+    @property
+    def resolved_ranges(self) -> str:
+        """The rule that ``auto`` stands for."""
+        if self.ranges != "auto":
+            return self.ranges
+        return "mse" if self.after_training else "moving_average"
 
 
 @dataclass
@@ -208,6 +229,7 @@ def _check_names(recipe: Recipe) -> None:
     _one_of("compress.prune.target", recipe.compress.prune.target, PRUNE_TARGETS)
     _one_of("compress.prune.schedule", recipe.compress.prune.schedule, PRUNE_SCHEDULES)
     _one_of("compress.quantize.ranges", recipe.compress.quantize.ranges, RANGES)
+    _one_of("compress.quantize.mode", recipe.compress.quantize.mode, MODES)
     for key, optimizer in _optimizers(recipe).items():
         _one_of(f"{key}.name", optimizer.name, OPTIMIZERS)
         _one_of(f"{key}.schedule", optimizer.schedule, SCHEDULES)
@@ -220,6 +242,9 @@ def _check_names(recipe: Recipe) -> None:
         raise RecipeError(f"distil.losses={recipe.distil.losses}: expected one weight above 0 at least")
     if not recipe.delivery.targets:
         raise RecipeError(f"delivery.targets=[]: expected one at least. Choices: {', '.join(TARGETS)}")
+    if "onnx" not in recipe.delivery.targets:
+        given = ", ".join(recipe.delivery.targets)
+        raise RecipeError(f"delivery.targets=[{given}]: the others are compared with onnx; name it as well")
 
 
 def _check_numbers(recipe: Recipe) -> None:
@@ -232,6 +257,9 @@ def _check_numbers(recipe: Recipe) -> None:
     _whole("compress.prune.align", prune.align, 1)
     _whole("delivery.opset", recipe.delivery.opset, 18, 23)
     _whole("compress.quantize.weight_bits", quantize.weight_bits, 2, 8)
+    _whole("compress.quantize.calibration", quantize.calibration, 1)
+    if quantize.max_drop is not None:
+        _number("compress.quantize.max_drop", quantize.max_drop, least=0, below=1)
     _number("distil.temperature", recipe.distil.temperature, above=0)
     _number("distil.soft_weight", recipe.distil.soft_weight, least=0, most=1)
     if prune.amount is not None:
@@ -268,9 +296,11 @@ def _check_techniques(recipe: Recipe) -> None:
         raise RecipeError(
             f"trainer.strategy={recipe.trainer.strategy}: pruning needs whole weights on every device; use ddp"
         )
-    if recipe.teacher is None and prune.amount is None and quantize.begin is None:
+    _check_quantization(recipe)
+    if recipe.teacher is None and prune.amount is None and quantize.begin is None and not quantize.after_training:
         raise RecipeError(
-            "teacher=null: nothing to do; name a teacher, or set compress.prune.amount or compress.quantize.begin"
+            "teacher=null: nothing to do; name a teacher, or set compress.prune.amount, compress.quantize.begin or "
+            "compress.quantize.mode"
         )
     if recipe.teacher is None:
         if recipe.teacher_checkpoint is not None:
@@ -280,6 +310,26 @@ def _check_techniques(recipe: Recipe) -> None:
     elif recipe.teacher_checkpoint is None and recipe.teacher_fit.max_epochs < 1:
         raise RecipeError(
             "teacher_fit.max_epochs=0: expected at least 1, as no teacher_checkpoint is given to start from"
+        )
+
+
+def _check_quantization(recipe: Recipe) -> None:
+    quantize, targets = recipe.compress.quantize, recipe.delivery.targets
+    if quantize.after_training and quantize.begin is not None:
+        raise RecipeError(
+            f"compress.quantize.begin={quantize.begin}: mode {quantize.mode} comes after training; set begin to null"
+        )
+    if quantize.mode not in ("train", "static") and "executorch" in targets:
+        raise RecipeError(f"delivery.targets: executorch does not take compress.quantize.mode={quantize.mode}")
+    if quantize.mode == "bfloat16" and "litert" in targets:
+        raise RecipeError("delivery.targets: litert does not take compress.quantize.mode=bfloat16; use float16")
+    if quantize.max_drop is None:
+        return
+    trained = recipe.student_checkpoint is not None or recipe.student_fit.max_epochs > 0
+    if quantize.mode != "static" and not (quantize.begin is not None and trained):
+        raise RecipeError(
+            f"compress.quantize.max_drop={quantize.max_drop}: layers are chosen on a trained student; expected mode "
+            "static, or begin with student_fit or student_checkpoint"
         )
 
 

@@ -14,13 +14,14 @@ from rich.console import Console
 from torch import nn
 
 from lighten.data import build_data
-from lighten.delivery.artifacts import write_json
+from lighten.delivery.artifacts import read_json, write_json
 from lighten.delivery.card import write_card
 from lighten.delivery.export import export_run
+from lighten.delivery.extras import require
 from lighten.delivery.folder import load, save
 from lighten.delivery.measure import measure_run
 from lighten.delivery.report import write_report
-from lighten.delivery.student import FIT, shrink_run
+from lighten.delivery.student import FIT, SENSITIVITY, first_samples, shrink_run
 from lighten.delivery.table import closing_table
 from lighten.distillation.module import DistillationModule
 from lighten.errors import UserError
@@ -32,7 +33,9 @@ from lighten.pruning.latency import predict
 from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.quantization.callback import Quantize
-from lighten.quantization.insert import quantize_
+from lighten.quantization.insert import quantizable, quantize_
+from lighten.quantization.sensitivity import find_float_layers
+from lighten.quantization.table import Row, quantization_rows
 from lighten.recipe import Fit, Optimizer, Recipe
 from lighten.run_folder import open_folder
 from lighten.training.checkpoint import latest_good
@@ -99,6 +102,24 @@ def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]]]:
     return planned, predict(structure, [len(row.removed) for row in planned.groups])
 
 
+def quantization_plan(recipe: Recipe) -> list[Row]:
+    """Return what a run would quantize and what it would not; ranges are not known before training.
+
+    Raises:
+        UserError: if the recipe does not quantize through int8, or what it excludes cannot be.
+    """
+    s = recipe.compress.quantize
+    if s.begin is None and s.mode != "static":
+        raise UserError(f"recipe {recipe.name} does not go through int8; set compress.quantize.begin")
+    data: Any = build_data(
+        recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=0, **recipe.data_options
+    )
+    student = _build(recipe, data, recipe.student, recipe.student_options)
+    example = torch.zeros(2, *data.input_shape)
+    quantize_(student, example_input=example, exclude=s.exclude, weight_bits=s.weight_bits)
+    return quantization_rows(student)
+
+
 def _some_inputs(data: Any, samples: int = 128) -> list[torch.Tensor]:
     data.setup("fit")
     inputs, _ = next(iter(data.train_dataloader()))
@@ -116,8 +137,12 @@ def _rehearse(recipe: Recipe, data: Any) -> None:
         plan_pruning(
             student, example, prune.amount, scope=scope, target=target, exclude=prune.exclude, align=prune.align
         )
-    if quantize.begin is not None:
+    for target in recipe.delivery.targets:
+        require(target)
+    if quantize.begin is not None or quantize.mode == "static":
         quantize_(student, example_input=example, exclude=quantize.exclude, weight_bits=quantize.weight_bits)
+    elif quantize.after_training:
+        quantizable(student, quantize.exclude)
 
 
 def _fit(
@@ -139,7 +164,7 @@ def _fit(
         num_classes=data.num_classes,
     )
     config = _config(recipe, data)
-    prune, quantize = _prune(recipe), _quantize(recipe)
+    prune, quantize = _prune(recipe), _quantize(recipe, _left_in_float(recipe, data, student, folder))
     dense = Snapshot(
         folder / "dense", lambda _, path: save(_dense(student, recipe, data), path, **config), at=_dense_at(recipe)
     )
@@ -148,7 +173,7 @@ def _fit(
     trainer = make_trainer(
         folder=folder, stage="student", settings=settings, callbacks=callbacks, logger=logger, seed=recipe.seed
     )
-    _write_fit(folder, recipe, student, config)
+    _write_fit(folder, recipe, student, config, quantize)
     resumed = latest_good(folder / "checkpoints")
     trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
     if not dense.path.exists() and dense.at == 1.0 and trainer.is_global_zero:  # killed between last save and end
@@ -270,13 +295,39 @@ def _prune(recipe: Recipe) -> Prune | None:
     )  # fmt: skip
 
 
-def _quantize(recipe: Recipe) -> Quantize | None:
+def _quantize(recipe: Recipe, exclude: list[str]) -> Quantize | None:
     s = recipe.compress.quantize
     if s.begin is None:
         return None
     return Quantize(
-        begin=s.begin, freeze=s.freeze, ranges=s.ranges, weight_bits=s.weight_bits, exclude=s.exclude, module="student"
-    )
+        begin=s.begin, freeze=s.freeze, ranges=s.resolved_ranges, weight_bits=s.weight_bits, exclude=exclude,
+        module="student",
+    )  # fmt: skip
+
+
+def _left_in_float(recipe: Recipe, data: Any, student: nn.Module, folder: Path) -> list[str]:
+    """Return which layers stay in floating point while training: those excluded, and those that ``max_drop`` keeps.
+
+    The ranking is of the trained student, before the fit; a run that goes on reads it from its folder.
+    """
+    s = recipe.compress.quantize
+    if s.begin is None or s.max_drop is None:
+        return list(s.exclude)
+    path = folder / SENSITIVITY
+    if not path.exists():
+        data.setup("fit")
+        found = find_float_layers(
+            student, first_samples(data.val_dataloader(), s.calibration), max_drop=s.max_drop,
+            ranges="mse", weight_bits=s.weight_bits, exclude=s.exclude,
+        )  # fmt: skip
+        _write_sensitivity(path, found.as_json())
+    layers = read_json(path, made_by="lighten train recipe=…")["layers"]
+    return [*s.exclude, *(layer["name"] for layer in layers if layer["kept"])]
+
+
+@rank_zero_only
+def _write_sensitivity(path: Path, found: Mapping[str, Any]) -> None:
+    write_json(path, found)
 
 
 def _optimizer(settings: Optimizer) -> OptimizerSettings:
@@ -297,18 +348,21 @@ def _config(recipe: Recipe, data: Any) -> dict[str, Any]:
 
 
 @rank_zero_only
-def _write_fit(folder: Path, recipe: Recipe, student: nn.Module, config: Mapping[str, Any]) -> None:
+def _write_fit(
+    folder: Path, recipe: Recipe, student: nn.Module, config: Mapping[str, Any], quantize: Quantize | None
+) -> None:
     s = recipe.compress.quantize
-    quantization = None
-    if s.begin is not None:
-        quantization = {"exclude": s.exclude, "weight_bits": s.weight_bits, "ranges": s.ranges}
+    after = {"mode": s.mode, "exclude": s.exclude, "weight_bits": s.weight_bits, "ranges": s.resolved_ranges,
+             "calibration": s.calibration, "max_drop": s.max_drop}  # fmt: skip
     spec = dict(student.lighten_spec)  # type: ignore[arg-type]
     write_json(
         folder / FIT,
         {
             "schema": 1,
             "config": {"schema": 1, "model": spec, **config},
-            "quantization": quantization,
+            "quantization": dict(quantize.settings) if quantize else None,
+            "after_training": after if s.after_training else None,
+            "targets": list(recipe.delivery.targets),
             "opset": recipe.delivery.opset,
         },
     )

@@ -77,6 +77,16 @@ def test_halves_are_stored_in_half_and_computed_in_float32(mode, tmp_path):
     assert path.stat().st_size < whole.stat().st_size - 2 * (50 * 16 + 16 * 32) + 1500
 
 
+@pytest.mark.parametrize("mode", ["float16", "bfloat16"])
+def test_halves_of_convolutions_hold_their_norm(mode, tmp_path):
+    model = quantize_post_training(lived_in(Residual(32)), mode=mode, exclude=["conv2"])
+    path = export_onnx(model, torch.zeros(2, 1, 8, 8), tmp_path / "half.onnx")
+    x = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        np.testing.assert_allclose(run(path, x), model(x).numpy(), rtol=0, atol=0.02)
+    assert stored(path)[mode.upper()] == 32 * 9 + 32 * 3
+
+
 def test_dynamic_convolutions_are_warned_of(tmp_path):
     with pytest.warns(UserWarning, match=r"dynamic quantization of 2 convolution\(s\): onnxruntime .* slower"):
         model = quantize_post_training(lived_in(Residual()), mode="dynamic")

@@ -77,7 +77,8 @@ def test_a_runtime_agrees_with_fake_quantization_whatever_the_batch(target, mode
 
 def resnet():
     torch.manual_seed(0)
-    return build_model("resnet20", num_classes=10, input_shape=(1, 28, 28), width=8)
+    model = build_model("resnet20", num_classes=10, input_shape=(1, 28, 28), width=8)
+    return model.to(memory_format=torch.channels_last)  # as recipes train it
 
 
 @TARGETS

@@ -1,5 +1,6 @@
 """A trained model as a file that an integer runtime reads."""
 
+import copy
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,9 +24,10 @@ from lighten.delivery.quiet import quiet
 from lighten.delivery.student import FIT
 from lighten.errors import UserError, did_you_mean
 from lighten.example import ExampleInput, as_call, logits_of, map_tensors
-from lighten.quantization.insert import BANK, convert
+from lighten.quantization.insert import BANK, bank_of, convert
 from lighten.quantization.layers import Form
-from lighten.quantization.post_training import DYNAMIC, HALVES, convert_dynamic, left_in_float, mode_of
+from lighten.quantization.post_training import DYNAMIC, HALVES, DynamicLayer, convert_dynamic, left_in_float, mode_of
+from lighten.quantization.sites import Stage
 from lighten.training.files import replace_file
 
 OPSET = 18
@@ -33,6 +35,8 @@ OPSET = 18
 
 OPSETS = range(18, 24)
 """Operator sets that can be asked for; below 18 per-channel zero points and reductions take other forms."""
+
+CONTIGUOUS = torch.contiguous_format
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "executorch": ".pte"}
 """What can be written, and how the file's name ends."""
@@ -137,29 +141,59 @@ def export_onnx(
     if mode == DYNAMIC:
         proto = dynamic_integers(proto, left_in_float(model))
     elif mode in HALVES:
-        store_halves(proto, mode)
+        store_halves(proto, mode, left_in_float(model))
     _write(proto, path)
     return path
+
+
+FLOAT = "student_float32.onnx"
+"""The quantized student in float32: what the int8 file is timed against."""
 
 
 def export_run(run: str | os.PathLike[str]) -> list[Path]:
     """Write ``student.onnx`` from ``student/``, and ``teacher.onnx`` and ``dense.onnx`` where their folders are there.
 
+    Beside ``student.onnx`` come the files of other targets, and ``student_float32.onnx`` where it is quantized.
+
     Raises:
-        UserError: if there is no student yet, or a folder is damaged.
+        UserError: if there is no student yet, a folder is damaged, or a target's package is not installed.
     """
     run = open_run(Path(run))
     if not (run / "student" / CONFIG).exists():
         raise UserError(f"{run / 'student'}: no such model folder; make it with `lighten shrink {run}`")
     settings = read_json(run / FIT, made_by="lighten train recipe=…")
-    files = []
+    targets, opset, files = settings.get("targets", ["onnx"]), settings.get("opset", OPSET), []
     for role in ("teacher", "dense", "student"):
         if (run / role / CONFIG).exists():
             model = load(run / role)
             shape = read_json(run / role / CONFIG, made_by=f"lighten shrink {run}")["model"]["input_shape"]
             example = torch.zeros(2, *shape)
-            files.append(export_onnx(model, example, run / f"{role}.onnx", opset=settings.get("opset", OPSET)))
+            files.append(export_onnx(model, example, run / f"{role}.onnx", opset=opset))
+    others = [target for target in targets if target != "onnx"]
+    files += [_export_target(model, example, run / f"student{SUFFIXES[target]}", target) for target in others]
+    (run / FLOAT).unlink(missing_ok=True)
+    if mode_of(model) is not None:
+        files.append(export_onnx(in_float(model), example, run / FLOAT, opset=opset))
     return files
+
+
+def in_float(model: nn.Module) -> nn.Module:
+    """Return a copy of a quantized model that computes in float32, with the same weights."""
+    model = copy.deepcopy(model)
+    if hasattr(model, BANK):
+        bank_of(model).stage = Stage.OFF
+    for module in model.modules():
+        if isinstance(module, DynamicLayer):
+            module.__class__ = type(module).__mro__[2]
+    model.lighten_quantization = None  # type: ignore[assignment]
+    return model
+
+
+def _export_target(model: nn.Module, example: Tensor, path: Path, target: str) -> Path:
+    mode = mode_of(model)
+    if target == "litert" and mode in (DYNAMIC, *HALVES):
+        return export(in_float(model), example, path, target=target, mode=mode)
+    return export(model, example, path, target=target)
 
 
 def _check(model: nn.Module, path: Path, target: str, opset: int, mode: str | None) -> None:
@@ -178,14 +212,20 @@ def _check(model: nn.Module, path: Path, target: str, opset: int, mode: str | No
 
 def _one_sample(model: nn.Module, example_input: ExampleInput, form: Form) -> tuple[nn.Module, tuple[Any, ...]]:
     """Return the module to export and its inputs by position, with a batch of one."""
-    args, kwargs = map_tensors(lambda x: x[:1] if x.ndim else x, as_call(example_input))
-    return _Graph(_exported(model, form), len(args), list(kwargs)), (*args, *kwargs.values())
+    args, kwargs = map_tensors(lambda x: x[:1].clone(memory_format=CONTIGUOUS) if x.ndim else x, as_call(example_input))
+    plain: Any = copy.deepcopy(_exported(model, form))  # LiteRT's converter misreads channels-last tensors
+    return _Graph(plain.to(memory_format=CONTIGUOUS), len(args), list(kwargs)), (*args, *kwargs.values())
 
 
 def _exported(model: nn.Module, form: Form) -> nn.Module:
     if mode_of(model) == DYNAMIC:
         return convert_dynamic(model)
-    return convert(model, form) if hasattr(model, BANK) else model
+    return convert(model, form) if _is_on(model) else model
+
+
+def _is_on(model: nn.Module) -> bool:
+    """Return whether fake-quantizers were inserted, and not switched off to export what was trained in float."""
+    return hasattr(model, BANK) and mode_of(model) is not None
 
 
 class _Graph(nn.Module):

@@ -1,6 +1,7 @@
 """The optional packages that targets other than ONNX need."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from lighten.delivery.quiet import silent
@@ -8,6 +9,17 @@ from lighten.errors import UserError
 
 PACKAGES = {"openvino": "openvino", "litert": "litert-torch", "executorch": "executorch"}
 """The package behind each extra; target and extra have the same name."""
+
+
+def require(target: str) -> None:
+    """Do nothing if the package behind ``target`` is there; it is not loaded.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    package = PACKAGES.get(target)
+    if package is not None and find_spec(package.replace("-", "_")) is None:
+        raise UserError(f"target {target!r} needs {package}; install it with: pip install 'lighten[{target}]'")
 
 
 def need(target: str, *modules: str) -> list[Any]:

@@ -13,9 +13,13 @@ import numpy as np
 
 from lighten.delivery.artifacts import open_run, read_json, recipe_name, sha256
 from lighten.delivery.count import Size, count
+from lighten.delivery.export import FLOAT, SUFFIXES
+from lighten.delivery.extras import require
+from lighten.delivery.gate import gate
 from lighten.delivery.latency import Latency, batch_of, interleaved_latency
 from lighten.delivery.runner import Model, Runner, open_runner
 from lighten.delivery.scores import SCHEMA, ModelScores, Role, Scores, compare, quality, write_scores
+from lighten.delivery.student import FIT
 from lighten.errors import UserError
 from lighten.example import Call, split_batch
 
@@ -36,8 +40,8 @@ def measure(
     """Measure one model: quality on all of ``dataloader``, size, and latency on its first samples.
 
     Args:
-        path_or_model: a path to an ``.onnx`` file, run in onnxruntime on the CPU, or a torch module, run in
-            PyTorch where it stands.
+        path_or_model: a path to an ``.onnx``, ``.xml`` (OpenVINO), ``.tflite`` or ``.pte`` file, run in its runtime on
+            the CPU, or a torch module, run in PyTorch where it stands.
         dataloader: batches of ``(inputs, labels)``, or mappings with ``labels``.
         threads: how many threads each call may use.
         batch_sizes: the sizes that latency is measured at.
@@ -90,6 +94,7 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None]
     from lighten.delivery import folder
 
     run = open_run(run)
+    settings = read_json(run / FIT, made_by="lighten train recipe=…") if (run / FIT).exists() else {}
     files = {role: run / name for role, name in FILES.items() if role != "teacher" or (run / name).exists()}
     config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
     say("test data")
@@ -104,7 +109,11 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None]
             predicted[role] = logits.argmax(axis=1)
         call = _first_call(loader)
         say("latency, models in turn")
-        latency = interleaved_latency(runners, _batches(call, BATCH_SIZES))
+        twin = stack.enter_context(open_runner(run / FLOAT, threads=threads)) if (run / FLOAT).exists() else None
+        timed: dict[str, Runner] = {str(role): runner for role, runner in runners.items()}
+        if twin is not None:
+            timed["float"] = twin
+        latency = interleaved_latency(timed, _batches(call, BATCH_SIZES))
         sizes = {role: count(runner, batch_of(call, 1)) for role, runner in runners.items()}
         say("accuracy of the fake-quantized student in PyTorch")
         in_pytorch = predict(folder.load(run / "student"), loader, threads=threads)[0].argmax(axis=1)
@@ -116,10 +125,58 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None]
         models[role] = _model_scores(runner, sizes[role], accuracy, macro_f1, latency[role])
     reference: Role = "teacher" if "teacher" in runners else "student"
     scores = _scores(run, models, reference, predicted, in_pytorch)
+    if twin is not None:
+        compared = {"int8": latency["compressed"], "float": latency["float"]}
+        scores["gate"] = gate(files["compressed"], run / FLOAT, compared, runtime=runners["compressed"].runtime)
+    if settings.get("targets", ["onnx"]) != ["onnx"]:
+        scores["targets"] = _targets(
+            run, settings["targets"], loader, predicted["compressed"], in_pytorch, threads, say
+        )
     scores["classes"] = {"names": classes, "recall": recall}
     scores["provenance"] = _provenance(files, data, config, len(labels))
     write_scores(run, scores)
     return scores
+
+
+def _targets(
+    run: Path,
+    targets: Sequence[str],
+    loader: Iterable[Any],
+    in_onnx: np.ndarray,
+    in_pytorch: np.ndarray,
+    threads: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Return what each runtime makes of the student's file; latencies are taken in turn."""
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        runners: dict[str, Runner] = {}
+        for target in targets:
+            path = run / f"student{SUFFIXES[target]}"
+            try:
+                if target != "onnx":
+                    require(target)
+                runners[target] = stack.enter_context(open_runner(path, threads=threads))
+            except UserError as error:
+                found[target] = {"missing": str(error)}
+        call = _first_call(loader)
+        say("latency, runtimes in turn")
+        latency = interleaved_latency(runners, _batches(call, BATCH_SIZES))
+        for target, runner in runners.items():
+            say(f"accuracy in {runner.runtime}")
+            logits, labels = _predict(runner, loader)
+            answers = logits.argmax(axis=1)
+            found[target] = {
+                "file": Path(runner.name).name,
+                "runtime": runner.runtime,
+                "bytes": count(runner, batch_of(call, 1))["bytes"],
+                "accuracy": float(np.mean(answers == labels)),
+                "agreement": float(np.mean(answers == in_onnx)),
+                "flips": int(np.sum(answers != in_pytorch)),
+                "flips_of": len(answers),
+                "latency_ms": latency[target],
+            }
+    return {target: found[target] for target in targets}
 
 
 def _predict(runner: Runner, dataloader: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:

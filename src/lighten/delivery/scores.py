@@ -1,7 +1,7 @@
 """``scores.json``: its shape, its arithmetic, and how it is read and written."""
 
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -45,7 +45,8 @@ class Scores(TypedDict):
     """One run's ``scores.json``.
 
     ``models.student`` is the dense float student, ``models.compressed`` the int8 file; ``models.teacher`` is
-    null where there was none. ``classes`` holds the share of each class that each model finds; ``provenance``
+    null where there was none. ``gate`` compares the int8 file with the same network in float32, ``targets`` the
+    student's files in their runtimes. ``classes`` holds the share of each class that each model finds; ``provenance``
     says what was measured, where and with what.
     """
 
@@ -53,6 +54,8 @@ class Scores(TypedDict):
     recipe: str
     models: dict[Role, ModelScores | None]
     comparison: Comparison
+    gate: NotRequired[dict[str, Any]]
+    targets: NotRequired[dict[str, Any]]
     classes: dict[str, Any]
     provenance: dict[str, Any]
 

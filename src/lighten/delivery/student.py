@@ -1,20 +1,24 @@
 """From the last good checkpoint to the model folder of the compressed student."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lighten.delivery.artifacts import open_run, read_json, write_text
-from lighten.delivery.folder import build, save
+from lighten.delivery.artifacts import open_run, read_json, write_json, write_text
+from lighten.delivery.folder import CONFIG, build, load, save
 from lighten.errors import UserError
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import shrink
+from lighten.quantization.post_training import STATIC, quantize_post_training
+from lighten.quantization.sensitivity import find_float_layers
 from lighten.training.checkpoint import latest_good
 
-FIT = "fit.json"
-"""What the fit works on, written before its first step: the student's ``config.json``, quantization settings, opset."""
+FIT, SENSITIVITY = "fit.json", "sensitivity.json"
+"""What the fit works on, written before its first step: the student's ``config.json``, quantization settings, targets;
+and which layers suffered most from int8, where that was asked."""
 
 
 def shrink_run(run: str | Path) -> Path:
@@ -36,8 +40,77 @@ def shrink_run(run: str | Path) -> Path:
     if plan is not None:
         write_text(run / "plan.json", plan)
         model = shrink(model.eval(), Plan.from_json(plan))
+    if fit.get("after_training") is not None:
+        model = _quantized(model.eval(), fit, run)
     config = {key: value for key, value in fit["config"].items() if key not in ("schema", "model")}
     return save(model.eval(), run / "student", **config)
+
+
+def quantize_folder(folder: str | Path, mode: str, *, calibration: int = 512, **settings: Any) -> Path:
+    """Quantize the model of a folder after training and write it into a folder beside it, ``<folder>-<mode>``.
+
+    Args:
+        folder: as ``lighten.save`` wrote it, with the ``data`` that the model was trained on; float.
+        mode: of ``quantize_post_training``.
+        calibration: samples of the validation split, for ``"static"``.
+        settings: ``ranges``, ``weight_bits``, ``exclude`` of ``quantize_post_training``.
+
+    Raises:
+        UserError: if the folder cannot be read, or as ``quantize_post_training``.
+    """
+    folder = Path(folder)
+    model = load(folder)
+    config = read_json(folder / CONFIG, made_by="lighten.save")
+    small = _calibrated(model, config, mode, calibration, settings)
+    extra = {key: value for key, value in config.items() if key not in ("schema", "model")}
+    return save(small, folder.with_name(f"{folder.name}-{mode}"), **extra)
+
+
+def first_samples(batches: Iterable[Any], samples: int) -> Iterator[Any]:
+    """Yield ``(inputs, labels)`` or dicts until they hold ``samples``; the last one is cut."""
+    for batch in batches:
+        given = list(batch.values()) if isinstance(batch, Mapping) else list(batch)
+        size = min(len(given[0]), samples)
+        cut = [x[:size] for x in given]
+        yield dict(zip(batch, cut, strict=True)) if isinstance(batch, Mapping) else tuple(cut)
+        samples -= size
+        if not samples:
+            return
+
+
+def _quantized(model: nn.Module, fit: Mapping[str, Any], run: Path) -> nn.Module:
+    settings = dict(fit["after_training"])
+    mode, samples, max_drop = (settings.pop(key) for key in ("mode", "calibration", "max_drop"))
+    if max_drop is not None:
+        data = _validation(fit["config"], samples)
+        wanted = {key: settings[key] for key in ("ranges", "weight_bits", "exclude")}
+        found = find_float_layers(model, data, max_drop=max_drop, **wanted)
+        write_json(run / SENSITIVITY, found.as_json())
+        settings["exclude"] = [*settings["exclude"], *found.exclude]
+    return _calibrated(model, fit["config"], mode, samples, settings)
+
+
+def _calibrated(
+    model: nn.Module, config: Mapping[str, Any], mode: str, samples: int, settings: Mapping[str, Any]
+) -> nn.Module:
+    batches = _validation(config, samples) if mode == STATIC else None
+    small: Any = quantize_post_training(model, batches, mode=mode, **settings)
+    if batches is not None:
+        count = sum(len(labels) for _, labels in batches)
+        small.lighten_quantization |= {"calibration": {"samples": count, "split": "validation"}}
+    for name in ("lighten_spec", "lighten_plan"):
+        if hasattr(model, name):
+            setattr(small, name, getattr(model, name))
+    return small
+
+
+def _validation(config: Mapping[str, Any], samples: int) -> list[Any]:
+    from lighten.data import build_data
+
+    data: Any = build_data(config["data"]["name"], batch_size=100, **config["data"].get("options", {}))
+    data.prepare_data()
+    data.setup("fit")
+    return list(first_samples(data.val_dataloader(), samples))
 
 
 def _load_student(model: nn.Module, checkpoint: Path) -> str | None:

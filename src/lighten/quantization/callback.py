@@ -62,7 +62,7 @@ class Quantize(L.Callback):
         if not (math.isfinite(freeze) and begin <= freeze <= 1):
             raise UserError(f"quantize freeze={freeze}: expected a share of the fit from begin={begin} to 1")
         self.begin, self.freeze, self.module = begin, freeze, module
-        self._settings: dict[str, Any] = {"ranges": ranges, "weight_bits": weight_bits, "exclude": list(exclude)}
+        self.settings: dict[str, Any] = {"ranges": ranges, "weight_bits": weight_bits, "exclude": list(exclude)}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Insert fake-quantizers, unless an earlier call of the trainer did."""
@@ -70,7 +70,7 @@ class Quantize(L.Callback):
         if hasattr(target, BANK):
             return
         args, kwargs = example_call(trainer, pl_module, target)
-        quantize_(target, example_input=kwargs if kwargs and not args else args, **self._settings)
+        quantize_(target, example_input=kwargs if kwargs and not args else args, **self.settings)
         rank_zero_info(f"quantize: {summary(target)}")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

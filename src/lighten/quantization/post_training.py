@@ -159,10 +159,10 @@ def quantize_as_(model: nn.Module, settings: Mapping[str, Any], example_input: E
     return model
 
 
-def left_in_float(model: nn.Module) -> list[Tensor]:
-    """Return the weights of layers that were left out of a post-training mode."""
-    layers: list[Any] = [model.get_submodule(name) for name in _left(model)]
-    return [layer.weight.detach() for layer in layers if hasattr(layer, "weight")]
+def left_in_float(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights, by layer, that were left out of a post-training mode."""
+    layers: dict[str, Any] = {name: model.get_submodule(name) for name in _left(model)}
+    return {name: layer.weight.detach() for name, layer in layers.items() if hasattr(layer, "weight")}
 
 
 def convert_dynamic(model: nn.Module) -> nn.Module:
