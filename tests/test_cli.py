@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from finished_run import write_run
 
+from lighten import build_model, load, save
 from lighten.cli import STEPS, main
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +90,35 @@ def test_plan_prints_what_a_recipe_would_prune_and_trains_nothing(capsys, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_plan_of_a_recipe_that_does_not_prune_is_told(capsys, monkeypatch):
+def test_plan_of_quantization_is_a_table_of_what_is_and_what_is_not(capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
-    assert main(["plan", "recipe=quantize_cnn"]) == 1
-    assert "recipe quantize_cnn does not prune; set compress.prune.amount" in capsys.readouterr().err
+    assert main(["plan", "recipe=quantize_cnn", "compress.quantize.exclude=[head]"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["stage1.0.conv1", "Conv2d", "7", "-", "-", "with", "BatchNorm2d", "and", "ReLU"] in lines
+    assert ["stage1.0:add0", "add", "8", "-", "-", "with", "ReLU"] in lines
+    assert ["head", "Linear", "-", "-", "-", "floating", "point:", "excluded", "by", "'head'"] in lines
+    assert lines[-1] == ["29", "of", "30", "in", "int8"]
+
+
+def test_plan_of_a_recipe_that_does_neither_is_told(capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    argv = ["plan", "recipe=quantize_static", "compress.quantize.mode=float16"]
+    assert main(argv) == 1
+    assert "recipe quantize_static does not prune; set compress.prune.amount" in capsys.readouterr().err
+
+
+def test_a_model_folder_is_quantized_beside_itself(capsys, tmp_path):
+    model = build_model("resnet20", num_classes=10, input_shape=(1, 28, 28), width=4, blocks=1, stem_stride=2)
+    data = {"name": "fashion_mnist", "options": {}}
+    save(model.eval(), tmp_path / "dense", data=data, classes=list("abcdefghij"))
+    argv = ["quantize", str(tmp_path / "dense"), "--calibration", "64", "--exclude", "head"]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "floating point: excluded by 'head'" in out
+    assert (tmp_path / "dense-static.onnx").exists()
+    small = load(tmp_path / "dense-static")
+    assert small.lighten_quantization["calibration"] == {"samples": 64, "split": "validation"}
+    assert main(["quantize", str(tmp_path / "dense"), "--mode", "statik"]) == 1
+    assert "did you mean 'static'" in capsys.readouterr().err
+    assert main(["quantize", str(tmp_path / "none")]) == 1
+    assert "no such file" in capsys.readouterr().err

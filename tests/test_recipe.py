@@ -37,6 +37,10 @@ SOUND = [
     {"trainer__max_epochs": -1, "trainer__max_steps": 5},
     {"id": "2026-01-01_a.b"},
     {"data": "cifar10", "data_options": {"validation": 10}},
+    {"compress__quantize__begin": None, "compress__quantize__mode": "static", "compress__quantize__max_drop": 0.01},
+    {"compress__quantize__begin": None, "compress__quantize__mode": "float16", "delivery__targets": ["onnx", "litert"]},
+    {"compress__quantize__ranges": "lsq", "compress__quantize__max_drop": 0.01, "student_fit__max_epochs": 1},
+    {"delivery__targets": ["onnx", "openvino", "litert", "executorch"]},
 ]
 
 
@@ -84,10 +88,35 @@ UNSOUND = [
     ),
     ({"compress__quantize__ranges": "minmax"}, "compress.quantize.ranges='minmax': did you mean 'min_max'?"),
     ({"compress__quantize__weight_bits": 9}, "compress.quantize.weight_bits=9: expected a whole number"),
+    ({"compress__quantize__mode": "statik"}, "compress.quantize.mode='statik': did you mean 'static'?"),
+    ({"compress__quantize__mode": "static"}, "compress.quantize.begin=0.7: mode static comes after training"),
+    ({"compress__quantize__calibration": 0}, "compress.quantize.calibration=0: expected a whole number, 1 or more"),
+    ({"compress__quantize__max_drop": 1.0}, "compress.quantize.max_drop=1.0: expected a number at least 0 and below 1"),
+    ({"compress__quantize__max_drop": 0.1}, "compress.quantize.max_drop=0.1: layers are chosen on a trained student"),
+    (
+        {"delivery__targets": ["litert"]},
+        "delivery.targets=[litert]: the others are compared with onnx; name it as well",
+    ),
+    (
+        {
+            "compress__quantize__begin": None,
+            "compress__quantize__mode": "dynamic",
+            "delivery__targets": ["onnx", "executorch"],
+        },
+        "delivery.targets: executorch does not take compress.quantize.mode=dynamic",
+    ),
+    (
+        {
+            "compress__quantize__begin": None,
+            "compress__quantize__mode": "bfloat16",
+            "delivery__targets": ["onnx", "litert"],
+        },
+        "delivery.targets: litert does not take compress.quantize.mode=bfloat16; use float16",
+    ),
     ({"distil__temperature": 0.0}, "distil.temperature=0.0: expected a number above 0"),
     ({"distil__soft_weight": 1.1}, "distil.soft_weight=1.1: expected a number at least 0 and at most 1"),
     ({"distil__losses": {"soft": 1.0}}, "distil.losses='soft': did you mean 'soft_labels'? Choices: cross_entropy"),
-    ({"delivery__targets": ["onnx", "openvno"]}, "delivery.targets='openvno': did you mean 'onnx'? Choices: onnx"),
+    ({"delivery__targets": ["onnx", "openvno"]}, "delivery.targets='openvno': did you mean 'openvino'?"),
     ({"delivery__opset": 17}, "delivery.opset=17: expected a whole number, 18 to"),
     ({"teacher": "resnet_20"}, "teacher='resnet_20': did you mean 'resnet20'?"),
     ({"teacher": "cnn"}, "teacher_fit.max_epochs=0: expected at least 1, as no teacher_checkpoint is given"),
@@ -109,7 +138,7 @@ UNSOUND = [
     ({"optimizer__momentum": 0.0}, "optimizer.nesterov=true: needs optimizer.momentum above 0"),
     ({"distil__losses": {"soft_labels": -1.0}}, "distil.losses.soft_labels=-1.0: expected a number at least 0"),
     ({"distil__losses": {"soft_labels": 0.0}}, "distil.losses={'soft_labels': 0.0}: expected one weight above 0"),
-    ({"delivery__targets": []}, "delivery.targets=[]: expected one at least. Choices: onnx"),
+    ({"delivery__targets": []}, "delivery.targets=[]: expected one at least. Choices: onnx, openvino"),
     ({"trainer__accelerator": "gpuu"}, "trainer.accelerator='gpuu': did you mean 'gpu'?"),
     ({"trainer__precision": "bf16-mixd"}, "trainer.precision='bf16-mixd': did you mean 'bf16-mixed'?"),
     ({"trainer__strategy": "dpp"}, "trainer.strategy='dpp': did you mean 'ddp'?"),

@@ -268,6 +268,66 @@ def test_each_technique_alone_needs_no_teacher(name, tmp_path):
     assert (folder / "plan.json").exists() == (name == "prune_cnn")
 
 
+LIMITS = [
+    "student_options={width: 8, blocks: 1, stem_stride: 2}", "student_fit.max_epochs=1", "trainer.max_epochs=1",
+    "trainer.limit_train_batches=20", "trainer.limit_val_batches=1",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:dynamic quantization of")
+@pytest.mark.parametrize("mode", ["static", "dynamic", "float16"])
+def test_a_trained_student_is_quantized_in_every_mode(mode, tmp_path):
+    folder = smoke(tmp_path, *LIMITS, f"compress.quantize.mode={mode}", name="quantize_static")
+    scores = json.loads((folder / "scores.json").read_text())
+    compression = json.loads((folder / "student" / "compression.json").read_text())
+    assert compression["quantization"]["mode"] == mode
+    assert scores["gate"]["size_ratio"] > (1.2 if mode == "float16" else 1.5)
+    # a dynamic range is read off floating-point sums, which a runtime takes in another order
+    assert scores["comparison"]["flips"] <= (20 if mode == "dynamic" else 6)
+    page = (folder / "report.html").read_text()
+    if mode == "static":
+        assert compression["quantization"]["calibration"] == {"samples": 512, "split": "validation"}
+        assert "512 samples" in " ".join(page.split())
+        assert sum(row["weight_bits"] == 7 for row in compression["layers"]) == 10
+    if mode == "dynamic":
+        assert any("dynamically quantized convolutions slowly" in text for text in scores["gate"]["warnings"])
+        assert "dynamically quantized convolutions slowly" in page
+
+
+def test_every_runtime_gets_its_file_and_is_compared(tmp_path):
+    targets = ["onnx", "openvino", "litert", "executorch"]
+    drop = ["compress.quantize.max_drop=0.0005", "compress.quantize.weight_bits=3"]
+    folder = smoke(tmp_path, *LIMITS, *drop, f"delivery.targets=[{','.join(targets)}]", name="quantize_cnn")
+    scores = json.loads((folder / "scores.json").read_text())
+    assert list(scores["targets"]) == targets
+    for target, found in scores["targets"].items():
+        assert (folder / found["file"]).stat().st_size <= found["bytes"], target
+        assert found["flips_of"] == 2000
+        assert found["agreement"] > 0.97, target
+        assert found["latency_ms"]["batch_1"]["median"] > 0
+    ranking = json.loads((folder / "sensitivity.json").read_text())
+    kept = [layer["name"] for layer in ranking["layers"] if layer["kept"]]
+    assert ranking["layers"] == sorted(ranking["layers"], key=lambda layer: -layer["error"])
+    assert kept == [layer["name"] for layer in ranking["layers"][: len(kept)]] != []
+    student = lighten.load(folder / "student")
+    assert set(student.activation_ranges.left) == set(kept)
+    assert "sensitiv" in (folder / "report.html").read_text()
+
+
+def test_a_target_that_is_not_installed_is_told_before_training(tmp_path, monkeypatch):
+    import importlib.util
+
+    plain = importlib.util.find_spec
+    monkeypatch.setattr(
+        "lighten.delivery.extras.find_spec", lambda name: None if name == "litert_torch" else plain(name)
+    )
+    with pytest.raises(
+        UserError, match=r"'litert' needs litert-torch; install it with: pip install 'lighten\[litert\]'"
+    ):
+        smoke(tmp_path, *LIMITS, "delivery.targets=[onnx,litert]", name="quantize_cnn")
+    assert not (tmp_path / "references").exists()
+
+
 class References(HTMLParser):
     """Collects what a page would fetch."""
 

@@ -351,3 +351,16 @@ def test_bad_requests_give_one_line(name, settings, says, floating, tmp_path):
 def test_modes_are_for_float_models(model, tmp_path):
     with pytest.raises(UserError, match="modes are for a float model"):
         written(model, "litert", tmp_path, mode="dynamic")
+
+
+@TARGETS
+def test_an_operator_that_a_target_lacks_is_told_in_one_line(target, tmp_path):
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return torch.linalg.eigvalsh(x @ x.transpose(1, 2))
+
+    path = tmp_path / f"m{SUFFIXES[target]}"
+    with pytest.raises(UserError, match=r"target '\w+' cannot take Odd \(.+\); choose another target") as caught:
+        export(Odd(), torch.randn(2, 4, 4), path, target=target)
+    assert "\n" not in str(caught.value)
+    assert not path.exists()

@@ -168,7 +168,7 @@ def test_non_finite_activations_stop_the_fit_by_name():
                     self.backbone.conv2.bias.fill_(torch.nan)
             return super().training_step(batch, index)
 
-    with pytest.raises(UserError, match=r"conv2\.output' are not finite") as caught:
+    with pytest.raises(UserError, match=r"at 'backbone\.\S+' are not finite") as caught:
         fit(Poisoned(), Quantize(begin=0.0))
     assert "\n" not in str(caught.value)
 
@@ -243,3 +243,58 @@ def test_names_that_match_nothing_are_refused_before_the_first_step(settings, me
     with pytest.raises(UserError, match=message):
         fit(module, Quantize(**settings))
     assert isinstance(module.backbone, nn.Module)
+
+
+@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "entropy", "lsq"])
+def test_every_rule_trains_freezes_and_resumes_to_the_same_bits(ranges, tmp_path):
+    class Save(Watch):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 0:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+    watch, straight, resumed = Save(), Plain(), Plain()
+    settings = {"begin": 0.1, "freeze": 0.75, "ranges": ranges}
+    fit(straight, Quantize(**settings), stop=watch)
+    fit(resumed, Quantize(**settings), ckpt_path=tmp_path / "half.ckpt")
+    assert not torch.equal(watch.highs[3], watch.highs[14])
+    assert torch.equal(watch.highs[15], watch.highs[19])
+    for (name, ours), theirs in zip(resumed.state_dict().items(), straight.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_learned_steps_go_down_the_slope_of_the_loss():
+    module = Plain()
+    quantize = Quantize(begin=0.0, freeze=1.0, ranges="lsq")
+
+    class Slope(L.Callback):
+        def __init__(self):
+            self.agree = []
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            bank = bank_of(pl_module)
+            self.gradient = None if bank._gradient is None else bank._gradient.clone()
+            self.high = bank.high.clone()
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if self.gradient is not None and not self.agree:  # the first step of Adam goes against the sign
+                moved = bank_of(pl_module).high - self.high
+                sure = self.gradient.abs() > 1e-9
+                self.agree.append(bool((moved.sign() == -self.gradient.sign())[sure].all()) and bool(sure.any()))
+
+    slope = Slope()
+    L.seed_everything(0, verbose=False)
+    L.Trainer(max_epochs=1, callbacks=[quantize, slope], **QUIET).fit(module, loader())
+    assert slope.agree == [True]
+
+
+@pytest.mark.parametrize("ranges", ["mse", "lsq"])
+def test_non_finite_activations_stop_every_rule(ranges):
+    class Poisoned(Plain):
+        def training_step(self, batch, index):
+            if index == 3:
+                with torch.no_grad():
+                    self.backbone.conv2.bias.fill_(torch.nan)
+            return super().training_step(batch, index)
+
+    with pytest.raises(UserError, match=r"at 'backbone\.\S+' are not finite"):
+        fit(Poisoned(), Quantize(begin=0.0, ranges=ranges))

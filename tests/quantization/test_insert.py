@@ -12,6 +12,7 @@ from lighten.errors import UserError
 from lighten.quantization import calibrate_, convert, quantize_
 from lighten.quantization.fake_quant import quantization_parameters
 from lighten.quantization.insert import bank_of, summary
+from lighten.quantization.sites import Stage
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 
@@ -171,3 +172,56 @@ def test_misuse_gives_one_line(batches):
         calibrate_(Residual(), batches)
     with pytest.raises(UserError, match="not finite"):
         calibrate_(model, [torch.full((2, 1, 8, 8), torch.nan)])
+
+
+def test_ranges_that_never_saw_data_are_told(batches):
+    model = quantize_(lived_in(Residual()), example_input=EXAMPLE)
+    bank_of(model).stage = Stage.ON  # frozen before a batch was observed
+    with pytest.raises(UserError, match=r"'conv1.input' has no range yet; run data through it first"):
+        model(batches[0])
+
+
+@pytest.mark.parametrize("ranges", ["min_max", "mse"])
+def test_a_layer_that_calibration_never_reaches_is_told(ranges):
+    class Forked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.near, self.middle, self.far = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x, deep=True):
+            x = self.near(x)
+            return self.far(self.middle(x)) if deep else x
+
+    model = quantize_(Forked(), example_input=torch.zeros(2, 4))
+    with pytest.raises(UserError, match=r"'middle.output' was not reached by the forward pass; name it in exclude"):
+        calibrate_(model, [{"x": torch.randn(8, 4), "deep": False}], ranges=ranges)
+
+
+def test_changes_in_place_leave_gradients_right():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second, self.third = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            y = F.silu(self.first(x), inplace=True)
+            z = self.second(y)
+            z += y
+            z = F.relu(z, inplace=True)
+            return self.head(F.hardswish(self.third(z), inplace=True).mean((2, 3)))
+
+    class Apart(InPlace):
+        def forward(self, x):
+            y = F.silu(self.first(x))
+            return self.head(F.hardswish(self.third(F.relu(self.second(y) + y))).mean((2, 3)))
+
+    x = torch.randn(6, 2, 5, 5)
+    gradients = []
+    for build in (InPlace, Apart):
+        model = calibrate_(quantize_(build(), example_input=x), [x])
+        model.train()(x).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)

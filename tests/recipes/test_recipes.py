@@ -20,7 +20,16 @@ def leaves(tree, prefix=""):
 
 
 def test_all_are_here():
-    assert {"distil_cnn", "prune_bert", "prune_cnn", "prune_mlp", "quantize_cnn", "smoke"} <= set(NAMES)
+    assert {
+        "distil_cnn",
+        "prune_bert",
+        "prune_cnn",
+        "prune_mlp",
+        "quantize_bert",
+        "quantize_cnn",
+        "quantize_static",
+        "smoke",
+    } <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

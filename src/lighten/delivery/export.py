@@ -85,11 +85,11 @@ def export(
         with tempfile.TemporaryDirectory() as folder:
             onnx = export_onnx(model, example_input, Path(folder) / "model.onnx")
             graph, inputs = _one_sample(model, example_input, Form())
-            with _eval_mode(model):
+            with _eval_mode(model), _told(model, target):
                 write_openvino(onnx, path, work_of(graph, inputs))
         return path
     graph, inputs = _one_sample(model, example_input, LITERT if target == "litert" else EXECUTORCH)
-    with _eval_mode(model):
+    with _eval_mode(model), _told(model, target):
         if target == "litert":
             content = litert_bytes(graph, inputs, mode=mode)
         else:
@@ -125,7 +125,7 @@ def export_onnx(
     graph = _Graph(_exported(model, Form()), len(args), list(kwargs))
     names = [*(["input"] if len(args) == 1 else [f"input_{i}" for i in range(len(args))]), *kwargs]
     dynamic = tuple(_batch_dimension(x) for x in (*args, *kwargs.values()))
-    with quiet(), _eval_mode(model):
+    with quiet(), _eval_mode(model), _told(model, "onnx"):
         program = torch.onnx.export(
             graph,
             (*args, *kwargs.values()),
@@ -271,6 +271,21 @@ def _write(proto: Any, path: Path) -> None:
     onnx.checker.check_model(proto)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda file: file.write(proto.SerializeToString(deterministic=True)))
+
+
+@contextmanager
+def _told(model: nn.Module, target: str) -> Iterator[None]:
+    """Turn what a converter raises, of an operator that it lacks for instance, into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # converters' exceptions share no base class
+        words = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        raise UserError(
+            f"target {target!r} cannot take {type(model).__name__} ({words[:200]}); choose another target, or leave "
+            "out what it does not know"
+        ) from error
 
 
 @contextmanager
