@@ -101,12 +101,11 @@ def _step(name: str) -> Callable[[Path], object]:
 
 
 def _quantize(arguments: argparse.Namespace) -> None:
-    import torch
-
     from lighten.delivery.artifacts import read_json
     from lighten.delivery.export import export_onnx
     from lighten.delivery.folder import CONFIG, load
     from lighten.delivery.student import quantize_folder
+    from lighten.example import example_of
     from lighten.quantization.insert import BANK
     from lighten.quantization.table import format_rows, quantization_rows
 
@@ -120,7 +119,7 @@ def _quantize(arguments: argparse.Namespace) -> None:
     )
     model = load(folder)
     shape = read_json(folder / CONFIG, made_by="lighten quantize")["model"]["input_shape"]
-    path = export_onnx(model, torch.zeros(2, *shape), folder.with_name(f"{folder.name}.onnx"))
+    path = export_onnx(model, example_of(shape), folder.with_name(f"{folder.name}.onnx"))
     if hasattr(model, BANK):
         print(format_rows(quantization_rows(model)))
     print(f"{folder}\n{path} ({path.stat().st_size:,} bytes)")

@@ -1,6 +1,6 @@
 """Example inputs: one tensor, a tuple of positionals or a dict of keywords, handled alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,15 +31,33 @@ def split_batch(batch: Any) -> tuple[Call, Any]:
     """Split a batch into the model's call and its labels.
 
     Args:
-        batch: ``(inputs, labels)``, or a mapping with ``labels`` whose other entries are keywords of the model;
-            a lone tensor has no labels.
+        batch: ``(inputs, labels)`` or ``(inputs, labels, keys)``, or a mapping with ``labels`` whose other entries are
+            keywords of the model (``keys`` aside); a lone tensor has no labels.
     """
     if isinstance(batch, Mapping):
-        return ((), {k: v for k, v in batch.items() if k != "labels"}), batch.get("labels")
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        inputs, labels = batch
+        return ((), {k: v for k, v in batch.items() if k not in ("labels", "keys")}), batch.get("labels")
+    if isinstance(batch, list | tuple) and len(batch) in (2, 3):
+        inputs, labels = batch[:2]
         return as_call(tuple(inputs) if isinstance(inputs, list) else inputs), labels
     return as_call(batch), None
+
+
+def keys_of(batch: Any) -> Tensor | None:
+    """Return a batch's keys, int64 (batch,), one number for each view of each sample; ``None`` where it has none."""
+    if isinstance(batch, Mapping):
+        return batch.get("keys")
+    return batch[2] if isinstance(batch, list | tuple) and len(batch) == 3 else None
+
+
+def example_of(input_shape: Sequence[int], samples: int = 2) -> ExampleInput:
+    """Return zeros such as a model takes: images for (channels, height, width), tokens for (length,).
+
+    Tokens are ``input_ids`` and ``attention_mask``, int64 (samples, length); nothing is masked.
+    """
+    if len(input_shape) != 1:
+        return torch.zeros(samples, *input_shape)
+    ids = torch.zeros(samples, *input_shape, dtype=torch.int64)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def logits_of(output: Any) -> Tensor:

@@ -25,7 +25,7 @@ from lighten.delivery.student import FIT, SENSITIVITY, first_samples, shrink_run
 from lighten.delivery.table import closing_table
 from lighten.distillation.module import DistillationModule
 from lighten.errors import UserError
-from lighten.example import as_call
+from lighten.example import as_call, example_of
 from lighten.models import build_model
 from lighten.pruning.callback import Prune
 from lighten.pruning.decide import decide, plan_pruning, settle, study
@@ -94,7 +94,7 @@ def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]]]:
     given = _given_student(recipe, data)
     student = given if given is not None else _build(recipe, data, recipe.student, recipe.student_options)
     settings = Settings(s.amount, score=s.score, scope=s.scope, target=s.target, align=s.align, rate_norm=s.rate_norm)
-    structure = study(student, as_call(torch.randn(1, *data.input_shape)), exclude=s.exclude)
+    structure = study(student, as_call(example_of(data.input_shape, 1)), exclude=s.exclude)
     calibration = [as_call(x) for x in _some_inputs(data)] if s.scope == "sensitivity" else None
     planned = decide(
         structure, student, settings, findings=settle(structure, student, settings, calibration=calibration)
@@ -115,7 +115,7 @@ def quantization_plan(recipe: Recipe) -> list[Row]:
         recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=0, **recipe.data_options
     )
     student = _build(recipe, data, recipe.student, recipe.student_options)
-    example = torch.zeros(2, *data.input_shape)
+    example = example_of(data.input_shape)
     quantize_(student, example_input=example, exclude=s.exclude, weight_bits=s.weight_bits)
     return quantization_rows(student)
 
@@ -130,7 +130,7 @@ def _rehearse(recipe: Recipe, data: Any) -> None:
     """Find on an untrained student what would stop the run after hours: names, amounts, an unfit checkpoint."""
     given = _given_student(recipe, data)
     student = given if given is not None else _build(recipe, data, recipe.student, recipe.student_options)
-    example, prune, quantize = torch.zeros(2, *data.input_shape), recipe.compress.prune, recipe.compress.quantize
+    example, prune, quantize = example_of(data.input_shape), recipe.compress.prune, recipe.compress.quantize
     if prune.amount is not None:
         scope, target = ("uniform", prune.target) if prune.scope == "sensitivity" else (prune.scope, prune.target)
         target = "macs" if target == "latency" else target  # what can be known before training

@@ -23,7 +23,7 @@ from lighten.delivery.openvino import write_openvino
 from lighten.delivery.quiet import quiet
 from lighten.delivery.student import FIT
 from lighten.errors import UserError, did_you_mean
-from lighten.example import ExampleInput, as_call, logits_of, map_tensors
+from lighten.example import ExampleInput, as_call, example_of, logits_of, map_tensors
 from lighten.quantization.insert import BANK, bank_of, convert
 from lighten.quantization.layers import Form
 from lighten.quantization.post_training import DYNAMIC, HALVES, DynamicLayer, convert_dynamic, left_in_float, mode_of
@@ -167,7 +167,7 @@ def export_run(run: str | os.PathLike[str]) -> list[Path]:
         if (run / role / CONFIG).exists():
             model = load(run / role)
             shape = read_json(run / role / CONFIG, made_by=f"lighten shrink {run}")["model"]["input_shape"]
-            example = torch.zeros(2, *shape)
+            example = example_of(shape)
             files.append(export_onnx(model, example, run / f"{role}.onnx", opset=opset))
     others = [target for target in targets if target != "onnx"]
     files += [_export_target(model, example, run / f"student{SUFFIXES[target]}", target) for target in others]
@@ -189,7 +189,7 @@ def in_float(model: nn.Module) -> nn.Module:
     return model
 
 
-def _export_target(model: nn.Module, example: Tensor, path: Path, target: str) -> Path:
+def _export_target(model: nn.Module, example: ExampleInput, path: Path, target: str) -> Path:
     mode = mode_of(model)
     if target == "litert" and mode in (DYNAMIC, *HALVES):
         return export(in_float(model), example, path, target=target, mode=mode)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lighten.delivery.artifacts import read_json, write_json
 from lighten.errors import UserError
+from lighten.example import example_of
 from lighten.models import build_model
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import shrink
@@ -95,7 +96,7 @@ def build(config: Mapping[str, Any], compression: Mapping[str, Any]) -> nn.Modul
     shape = tuple(spec["input_shape"])
     model = build_model(spec["name"], num_classes=spec["num_classes"], input_shape=shape, **spec["options"])
     if compression.get("quantization") is not None:
-        quantize_as_(model, compression["quantization"], torch.zeros(2, *shape))
+        quantize_as_(model, compression["quantization"], example_of(shape))
     if compression.get("plan") is not None:
         model = shrink(model, Plan.from_json(json.dumps(compression["plan"])))
     return model
