@@ -111,8 +111,8 @@ def make_history(steps: int = 1200, epochs: int = 30) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"step": step, "epoch": int(t * epochs), "progress": t, "time": step * 0.31}
         row |= {
             "train/loss": 0.35 + 1.9 * math.exp(-6 * t) + 0.09 * ramp + noise * (0.6 - 0.4 * t),
-            "distil/soft_loss": 0.3 + 1.7 * math.exp(-6.5 * t) + noise * (0.5 - 0.35 * t),
-            "distil/hard_loss": 0.29 + 2.1 * math.exp(-5 * t) + noise * (0.8 - 0.5 * t),
+            "distil/soft_labels": 0.3 + 1.7 * math.exp(-6.5 * t) + noise * (0.5 - 0.35 * t),
+            "distil/cross_entropy": 0.29 + 2.1 * math.exp(-5 * t) + noise * (0.8 - 0.5 * t),
             "prune/sparsity": round(0.42 * ramp * 50) / 50,
             "prune/amount": 0.42 * ramp,
             "quantize/enabled": float(t >= 0.7),

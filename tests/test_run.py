@@ -117,7 +117,7 @@ def test_model_folder_loads_in_both_runtimes(folder):
 def test_history_tells_student_teacher_pruning_and_quantization(folder):
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     keys = set().union(*rows)
-    assert {"step", "epoch", "progress", "time", "train/loss", "distil/soft_loss", "distil/hard_loss"} <= keys
+    assert {"step", "epoch", "progress", "time", "train/loss", "distil/soft_labels", "distil/cross_entropy"} <= keys
     assert {"student/accuracy", "teacher/accuracy", "student/macro_f1", "teacher/macro_f1", "gap/accuracy"} <= keys
     assert {"prune/sparsity", "prune/amount", "quantize/enabled", "quantize/frozen"} <= keys
     steps = [row["step"] for row in rows]

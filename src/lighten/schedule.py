@@ -1,7 +1,8 @@
 """When: how strongly something acts at a given progress of the fit."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from lighten.errors import UserError, did_you_mean
 
@@ -59,3 +60,41 @@ def check_ramp(*, begin: float, end: float, shape: str = "cubic") -> None:
         raise UserError(f"end={end} comes before begin={begin}; set end to at least begin")
     if shape not in SHAPES:
         raise UserError(f"no ramp has the shape {shape!r}; {did_you_mean(shape, SHAPES)}")
+
+
+Setting = float | Mapping[str, Any]
+"""A number, or one that changes over the fit: ``{from: 4.0, to: 1.0, begin: 0.0, end: 1.0, shape: linear}``."""
+
+
+def value_at(setting: Setting, progress: float) -> float:
+    """Return what a setting is worth when a share ``progress`` of the fit is done.
+
+    Example:
+        >>> value_at({"from": 4.0, "to": 1.0}, 0.5)
+        2.5
+    """
+    if not isinstance(setting, Mapping):
+        return float(setting)
+    when = {"begin": setting.get("begin", 0.0), "end": setting.get("end", 1.0), "shape": setting.get("shape", "linear")}
+    first, last = float(setting["from"]), float(setting["to"])
+    return first + (last - first) * ramp(progress, **when)
+
+
+def check_setting(key: str, setting: Any) -> list[float]:
+    """Return the values that a setting moves between, one if it stays.
+
+    Raises:
+        UserError: if it is no number, or a schedule with unknown or missing keys or times out of range.
+    """
+    if not isinstance(setting, Mapping):
+        if isinstance(setting, bool) or not isinstance(setting, int | float) or not math.isfinite(setting):
+            raise UserError(f"{key}={setting!r}, expected a finite number, or {{from: …, to: …}}")
+        return [float(setting)]
+    known = ("from", "to", "begin", "end", "shape")
+    for name in setting:
+        if name not in known:
+            raise UserError(f"{key}.{name} is no part of a schedule; {did_you_mean(str(name), known)}")
+    if missing := [name for name in ("from", "to") if name not in setting]:
+        raise UserError(f"{key}: a schedule needs from and to, {' and '.join(missing)} is missing")
+    check_ramp(begin=setting.get("begin", 0.0), end=setting.get("end", 1.0), shape=str(setting.get("shape", "linear")))
+    return [*check_setting(f"{key}.from", setting["from"]), *check_setting(f"{key}.to", setting["to"])]

@@ -41,7 +41,7 @@ def test_classes_can_be_told_apart_by_a_nearest_centroid(data):
 
 def test_facts(data):
     assert data.name == "fashion_mnist"
-    assert data.options == {"source": "embedded", "folder": None, "validation": 1000, "augment": True}
+    assert data.options == {"source": "embedded", "folder": None, "validation": 1000, "augment": True, "views": None}
     assert data.num_classes == len(data.class_names) == 10
     assert data.input_shape == (1, 28, 28)
     assert "MIT" in data.licence

@@ -90,6 +90,80 @@ def test_one_image_by_index():
     assert label == 1
 
 
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize(("seed", "views"), [(None, None), (3, None), (3, 2)])
+def test_one_image_is_that_of_epoch_zero(keyed, seed, views):
+    data = ImageSet(images().train, images().train_labels, mean=(0,), std=(1,), seed=seed, views=views, keyed=keyed)
+    image, label = data[3]
+    assert torch.equal(image, data.__getitems__([(0, 3)])[0][0])
+    assert label == 1
+
+
+def by_key(loader, epoch):
+    loader.order.set_epoch(epoch)
+    return {key: image for inputs, _, keys in loader for key, image in zip(keys.tolist(), inputs, strict=True)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_have_their_own_images_and_keys_and_come_again(workers):
+    data = module(views=2, batch_size=10, workers=workers)
+    data.keyed = True
+    loader = data.train_dataloader()
+    epochs = [by_key(loader, epoch) for epoch in range(4)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(30)), list(range(30, 60))] * 2
+    for first, again in (epochs[::2], epochs[1::2]):
+        assert all(torch.equal(first[key], again[key]) for key in first)
+    assert sum(torch.equal(epochs[0][key], epochs[1][30 + key]) for key in range(30)) < 6
+
+
+def test_keys_name_the_sample():
+    data = module(views=3, batch_size=30)
+    data.keyed = True
+    loader = data.train_dataloader()
+    for epoch in range(5):
+        loader.order.set_epoch(epoch)
+        ((inputs, labels, keys),) = loader
+        assert keys.dtype == torch.int64
+        assert torch.equal(labels, data.train_set.labels[keys % 30])
+        assert (keys // 30 == epoch % 3).all()
+        assert torch.equal(inputs, data.train_set.__getitems__([(epoch, k) for k in (keys % 30).tolist()])[0])
+
+
+def test_keys_without_views_go_on_with_the_epoch_and_without_augmentation_stay():
+    for given, expected in (({}, range(210, 240)), ({"augment": False}, range(30))):
+        data = module(**given)
+        data.keyed = True
+        keys = data.train_dataloader().dataset.__getitems__([(7, sample) for sample in range(30)])[2]
+        assert keys.tolist() == list(expected)
+
+
+def test_only_training_batches_have_keys_and_only_when_asked():
+    data = module(views=2)
+    assert all(len(batch) == 2 for batch in data.train_dataloader())
+    data.keyed = True
+    assert all(len(batch) == 3 for batch in data.train_dataloader())
+    assert all(len(batch) == 2 for loader in (data.val_dataloader(), data.test_dataloader()) for batch in loader)
+    data.keyed = False
+    assert all(len(batch) == 2 for batch in data.train_dataloader())
+
+
+def test_keys_and_enough_views_change_no_image():
+    plain, keyed = module().train_dataloader(), module(views=5)
+    keyed.keyed = True
+    others = keyed.train_dataloader()
+    for epoch in range(5):
+        plain.order.set_epoch(epoch)
+        others.order.set_epoch(epoch)
+        for (a, la), (b, lb, _) in zip(plain, others, strict=True):
+            assert torch.equal(a, b)
+            assert torch.equal(la, lb)
+
+
+def test_what_the_data_say_of_themselves():
+    assert (module().task, module().keyed, module().train_samples) == ("classification", False, 30)
+    assert [module(**given).views for given in ({}, {"views": 4}, {"augment": False})] == [None, 4, 1]
+
+
 def test_splits_are_apart_and_the_same_for_every_seed():
     a, b = module(seed=0), module(seed=1)
     assert torch.equal(a.val_set.pixels, b.val_set.pixels)
@@ -129,7 +203,9 @@ def test_workers_see_what_this_process_sees():
 def test_fingerprint_tells_what_is_seen():
     base = module().fingerprint
     assert base == module(seed=5, batch_size=4, workers=1).fingerprint
-    assert len({base, module(validation=12).fingerprint, module(augment=False).fingerprint}) == 3
+    changed = [{"validation": 12}, {"augment": False}, {"views": 1}, {"views": 2}]
+    assert len({base, *(module(**given).fingerprint for given in changed)}) == 5
+    assert module(augment=False, views=1).fingerprint == module(augment=False).fingerprint
     other = ImageData(facts(), lambda: images(42), batch_size=8, seed=0, workers=0, validation=10, augment=True)
     assert other.fingerprint != base
 
@@ -152,6 +228,9 @@ def test_images_are_read_once():
         ({"batch_size": 0}, "batch_size=0, expected an integer of at least 1"),
         ({"workers": -1}, "workers=-1"),
         ({"validation": 0}, "validation=0"),
+        ({"views": 0}, "views=0, expected an integer of at least 1"),
+        ({"views": True}, "views=True"),
+        ({"views": 2, "augment": False}, "views=2 with augment=False: there is one view; leave views out"),
         ({"validation": 40}, "validation=40 leaves nothing of 40"),
     ],
 )

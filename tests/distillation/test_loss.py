@@ -1,9 +1,18 @@
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax, rel_entr, softmax
+from scipy.special import expit, log_softmax, rel_entr, softmax
+from scipy.stats import pearsonr
 
-from lighten.distillation.loss import cross_entropy, loss_weights, soft_labels
+from lighten.distillation.loss import (
+    binary_cross_entropy,
+    cross_entropy,
+    dist,
+    dkd,
+    mean_squared_error,
+    soft_binary_labels,
+    soft_labels,
+)
 from lighten.errors import UserError
 
 
@@ -90,22 +99,129 @@ def test_cross_entropy_refuses_labels_that_do_not_fit(labels: torch.Tensor) -> N
         cross_entropy(torch.zeros(4, 5), labels)
 
 
-def test_weights_come_from_soft_weight_or_by_name() -> None:
-    assert loss_weights(None, 0.75, teacher=True) == {"soft_labels": 0.75, "cross_entropy": 0.25}
-    assert loss_weights(None, 0.75, teacher=False) == {"cross_entropy": 1.0}
-    assert loss_weights({"soft_labels": 5, "cross_entropy": 0}, 0.5, teacher=True) == {"soft_labels": 5.0}
+def dkd_reference(student, teacher, labels, temperature, alpha, beta) -> float:
+    """Zhao et al., equation 7, sample by sample from the probabilities."""
+    total = 0.0
+    for s, t, label in zip(student, teacher, labels, strict=True):
+        p, q = softmax(t / temperature), softmax(s / temperature)
+        target = rel_entr([p[label], 1 - p[label]], [q[label], 1 - q[label]]).sum()
+        rest = np.arange(len(p)) != label
+        others = rel_entr(p[rest] / p[rest].sum(), q[rest] / q[rest].sum()).sum()
+        total += alpha * target + beta * others
+    return temperature**2 * total / len(student)
+
+
+def dist_reference(student, teacher, temperature, beta, gamma) -> float:
+    s, t = softmax(student / temperature, axis=1), softmax(teacher / temperature, axis=1)
+    between = np.mean([1 - pearsonr(a, b)[0] for a, b in zip(s, t, strict=True)])
+    within = np.mean([1 - pearsonr(a, b)[0] for a, b in zip(s.T, t.T, strict=True)])
+    return temperature**2 * (beta * between + gamma * within)
+
+
+def both(*shape: int) -> tuple[np.ndarray, np.ndarray, torch.Tensor, torch.Tensor]:
+    student, teacher = draw(*shape), draw(*shape, seed=1)
+    return student, teacher, torch.from_numpy(student), torch.from_numpy(teacher)
+
+
+@pytest.mark.parametrize(("temperature", "alpha", "beta"), [(1.0, 1.0, 8.0), (4.0, 1.0, 2.0), (2.0, 0.0, 1.0)])
+def test_dkd_equals_the_slow_reference(temperature, alpha, beta) -> None:
+    student, teacher, s, t = both(6, 5)
+    labels = np.array([0, 4, 2, 2, 1, 3])
+    loss = dkd(s, t, torch.from_numpy(labels), temperature, alpha=alpha, beta=beta)
+    assert loss.item() == pytest.approx(dkd_reference(student, teacher, labels, temperature, alpha, beta), rel=1e-9)
+
+
+def test_dkd_with_the_teachers_own_doubt_as_beta_is_soft_labels() -> None:
+    """Zhao et al., equation 5: KL = TCKD + (1 - p_y) NCKD."""
+    _, _, s, t = both(1, 5)
+    doubt = 1 - float((t / 3).softmax(1)[0, 2])
+    torch.testing.assert_close(dkd(s, t, torch.tensor([2]), 3.0, beta=doubt), soft_labels(s, t, 3.0))
+
+
+def test_dkd_stays_finite_where_the_teacher_has_no_doubt() -> None:
+    sure = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+    loss = dkd(sure, torch.tensor([[300.0, 0.0, 1.0]]), torch.tensor([0]), 1.0)
+    loss.backward()
+    assert loss.isfinite()
+    assert sure.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("temperature", "beta", "gamma"), [(1.0, 1.0, 1.0), (4.0, 2.0, 0.5)])
+def test_dist_equals_the_slow_reference(temperature, beta, gamma) -> None:
+    student, teacher, s, t = both(6, 5)
+    loss = dist(s, t, temperature, beta=beta, gamma=gamma)
+    assert loss.item() == pytest.approx(dist_reference(student, teacher, temperature, beta, gamma), rel=1e-6)
+
+
+def test_dist_is_zero_for_equal_logits_and_has_a_gradient_where_a_row_does_not_vary() -> None:
+    _, _, _, t = both(6, 5)
+    assert dist(t, t).item() == pytest.approx(0, abs=1e-7)
+    flat = torch.zeros(6, 5, dtype=torch.float64, requires_grad=True)
+    dist(flat, t).backward()
+    assert flat.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_soft_binary_labels_equal_the_slow_reference(temperature) -> None:
+    student, teacher, s, t = both(4, 6)
+    p, q = expit(teacher / temperature), expit(student / temperature)
+    expected = temperature**2 * np.mean(rel_entr(p, q) + rel_entr(1 - p, 1 - q))
+    assert soft_binary_labels(s, t, temperature).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_losses_of_other_tasks_equal_their_formulas() -> None:
+    student, _, s, _ = both(4, 6)
+    labels = (draw(4, 6, seed=2) > 0).astype(float)
+    p = expit(student)
+    expected = -np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p))
+    assert binary_cross_entropy(s, torch.from_numpy(labels)).item() == pytest.approx(expected, rel=1e-9)
+    expected = np.mean((student - labels) ** 2)
+    assert mean_squared_error(s, torch.from_numpy(labels)).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_padding_and_ignored_labels_count_nowhere() -> None:
+    student, teacher, s, t = both(3, 4, 5)
+    mask = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    labels = np.where(mask, np.arange(12).reshape(3, 4) % 5, -100)
+    rows = mask.astype(bool)
+    soft = soft_labels(s, t, 2.0, mask=torch.from_numpy(mask))
+    assert soft.item() == pytest.approx(soft_labels_reference(student[rows], teacher[rows], 2.0), rel=1e-9)
+    hard = cross_entropy(s, torch.from_numpy(labels), 0.1)
+    assert hard.item() == pytest.approx(cross_entropy_reference(student[rows], labels[rows], 0.1), rel=1e-9)
+    spoilt = torch.where(torch.from_numpy(rows)[..., None], s, torch.nan)
+    assert torch.equal(soft_labels(spoilt, t, 2.0, mask=torch.from_numpy(mask)), soft)
+    assert cross_entropy(s, torch.full((3, 4), -100)).item() == 0
+
+
+def test_the_mean_over_ranks_is_the_loss_of_the_whole_batch() -> None:
+    """Two ranks with three and one tokens: each divides by the mean of their counts."""
+    _, _, s, t = both(2, 3, 5)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    labels = torch.where(mask.bool(), torch.tensor([[1, 2, 3], [4, 0, 0]]), -100)
+    mean = torch.tensor(2.0)
+    for whole, of_rank in (
+        (soft_labels(s, t, 2.0, mask=mask), lambda i: soft_labels(s[i], t[i], 2.0, mask=mask[i], count=mean)),
+        (cross_entropy(s, labels), lambda i: cross_entropy(s[i], labels[i], count=mean)),
+    ):
+        torch.testing.assert_close((of_rank(slice(0, 1)) + of_rank(slice(1, 2))) / 2, whole)
 
 
 @pytest.mark.parametrize(
-    ("losses", "soft_weight", "teacher", "told"),
+    ("call", "told"),
     [
-        ({"soft_label": 1.0}, 0.9, True, "did you mean 'soft_labels'"),
-        ({"soft_labels": -1.0}, 0.9, True, "losses.soft_labels=-1.0"),
-        ({"cross_entropy": 0.0}, 0.9, True, "nothing to learn from"),
-        ({"soft_labels": 1.0}, 0.9, False, "no teacher"),
-        (None, 1.5, True, "soft_weight=1.5"),
+        (lambda: dkd(torch.zeros(4, 1), torch.zeros(4, 1), torch.zeros(4).long(), 1.0), "one class was given"),
+        (lambda: dkd(torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(3).long(), 1.0), r"labels of shape \(3,\)"),
+        (lambda: dist(torch.zeros(1, 3), torch.zeros(1, 3)), "expected two of each"),
+        (lambda: dist(torch.zeros(4, 3), torch.zeros(4, 3), 0.0), "temperature=0.0"),
+        (lambda: soft_binary_labels(torch.zeros(4, 3), torch.zeros(4, 2), 1.0), r"\(4, 3\), teacher logits \(4, 2\)"),
+        (lambda: binary_cross_entropy(torch.zeros(4, 3), torch.zeros(4)), "nothing is broadcast"),
+        (lambda: mean_squared_error(torch.zeros(4, 1), torch.zeros(4)), "nothing is broadcast"),
+        (
+            lambda: soft_labels(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), 1.0, mask=torch.ones(3, 2)),
+            r"a mask of shape \(3, 2\) does not fit",
+        ),
     ],
 )
-def test_weights_without_sense_are_refused(losses, soft_weight, teacher, told) -> None:
+def test_what_does_not_fit_names_what_was_given(call, told) -> None:
     with pytest.raises(UserError, match=told):
-        loss_weights(losses, soft_weight, teacher=teacher)
+        call()

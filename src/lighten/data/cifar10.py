@@ -22,6 +22,7 @@ def cifar10(
     path: str = "uoft-cs/cifar10",
     validation: int = 5000,
     augment: bool = True,
+    views: int | None = None,
 ) -> "ImageData":
     """Build the data module of CIFAR-10.
 
@@ -32,6 +33,7 @@ def cifar10(
         path: name on the hub, or a local folder that ``datasets`` can load, with columns ``img`` and ``label``.
         validation: samples held out of the training part.
         augment: shift by up to four pixels and flip.
+        views: different augmentations of an image, one an epoch in turn; ``None`` draws another one each epoch.
     """
     from lighten.data.hub import read_images
     from lighten.data.images import Facts, ImageData
@@ -51,4 +53,5 @@ def cifar10(
         workers=workers,
         validation=validation,
         augment=augment,
+        views=views,
     )

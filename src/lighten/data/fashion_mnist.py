@@ -38,6 +38,7 @@ def fashion_mnist(
     folder: str | None = None,
     validation: int = 1000,
     augment: bool = True,
+    views: int | None = None,
 ) -> "ImageData":
     """Build the data module of Fashion-MNIST.
 
@@ -50,6 +51,7 @@ def fashion_mnist(
             ``/usr/share/datasets/fashion-mnist``.
         validation: samples held out of the training part.
         augment: shift by up to two pixels and flip.
+        views: different augmentations of an image, one an epoch in turn; ``None`` draws another one each epoch.
 
     Raises:
         UserError: if ``source`` is unknown, or ``folder`` is missing or has no effect.
@@ -81,6 +83,7 @@ def fashion_mnist(
         workers=workers,
         validation=validation,
         augment=augment,
+        views=views,
     )
 
 

@@ -45,7 +45,7 @@ class ImageSet:
     """Whole batches by (epoch, sample), normalised to float32 (N, C, H, W), with int64 labels.
 
     Augmentation depends on (seed, epoch, sample) alone: a shift by up to ``shift`` pixels each way with zeros (black)
-    coming in, and a horizontal flip every second time.
+    coming in, and a horizontal flip every second time. With ``views`` it repeats: epoch e shows view e % ``views``.
 
     Args:
         pixels: uint8 (N, C, H, W).
@@ -54,6 +54,8 @@ class ImageSet:
         std: likewise.
         seed: of the augmentation; ``None`` leaves images as they are.
         shift: pixels.
+        views: different augmentations of a sample; ``None`` draws another one each epoch.
+        keyed: batches have a third entry, keys int64 (batch,): view * N + sample, view 0 for images as they are.
     """
 
     def __init__(
@@ -65,11 +67,15 @@ class ImageSet:
         std: Sequence[float],
         seed: int | None = None,
         shift: int = 2,
+        views: int | None = None,
+        keyed: bool = False,
     ) -> None:
         self.pixels = pixels
         self.labels = labels
         self.seed = seed
         self.shift = shift
+        self.views = views
+        self.keyed = keyed
         self._mean = 255 * torch.tensor(mean).view(-1, 1, 1)
         self._std = 255 * torch.tensor(std).view(-1, 1, 1)
 
@@ -78,17 +84,21 @@ class ImageSet:
 
     def __getitem__(self, sample: int) -> tuple[Tensor, Tensor]:
         """Return one image (C, H, W) as in epoch 0 and its label."""
-        images, labels = self.__getitems__([(0, sample)])
+        images, labels = self.__getitems__([(0, sample)])[:2]
         return images[0], labels[0]
 
-    def __getitems__(self, places: list[Place]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, places: list[Place]) -> tuple[Tensor, ...]:
         """Return the batch of these (epoch, sample) pairs."""
         epochs, samples = np.array(places).T
+        views = epochs if self.views is None else epochs % self.views
         chosen = torch.from_numpy(samples)
         pixels = self.pixels[chosen]
         if self.seed is not None:
-            pixels = augment(pixels, *draw_augmentation(self.seed, epochs, samples, shift=self.shift))
-        return pixels.float().sub_(self._mean).div_(self._std), self.labels[chosen]
+            pixels = augment(pixels, *draw_augmentation(self.seed, views, samples, shift=self.shift))
+        batch = pixels.float().sub_(self._mean).div_(self._std), self.labels[chosen]
+        if not self.keyed:
+            return batch
+        return *batch, chosen if self.seed is None else torch.from_numpy(views * len(self)) + chosen
 
 
 def draw_augmentation(
@@ -130,13 +140,22 @@ class ImageData(L.LightningDataModule):
         workers: processes that fetch batches ahead; 0 is fine for images in memory.
         validation: samples taken out of the training part, stratified, the same for every seed.
         augment: shift and flip training images.
+        views: different augmentations of a training image, taken in turn, one an epoch; ``None`` draws another one
+            each epoch. A teacher's outputs for a few views can be kept.
+
+    Attributes:
+        keyed: set it to have keys in training batches, one number for each view of each sample.
+        views: of a training image; 1 without augmentation, ``None`` for another one each epoch.
 
     Raises:
-        UserError: if ``batch_size`` is below 1, or ``workers`` or ``validation`` below 0.
+        UserError: if ``batch_size`` or ``views`` is below 1, ``workers`` or ``validation`` below 0, or ``views`` has
+            no effect.
     """
 
+    task: str = "classification"
     name: str = ""
     options: dict[str, Any]
+    keyed: bool = False
 
     def __init__(
         self,
@@ -149,15 +168,19 @@ class ImageData(L.LightningDataModule):
         workers: int,
         validation: int,
         augment: bool,
+        views: int | None = None,
     ) -> None:
         super().__init__()
         for key, value, least in (
             ("batch_size", batch_size, 1),
             ("workers", workers, 0),
             ("validation", validation, 1),
+            ("views", 1 if views is None else views, 1),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"{key}={value!r}, expected an integer of at least {least}")
+        if not augment and views not in (None, 1):
+            raise UserError(f"views={views} with augment=False: there is one view; leave views out, or set augment")
         self.class_names = facts.class_names
         self.num_classes = len(facts.class_names)
         self.input_shape = facts.input_shape
@@ -169,6 +192,7 @@ class ImageData(L.LightningDataModule):
         self.workers = workers
         self.validation = validation
         self.augment = augment
+        self.views = views if augment else 1
         self.options = {}
         self._facts = facts
         self._read = read
@@ -184,11 +208,18 @@ class ImageData(L.LightningDataModule):
             )
         return images
 
+    @property
+    def train_samples(self) -> int:
+        """Samples of the training part, without those held out; known after ``setup``."""
+        return len(self.train_set)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the images and of the options that change what a model sees."""
         content = self._content or _digest(self.images)
         seen = {"content": content, "validation": self.validation, "augment": self.augment}
+        if self.augment and self.views is not None:
+            seen["views"] = self.views
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     def prepare_data(self) -> None:
@@ -209,6 +240,7 @@ class ImageData(L.LightningDataModule):
             images.train_labels[rest],
             seed=self.seed if self.augment else None,
             shift=self._facts.shift,
+            views=self.views,
             **statistics,
         )
         self.val_set = ImageSet(images.train[held_out], images.train_labels[held_out], **statistics)
@@ -216,6 +248,7 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> OrderedLoader:
         """Return shuffled, augmented batches; a last one that is not full is dropped."""
+        self.train_set.keyed = self.keyed
         return OrderedLoader(self.train_set, batch_size=self.batch_size, seed=self.seed, workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 _REGISTRY = Registry(
     "data",
     group="lighten.data",
-    builtin={"fashion_mnist": "lighten.data.fashion_mnist", "cifar10": "lighten.data.cifar10"},
+    builtin={
+        "fashion_mnist": "lighten.data.fashion_mnist",
+        "cifar10": "lighten.data.cifar10",
+        "wordnet_glosses": "lighten.data.wordnet_glosses",
+        "glue": "lighten.data.glue",
+        "table": "lighten.data.table",
+    },
     given=("batch_size", "seed", "workers"),
 )
 

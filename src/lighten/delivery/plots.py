@@ -81,8 +81,8 @@ def loss_plot(history: HistoryRows) -> str | None:
     """Return the plot of the training losses over the fit; None where none was logged."""
     curves = [
         Curve("Total", "total", history.series("train/loss")),
-        Curve("Soft labels", "soft", history.series("distil/soft_loss")),
-        Curve("Hard labels", "hard", history.series("distil/hard_loss")),
+        Curve("Soft labels", "soft", history.series("distil/soft_labels")),
+        Curve("Hard labels", "hard", history.series("distil/cross_entropy")),
     ]
     return _curves(curves, phases(history), "{:.2g}".format, "{:.2f}".format, "Training loss", base=0.0)
 

@@ -1,32 +1,43 @@
-"""What a student is taught with: plain functions of logits, and how they are weighted."""
+"""What a student is taught with on its logits: plain functions, each with its formula and source.
 
-from collections.abc import Mapping
+All compute in float32 (float64 where the student's values are), also under autocast, and let no gradient into the
+teacher. Positions that a mask or a label of -100 leaves out count nowhere, in no sum and in no mean.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lighten.errors import UserError, did_you_mean
+from lighten.errors import UserError
 
-LOSSES = ("soft_labels", "cross_entropy")
-"""The losses that ``DistillationModule(losses=...)`` accepts."""
+IGNORED = -100
+"""The label of positions that have none, as everywhere in PyTorch."""
 
 
-def soft_labels(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+def soft_labels(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float,
+    *,
+    mask: Tensor | None = None,
+    count: Tensor | None = None,
+) -> Tensor:
     r"""Return the soft-label loss: how far the student's softened distribution is from the teacher's.
 
-    .. math:: T^2 \cdot \frac1B \sum_b
-        \mathrm{KL}\bigl(\mathrm{softmax}(t_b / T) \,\|\, \mathrm{softmax}(s_b / T)\bigr)
+    .. math:: T^2 \cdot \frac1N \sum_n
+        \mathrm{KL}\bigl(\mathrm{softmax}(t_n / T) \,\|\, \mathrm{softmax}(s_n / T)\bigr)
 
-    The factor T squared keeps the gradient's size independent of the temperature. Computed in float32
-    (float64 where the student's logits are), also under autocast.
+    The factor T squared keeps the gradient's size independent of the temperature.
 
     Source: Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, section 2.
 
     Args:
-        student_logits: (batch, classes), with gradient.
-        teacher_logits: (batch, classes); no gradient flows into it.
+        student_logits: (batch, classes), or (batch, length, classes) for one distribution a token; with gradient.
+        teacher_logits: the same shape.
         temperature: T > 0, dimensionless.
+        mask: (batch,) or (batch, length), zero where a position is padding or otherwise left out.
+        count: N; by default the positions that are not left out. Ranks that hold unequal numbers of positions give
+            their mean, so that the mean of their losses is the loss of the whole batch.
 
     Returns:
         A scalar in nats, zero where both agree.
@@ -40,68 +51,211 @@ def soft_labels(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
     """
     check_temperature(temperature)
     _check_pair(student_logits, teacher_logits)
-    student = F.log_softmax(_upcast(student_logits) / temperature, dim=-1)
-    teacher = F.log_softmax(_upcast(teacher_logits.detach()).to(student.dtype) / temperature, dim=-1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    student = F.log_softmax(upcast(student_logits) / temperature, dim=-1)
+    teacher = F.log_softmax(_as(teacher_logits, student) / temperature, dim=-1)
+    divergence = (teacher.exp() * (teacher - student)).sum(-1)
+    return masked_mean(divergence, mask, count) * temperature**2
 
 
-def cross_entropy(student_logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    r"""Return the cross-entropy with the true labels, mean over the batch.
+def dkd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+) -> Tensor:
+    r"""Return decoupled distillation: the labelled class against the rest, and the rest among themselves.
 
-    .. math:: -\frac1B \sum_b \sum_c q_{bc} \log \mathrm{softmax}(s_b)_c,
-        \quad q = (1 - \varepsilon)\, \mathrm{onehot} + \varepsilon / C
+    .. math:: T^2 \cdot \frac1B \sum_b
+        \bigl(\alpha\, \mathrm{KL}(b^t \| b^s) + \beta\, \mathrm{KL}(\hat p^t \| \hat p^s)\bigr),
+        \quad b = (p_y, 1 - p_y), \quad \hat p_c = p_c / (1 - p_y) \text{ for } c \neq y
 
-    Computed in float32 (float64 where the logits are), also under autocast.
+    with p = softmax(logits / T). Soft labels weigh the second term by the teacher's own doubt, 1 - p_y; here it has a
+    weight of its own. The published beta grows with the teacher's certainty: 1 to 8.
 
-    Source for the smoothing: Szegedy et al.: Rethinking the Inception Architecture, 2016, section 7.
+    Source: Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022, equation 7.
+
+    Args:
+        student_logits: (batch, classes), two classes at least.
+        teacher_logits: the same shape.
+        labels: (batch,), integers; those of -100 are left out.
+        temperature: T > 0.
+        alpha: weight of the labelled class against the rest.
+        beta: weight of the rest among themselves.
+
+    Raises:
+        UserError: as ``soft_labels``, if the labels do not fit, or there is one class alone.
+    """
+    check_temperature(temperature)
+    _check_pair(student_logits, teacher_logits, dims=(2,))
+    _check_labels(student_logits, labels)
+    if student_logits.shape[1] < 2:
+        raise UserError("dkd compares classes with each other, one class was given; expected two at least")
+    keep = labels != IGNORED
+    student = F.log_softmax(upcast(student_logits)[keep] / temperature, dim=-1)
+    teacher = F.log_softmax(_as(teacher_logits, student)[keep] / temperature, dim=-1)
+    labelled = F.one_hot(labels[keep].long(), student.shape[1]).bool()
+    of_label, rest_s, rest_t = [], _without(student, labelled), _without(teacher, labelled)
+    for x, rest in ((student, rest_s), (teacher, rest_t)):
+        of_label.append(torch.stack([x[labelled], rest.logsumexp(-1)], dim=-1))
+    target = F.kl_div(of_label[0], of_label[1], reduction="none", log_target=True).sum(-1)
+    others = F.kl_div(
+        F.log_softmax(rest_s, dim=-1), F.log_softmax(rest_t, dim=-1), reduction="none", log_target=True
+    ).sum(-1)
+    return masked_mean(alpha * target + beta * others) * temperature**2
+
+
+def dist(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, *, beta: float = 1.0, gamma: float = 1.0
+) -> Tensor:
+    r"""Return DIST: correlations with the teacher, of a sample's classes and of a class's samples.
+
+    .. math:: T^2 \Bigl(\beta \bigl(1 - \tfrac1B \sum_b \rho(s_{b\cdot}, t_{b\cdot})\bigr)
+        + \gamma \bigl(1 - \tfrac1C \sum_c \rho(s_{\cdot c}, t_{\cdot c})\bigr)\Bigr)
+
+    with s, t = softmax(logits / T) and rho Pearson's correlation. The second term couples the samples of a batch: ranks
+    must gather their logits first, as ``DistillationModule`` does.
+
+    Source: Huang et al.: Knowledge Distillation from A Stronger Teacher, NeurIPS 2022, equations 5 to 8.
+
+    Args:
+        student_logits: (batch, classes), two of each at least.
+        teacher_logits: the same shape.
+        temperature: T > 0; the authors take 1, and 4 on CIFAR.
+        beta: weight of the relations between classes.
+        gamma: weight of the relations within classes.
+
+    Raises:
+        UserError: as ``soft_labels``, or if there are fewer than two samples or classes to correlate.
+    """
+    check_temperature(temperature)
+    _check_pair(student_logits, teacher_logits, dims=(2,))
+    if min(student_logits.shape) < 2:
+        raise UserError(
+            f"dist correlates over samples and classes, logits are {_shape(student_logits)}; "
+            "expected two of each at least"
+        )
+    student = F.softmax(upcast(student_logits) / temperature, dim=-1)
+    teacher = F.softmax(_as(teacher_logits, student) / temperature, dim=-1)
+    between = 1 - _correlation(student, teacher).mean()
+    within = 1 - _correlation(student.T, teacher.T).mean()
+    return temperature**2 * (beta * between + gamma * within)
+
+
+def soft_binary_labels(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    r"""Return the soft-label loss where each class is a question of its own, as in multi-label tasks.
+
+    .. math:: T^2 \cdot \frac{1}{BC} \sum_{b,c}
+        \mathrm{KL}\bigl(\mathrm{Bern}(\sigma(t_{bc} / T)) \,\|\, \mathrm{Bern}(\sigma(s_{bc} / T))\bigr)
+
+    Source: the two-class case of Hinton et al. 2015 for every class, as in Yang et al.: Multi-Label Knowledge
+    Distillation, ICCV 2023, equation 3.
 
     Args:
         student_logits: (batch, classes).
-        labels: (batch,), integers in [0, classes).
+        teacher_logits: the same shape.
+        temperature: T > 0.
+
+    Raises:
+        UserError: as ``soft_labels``.
+    """
+    check_temperature(temperature)
+    _check_pair(student_logits, teacher_logits, dims=(2,))
+    student = upcast(student_logits) / temperature
+    teacher = _as(teacher_logits, student) / temperature
+    sure, unsure = torch.sigmoid(teacher), torch.sigmoid(-teacher)
+    divergence = sure * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    divergence = divergence + unsure * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return divergence.mean() * temperature**2
+
+
+def cross_entropy(
+    student_logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, count: Tensor | None = None
+) -> Tensor:
+    r"""Return the cross-entropy with the true labels; of masked language models, with the masked tokens.
+
+    .. math:: -\frac1N \sum_n \sum_c q_{nc} \log \mathrm{softmax}(s_n)_c,
+        \quad q = (1 - \varepsilon)\, \mathrm{onehot} + \varepsilon / C
+
+    Source for the smoothing: Szegedy et al.: Rethinking the Inception Architecture, 2016, section 7; for masked tokens
+    Devlin et al.: BERT, 2019, section 3.1.
+
+    Args:
+        student_logits: (batch, classes) or (batch, length, classes).
+        labels: (batch,) or (batch, length), integers in [0, classes); positions of -100 are left out.
         label_smoothing: epsilon in [0, 1).
+        count: N, as in ``soft_labels``.
 
     Returns:
-        A scalar in nats.
+        A scalar in nats; zero where no position has a label.
 
     Raises:
         UserError: if the shapes do not fit, or the labels are not integers.
     """
-    if student_logits.ndim != 2 or labels.shape != student_logits.shape[:1]:
-        raise UserError(
-            f"logits of shape {_shape(student_logits)} and labels of shape {_shape(labels)}, expected "
-            "(batch, classes) and (batch,); look at what the model returns and the data loader yields"
-        )
-    if labels.is_floating_point() or labels.is_complex():
-        raise UserError(f"labels are {labels.dtype}, expected class indices; convert them with labels.long()")
-    return F.cross_entropy(_upcast(student_logits), labels.long(), label_smoothing=label_smoothing)
+    _check_labels(student_logits, labels)
+    logits = upcast(student_logits).flatten(0, -2)
+    labels = labels.flatten().long()
+    values = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, ignore_index=IGNORED, reduction="none")
+    return masked_mean(values, labels != IGNORED, count)
 
 
-def loss_weights(losses: Mapping[str, float] | None, soft_weight: float, *, teacher: bool) -> dict[str, float]:
-    """Return the weight of every loss that takes part.
+def binary_cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Return the cross-entropy of yes-or-no questions, one a class, mean over batch and classes.
+
+    .. math:: -\frac{1}{BC} \sum_{b,c} y_{bc} \log \sigma(s_{bc}) + (1 - y_{bc}) \log \sigma(-s_{bc})
 
     Args:
-        losses: weights by name; by default ``soft_labels`` gets ``soft_weight``, ``cross_entropy`` the rest.
-        soft_weight: in [0, 1].
-        teacher: whether there is one; without, all weight lies on ``cross_entropy``.
+        student_logits: (batch, classes).
+        labels: (batch, classes), in [0, 1].
 
     Raises:
-        UserError: for an unknown name, a negative weight, no weight at all, or soft labels without a teacher.
+        UserError: if the shapes differ.
     """
-    if not 0.0 <= soft_weight <= 1.0:
-        raise UserError(f"soft_weight={soft_weight}, expected a number in [0, 1]")
-    if losses is None:
-        losses = {"soft_labels": soft_weight, "cross_entropy": 1.0 - soft_weight} if teacher else {"cross_entropy": 1.0}
-    for name, weight in losses.items():
-        if name not in LOSSES:
-            raise UserError(f"losses has {name!r}, which is no loss; {did_you_mean(name, LOSSES)}")
-        if not 0.0 <= weight < float("inf"):
-            raise UserError(f"losses.{name}={weight}, expected a finite number that is not below zero")
-    weights = {name: float(weight) for name, weight in losses.items() if weight > 0}
-    if not weights:
-        raise UserError(f"losses={dict(losses)} leaves nothing to learn from; give one a weight above zero")
-    if "soft_labels" in weights and not teacher:
-        raise UserError("losses has 'soft_labels' and there is no teacher; give one, or use cross_entropy alone")
-    return weights
+    _check_targets(student_logits, labels)
+    logits = upcast(student_logits)
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+
+def mean_squared_error(student_values: Tensor, targets: Tensor) -> Tensor:
+    r"""Return the mean squared difference, to the labels of a regression task or to its teacher's answers.
+
+    .. math:: \frac{1}{BK} \sum_{b,k} (s_{bk} - y_{bk})^2
+
+    Source for teachers: Ba, Caruana: Do Deep Nets Really Need to be Deep?, 2014, section 2.2.
+
+    Args:
+        student_values: (batch, targets).
+        targets: the same shape.
+
+    Raises:
+        UserError: if the shapes differ.
+    """
+    _check_targets(student_values, targets)
+    values = upcast(student_values)
+    return F.mse_loss(values, targets.detach().to(values.dtype))
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None, count: Tensor | None = None) -> Tensor:
+    """Return the mean of ``values`` where ``mask`` is not zero; zero where it is so everywhere.
+
+    Args:
+        values: any shape.
+        mask: the same shape, or the shape of its first dimensions; ``None`` takes all.
+        count: what to divide by instead of the number of values taken.
+
+    Raises:
+        UserError: if the mask's shape is no beginning of the values'.
+    """
+    if mask is None:
+        return values.mean() if count is None else values.sum() / count
+    if mask.shape != values.shape[: mask.ndim]:
+        raise UserError(f"a mask of shape {_shape(mask)} does not fit values of shape {_shape(values)}; give one a row")
+    taken = mask.bool()
+    chosen = torch.where(taken.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim)), values, 0.0)
+    each = values.numel() // max(1, mask.numel())
+    return chosen.sum() / ((taken.sum() if count is None else count) * each).clamp_min(1)
 
 
 def check_temperature(temperature: float) -> None:
@@ -110,17 +264,51 @@ def check_temperature(temperature: float) -> None:
         raise UserError(f"temperature={temperature}, expected a finite number above zero; 2 to 8 is usual")
 
 
-def _check_pair(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
+def upcast(values: Tensor) -> Tensor:
+    """Return floating-point values in float32, or in float64 where they are."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _as(teacher: Tensor, student: Tensor) -> Tensor:
+    return upcast(teacher.detach()).to(student.dtype)
+
+
+def _without(log_probabilities: Tensor, labelled: Tensor) -> Tensor:
+    """Return the log-probabilities of the classes that are not labelled, (batch, classes - 1)."""
+    return log_probabilities[~labelled].view(len(log_probabilities), -1)
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Return Pearson's correlation of each row of ``a`` with that of ``b``; zero for a row that does not vary."""
+    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1)).clamp_min(1e-12)
+
+
+def _check_pair(student_logits: Tensor, teacher_logits: Tensor, dims: tuple[int, ...] = (2, 3)) -> None:
+    if student_logits.ndim not in dims or student_logits.shape != teacher_logits.shape:
         raise UserError(
             f"student logits have shape {_shape(student_logits)}, teacher logits {_shape(teacher_logits)}, "
             "expected (batch, classes) twice; both must see the same batch and know the same classes"
         )
 
 
+def _check_labels(student_logits: Tensor, labels: Tensor) -> None:
+    if student_logits.ndim not in (2, 3) or labels.shape != student_logits.shape[:-1]:
+        raise UserError(
+            f"logits of shape {_shape(student_logits)} and labels of shape {_shape(labels)}, expected "
+            "(batch, classes) and (batch,); look at what the model returns and the data loader yields"
+        )
+    if labels.is_floating_point() or labels.is_complex():
+        raise UserError(f"labels are {labels.dtype}, expected class indices; convert them with labels.long()")
+
+
+def _check_targets(values: Tensor, targets: Tensor) -> None:
+    if values.shape != targets.shape:
+        raise UserError(
+            f"outputs of shape {_shape(values)} and targets of shape {_shape(targets)}, expected the same; "
+            "nothing is broadcast"
+        )
+
+
 def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
-
-
-def _upcast(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,6 +1,6 @@
 """The LightningModule that teaches a student."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -9,42 +9,66 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lighten.distillation.loss import check_temperature, cross_entropy, loss_weights, soft_labels
-from lighten.distillation.scores import Scores
-from lighten.distillation.teacher import Teacher, check_apart
+from lighten.distillation.cache import TeacherCache
+from lighten.distillation.loss import IGNORED
+from lighten.distillation.match import (
+    UNIFORM,
+    Match,
+    Projection,
+    Watch,
+    attention_layers,
+    blocks,
+    channels,
+    match_layers,
+)
+from lighten.distillation.scores import Likeness, Scores
+from lighten.distillation.teacher import Teacher, accepted, check_apart
+from lighten.distillation.terms import PROJECTED, Ranks, Seen, Terms, check_terms, paired, projection_name
 from lighten.errors import UserError
-from lighten.example import Call, logits_of, split_batch
+from lighten.example import Call, keys_of, logits_of, split_batch
+from lighten.schedule import Setting
+from lighten.training.example import example_call
 from lighten.training.optimizer import OptimizerBuilder, OptimizerSettings
-from lighten.training.progress import fit_steps
+from lighten.training.progress import fit_progress, fit_steps
 
 CHECKPOINT_KEY = "lighten_teacher"
 """Where a checkpoint keeps the teacher's fingerprint."""
 
 
 class DistillationModule(L.LightningModule):
-    """Trains a classifier on labels and, where there is a teacher, on the teacher's soft labels.
+    """Trains a student on labels and, where there is a teacher, on what the teacher makes of the same batches.
 
-    Batches are ``(inputs, labels)``, or mappings with ``labels`` whose other entries are the model's
-    keywords. Logs ``train/loss``, ``lr``, ``distil/soft_loss`` and ``distil/hard_loss`` at each step; on
-    validation and test ``student/{accuracy,macro_f1,loss}``, the same under ``teacher/``, and
-    ``gap/accuracy`` (teacher - student).
+    Batches are ``(inputs, labels)``, or mappings with ``labels`` whose other entries are the models' keywords (a model
+    is spared those that it does not take); either may carry ``keys`` for the cache. Logs ``train/loss``, ``lr``, and
+    with a teacher each loss as ``distil/<loss>`` and its share of the sum as ``distil/share/<loss>`` at each step; on
+    validation and test ``student/…`` and ``teacher/…`` as :class:`Scores` has them, ``gap/accuracy`` and
+    ``gap/macro_f1`` (teacher - student), ``gap/retention`` (student / teacher), ``gap/agreement`` and ``gap/kl``.
 
     The teacher is frozen in place and kept outside: in no state dict, optimizer, DDP bucket or checkpoint,
     and always in eval mode. A checkpoint keeps its fingerprint and refuses to go on with another one.
 
     Args:
         student: returns logits (batch, classes), or an output with ``logits``.
-        teacher: the same; ``None`` trains on labels alone.
-        temperature: of the soft labels, above zero.
+        teacher: the same, or several of which the logits are averaged; ``None`` trains on labels alone.
+        temperature: of the soft labels, above zero; a number, or a schedule ``{from, to, begin, end, shape}``.
         soft_weight: weight of the soft labels in [0, 1]; the rest is for the labels.
-        losses: weights by name (``soft_labels``, ``cross_entropy``) instead of ``soft_weight``.
+        losses: weights by name instead of ``soft_weight``, numbers or schedules; names are ``terms.LOSSES``.
+        loss_options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
+        layers: which layers hints and the like compare: ``"uniform"``, or patterns of the student's names to patterns
+            of the teacher's.
+        task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``.
+        teacher_weights: of several teachers; equal by default.
+        teacher_precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` goes with the trainer.
+        compile_teacher: run it through ``torch.compile``.
+        cache: keeps the teacher's logits from the first epoch on; opened already.
         optimizer: from module and number of steps to what ``configure_optimizers`` may return;
             usually an :class:`OptimizerSettings`, which is also the default.
         label_smoothing: of the cross-entropy, in [0, 1).
         num_classes: checked against the logits where given.
 
     Raises:
-        UserError: for a setting out of its range, or a student that shares parameters with the teacher.
+        UserError: for a setting out of its range, layers that do not match, or a student that shares parameters with
+            the teacher.
 
     Example:
         >>> module = DistillationModule(torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), temperature=2.0)
@@ -55,50 +79,124 @@ class DistillationModule(L.LightningModule):
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | Sequence[nn.Module] | None = None,
         *,
-        temperature: float = 4.0,
+        temperature: Setting = 4.0,
         soft_weight: float = 0.9,
-        losses: Mapping[str, float] | None = None,
+        losses: Mapping[str, Setting] | None = None,
+        loss_options: Mapping[str, Mapping[str, float]] | None = None,
+        layers: str | Mapping[str, str] = UNIFORM,
+        task: str = "classification",
+        teacher_weights: Sequence[float] | None = None,
+        teacher_precision: str | None = None,
+        compile_teacher: bool = False,
+        cache: TeacherCache | None = None,
         optimizer: OptimizerBuilder | None = None,
         label_smoothing: float = 0.0,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        check_temperature(temperature)
+        weights = check_terms(losses, soft_weight, temperature, teacher=teacher is not None, task=task)
         if not 0.0 <= label_smoothing < 1.0:
             raise UserError(f"label_smoothing={label_smoothing}, expected a number in [0, 1)")
+        self.teacher = None
         if teacher is not None:
-            check_apart(student, teacher)
+            self.teacher = Teacher(
+                teacher, weights=teacher_weights, precision=teacher_precision, compiled=compile_teacher
+            )
+            for each in self.teacher.modules:
+                check_apart(student, each)
         self.student = student
-        self.teacher = None if teacher is None else Teacher(teacher)
-        self.temperature = temperature
-        self.label_smoothing = label_smoothing
+        self.terms = Terms(weights, temperature, task=task, label_smoothing=label_smoothing, options=loss_options)
+        self.task = task
         self.num_classes = num_classes
-        self.weights = loss_weights(losses, soft_weight, teacher=teacher is not None)
+        self.cache = cache
+        self.matches = self._matched(layers)
+        if cache is not None and self.matches:
+            names = ", ".join(self.matches)
+            raise UserError(f"cache keeps logits alone, {names} compare layers; leave the cache out, or these losses")
+        self.projections = nn.ModuleDict()
         self.optimizer = OptimizerSettings() if optimizer is None else optimizer
+        self._watches: tuple[Watch, Watch] | None = None
         self._scores: dict[str, Scores] = {}
+        self._likeness: Likeness | None = None
         self.save_hyperparameters(self._settings())
+
+    def setup(self, stage: str) -> None:
+        """Look at the layers that are compared, and project where widths differ; before a strategy wraps anything."""
+        if stage != "fit" or not self.matches or self.teacher is None or self._watches is not None:
+            return
+        pairs = [match for matches in self.matches.values() for match in matches]
+        self._watches = (
+            Watch(self.student, [match.student for match in pairs]),
+            Watch(self.teacher.module, [match.teacher for match in pairs]),
+        )
+        call = example_call(self.trainer, self, self.student)
+        with torch.no_grad(), torch.random.fork_rng():
+            device = next((p.device for p in self.student.parameters()), torch.device("cpu"))
+            training = self.student.training
+            self.student.eval()(*call[0], **call[1])
+            self.student.train(training)
+            self.teacher.logits(call, device)
+            ours, theirs = (watch.take() for watch in self._watches)
+            for loss, matches in self.matches.items():
+                paired(loss, matches, ours, theirs, self.projections)  # names both sides where they do not fit
+                for match in matches if loss in PROJECTED else []:
+                    widths = channels(ours[match.student]), channels(theirs[match.teacher])
+                    if widths[0] != widths[1]:
+                        projection = Projection(*widths, bias=False).to(device)
+                        self.projections[projection_name(match)] = projection
+
+    def teardown(self, stage: str) -> None:
+        """Take the hooks off again."""
+        for watch in self._watches or ():
+            watch.close()
+        self._watches = None
+        if self.cache is not None:
+            self.cache.refresh()
+
+    def configure_model(self) -> None:
+        """Shard the student where the strategy has a mesh of devices (FSDP2); the teacher stays whole on each."""
+        mesh = self.device_mesh
+        if mesh is None:
+            return
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import DTensor
+
+        if any(isinstance(p, DTensor) for p in self.student.parameters()):
+            return  # an earlier fit did it
+        for name in blocks(self.student):
+            fully_shard(self.student.get_submodule(name), mesh=mesh["data_parallel"])
+        fully_shard(self.student, mesh=mesh["data_parallel"])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the student, with whatever arguments it takes."""
+        args, kwargs = accepted(self.student, (args, kwargs))
         return self.student(*args, **kwargs)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the weighted sum of the losses, a scalar."""
         call, labels = split_batch(batch)
         logits = self._student_logits(call, labels, first=batch_idx == 0)
-        losses = {}
-        if "soft_labels" in self.weights:
+        ours = self._watches[0].take() if self._watches else {}
+        seen = Seen(logits, labels, mask=call[1].get("attention_mask"))
+        if self.terms.asks_teacher or self.matches:
             assert self.teacher is not None
-            teacher_logits = self.teacher.logits(call, self.device)
-            self._check_classes(logits, teacher_logits)
-            losses["soft_labels"] = soft_labels(logits, teacher_logits, self.temperature)
-        if "cross_entropy" in self.weights:
-            losses["cross_entropy"] = cross_entropy(logits, labels, self.label_smoothing)
-        loss = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
-        self._log_step(loss, losses)
+            seen.teacher = self._teacher_logits(call, keys_of(batch))
+            self._check_outputs(logits, seen.teacher)
+        if self._watches:
+            theirs = self._watches[1].take()
+            seen.pairs = {k: paired(k, m, ours, theirs, self.projections) for k, m in self.matches.items()}
+        losses = self.terms(seen, fit_progress(self.trainer), self._ranks())
+        weighted = {name: weight * value for name, (weight, value) in losses.items()}
+        loss = torch.stack(list(weighted.values())).sum() if weighted else 0.0 * logits.sum()
+        self._log_step(loss, {name: value for name, (_, value) in losses.items()}, weighted)
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Look again for what other ranks have cached."""
+        if self.cache is not None:
+            self.cache.refresh()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the scores of student and teacher."""
@@ -115,11 +213,11 @@ class DistillationModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
-        self._scores = {}
+        self._scores, self._likeness = {}, None
 
     def on_test_epoch_start(self) -> None:
         """Start counting anew."""
-        self._scores = {}
+        self._scores, self._likeness = {}, None
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
@@ -130,8 +228,9 @@ class DistillationModule(L.LightningModule):
         self._log_scores()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer for the student and its schedule over the whole fit."""
-        return self.optimizer(self.student, fit_steps(self.trainer))
+        """Return the optimizer for student and projections, and its schedule over the whole fit."""
+        learns = nn.ModuleList([self.student, self.projections]) if self.projections else self.student
+        return self.optimizer(learns, fit_steps(self.trainer))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the teacher's fingerprint, not the teacher."""
@@ -152,32 +251,101 @@ class DistillationModule(L.LightningModule):
                 "give the teacher that this student began with, or start anew"
             )
 
+    def _matched(self, layers: str | Mapping[str, str]) -> dict[str, list[Match]]:
+        """Return the matched layers by loss; of relations, the last pair's queries, keys and values."""
+        if not self.terms.compared or self.teacher is None:
+            return {}
+        student, teacher = self.student, self.teacher.module
+        pairs = match_layers(student, teacher, layers)
+        matches = dict.fromkeys(self.terms.compared, pairs)
+        if "hidden_cosine" in matches:  # as DistilBERT does: the last hidden states
+            matches["hidden_cosine"] = pairs[-1:] if layers == UNIFORM else pairs
+        if "relations" in matches:
+            last, kinds = pairs[-1], ("query", "key", "value")
+            ours, theirs = student.get_submodule(last.student), teacher.get_submodule(last.teacher)
+            matches["relations"] = [
+                Match(
+                    f"{last.student}.{attention_layers(ours, kind)}", f"{last.teacher}.{attention_layers(theirs, kind)}"
+                )
+                for kind in kinds
+            ]
+        return matches
+
+    def _teacher_logits(self, call: Call, keys: Tensor | None) -> Tensor:
+        assert self.teacher is not None
+        if self.cache is None:
+            return self._finite(self.teacher.logits(call, self.device), None)
+        if keys is None:
+            raise UserError(
+                "cache needs batches with keys, one number a sample and view: (inputs, labels, keys) or a mapping with "
+                "'keys'; set keyed on the data module, or leave the cache out"
+            )
+        known, there = self.cache.read(keys.cpu())
+        if not bool(there.all()):
+            logits = self._finite(self.teacher.logits(call, self.device), keys)
+            written = self.cache.write(keys.cpu(), logits.float().cpu())
+            known = torch.where(there[:, None], known, written)
+        return known.to(self.device, non_blocking=True)
+
+    def _finite(self, logits: Tensor, keys: Tensor | None) -> Tensor:
+        """Look at the teacher's first batches; later ones would show in the loss, which is looked at every step."""
+        if self.global_step > 0 and keys is None:
+            return logits
+        bad = ~torch.isfinite(logits).flatten(1).all(1)
+        if bool(bad.any()):
+            first = int(bad.nonzero()[0])
+            raise UserError(
+                f"the teacher's logits are not finite for sample {first} of the batch; look at that sample, or run the "
+                "teacher in float32 (teacher_precision)"
+            )
+        return logits
+
+    def _ranks(self) -> Ranks:
+        """Return what losses need of other ranks; nothing where there is one."""
+        if self.trainer.world_size == 1:
+            return Ranks()
+        return Ranks(gather=self._gather, mean=lambda x: self.trainer.strategy.reduce(x, reduce_op="mean"))
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        gathered: Any = self.all_gather(rows, sync_grads=rows.requires_grad)
+        return gathered.flatten(0, 1)
+
     def _student_logits(self, call: Call, labels: Any, *, first: bool = False) -> Tensor:
         self._check_labels(labels)
         if first and self.training and len(labels) == 1 and _uses_batch_statistics(self.student):
             raise UserError(_batch_of_one(self.student))
+        args, kwargs = accepted(self.student, call)
         try:
-            logits = logits_of(self.student(*call[0], **call[1]))
+            logits = logits_of(self.student(*args, **kwargs))
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 raise UserError(_batch_of_one(self.student)) from error
             raise
-        if logits.ndim != 2:
-            raise UserError(f"the student returns logits of shape {tuple(logits.shape)}, expected (batch, classes)")
-        if self.num_classes not in (None, logits.shape[1]):
-            raise UserError(f"the student gives {logits.shape[1]} classes, the data have {self.num_classes}")
-        self._check_range(labels, logits.shape[1])
+        dims = 3 if self.task == "masked_lm" else 2
+        if logits.ndim != dims:
+            expected = "(batch, length, classes)" if dims == 3 else "(batch, classes)"
+            raise UserError(f"the student returns logits of shape {tuple(logits.shape)}, expected {expected}")
+        if self.num_classes not in (None, logits.shape[-1]):
+            raise UserError(f"the student gives {logits.shape[-1]} classes, the data have {self.num_classes}")
+        self._check_range(labels, logits.shape[-1])
         return logits
 
     def _check_labels(self, labels: Any) -> None:
         if not isinstance(labels, Tensor):
             raise UserError("the batch has no labels, expected (inputs, labels) or a mapping with 'labels'")
-        if labels.ndim != 1:
-            raise UserError(f"labels have shape {tuple(labels.shape)}, expected (batch,) of class indices")
+        dims = {"classification": (1,), "regression": (1, 2), "multilabel": (2,), "masked_lm": (2,)}[self.task]
+        if labels.ndim not in dims:
+            expected = {"classification": "(batch,) of class indices", "masked_lm": "(batch, length) of tokens"}
+            raise UserError(
+                f"labels have shape {tuple(labels.shape)}, expected {expected.get(self.task, '(batch, outputs)')}"
+            )
 
     def _check_range(self, labels: Tensor, classes: int) -> None:
+        if self.task in ("regression", "multilabel"):
+            return
         if labels.device.type != "cpu" and self.current_epoch > 0:
             return  # seen already, and looking again would make the host wait for the device
+        labels = labels[labels != IGNORED]
         if not len(labels):
             return
         low, high = int(labels.min()), int(labels.max())
@@ -187,47 +355,63 @@ class DistillationModule(L.LightningModule):
                 "map them to class indices, or give the model more classes"
             )
 
-    def _check_classes(self, student_logits: Tensor, teacher_logits: Tensor) -> None:
-        student, teacher = student_logits.shape[-1], teacher_logits.shape[-1]
-        if student != teacher:
-            raise UserError(f"the teacher gives {teacher} classes, the student {student}; they must know the same ones")
+    def _check_outputs(self, student_logits: Tensor, teacher_logits: Tensor) -> None:
+        student, teacher = student_logits.shape, teacher_logits.shape
+        if student[-1] != teacher[-1]:
+            raise UserError(
+                f"the teacher gives {teacher[-1]} classes, the student {student[-1]}; they must know the same ones"
+            )
 
     def _score(self, batch: Any) -> None:
         call, labels = split_batch(batch)
         logits = {"student": self._student_logits(call, labels)}
         if self.teacher is not None:
             logits["teacher"] = self.teacher.logits(call, self.device)
-            self._check_classes(logits["student"], logits["teacher"])
+            self._check_outputs(logits["student"], logits["teacher"])
+            if self.task in ("classification", "masked_lm"):
+                self._likeness = self._likeness or Likeness(self.device)
+                self._likeness.update(logits["student"], logits["teacher"], labels)
+        if self._watches:
+            for watch in self._watches:
+                watch.take()
         for name, value in logits.items():
             if name not in self._scores:
-                self._scores[name] = Scores(value.shape[1], value.device)
+                self._scores[name] = Scores(value.shape[-1], value.device, self.task)
             self._scores[name].update(value, labels)
 
     def _log_scores(self) -> None:
         values: dict[str, Tensor] = {}
         for name, scores in self._scores.items():
             values.update(scores.compute(name))
-        if "teacher" in self._scores:
-            values["gap/accuracy"] = values["teacher/accuracy"] - values["student/accuracy"]
-        self._scores = {}
-        self.log_dict({k: v for k, v in values.items() if k != "student/accuracy"}, sync_dist=True)
-        if "student/accuracy" in values:
-            self.log("student/accuracy", values["student/accuracy"], sync_dist=True, prog_bar=True)
+        for name in ("accuracy", "macro_f1", "pearson"):
+            if f"teacher/{name}" in values:
+                values[f"gap/{name}"] = values[f"teacher/{name}"] - values[f"student/{name}"]
+        if "teacher/accuracy" in values:
+            values["gap/retention"] = values["student/accuracy"] / values["teacher/accuracy"].clamp_min(1e-9)
+        if self._likeness is not None:
+            values.update(self._likeness.compute())
+        self._scores, self._likeness = {}, None
+        shown = "student/accuracy" if "student/accuracy" in values else "student/loss"
+        self.log_dict({k: v for k, v in values.items() if k != shown}, sync_dist=True)
+        if shown in values:
+            self.log(shown, values[shown], sync_dist=True, prog_bar=True)
 
-    def _log_step(self, loss: Tensor, losses: Mapping[str, Tensor]) -> None:
+    def _log_step(self, loss: Tensor, losses: Mapping[str, Tensor], weighted: Mapping[str, Tensor]) -> None:
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         if self.teacher is not None:
-            names = {"soft_labels": "distil/soft_loss", "cross_entropy": "distil/hard_loss"}
-            values.update({names[name]: value.detach() for name, value in losses.items()})
+            total = loss.detach().clamp_min(1e-12)
+            values.update({f"distil/{name}": value.detach() for name, value in losses.items()})
+            values.update({f"distil/share/{name}": value.detach() / total for name, value in weighted.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict(values)
 
     def _settings(self) -> dict[str, Any]:
         chosen = self.optimizer
         return {
-            "temperature": self.temperature,
-            "losses": self.weights,
-            "label_smoothing": self.label_smoothing,
+            "temperature": _plain(self.terms.temperature),
+            "losses": {name: _plain(setting) for name, setting in self.terms.weights.items()},
+            "task": self.task,
+            "label_smoothing": self.terms.label_smoothing,
             "num_classes": self.num_classes,
             "optimizer_settings": chosen.as_dict() if isinstance(chosen, OptimizerSettings) else repr(chosen),
         }
@@ -246,3 +430,7 @@ def _batch_of_one(student: nn.Module) -> str:
 
 def _short(fingerprint: str | None) -> str:
     return "none" if fingerprint is None else fingerprint[:12]
+
+
+def _plain(setting: Setting) -> Any:
+    return dict(setting) if isinstance(setting, Mapping) else setting

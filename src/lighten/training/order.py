@@ -20,14 +20,21 @@ Place = tuple[int, int]
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
-def draw(seed: int, epoch: Any, sample: Any, *, stream: int = 0) -> np.ndarray:
+_SORTED_AT_ONCE = 50
+"""Batches that :func:`bucket_order` sorts together: more pad less, fewer mix better."""
+
+_BATCHES = 4
+"""Stream of the order of batches."""
+
+
+def draw(seed: int, epoch: Any, sample: Any, *, stream: Any = 0) -> np.ndarray:
     """Return 64 random bits per sample, as uint64.
 
     Args:
         seed: of the run.
         epoch: one number, or one per sample.
-        sample: indices into the data set, one dimension.
-        stream: which of a sample's many independent draws.
+        sample: indices into the data set, one dimension; (N, 1) for several draws each.
+        stream: which of a sample's many independent draws; (L,) makes it (N, L).
     """
     bits = np.zeros(np.shape(sample), np.uint64)
     with np.errstate(over="ignore"):
@@ -36,7 +43,7 @@ def draw(seed: int, epoch: Any, sample: Any, *, stream: int = 0) -> np.ndarray:
     return bits
 
 
-def draw_below(limit: int, seed: int, epoch: Any, sample: Any, *, stream: int) -> np.ndarray:
+def draw_below(limit: int, seed: int, epoch: Any, sample: Any, *, stream: Any) -> np.ndarray:
     """Return one integer in [0, ``limit``) per sample, as int64; ``limit`` is at most 2**32."""
     high = draw(seed, epoch, sample, stream=stream) >> np.uint64(32)
     return ((high * np.uint64(limit)) >> np.uint64(32)).astype(np.int64)
@@ -45,6 +52,28 @@ def draw_below(limit: int, seed: int, epoch: Any, sample: Any, *, stream: int) -
 def epoch_order(samples: int, *, seed: int, epoch: int) -> np.ndarray:
     """Return the permutation of ``range(samples)`` in which an epoch visits them, as int64."""
     return np.argsort(draw(seed, epoch, np.arange(samples)), kind="stable")
+
+
+def bucket_order(lengths: np.ndarray, batch: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Return the permutation of an epoch whose batches hold samples of similar length, as int64.
+
+    The order of :func:`epoch_order` is sorted by length within pools of up to 50 batches, at most a quarter of the
+    epoch (as ``transformers``' LengthGroupedSampler does), and its batches are visited in random order. What does not
+    fill a batch comes last, of any length.
+
+    Args:
+        lengths: (N,), of each sample.
+        batch: samples of all processes together.
+        seed: of the run.
+        epoch: number.
+    """
+    order = epoch_order(len(lengths), seed=seed, epoch=epoch)
+    batches = len(order) // batch
+    head, tail = np.split(order, [batches * batch])
+    pool = np.arange(len(head)) // (batch * min(_SORTED_AT_ONCE, max(1, batches // 4)))
+    similar = head[np.lexsort((lengths[head], pool))].reshape(batches, batch)
+    turns = np.argsort(draw(seed, epoch, np.arange(batches), stream=_BATCHES), kind="stable")
+    return np.concatenate([similar[turns].reshape(-1), tail])
 
 
 class DataOrder(Sampler[Place]):
@@ -57,33 +86,53 @@ class DataOrder(Sampler[Place]):
         samples: in the data set.
         seed: of the run.
         shuffle: a new permutation each epoch; else 0, 1, 2 …
+        lengths: (``samples``,); given, a shuffled epoch is a :func:`bucket_order`, and has full batches only.
+        batch_size: samples of one process in a batch, which ``lengths`` need.
     """
 
-    def __init__(self, samples: int, *, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, samples: int, *, seed: int, shuffle: bool, lengths: np.ndarray | None = None, batch_size: int = 1
+    ) -> None:
         self.samples = samples
         self.seed = seed
         self.shuffle = shuffle
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.bucket: int | None = None
         self.epoch = 0
         self.skip = 0
 
     def __len__(self) -> int:
         """Samples of one process in a whole epoch."""
+        if self.lengths is not None:
+            return self.samples // self.global_batch * self.batch_size
         return -(-self.samples // world_size())
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of all processes in a batch."""
+        return self.batch_size * world_size()
 
     def __iter__(self) -> Iterator[Place]:
         """Yield this epoch's places; the first pass leaves out the first ``skip`` of them."""
         epoch, skip = self.epoch, self.skip
         self.skip = 0
-        every = np.arange(self.samples)
-        order = epoch_order(self.samples, seed=self.seed, epoch=epoch) if self.shuffle else every
-        share = np.resize(order, len(self) * world_size())[_rank() :: world_size()]
+        share = np.resize(self._order(epoch), len(self) * world_size())[_rank() :: world_size()]
         yield from ((epoch, sample) for sample in share[skip:].tolist())
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(self.samples)
+        if self.lengths is None:
+            return epoch_order(self.samples, seed=self.seed, epoch=epoch)
+        return bucket_order(self.lengths, self.bucket or self.global_batch, seed=self.seed, epoch=epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the start of ``epoch``, unless it is this one. Lightning calls this before each epoch."""
         if epoch != self.epoch:
             self.epoch = epoch
             self.skip = 0
+            self.bucket = None
 
 
 class OrderedLoader(DataLoader[Any]):
@@ -98,16 +147,20 @@ class OrderedLoader(DataLoader[Any]):
         batch_size: samples of one process.
         seed: of the order.
         workers: processes that fetch ahead; 0 fetches in this one.
+        lengths: of each sample; given, a batch holds samples of similar length.
 
     Raises:
         UserError: if ``batch_size`` is below 1 or there is not one full batch.
     """
 
-    def __init__(self, dataset: Any, *, batch_size: int, seed: int, workers: int = 0) -> None:
-        order = DataOrder(len(dataset), seed=seed, shuffle=True)
-        if not 1 <= batch_size <= len(order):
+    def __init__(
+        self, dataset: Any, *, batch_size: int, seed: int, workers: int = 0, lengths: np.ndarray | None = None
+    ) -> None:
+        order = DataOrder(len(dataset), seed=seed, shuffle=True, lengths=lengths, batch_size=batch_size)
+        most = len(dataset) // world_size() if lengths is not None else len(order)
+        if not 1 <= batch_size <= most:
             raise UserError(
-                f"batch_size={batch_size}, expected 1 to {len(order)}, the training samples of one process: "
+                f"batch_size={batch_size}, expected 1 to {most}, the training samples of one process: "
                 "a batch must be full"
             )
         super().__init__(dataset, batch_size=batch_size, sampler=order, drop_last=True, **loader_options(workers))
@@ -127,19 +180,29 @@ class OrderedLoader(DataLoader[Any]):
         epoch, done = self._done
         if epoch != self.order.epoch:
             done = 0
-        return {
+        state = {
             "seed": self.order.seed,
             "samples": self.order.samples,
             "epoch": self.order.epoch,
             "done": done * self._size * world_size(),
         }
+        if self.order.lengths is not None:
+            state["bucket"] = self.order.bucket or self.order.global_batch
+        return state
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take up a saved place; the number of processes may have changed.
 
+        An epoch begun with lengths sorted for another global batch goes on in that order to its end.
+
         Raises:
             UserError: if the order was another one.
         """
+        if ("bucket" in state_dict) != (self.order.lengths is not None):
+            raise UserError(
+                f"the checkpoint's data order is {'' if 'bucket' in state_dict else 'not '}sorted by length, this "
+                f"fit's is{' not' if 'bucket' in state_dict else ''}; resume with the same recipe, or start afresh"
+            )
         for key in ("seed", "samples"):
             if state_dict[key] != getattr(self.order, key):
                 raise UserError(
@@ -149,6 +212,7 @@ class OrderedLoader(DataLoader[Any]):
         done = state_dict["done"] // (self._size * world_size())
         self.order.epoch = state_dict["epoch"]
         self.order.skip = done * self._size
+        self.order.bucket = state_dict.get("bucket")
         self._done = (self.order.epoch, done)
 
 

@@ -1,0 +1,86 @@
+"""Rows from files and from the ``datasets`` library, as Arrow tables; no code of a data set is ever run."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from lighten.errors import UserError
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set's splits by name, and the names of the classes of the columns that know theirs."""
+
+    tables: dict[str, pa.Table]
+    class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def is_file_name(path: str) -> bool:
+    """Return whether ``path`` is that of a file: by its suffix, or as there is one."""
+    return Path(path).suffix.lower() in SUFFIXES or Path(path).is_file()
+
+
+def read_file(path: str, texts: Iterable[str]) -> pa.Table:
+    """Return the rows of a CSV, TSV, Parquet or JSON-lines file.
+
+    Args:
+        path: its suffix tells the format. CSV and TSV have a head line and are UTF-8.
+        texts: columns of CSV and TSV that are text whatever they look like.
+
+    Raises:
+        UserError: if the file is missing, cannot be read, or has another suffix.
+    """
+    from pyarrow import csv, json, parquet
+
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path} ends in {suffix or 'no suffix'!r}, expected one of {', '.join(SUFFIXES)}")
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing; give the path of a file that is there")
+    try:
+        if suffix == ".parquet":
+            return parquet.read_table(path)
+        if suffix in (".json", ".jsonl"):
+            return json.read_json(path, parse_options=json.ParseOptions(newlines_in_values=False))
+        return csv.read_csv(
+            path,
+            parse_options=csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True),
+            convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in texts}),
+        )
+    except (pa.ArrowException, OSError) as error:
+        reason = one_line(error)
+        raise UserError(f"{path} cannot be read as {suffix[1:]} ({reason}); mend or replace the file") from error
+
+
+def read_hub(path: str, config: str | None = None) -> Splits:
+    """Return all splits of a data set on the hub, in the cache of ``datasets``, or in a local folder.
+
+    Args:
+        path: as ``datasets.load_dataset`` takes it.
+        config: name of a part of it; for a local folder, that of a folder in it.
+
+    Raises:
+        UserError: if it can be had from none of these.
+    """
+    from datasets import ClassLabel, load_dataset
+
+    try:
+        local = config is not None and (Path(path) / config).is_dir()
+        found = load_dataset(str(Path(path) / str(config))) if local else load_dataset(path, config)
+        tables = {str(name): split.with_format("arrow")[:] for name, split in found.items()}
+        columns = next(iter(found.values())).features.items()
+    except Exception as error:
+        raise UserError(
+            f"data set {path!r}{f', {config}' if config else ''} cannot be had from the hub or from the cache of "
+            f"`datasets` ({one_line(error)}); fetch it once with a network, or give a folder or a file"
+        ) from error
+    return Splits(tables, {name: tuple(kind.names) for name, kind in columns if isinstance(kind, ClassLabel)})
+
+
+def one_line(error: Exception) -> str:
+    """Return the beginning of an error's message."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:160]

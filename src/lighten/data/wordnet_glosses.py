@@ -1,0 +1,155 @@
+"""WordNet glosses: which of 45 kinds of thing, property or deed does a definition define?
+
+The kinds are WordNet's lexicographer files, such as ``noun.animal`` and ``verb.motion``. An embedded subset of 16,000
+training and 2,000 test glosses needs no network; ``folder`` gets all of them, about 117,000.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from functools import cache, partial
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import TYPE_CHECKING
+
+from lighten.data.registry import register_data
+from lighten.errors import UserError
+
+if TYPE_CHECKING:
+    from lighten.data.text import TextData
+    from lighten.data.text_part import Part, Texts
+
+SHA256 = "b794e5dc8fcc48e04b657c0c3cf4d18e4e208952bdde18949e8efe076dc2f504"
+LICENCE = "WordNet 3.0: WordNet licence, Copyright 2006 by Princeton University, https://wordnet.princeton.edu"
+Row = tuple[str, int]
+"""A gloss and the number of its class."""
+
+
+@register_data("wordnet_glosses")
+def wordnet_glosses(
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    folder: str | None = None,
+    validation: int = 1500,
+    tokenizer: str = "minilm",
+    max_length: int = 32,
+    bucket: bool = True,
+    objective: str = "labels",
+) -> "TextData":
+    """Build the data module of WordNet's glosses.
+
+    Args:
+        batch_size: samples of one process.
+        seed: of order and masks.
+        workers: processes that fetch batches ahead.
+        folder: of WordNet's data files, for all glosses; Debian's ``wordnet-base`` puts them in
+            ``/usr/share/wordnet``. ``None`` takes the embedded subset.
+        validation: samples held out of the training part.
+        tokenizer: ``minilm``, a folder, or a name on the hub.
+        max_length: tokens of a gloss, special ones included; 99 % have fewer than 32.
+        bucket: batches of similar length in training, which pads less.
+        objective: ``labels``, or ``mlm`` to hide tokens and ask for them.
+    """
+    from lighten.data.text import TextData
+    from lighten.data.wordnet import CLASSES
+
+    return TextData(
+        read_embedded if folder is None else partial(read_folder, folder),
+        content=SHA256 if folder is None else None,
+        class_names=CLASSES,
+        licence=LICENCE,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        validation=validation,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        bucket=bucket,
+        objective=objective,
+    )
+
+
+def embedded_file() -> Traversable:
+    """Return the place of the embedded subset in the installed package."""
+    return files("lighten.data") / "wordnet_glosses.parquet"
+
+
+@cache
+def read_embedded() -> "Texts":
+    """Return the embedded subset; decoded once in a process.
+
+    Raises:
+        UserError: if the file is missing or not the one that was released.
+    """
+    file = embedded_file()
+    advice = "reinstall lighten, or run scripts/build_wordnet_glosses.py in its repository"
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); {advice}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256:
+        raise UserError(f"{file} is damaged: its SHA-256 is {digest[:12]}…, expected {SHA256[:12]}…; {advice}")
+    return _texts(*decode(content))
+
+
+def read_folder(folder: str) -> "Texts":
+    """Return all glosses from WordNet's data files.
+
+    Raises:
+        UserError: if a file is missing or none of WordNet's.
+    """
+    from lighten.data.wordnet import is_test, read_glosses
+
+    rows = read_glosses(folder)
+    return _texts([row for row in rows if not is_test(row[0])], [row for row in rows if is_test(row[0])])
+
+
+def encode(train: Sequence[Row], test: Sequence[Row]) -> bytes:
+    """Return the embedded file's content; the same rows give the same bytes with the same version of pyarrow."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [*train, *test]
+    columns = {
+        "split": pa.array(["train"] * len(train) + ["test"] * len(test), pa.string()),
+        "label": pa.array([label for _, label in rows], pa.uint8()),
+        "text": pa.array([text for text, _ in rows], pa.string()),
+    }
+    buffer = io.BytesIO()
+    pq.write_table(
+        pa.table(columns),
+        buffer,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=["split"],
+        write_statistics=False,
+    )
+    return buffer.getvalue()
+
+
+def decode(content: bytes) -> tuple[list[Row], list[Row]]:
+    """Return the training and the test rows of a file that :func:`encode` wrote."""
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(io.BytesIO(content)).to_pydict()
+    rows = list(zip(columns["text"], columns["label"], strict=True))
+    train = columns["split"].count("train")
+    return rows[:train], rows[train:]
+
+
+def _texts(train: Sequence[Row], test: Sequence[Row]) -> "Texts":
+    from lighten.data.text_part import Texts
+    from lighten.data.wordnet import CLASSES
+
+    return Texts(_part(train), _part(test), CLASSES)
+
+
+def _part(rows: Sequence[Row]) -> "Part":
+    import torch
+
+    from lighten.data.text_part import Part
+
+    return Part([text for text, _ in rows], torch.tensor([label for _, label in rows], dtype=torch.int64))

@@ -1,0 +1,376 @@
+"""Outputs of a teacher on disk: computed once for each view of each sample, read ever after.
+
+A folder holds ``meta.json``, which says whose outputs these are, and ``part-<rank>.bin``, one for each process that
+has written. A part is a sparse file: the digest of the meta data, then a fixed slot for every key, which holds its
+CRC-32 and the outputs. A slot whose CRC does not fit its key and its bytes counts as not there: never written, torn by
+a kill, or damaged since. So nothing has to be repaired, only computed again.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lighten.distillation.slots import DTYPES, Slots
+from lighten.errors import UserError, did_you_mean
+
+SCHEMA = 1
+_HEADER = 64  # bytes of a part before its first slot: a SHA-256 in hexadecimal digits
+_BLOCK = 4096  # bytes that a file system hands out at once
+_SCAN = 1 << 16  # slots looked at together
+
+
+class TeacherCache:
+    """What a teacher says about each view of each training sample, in a folder that outlives the fit.
+
+    A key is ``view * samples + sample``. Every process writes a part of its own and reads those of all others, also
+    of an earlier run with more or fewer processes. Any kill at any moment costs at most the slots being written.
+
+    Args:
+        folder: made if it is not there.
+        dtype: to store; ``float16`` halves the size and keeps about three digits.
+        top_k: keep that many classes per sample (:class:`Slots` has the formula); for a softmax over many.
+
+    Raises:
+        UserError: for another ``dtype``, or ``top_k`` below 1.
+
+    Example:
+        >>> import tempfile
+        >>> cache = TeacherCache(tempfile.mkdtemp())
+        >>> cache.open({"teacher": "2b07208a"}, samples=100, views=2, outputs=3)
+        >>> keys = torch.tensor([7, 107])
+        >>> stored = cache.write(keys, torch.randn(2, 3))
+        >>> values, known = cache.read(keys)
+        >>> known.tolist(), bool((values == stored).all()), cache.filled
+        ([True, True], True, 0.01)
+    """
+
+    def __init__(self, folder: str | Path, *, dtype: str = "float32", top_k: int | None = None) -> None:
+        if dtype not in DTYPES:
+            raise UserError(f"teacher cache: dtype={dtype!r}; {did_you_mean(str(dtype), DTYPES)}")
+        if top_k is not None:
+            _check_count("top_k", top_k)
+        self.folder = Path(folder)
+        self.dtype = dtype
+        self.top_k = top_k
+        self.samples = self.views = self.outputs = 0
+        self.world = 1
+        self._parts: dict[int, np.ndarray] = {}
+
+    def open(
+        self,
+        identity: Mapping[str, str],
+        *,
+        samples: int,
+        views: int | None,
+        outputs: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Make the folder ready, or take up what is in it.
+
+        A ``meta.json`` that cannot be read and a part that is cut short or of other contents are made anew, with a
+        warning.
+
+        Args:
+            identity: name -> fingerprint of all that the outputs depend on: teacher, data, the seed of augmentation,
+                tokenizer, precision …
+            samples: in the training set.
+            views: of each sample.
+            outputs: numbers per sample.
+            rank: of this process.
+            world: number of processes.
+
+        Raises:
+            UserError: if the folder holds outputs of another identity, of other numbers or in another form; if it
+                cannot be written; if the disk has too little room; if ``top_k`` is not below ``outputs``.
+        """
+        if views is None:
+            raise UserError(
+                "teacher cache: views=None, another view of each sample in every epoch, is never read again; "
+                "set views of the data, or switch augmentation off"
+            )
+        for name, count in (("samples", samples), ("views", views), ("outputs", outputs), ("world", world)):
+            _check_count(name, count)
+        if self.top_k is not None and self.top_k >= outputs:
+            raise UserError(f"teacher cache: top_k={self.top_k}, expected below the {outputs} outputs; leave it out")
+        self.samples, self.views, self.outputs, self.world = samples, views, outputs, world
+        self._rank = rank
+        self._slots = Slots(outputs, self.dtype, self.top_k)
+        self._meta = {
+            "schema": SCHEMA,
+            "identity": {str(name): str(value) for name, value in identity.items()},
+            "samples": samples, "views": views, "outputs": outputs, "dtype": self.dtype, "top_k": self.top_k,
+        }  # fmt: skip
+        self._header = hashlib.sha256(json.dumps(self._meta, sort_keys=True).encode()).hexdigest().encode()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_meta()
+            self._check_disk()
+            self._clear_parts()
+            self.refresh()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk when every key is known, at most.
+
+        A disk is handed out in blocks. Where several small slots share one, each process that writes one of them
+        takes a block of its own.
+        """
+        slot = self._slots.fields.itemsize
+        share = -(-self._keys // self.world) * (-(-slot // _BLOCK) + 1) * _BLOCK
+        return self.world * min(self._part_size, share)
+
+    @property
+    def filled(self) -> float:
+        """The share of keys that are known, in [0, 1]; reads and checks every slot."""
+        spans = (np.arange(at, min(at + _SCAN, self._keys)) for at in range(0, self._keys, _SCAN))
+        return sum(int(self._look(keys)[1].sum()) for keys in spans) / self._keys
+
+    def announce(self) -> str:
+        """Return a line that says how large the cache will be."""
+        kept = "" if self.top_k is None else f" (the {self.top_k} largest)"
+        return (
+            f"teacher cache: {self.samples:,} samples x {self.views} views x {self.outputs:,} outputs{kept} "
+            f"in {self.dtype}: {_bytes(self.size)} in {self.folder}"
+        )
+
+    def read(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the outputs, float32 (batch, outputs), and which are known, bool (batch,), on the device of ``keys``.
+
+        Args:
+            keys: int64 (batch,).
+
+        Raises:
+            UserError: if a key is out of range.
+        """
+        rows, known = self._look(self._checked(keys))
+        return self._slots.decode(rows).to(keys.device), torch.from_numpy(known).to(keys.device)
+
+    def write(self, keys: Tensor, values: Tensor) -> Tensor:
+        """Store outputs and return them as they will be read, float32 (batch, outputs), on the device of ``values``.
+
+        Args:
+            keys: int64 (batch,).
+            values: (batch, outputs) of any float type.
+
+        Raises:
+            UserError: if a key is out of range, the shape is another, a number is not finite or does not fit the
+                dtype (the sample is named), or the disk is full.
+        """
+        chosen = self._checked(keys)
+        if tuple(values.shape) != (len(chosen), self.outputs):
+            raise UserError(
+                f"teacher cache: outputs of shape {tuple(values.shape)} for sample {self._sample(chosen[:1])} and on, "
+                f"expected {(len(chosen), self.outputs)}; give the keys of this very batch"
+            )
+        given = values.detach().float().cpu()
+        self._check_finite(given, chosen, "is not finite; look at this sample and at the teacher's precision")
+        rows = self._slots.encode(given, chosen)
+        stored = self._slots.decode(rows)
+        self._check_finite(stored, chosen, f"does not fit {self.dtype}; store float32")
+        width = rows.itemsize
+        data = memoryview(rows.tobytes())
+        try:
+            with self._own.open("r+b", buffering=0) as file:  # by calls, as a full disk kills who writes to a map
+                for at, key in enumerate(chosen.tolist()):
+                    os.pwrite(file.fileno(), data[at * width : (at + 1) * width], _HEADER + key * width)
+        except OSError as error:
+            raise self._failed(error) from error
+        return stored.to(values.device)
+
+    def refresh(self) -> None:
+        """Flush what this process has written, and look for parts of others; run it between epochs.
+
+        Raises:
+            UserError: if the disk fails.
+        """
+        try:
+            with self._own.open("rb") as file:
+                os.fsync(file.fileno())
+            ranks = [self._rank, *sorted({rank for rank, _ in self._files()} - {self._rank})]
+            paths = {rank: self._part(rank) for rank in ranks}
+            self._parts = {rank: self._map(path) for rank, path in paths.items() if not self._fault(path)}
+        except OSError as error:
+            raise self._failed(error) from error
+
+    @property
+    def _keys(self) -> int:
+        return self.samples * self.views
+
+    @property
+    def _part_size(self) -> int:
+        return _HEADER + self._keys * self._slots.fields.itemsize
+
+    @property
+    def _own(self) -> Path:
+        return self._part(self._rank)
+
+    def _part(self, rank: int) -> Path:
+        return self.folder / f"part-{rank}.bin"
+
+    def _files(self) -> Iterator[tuple[int, Path]]:
+        for path in self.folder.glob("part-*.bin"):
+            rank = path.stem.removeprefix("part-")
+            if rank.isdecimal() and path == self._part(int(rank)):
+                yield int(rank), path
+
+    def _map(self, path: Path) -> np.ndarray:
+        return np.asarray(np.memmap(path, self._slots.fields, "r", _HEADER, (self._keys,)))
+
+    def _look(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return slots (batch,) and which are known (batch,); this process's own part goes before those of others."""
+        rows, known = np.zeros(len(keys), self._slots.fields), np.zeros(len(keys), bool)
+        for part in self._parts.values():
+            if known.all():
+                break
+            missing = np.flatnonzero(~known)
+            found = part[keys[missing]]
+            written = found["crc"] != 0
+            missing, found = missing[written], found[written]
+            sound = self._slots.sound(found, keys[missing])
+            rows[missing[sound]] = found[sound]
+            known[missing[sound]] = True
+        return rows, known
+
+    def _check_meta(self) -> None:
+        path = self.folder / "meta.json"
+        problem = ""
+        try:
+            found = json.loads(path.read_bytes())
+            self._compare(_flat(found), _flat(self._meta))
+            return
+        except FileNotFoundError:
+            pass
+        except UserError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            problem = type(error).__name__
+        if self._rank == 0:
+            if problem:
+                self._warn(f"{path} is unreadable ({problem}): it is made anew")
+            _place(path, json.dumps(self._meta, indent=1).encode())
+
+    def _compare(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        names = [n for n in [*expected, *found] if found.get(n) != expected.get(n)]
+        if names:
+            names = list(dict.fromkeys(names))
+            there, here = (", ".join(f"{n} {_short(of.get(n))}" for n in names) for of in (found, expected))
+            raise UserError(
+                f"teacher cache {self.folder} holds outputs for {there}; this run has {here}; "
+                "choose another folder, or remove this one to fill it anew"
+            )
+
+    def _check_disk(self) -> None:
+        taken = sum(getattr(path.stat(), "st_blocks", 0) * 512 for _, path in self._files())
+        needed, free = self.size - taken, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise UserError(
+                f"teacher cache {self.folder} needs {_bytes(needed)} more when full, the disk has {_bytes(free)} free; "
+                "make room, choose another folder, or store float16 or top_k"
+            )
+
+    def _clear_parts(self) -> None:
+        """Remove damaged parts that nobody else will, and make this process's own."""
+        for rank, path in self._files():
+            ours = rank == self._rank or (self._rank == 0 and rank >= self.world)
+            if ours and (fault := self._fault(path)):
+                self._warn(f"{path} {fault}: it is removed, and its outputs are computed again")
+                path.unlink(missing_ok=True)
+        if not self._own.exists():
+            _place(self._own, self._header, self._part_size)
+
+    def _fault(self, path: Path) -> str:
+        """Return what is wrong with a part, or nothing."""
+        try:
+            size = path.stat().st_size
+            if size != self._part_size:
+                return f"has {size:,} bytes, expected {self._part_size:,}"
+            with path.open("rb") as file:
+                return "" if file.read(_HEADER) == self._header else "belongs to another cache or is damaged"
+        except FileNotFoundError:
+            return "is gone"
+
+    def _checked(self, keys: Tensor) -> np.ndarray:
+        if keys.ndim != 1 or keys.dtype != torch.int64:
+            raise UserError(f"teacher cache: keys are {keys.dtype} {tuple(keys.shape)}, expected int64 (batch,)")
+        chosen = keys.cpu().numpy()
+        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < self._keys:
+            wrong = chosen[(chosen < 0) | (chosen >= self._keys)]
+            raise UserError(
+                f"teacher cache: key {wrong[0]} of sample {self._sample(wrong)} is out of range, expected 0 to "
+                f"{self._keys - 1} for {self.samples} samples x {self.views} views; open it with those of the data"
+            )
+        return chosen
+
+    def _check_finite(self, values: Tensor, keys: np.ndarray, says: str) -> None:
+        finite = values.isfinite()
+        if not finite.all():
+            row, column = (~finite).nonzero()[0].tolist()
+            view, sample = divmod(int(keys[row]), self.samples)
+            raise UserError(
+                f"teacher cache: output {column} of sample {sample} (view {view}) is {values[row, column].item()}, "
+                f"which {says}"
+            )
+
+    def _sample(self, keys: np.ndarray) -> int | None:
+        return int(keys[0]) % self.samples if len(keys) else None
+
+    def _failed(self, error: OSError) -> UserError:
+        return UserError(
+            f"teacher cache {self.folder} cannot be used ({error.strerror or error}); "
+            "make room or choose another folder, or leave the cache out"
+        )
+
+    @staticmethod
+    def _warn(line: str) -> None:
+        warnings.warn(f"teacher cache: {line}", stacklevel=4)
+
+
+def _place(path: Path, content: bytes, size: int | None = None) -> None:
+    """Write a file that begins with ``content`` and is sparse up to ``size`` bytes, whole or not at all."""
+    temporary = path.with_name(f".writing-{path.name}-{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.truncate(len(content) if size is None else size)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flat(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of the meta data with those of ``identity`` among them, which are what a person looks for."""
+    return {**meta["identity"], **{name: value for name, value in meta.items() if name != "identity"}}
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return f"{text[:12]}…" if len(text) > 16 else text
+
+
+def _bytes(count: int) -> str:
+    """Return ``"1.2 MB"`` for 1_152_064 bytes."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.95:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _check_count(name: str, count: Any) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UserError(f"teacher cache: {name}={count!r}, expected an integer of at least 1")

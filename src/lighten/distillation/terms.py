@@ -1,0 +1,237 @@
+"""The losses of a fit, weighted and added up: which there are, what each needs, how much of each when."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lighten.distillation.features import attention_transfer, hidden_cosine, hint, relations
+from lighten.distillation.loss import (
+    IGNORED,
+    binary_cross_entropy,
+    check_temperature,
+    cross_entropy,
+    dist,
+    dkd,
+    mean_squared_error,
+    soft_binary_labels,
+    soft_labels,
+)
+from lighten.distillation.match import Match, check_shapes
+from lighten.errors import UserError, did_you_mean
+from lighten.schedule import Setting, check_setting, value_at
+
+TASKS = ("classification", "multilabel", "regression", "masked_lm")
+FEATURES = ("hint", "hidden_cosine", "attention_transfer", "relations")
+"""Losses that compare layers."""
+LABELS = ("cross_entropy", "mean_squared_error")
+"""Losses that need no teacher."""
+LOSSES = ("soft_labels", "dkd", "dist", *FEATURES, *LABELS)
+"""The losses that ``DistillationModule(losses=...)`` accepts."""
+CLASSES_ONLY = ("dkd", "dist")
+"""Losses that compare the classes of a sample, which the other tasks have not."""
+
+
+@dataclass
+class Seen:
+    """What both models made of a batch.
+
+    Attributes:
+        student: logits, with gradient.
+        labels: as the data loader gives them.
+        teacher: logits, where a loss asks for them.
+        pairs: by loss, the features of the matched layers, the student's projected where it has to be.
+        mask: (batch, length), zero at padding, of texts.
+    """
+
+    student: Tensor
+    labels: Tensor
+    teacher: Tensor | None = None
+    pairs: Mapping[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What the losses of a batch need of the other ranks, whose share of it they do not see.
+
+    Attributes:
+        gather: all ranks' rows in one tensor, such that gradients flow back to each.
+        mean: the mean of a number over the ranks.
+    """
+
+    gather: Callable[[Tensor], Tensor] = lambda x: x
+    mean: Callable[[Tensor], Tensor] = lambda x: x
+
+
+class Terms:
+    """Weighted losses; a pure function of batch and progress.
+
+    Args:
+        weights: by name, numbers or schedules.
+        temperature: a number or a schedule.
+        task: one of ``TASKS``.
+        label_smoothing: of the cross-entropy.
+        options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Setting],
+        temperature: Setting,
+        *,
+        task: str = "classification",
+        label_smoothing: float = 0.0,
+        options: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        self.weights = dict(weights)
+        self.temperature = temperature
+        self.task = task
+        self.label_smoothing = label_smoothing
+        self.options = {name: dict(given) for name, given in (options or {}).items()}
+
+    @property
+    def compared(self) -> list[str]:
+        """The losses that compare layers."""
+        return [name for name in self.weights if name in FEATURES]
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether a loss needs the teacher's logits."""
+        return any(name in ("soft_labels", "dkd", "dist") for name in self.weights)
+
+    def __call__(self, seen: Seen, progress: float, ranks: Ranks) -> dict[str, tuple[float, Tensor]]:
+        """Return weight and value of every loss whose weight is not zero now."""
+        weights = {name: value_at(setting, progress) for name, setting in self.weights.items()}
+        temperature = value_at(self.temperature, progress)
+        return {
+            name: (weight, self._value(name, seen, temperature, ranks)) for name, weight in weights.items() if weight
+        }
+
+    def _value(self, name: str, seen: Seen, temperature: float, ranks: Ranks) -> Tensor:
+        options = self.options.get(name, {})
+        if name in FEATURES:
+            return self._feature_loss(name, seen, ranks)
+        if name == "mean_squared_error" or (name == "soft_labels" and self.task == "regression"):
+            targets = seen.labels if name == "mean_squared_error" else _there(seen.teacher)
+            return mean_squared_error(seen.student, targets.reshape(seen.student.shape))
+        if name == "cross_entropy":
+            if self.task == "multilabel":
+                return binary_cross_entropy(seen.student, seen.labels)
+            count = _count(seen.labels != IGNORED, ranks) if self.task == "masked_lm" else None
+            return cross_entropy(seen.student, seen.labels, self.label_smoothing, count=count)
+        teacher = _there(seen.teacher)
+        if name == "dkd":
+            return dkd(seen.student, teacher, seen.labels, temperature, **options)
+        if name == "dist":
+            return dist(ranks.gather(seen.student), ranks.gather(teacher), temperature, **options)
+        if self.task == "multilabel":
+            return soft_binary_labels(seen.student, teacher, temperature)
+        mask = seen.mask if seen.student.ndim == 3 else None
+        count = None if mask is None else _count(mask, ranks)
+        return soft_labels(seen.student, teacher, temperature, mask=mask, count=count)
+
+    def _feature_loss(self, name: str, seen: Seen, ranks: Ranks) -> Tensor:
+        values = []
+        for ours, theirs in seen.pairs[name]:
+            mask = seen.mask if ours.ndim == 3 else None
+            if name == "attention_transfer":
+                values.append(attention_transfer(ours, theirs, mask=mask))
+                continue
+            count = None if mask is None else _count(mask, ranks)
+            if name == "relations":
+                heads = int(self.options.get(name, {}).get("heads", 12))
+                values.append(relations(ours, theirs, heads=heads, mask=mask, count=count))
+            else:
+                loss = hint if name == "hint" else hidden_cosine
+                values.append(loss(ours, theirs, mask=mask, count=count))
+        return torch.stack(values).mean()
+
+
+def paired(
+    loss: str,
+    matches: list[Match],
+    ours: Mapping[str, Tensor],
+    theirs: Mapping[str, Tensor],
+    projections: nn.ModuleDict,
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the features of matched layers, the student's projected to the teacher's width where there is a way.
+
+    Raises:
+        UserError: if they differ in more than their width; both sides are named.
+    """
+    found = []
+    for match in matches:
+        a, b = ours[match.student], theirs[match.teacher]
+        check_shapes(loss, match, a, b)
+        key = projection_name(match)
+        found.append((projections[key](a) if loss in PROJECTED and key in projections else a, b))
+    return found
+
+
+PROJECTED = ("hint", "hidden_cosine")
+"""Losses that compare features value by value, so that widths must be equal."""
+
+
+def projection_name(match: Match) -> str:
+    """Return a name for the projection of a pair of layers that a module may have."""
+    return f"{match.student}->{match.teacher}".replace(".", "_")
+
+
+def check_terms(
+    losses: Mapping[str, Setting] | None,
+    soft_weight: float,
+    temperature: Setting,
+    *,
+    teacher: bool,
+    task: str = "classification",
+) -> dict[str, Setting]:
+    """Return the weight of every loss that takes part.
+
+    Args:
+        losses: weights by name; by default ``soft_labels`` gets ``soft_weight``, the labels' loss the rest.
+        soft_weight: in [0, 1].
+        temperature: above zero throughout.
+        teacher: whether there is one; without, all weight lies on the labels.
+        task: one of ``TASKS``.
+
+    Raises:
+        UserError: for an unknown name or task, a negative weight, no weight at all, or a loss that needs a teacher
+            without one.
+    """
+    for value in check_setting("temperature", temperature):
+        check_temperature(value)
+    if task not in TASKS:
+        raise UserError(f"task={task!r}; {did_you_mean(str(task), TASKS)}")
+    if not 0.0 <= soft_weight <= 1.0:
+        raise UserError(f"soft_weight={soft_weight}, expected a number in [0, 1]")
+    hard = "mean_squared_error" if task == "regression" else "cross_entropy"
+    if losses is None:
+        losses = {"soft_labels": soft_weight, hard: 1.0 - soft_weight} if teacher else {hard: 1.0}
+    weights: dict[str, Setting] = {}
+    for name, setting in losses.items():
+        if name not in LOSSES:
+            raise UserError(f"losses has {name!r}, which is no loss; {did_you_mean(name, LOSSES)}")
+        values = check_setting(f"losses.{name}", setting)
+        if min(values) < 0:
+            raise UserError(f"losses.{name}={setting}, expected a finite number that is not below zero")
+        if max(values) > 0:
+            weights[name] = setting
+    if not weights:
+        raise UserError(f"losses={dict(losses)} leaves nothing to learn from; give one a weight above zero")
+    for name in weights:
+        if name not in LABELS and not teacher:
+            raise UserError(f"losses has {name!r} and there is no teacher; give one, or use {hard} alone")
+        if (name in LABELS and name != hard) or (name in CLASSES_ONLY and task != "classification"):
+            raise UserError(f"losses has {name!r}, which task={task!r} has no use for; expected {hard} or soft_labels")
+    return weights
+
+
+def _count(mask: Tensor, ranks: Ranks) -> Tensor:
+    return ranks.mean(mask.bool().sum().float())
+
+
+def _there(teacher: Tensor | None) -> Tensor:
+    assert teacher is not None
+    return teacher
