@@ -1,3 +1,6 @@
+import hashlib
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -208,6 +211,13 @@ def test_fingerprint_tells_what_is_seen():
     assert module(augment=False, views=1).fingerprint == module(augment=False).fingerprint
     other = ImageData(facts(), lambda: images(42), batch_size=8, seed=0, workers=0, validation=10, augment=True)
     assert other.fingerprint != base
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_fingerprints_from_before_there_were_views_stay(augment):
+    data = ImageData(facts(), images, content="c", batch_size=8, seed=0, workers=0, validation=10, augment=augment)
+    seen = json.dumps({"augment": augment, "content": "c", "validation": 10})
+    assert data.fingerprint == hashlib.sha256(seen.encode()).hexdigest()
 
 
 def test_images_are_read_once():

@@ -45,6 +45,7 @@ def check(cache, expected):
     values, known = cache.read(keys)
     assert set(keys[known].tolist()) == set(expected)
     assert torch.equal(values[known], answers(keys)[known])
+    assert not values[~known].any()
     assert cache.filled == len(set(expected)) / KEYS
 
 
@@ -63,6 +64,12 @@ def test_nothing_is_known_before_it_is_written(opened):
     assert known.tolist() == [False, True]
     assert values.dtype == torch.float32
     assert torch.equal(values[0], torch.zeros(OUTPUTS))
+
+
+def test_a_slot_never_written_is_not_known_even_where_zeros_have_the_crc_zero(opened, monkeypatch):
+    cache = opened()
+    monkeypatch.setattr("zlib.crc32", lambda *_: 0)
+    check(cache, [])
 
 
 @pytest.mark.parametrize("given", [torch.bfloat16, torch.float16, torch.float64])

@@ -55,7 +55,7 @@ class ImageSet:
         seed: of the augmentation; ``None`` leaves images as they are.
         shift: pixels.
         views: different augmentations of a sample; ``None`` draws another one each epoch.
-        keyed: batches have a third entry, keys int64 (batch,): view * N + sample, view 0 for images as they are.
+        keyed: batches have a third entry, keys int64 (batch,): view * N + sample.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ImageSet:
         batch = pixels.float().sub_(self._mean).div_(self._std), self.labels[chosen]
         if not self.keyed:
             return batch
-        return *batch, chosen if self.seed is None else torch.from_numpy(views * len(self)) + chosen
+        return *batch, torch.from_numpy(views * len(self) + samples)
 
 
 def draw_augmentation(

@@ -184,7 +184,7 @@ def _write(file: Any, tokens: Tokens) -> None:
 
 
 def _read(file: Path, samples: int) -> Tokens:
-    with np.load(file, allow_pickle=False) as arrays:  # its zip has a checksum for each array
+    with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:  # each array has a checksum
         tokens = Tokens(arrays["ids"], arrays["offsets"], arrays.get("types"))
     if tokens.ids.dtype != np.int32 or tokens.offsets.shape != (samples + 1,) or tokens.offsets[-1] != len(tokens.ids):
         raise ValueError("sizes do not agree")

@@ -160,7 +160,7 @@ def _renamed(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         if (
             key.endswith("token_type_embeddings.weight")
             or key == "cls.predictions.bias"
-            
+            or key.startswith("classifier.")
         ):
             continue  # the second is the decoder's bias under another name
         if key.endswith("position_embeddings.weight"):

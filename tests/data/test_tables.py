@@ -1,0 +1,72 @@
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lighten.data.tables import is_file_name, read_file, read_hub
+from lighten.errors import UserError
+
+
+def test_csv_keeps_text_as_text_and_new_lines_inside_quotes(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text('text,label\n007,1\n"two\nlines, ""quoted""",0\n,2\n', encoding="utf-8")
+    table = read_file(str(file), ["text"])
+    assert table["text"].to_pylist() == ["007", 'two\nlines, "quoted"', ""]
+    assert table["label"].to_pylist() == [1, 0, 2]
+
+
+def test_other_formats(tmp_path):
+    rows = {"text": ["groß", "b, c"], "label": ["x", "y"]}
+    (tmp_path / "a.TSV").write_text("text\tlabel\ngroß\tx\nb, c\ty\n", encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text('{"text": "groß", "label": "x"}\n{"text": "b, c", "label": "y"}\n', "utf-8")
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    for name in ("a.TSV", "a.jsonl", "a.parquet"):
+        assert read_file(str(tmp_path / name), ["text"]).to_pydict() == rows
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet", "a.json", "a.jsonl"])
+def test_damaged_and_missing_files_are_told_in_one_line(tmp_path, name):
+    file = tmp_path / name
+    with pytest.raises(UserError, match=f"{name} is missing; give the path of a file that is there"):
+        read_file(str(file), [])
+    file.write_bytes(b'{"a": \xff\xfe\n"b' if "json" in name else b'a,b\ta\n"1\n\xff,2,3\t4\t"5\n')
+    with pytest.raises(
+        UserError, match=rf"{name} cannot be read as {file.suffix[1:]} \(.+\); mend or replace"
+    ) as caught:
+        read_file(str(file), ["a"])
+    assert "\n" not in str(caught.value)
+
+
+def test_another_suffix(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("x")
+    assert is_file_name(str(file))
+    assert is_file_name("missing.CSV")
+    assert not is_file_name("nyu-mll/glue")
+    assert not is_file_name(str(tmp_path))
+    with pytest.raises(UserError, match=r"a\.txt ends in '\.txt', expected one of \.csv, \.tsv"):
+        read_file(str(file), [])
+
+
+@pytest.mark.parametrize("config", [None, "part"])
+def test_a_local_data_set_has_its_splits_and_class_names(tmp_path, config):
+    folder = tmp_path / config if config else tmp_path
+    folder.mkdir(exist_ok=True)
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    for split, labels in (("train", [0, 1]), ("validation", [1])):
+        rows = {"text": [f"{split} {i}" for i in labels], "label": labels}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    splits = read_hub(str(tmp_path), config)
+    assert splits.tables["train"].to_pydict() == {"text": ["train 0", "train 1"], "label": [0, 1]}
+    assert splits.tables["validation"].to_pydict() == {"text": ["validation 1"], "label": [1]}
+    assert splits.class_names == {"label": ("no", "yes")}
+
+
+def test_no_network_and_no_cache_is_told_in_one_line(monkeypatch):
+    def refuse(*_):
+        raise ConnectionError("Couldn't reach the hub\nlong story")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(UserError, match="data set 'someone/thing', part cannot be had from the hub .*reach") as caught:
+        read_hub("someone/thing", "part")
+    assert "\n" not in str(caught.value)

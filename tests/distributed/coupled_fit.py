@@ -1,0 +1,95 @@
+"""Distillation whose losses couple samples or count tokens, on one or two gloo ranks, or sharded by FSDP2."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+from lighten import DistillationModule
+from lighten.distillation.teacher import fingerprint
+
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+warnings.filterwarnings("ignore", message=".*(does not have many workers|have no `val_dataloader`)")
+warnings.filterwarnings("ignore", message=".*deprecat", category=FutureWarning)
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+warnings.filterwarnings("ignore", message=".*returned a view tensor")  # nothing is changed in place here
+SAMPLES, BATCH, LENGTH = 32, 8, 6
+CASES = {
+    "classes": dict.fromkeys(["dist", "soft_labels", "cross_entropy", "hidden_cosine", "hint", "relations"], 1.0),
+    "tokens": {"soft_labels": 5.0, "cross_entropy": 2.0, "hidden_cosine": 1.0},
+}
+
+
+def build(case: str, layers: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        num_hidden_layers=layers, hidden_size=16, num_attention_heads=4, intermediate_size=32, vocab_size=50,
+        num_labels=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return (BertForSequenceClassification if case == "classes" else BertForMaskedLM)(config)
+
+
+def loader(case: str, rank: int, ranks: int) -> DataLoader:
+    draw, rows = torch.Generator().manual_seed(5), []
+    for i in range(SAMPLES):
+        mask = (torch.arange(LENGTH) < 2 + i % 5).long()
+        ids = torch.randint(1, 50, (LENGTH,), generator=draw) * mask
+        labels = (
+            i % 4
+            if case == "classes"
+            else torch.where((torch.rand(LENGTH, generator=draw) < 0.4) & (mask > 0), ids, -100)
+        )
+        rows.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+    return DataLoader(Subset(rows, [i for i in range(SAMPLES) if i % ranks == rank]), BATCH // ranks)
+
+
+class Watched(DistillationModule):
+    def on_train_start(self) -> None:
+        self.losses: list[float] = []
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.losses.append(float(self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")))
+        return loss
+
+
+def fit(folder: Path, case: str, ranks: int, kind: str) -> None:
+    sharded = kind == "fsdp2"
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1) if sharded else "ddp"
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", devices=ranks, strategy=strategy if ranks > 1 else "auto", logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    teacher = build(case, 2, seed=1)
+    before, student = fingerprint(teacher), build(case, 1, seed=2)
+    module = Watched(
+        student, teacher, task="classification" if case == "classes" else "masked_lm", losses=CASES[case],
+        temperature=2.0, loss_options={"relations": {"heads": 4}},
+        optimizer=lambda m, steps: torch.optim.SGD(m.parameters(), lr=0.002),
+    )  # fmt: skip
+    trainer.fit(module, loader(case, trainer.global_rank, ranks))
+    whole = {name: getattr(p, "full_tensor", lambda p=p: p)() for name, p in module.named_parameters()}
+    if trainer.is_global_zero:
+        found = {
+            "losses": module.losses,
+            "weights": {name: p.detach().flatten().tolist() for name, p in whole.items()},
+            "teacher_changed": fingerprint(teacher) != before,
+            "sharded": [name for name, p in module.named_parameters() if hasattr(p, "full_tensor")],
+            "teacher_sharded": [name for name, p in teacher.named_parameters() if hasattr(p, "full_tensor")],
+        }
+        (folder / f"{case}-{kind}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for case in CASES:
+        fit(Path(sys.argv[1]), case, int(sys.argv[2]), sys.argv[3])

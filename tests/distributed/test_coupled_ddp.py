@@ -1,0 +1,50 @@
+"""Losses that couple samples or divide by tokens: two ranks, or two shards, equal one rank on the same batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).with_name("coupled_fit.py")
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """Return what fits ended with, by case and kind."""
+    folder = tmp_path_factory.mktemp("coupled")
+    for ranks, kind in ((1, "one"), (2, "ddp"), (2, "fsdp2")):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), str(folder), str(ranks), kind],
+            env={**os.environ, **own}, capture_output=True, text=True, timeout=180, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("case", ["classes", "tokens"])
+def test_two_ranks_equal_one(ended, case, kind) -> None:
+    one, two = ended[f"{case}-one"], ended[f"{case}-{kind}"]
+    assert len(one["losses"]) == len(two["losses"]) == 8
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-6, atol=0)
+    assert set(one["weights"]) == set(two["weights"])
+    for name, weight in one["weights"].items():
+        np.testing.assert_allclose(two["weights"][name], weight, rtol=0, atol=2e-6, err_msg=name)
+    assert not two["teacher_changed"]
+
+
+@pytest.mark.parametrize("case", ["classes", "tokens"])
+def test_shards_are_the_students_alone(ended, case) -> None:
+    sharded = ended[f"{case}-fsdp2"]
+    assert set(sharded["sharded"]) == set(sharded["weights"])
+    assert sharded["teacher_sharded"] == []
+    assert ended[f"{case}-ddp"]["sharded"] == []
