@@ -7,7 +7,8 @@ from lighten.errors import UserError
 
 
 def column(values, kind=None):
-    return pa.chunked_array([pa.array(values[:1], kind), pa.array(values[1:], kind)])
+    whole = pa.array(values, kind)
+    return pa.chunked_array([whole[:1], whole[1:]])
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])

@@ -34,7 +34,7 @@ def build(case: str, layers: int, seed: int) -> nn.Module:
         num_hidden_layers=layers, hidden_size=16, num_attention_heads=4, intermediate_size=32, vocab_size=50,
         num_labels=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    return (BertForSequenceClassification if case == "classes" else BertForMaskedLM)(config)
+    return (BertForSequenceClassification if case == "classes" else BertForMaskedLM)(config).double()
 
 
 def loader(case: str, rank: int, ranks: int) -> DataLoader:

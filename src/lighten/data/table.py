@@ -149,16 +149,17 @@ def read_splits(columns: Columns, path: str, config: str | None, test_split: str
     from lighten.data.tables import read_hub
 
     splits = read_hub(path, config)
+    source = path if config is None else f"{path}, {config}"
     present = [name for name in ("test", "validation") if name in splits.tables]
     chosen = test_split or next(iter(present), None)
     for name in ("train", *([chosen] if chosen else [])):
         if name not in splits.tables:
-            raise UserError(f"data set {path!r} has no split {name!r}; {did_you_mean(name, splits.tables)}")
+            raise UserError(f"data set {source!r} has no split {name!r}; {did_you_mean(name, splits.tables)}")
     known = splits.class_names.get(columns.labels[0]) if columns.labels else None
     return to_texts(
         columns,
-        (f"{path}, train", splits.tables["train"]),
-        (f"{path}, {chosen}", splits.tables[chosen]) if chosen else None,
+        (f"{source}, train", splits.tables["train"]),
+        (f"{source}, {chosen}", splits.tables[chosen]) if chosen else None,
         known=known,
     )
 

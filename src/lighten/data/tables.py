@@ -1,5 +1,6 @@
 """Rows from files and from the ``datasets`` library, as Arrow tables; no code of a data set is ever run."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,8 @@ def read_hub(path: str, config: str | None = None) -> Splits:
 
     Args:
         path: as ``datasets.load_dataset`` takes it.
-        config: name of a part of it; for a local folder, that of a folder in it.
+        config: name of a part of it; for a local copy, that of a folder with files like
+            ``train-00000-of-00001.parquet``.
 
     Raises:
         UserError: if it can be had from none of these.
@@ -69,8 +71,8 @@ def read_hub(path: str, config: str | None = None) -> Splits:
     from datasets import ClassLabel, load_dataset
 
     try:
-        local = config is not None and (Path(path) / config).is_dir()
-        found = load_dataset(str(Path(path) / str(config))) if local else load_dataset(path, config)
+        files = _split_files(Path(path) / config) if config is not None else {}
+        found = load_dataset("parquet", data_files=files) if files else load_dataset(path, config)
         tables = {str(name): split.with_format("arrow")[:] for name, split in found.items()}
         columns = next(iter(found.values())).features.items()
     except Exception as error:
@@ -79,6 +81,14 @@ def read_hub(path: str, config: str | None = None) -> Splits:
             f"`datasets` ({one_line(error)}); fetch it once with a network, or give a folder or a file"
         ) from error
     return Splits(tables, {name: tuple(kind.names) for name, kind in columns if isinstance(kind, ClassLabel)})
+
+
+def _split_files(folder: Path) -> dict[str, list[str]]:
+    """Return the Parquet files of each split; ``datasets`` would take ``validation_matched`` for ``validation``."""
+    files: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*.parquet")):
+        files.setdefault(re.sub(r"-\d+-of-\d+$", "", file.stem), []).append(str(file))
+    return files
 
 
 def one_line(error: Exception) -> str:

@@ -144,7 +144,7 @@ class DistillationModule(L.LightningModule):
                 for match in matches if loss in PROJECTED else []:
                     widths = channels(ours[match.student]), channels(theirs[match.teacher])
                     if widths[0] != widths[1]:
-                        projection = Projection(*widths, bias=False).to(device)
+                        projection = Projection(*widths, bias=False).to(ours[match.student])
                         self.projections[projection_name(match)] = projection
 
     def teardown(self, stage: str) -> None:
@@ -280,11 +280,11 @@ class DistillationModule(L.LightningModule):
                 "cache needs batches with keys, one number a sample and view: (inputs, labels, keys) or a mapping with "
                 "'keys'; set keyed on the data module, or leave the cache out"
             )
-        known, there = self.cache.read(keys.cpu())
-        if not bool(there.all()):
-            logits = self._finite(self.teacher.logits(call, self.device), keys)
-            written = self.cache.write(keys.cpu(), logits.float().cpu())
-            known = torch.where(there[:, None], known, written)
+        keys = keys.cpu()
+        known, there = self.cache.read(keys)
+        if not bool(there.all()):  # all of the batch, so that a row's bits do not depend on what a kill has left
+            logits = self._finite(self.teacher.logits(call, self.device), keys).float().cpu()
+            known[~there] = self.cache.write(keys[~there], logits[~there])
         return known.to(self.device, non_blocking=True)
 
     def _finite(self, logits: Tensor, keys: Tensor | None) -> Tensor:

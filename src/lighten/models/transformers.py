@@ -98,7 +98,7 @@ def _load(path: str, num_classes: int, input_shape: tuple[int, ...], head: str) 
 
     if "://" in path:
         raise UserError(f"model transformers: path={path!r} is a URL, expected a folder or a name on the hub")
-    place = path
+    place = resolve(path)
     labels = {} if head == "masked_lm" else {"num_labels": num_classes}
     try:
         config = AutoConfig.from_pretrained(place, **labels, trust_remote_code=False)
