@@ -21,7 +21,10 @@ from lighten.errors import did_you_mean
 from lighten.recipe import Recipe, RecipeError, check
 from lighten.schema import complaint
 
-_OPEN = ("data_options.", "teacher_options.", "student_options.", "distil.losses.")
+_OPEN = (
+    "data_options.", "teacher_options.", "student_options.", "distil.losses.", "distil.loss_options.", "distil.layers.",
+    "distil.temperature.",
+)  # fmt: skip
 """Keys whose own keys are those of the choice that they belong to."""
 
 

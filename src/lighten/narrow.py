@@ -37,7 +37,7 @@ def narrow(model: nn.Module, amount_kept: float, example_input: ExampleInput, *,
     nodes = [name for name in layers if any(fnmatchcase(f".{name}", pattern) for pattern in FEED_FORWARD)]
     if not nodes or not hasattr(model, "config"):
         raise UserError(f"{type(model).__name__} has no feed-forward layers of BERT, RoBERTa or DistilBERT to narrow")
-    if False:
+    if amount_kept == 1:
         return copy.deepcopy(model)
     others = [name for name in layers if name not in nodes]
     plan = plan_pruning(model, example_input, 1 - amount_kept, score=score, scope="uniform", exclude=others)

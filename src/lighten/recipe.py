@@ -13,10 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lighten.data import check_data, data_names
+from lighten.distillation.teacher import PRECISIONS as TEACHER_PRECISIONS
+from lighten.distillation.terms import LOSSES
 from lighten.errors import UserError, did_you_mean
 from lighten.models import check_model, model_names
+from lighten.schedule import check_setting
 
-LOSSES = ("soft_labels", "cross_entropy")
 SCORES = ("fpgm", "magnitude", "l1", "mix", "bn_scale", "taylor", "random", "auto")
 SCOPES = ("uniform", "global", "sensitivity")
 PRUNE_TARGETS = ("channels", "macs", "parameters", "latency")
@@ -25,6 +27,9 @@ RANGES = ("auto", "moving_average", "min_max", "percentile", "mse", "entropy", "
 MODES = ("train", "static", "dynamic", "float16", "bfloat16")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "constant")
+FROM_TEACHER = "from_teacher"
+"""The student that is made of its teacher's layers."""
+CACHE_DTYPES = ("float32", "float16")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 TARGETS = ("onnx", "openvino", "litert", "executorch")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
@@ -63,11 +68,25 @@ class Fit:
 
 @dataclass
 class Distil:
-    """What is learned from the teacher; ``losses`` by name, with weights, take the place of ``soft_weight``."""
+    """What is learned from the teacher, and how it is asked.
 
-    temperature: float = 4.0
+    ``losses`` by name, with weights, take the place of ``soft_weight``; weights and ``temperature`` may be schedules,
+    ``{from: 4.0, to: 1.0, begin: 0.0, end: 1.0, shape: linear}``. ``layers`` pairs the student's with the teacher's for
+    losses that compare them. ``cache`` keeps the teacher's logits on disk from the first epoch on.
+    """
+
+    temperature: Any = 4.0
     soft_weight: float = 0.9
-    losses: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, Any] = field(default_factory=dict)
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    layers: Any = "uniform"
+    cache: bool = False
+    cache_dtype: str = "float32"
+    cache_top_k: int | None = None
+    teacher_precision: str | None = None
+    teacher_weights: list[float] = field(default_factory=list)
+    compile_teacher: bool = False
+    preflight: bool = True
 
 
 @dataclass
@@ -168,7 +187,7 @@ class Recipe:
     workers: int = 0
     teacher: str | None = None
     teacher_options: dict[str, Any] = field(default_factory=dict)
-    teacher_checkpoint: str | None = None
+    teacher_checkpoint: Any = None
     teacher_fit: Fit = field(default_factory=Fit)
     student: str = "resnet20"
     student_options: dict[str, Any] = field(default_factory=dict)
@@ -220,7 +239,7 @@ def load_recipe(path: Path) -> Recipe:
 
 def _check_names(recipe: Recipe) -> None:
     _one_of("data", recipe.data, data_names())
-    _one_of("student", recipe.student, model_names())
+    _one_of("student", recipe.student, [*model_names(), FROM_TEACHER])
     if recipe.teacher is not None:
         _one_of("teacher", recipe.teacher, model_names())
     _one_of("logger", recipe.logger, LOGGERS)
@@ -235,11 +254,20 @@ def _check_names(recipe: Recipe) -> None:
         _one_of(f"{key}.schedule", optimizer.schedule, SCHEDULES)
     for target in recipe.delivery.targets:
         _one_of("delivery.targets", target, TARGETS)
+    _one_of("distil.cache_dtype", recipe.distil.cache_dtype, CACHE_DTYPES)
+    if recipe.distil.teacher_precision is not None:
+        _one_of("distil.teacher_precision", recipe.distil.teacher_precision, TEACHER_PRECISIONS)
+    weights = []
     for loss, weight in recipe.distil.losses.items():
         _one_of("distil.losses", loss, LOSSES)
-        _number(f"distil.losses.{loss}", weight, least=0)
-    if recipe.distil.losses and not any(recipe.distil.losses.values()):
+        values = _setting(f"distil.losses.{loss}", weight)
+        for value in values:
+            _number(f"distil.losses.{loss}", value, least=0)
+        weights += values
+    if recipe.distil.losses and not any(weights):
         raise RecipeError(f"distil.losses={recipe.distil.losses}: expected one weight above 0 at least")
+    for loss in recipe.distil.loss_options:
+        _one_of("distil.loss_options", loss, LOSSES)
     if not recipe.delivery.targets:
         raise RecipeError(f"delivery.targets=[]: expected one at least. Choices: {', '.join(TARGETS)}")
     if "onnx" not in recipe.delivery.targets:
@@ -260,7 +288,8 @@ def _check_numbers(recipe: Recipe) -> None:
     _whole("compress.quantize.calibration", quantize.calibration, 1)
     if quantize.max_drop is not None:
         _number("compress.quantize.max_drop", quantize.max_drop, least=0, below=1)
-    _number("distil.temperature", recipe.distil.temperature, above=0)
+    for temperature in _setting("distil.temperature", recipe.distil.temperature):
+        _number("distil.temperature", temperature, above=0)
     _number("distil.soft_weight", recipe.distil.soft_weight, least=0, most=1)
     if prune.amount is not None:
         _number("compress.prune.amount", prune.amount, above=0, below=1)
@@ -303,14 +332,39 @@ def _check_techniques(recipe: Recipe) -> None:
             "compress.quantize.mode"
         )
     if recipe.teacher is None:
-        if recipe.teacher_checkpoint is not None:
+        if checkpoints(recipe):
             raise RecipeError(f"teacher_checkpoint={recipe.teacher_checkpoint!r}: expected none, as teacher is null")
         if recipe.distil != Distil():
             warnings.warn("distil has no effect, as teacher is null", RecipeWarning, stacklevel=2)
-    elif recipe.teacher_checkpoint is None and recipe.teacher_fit.max_epochs < 1:
+    elif not checkpoints(recipe) and recipe.teacher_fit.max_epochs < 1 and "path" not in recipe.teacher_options:
         raise RecipeError(
             "teacher_fit.max_epochs=0: expected at least 1, as no teacher_checkpoint is given to start from"
         )
+    if recipe.student == FROM_TEACHER:
+        _check_from_teacher(recipe)
+
+
+def checkpoints(recipe: Recipe) -> list[str]:
+    """Return the folders of trained teachers that a recipe names: none, one or several.
+
+    Raises:
+        RecipeError: if ``teacher_checkpoint`` is anything but folders.
+    """
+    given = recipe.teacher_checkpoint
+    folders = [] if given is None else [given] if isinstance(given, str) else list(given)
+    if not all(isinstance(folder, str) for folder in folders):
+        raise RecipeError(f"teacher_checkpoint={given!r}: expected a folder, or a list of folders")
+    return folders
+
+
+def _check_from_teacher(recipe: Recipe) -> None:
+    known = ("layers", "family", "width")
+    if recipe.teacher is None:
+        raise RecipeError("student=from_teacher: expected a teacher to take its layers from, teacher is null")
+    for key in recipe.student_options:
+        _one_of("student_options", key, known)
+    if recipe.student_checkpoint is not None or recipe.student_fit.max_epochs:
+        raise RecipeError("student=from_teacher: starts as its teacher's layers; leave out student_checkpoint and _fit")
 
 
 def _check_quantization(recipe: Recipe) -> None:
@@ -369,13 +423,21 @@ def _check_id(given: str | None) -> None:
 
 def _check_options(recipe: Recipe) -> None:
     """Last, as models are imported for it."""
-    checks = [("data", recipe.data, check_data), ("student", recipe.student, check_model)]
+    checks = [("data", recipe.data, check_data)]
+    checks += [("student", recipe.student, check_model)] if recipe.student != FROM_TEACHER else []
     checks += [("teacher", recipe.teacher, check_model)] if recipe.teacher is not None else []
     for role, name, check_choice in checks:
         try:
             check_choice(name, getattr(recipe, f"{role}_options"))
         except UserError as error:
             raise RecipeError(f"{role}_options: {error}") from None
+
+
+def _setting(key: str, given: Any) -> list[float]:
+    try:
+        return check_setting(key, given)
+    except UserError as error:
+        raise RecipeError(str(error)) from None
 
 
 def _optimizers(recipe: Recipe) -> Mapping[str, Optimizer]:

@@ -18,15 +18,19 @@ from lighten.delivery.artifacts import read_json, write_json
 from lighten.delivery.card import write_card
 from lighten.delivery.export import export_run
 from lighten.delivery.extras import require
-from lighten.delivery.folder import load, save
+from lighten.delivery.folder import CONFIG, load, save
 from lighten.delivery.measure import measure_run
 from lighten.delivery.report import write_report
 from lighten.delivery.student import FIT, SENSITIVITY, first_samples, shrink_run
 from lighten.delivery.table import closing_table
+from lighten.distillation.cache import TeacherCache
+from lighten.distillation.initialise import student_from_teacher
 from lighten.distillation.module import DistillationModule
+from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
-from lighten.example import as_call, example_of
+from lighten.example import as_call, example_of, split_batch
 from lighten.models import build_model
+from lighten.narrow import narrow
 from lighten.pruning.callback import Prune
 from lighten.pruning.decide import decide, plan_pruning, settle, study
 from lighten.pruning.latency import predict
@@ -36,8 +40,9 @@ from lighten.quantization.callback import Quantize
 from lighten.quantization.insert import quantizable, quantize_
 from lighten.quantization.sensitivity import find_float_layers
 from lighten.quantization.table import Row, quantization_rows
-from lighten.recipe import Fit, Optimizer, Recipe
+from lighten.recipe import FROM_TEACHER, Fit, Optimizer, Recipe, checkpoints
 from lighten.run_folder import open_folder
+from lighten.schedule import value_at
 from lighten.training.checkpoint import latest_good
 from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.loggers import make_logger
@@ -61,17 +66,18 @@ def run(recipe: Recipe) -> Path:
     folder = open_folder(recipe)
     console.print(f"run {folder}")
     _seed(recipe)
-    data = build_data(
+    data: Any = build_data(
         recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers, **recipe.data_options
     )
     logger = make_logger(recipe.logger, folder, config=asdict(recipe))
     _rehearse(recipe, data)
-    teacher = _teacher(recipe, data, folder)
-    student = _student(recipe, data)
-    _fit(recipe, data, student, teacher, folder, logger)
+    teachers = _teachers(recipe, data, folder)
+    student = _student(recipe, data, teachers)
+    _preflight(recipe, data, student, teachers, console)
+    _fit(recipe, data, student, teachers, folder, logger)
     leave_processes()
     if _is_rank_zero():
-        _deliver(folder, console)
+        _deliver(folder, console, task=data.task)
     return folder
 
 
@@ -91,11 +97,10 @@ def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]]]:
         recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=0, **recipe.data_options
     )
     _seed(recipe)
-    given = _given_student(recipe, data)
-    student = given if given is not None else _build(recipe, data, recipe.student, recipe.student_options)
+    student = _untrained(recipe, data)
     settings = Settings(s.amount, score=s.score, scope=s.scope, target=s.target, align=s.align, rate_norm=s.rate_norm)
     structure = study(student, as_call(example_of(data.input_shape, 1)), exclude=s.exclude)
-    calibration = [as_call(x) for x in _some_inputs(data)] if s.scope == "sensitivity" else None
+    calibration = [split_batch(batch)[0] for batch in _some_inputs(data)] if s.scope == "sensitivity" else None
     planned = decide(
         structure, student, settings, findings=settle(structure, student, settings, calibration=calibration)
     )
@@ -114,22 +119,20 @@ def quantization_plan(recipe: Recipe) -> list[Row]:
     data: Any = build_data(
         recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=0, **recipe.data_options
     )
-    student = _build(recipe, data, recipe.student, recipe.student_options)
+    student = _untrained(recipe, data)
     example = example_of(data.input_shape)
     quantize_(student, example_input=example, exclude=s.exclude, weight_bits=s.weight_bits)
     return quantization_rows(student)
 
 
-def _some_inputs(data: Any, samples: int = 128) -> list[torch.Tensor]:
+def _some_inputs(data: Any, samples: int = 128) -> list[Any]:
     data.setup("fit")
-    inputs, _ = next(iter(data.train_dataloader()))
-    return [inputs[:samples]]
+    return list(first_samples(data.train_dataloader(), samples))
 
 
 def _rehearse(recipe: Recipe, data: Any) -> None:
     """Find on an untrained student what would stop the run after hours: names, amounts, an unfit checkpoint."""
-    given = _given_student(recipe, data)
-    student = given if given is not None else _build(recipe, data, recipe.student, recipe.student_options)
+    student = _untrained(recipe, data)
     example, prune, quantize = example_of(data.input_shape), recipe.compress.prune, recipe.compress.quantize
     if prune.amount is not None:
         scope, target = ("uniform", prune.target) if prune.scope == "sensitivity" else (prune.scope, prune.target)
@@ -149,20 +152,11 @@ def _fit(
     recipe: Recipe,
     data: Any,
     student: nn.Module,
-    teacher: nn.Module | None,
+    teachers: list[nn.Module],
     folder: Path,
     logger: Logger | Literal[False],
 ) -> None:
-    module = DistillationModule(
-        student,
-        teacher,
-        temperature=recipe.distil.temperature,
-        soft_weight=recipe.distil.soft_weight if teacher is not None else 0.0,
-        losses=recipe.distil.losses or None,
-        optimizer=_optimizer(recipe.optimizer),
-        label_smoothing=recipe.optimizer.label_smoothing,
-        num_classes=data.num_classes,
-    )
+    module = _module(recipe, data, student, teachers)
     config = _config(recipe, data)
     prune, quantize = _prune(recipe), _quantize(recipe, _left_in_float(recipe, data, student, folder))
     dense = Snapshot(
@@ -171,8 +165,9 @@ def _fit(
     settings = asdict(recipe.trainer)
     callbacks: list[L.Callback] = [dense, *([prune] if prune else []), *([quantize] if quantize else [])]
     trainer = make_trainer(
-        folder=folder, stage="student", settings=settings, callbacks=callbacks, logger=logger, seed=recipe.seed
-    )
+        folder=folder, stage="student", settings=settings, callbacks=callbacks, logger=logger, seed=recipe.seed,
+        monitor=_monitor(data),
+    )  # fmt: skip
     _write_fit(folder, recipe, student, config, quantize)
     resumed = latest_good(folder / "checkpoints")
     trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
@@ -182,10 +177,88 @@ def _fit(
         logger.finalize("success")
 
 
-def _deliver(folder: Path, console: Console) -> None:
+def _module(recipe: Recipe, data: Any, student: nn.Module, teachers: list[nn.Module]) -> DistillationModule:
+    s = recipe.distil
+    cache = None
+    if s.cache and teachers:
+        data.setup("fit")
+        data.keyed = True
+        known = fingerprint_of(teachers=[fingerprint(t) for t in teachers], distil=asdict(s), data=data.fingerprint)
+        cache = TeacherCache(Path(recipe.runs) / "cache" / known[:24], dtype=s.cache_dtype, top_k=s.cache_top_k)
+    return DistillationModule(
+        student,
+        teachers or None,
+        temperature=s.temperature,
+        soft_weight=s.soft_weight if teachers else 0.0,
+        losses=s.losses or None if teachers else None,
+        loss_options=s.loss_options,
+        layers=s.layers,
+        task=data.task,
+        teacher_weights=s.teacher_weights or None,
+        teacher_precision=s.teacher_precision,
+        compile_teacher=s.compile_teacher,
+        cache=cache,
+        optimizer=_optimizer(recipe.optimizer),
+        label_smoothing=recipe.optimizer.label_smoothing,
+        num_classes=data.num_classes,
+    )
+
+
+def _monitor(data: Any) -> str | None:
+    return None if data.task == "regression" else "student/accuracy"
+
+
+def _preflight(recipe: Recipe, data: Any, student: nn.Module, teachers: list[nn.Module], console: Console) -> None:
+    """Look for what would make the fit worthless, on some hundred samples.
+
+    Raises:
+        UserError: on the first mistake; what is merely odd is printed.
+    """
+    if not recipe.distil.preflight or not teachers:
+        return
+    from lighten.distillation.preflight import preflight
+
+    data.setup("fit")
+    facts = _facts(recipe, data)
+    text = hasattr(data, "tokenizer")
+    findings = preflight(
+        student, teachers[0], train=data.train_dataloader(), validation=data.val_dataloader(), task=data.task,
+        num_classes=data.num_classes, class_names=data.class_names, tokenizer=data.tokenizer if text else None,
+        temperature=value_at(recipe.distil.temperature, 0.0), losses=recipe.distil.losses or None,
+        normalisation=None if text else (data.mean, data.std), **facts,
+    )  # fmt: skip
+    for finding in findings:
+        if finding.severity == "warning":
+            console.print(f"warning: {finding.message}", highlight=False, markup=False)
+    errors = [finding.message for finding in findings if finding.severity == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise UserError(f"preflight: {errors[0]}{more}; distil.preflight=false skips these checks")
+
+
+def _facts(recipe: Recipe, data: Any) -> dict[str, Any]:
+    """Return what the first teacher's folder says of the classes, inputs and tokenizer that it was trained with."""
+    folders = checkpoints(recipe)
+    if not folders:
+        return {}
+    config = read_json(Path(folders[0]) / CONFIG, made_by="lighten.save")
+    facts: dict[str, Any] = {"teacher_classes": tuple(config.get("classes", ()))}
+    if config.get("mean") and config.get("std"):
+        facts["teacher_normalisation"] = (tuple(config["mean"]), tuple(config["std"]))
+    if hasattr(data, "tokenizer") and (Path(folders[0]) / "tokenizer_config.json").exists():
+        from transformers import AutoTokenizer
+
+        facts["teacher_tokenizer"] = AutoTokenizer.from_pretrained(folders[0], trust_remote_code=False)
+    return facts
+
+
+def _deliver(folder: Path, console: Console, *, task: str) -> None:
     """Each step reads the folder and writes into it; each can be run again alone by ``lighten STEP RUN``."""
     with console.status("shrink"):
-        shrink_run(folder)
+        student = shrink_run(folder)
+    if task != "classification":  # what the scores compare are classes
+        console.print(f"student {student}")
+        return
     with console.status("export"):
         export_run(folder)
     with console.status("measure") as status:
@@ -196,21 +269,31 @@ def _deliver(folder: Path, console: Console) -> None:
     console.print(f"report {report}")
 
 
-def _teacher(recipe: Recipe, data: Any, folder: Path) -> nn.Module | None:
+def _teachers(recipe: Recipe, data: Any, folder: Path) -> list[nn.Module]:
+    """Return the teachers; the first one's folder goes into the run folder, where it is measured."""
     if recipe.teacher is None:
-        return None
-    if recipe.teacher_checkpoint is not None:
-        teacher = load(recipe.teacher_checkpoint)
-        classes = teacher.lighten_spec["num_classes"]  # type: ignore[index]
-        if classes != data.num_classes:
-            raise UserError(
-                f"teacher_checkpoint={recipe.teacher_checkpoint} gives {classes} classes, {recipe.data} has "
-                f"{data.num_classes}; choose a teacher of this task"
-            )
-    else:
-        teacher = _reference(recipe, data, "teacher", recipe.teacher, recipe.teacher_options, recipe.teacher_fit)
+        return []
+    teachers = [_given_teacher(recipe, data, folder) for folder in checkpoints(recipe)]
+    if not teachers and recipe.teacher_fit.max_epochs:
+        fit = recipe.teacher_fit
+        teachers = [_reference(recipe, data, "teacher", recipe.teacher, recipe.teacher_options, fit)]
+    if not teachers:
+        teachers = [_build(recipe, data, recipe.teacher, recipe.teacher_options)]
     if _is_rank_zero():
-        save(teacher, folder / "teacher", **_config(recipe, data))
+        save(teachers[0], folder / "teacher", **_config(recipe, data))
+        if hasattr(data, "tokenizer"):
+            data.tokenizer.save_pretrained(folder / "teacher")
+    return teachers
+
+
+def _given_teacher(recipe: Recipe, data: Any, folder: str) -> nn.Module:
+    teacher = load(folder)
+    classes = teacher.lighten_spec["num_classes"]  # type: ignore[index]
+    if classes != data.num_classes:
+        raise UserError(
+            f"teacher_checkpoint={folder} gives {classes} classes, {recipe.data} has {data.num_classes}; "
+            "choose a teacher of this task"
+        )
     return teacher
 
 
@@ -229,10 +312,32 @@ def _given_student(recipe: Recipe, data: Any) -> nn.Module | None:
     return student.train()
 
 
-def _student(recipe: Recipe, data: Any) -> nn.Module:
+def _untrained(recipe: Recipe, data: Any) -> nn.Module:
+    """Return a student of the shape that the fit will have, whatever its weights."""
     given = _given_student(recipe, data)
     if given is not None:
         return given
+    if recipe.student == FROM_TEACHER:
+        assert recipe.teacher is not None
+        return _from_teacher(recipe, data, _build(recipe, data, recipe.teacher, recipe.teacher_options))
+    return _build(recipe, data, recipe.student, recipe.student_options)
+
+
+def _from_teacher(recipe: Recipe, data: Any, teacher: nn.Module) -> nn.Module:
+    options = dict(recipe.student_options)
+    width = options.pop("width", 1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        student = student_from_teacher(teacher, **options)
+        return narrow(student, width, example_of(data.input_shape)) if width != 1 else student
+
+
+def _student(recipe: Recipe, data: Any, teachers: list[nn.Module]) -> nn.Module:
+    given = _given_student(recipe, data)
+    if given is not None:
+        return given
+    if recipe.student == FROM_TEACHER:
+        return _from_teacher(recipe, data, teachers[0]).train()
     if recipe.student_fit.max_epochs:
         dense = _reference(recipe, data, "student", recipe.student, recipe.student_options, recipe.student_fit)
         return dense.train()
@@ -241,7 +346,7 @@ def _student(recipe: Recipe, data: Any) -> nn.Module:
 
 def _reference(recipe: Recipe, data: Any, role: str, name: str, options: Mapping[str, Any], fit: Fit) -> nn.Module:
     """Train a model on the labels alone, once: the next run with the same settings finds it."""
-    fingerprint = fingerprint_of(
+    known = fingerprint_of(
         model=name, options=dict(options), data=data.fingerprint, batch_size=recipe.batch_size, seed=recipe.seed,
         fit=asdict(fit), trainer={key: getattr(recipe.trainer, key) for key in DECIDES}, schema=2,
     )  # fmt: skip
@@ -249,17 +354,18 @@ def _reference(recipe: Recipe, data: Any, role: str, name: str, options: Mapping
 
     def train(model: nn.Module) -> None:
         module = DistillationModule(
-            model, None, soft_weight=0.0, optimizer=_optimizer(fit.optimizer),
+            model, None, soft_weight=0.0, task=data.task, optimizer=_optimizer(fit.optimizer),
             label_smoothing=fit.optimizer.label_smoothing, num_classes=data.num_classes,
         )  # fmt: skip
         settings = {**asdict(recipe.trainer), "max_epochs": fit.max_epochs, "max_steps": -1}
         trainer = make_trainer(
-            folder=home / f"{fingerprint}.fit", stage=role, settings=settings, seed=recipe.seed, logger=False
-        )
-        resumed = latest_good(home / f"{fingerprint}.fit" / "checkpoints")
+            folder=home / f"{known}.fit", stage=role, settings=settings, seed=recipe.seed, logger=False,
+            monitor=_monitor(data),
+        )  # fmt: skip
+        resumed = latest_good(home / f"{known}.fit" / "checkpoints")
         trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
 
-    return reference(home, lambda: _build(recipe, data, name, options), train, fingerprint)
+    return reference(home, lambda: _build(recipe, data, name, options), train, known)
 
 
 def _build(recipe: Recipe, data: Any, name: str, options: Mapping[str, Any]) -> nn.Module:

@@ -9,10 +9,16 @@ from lighten.errors import UserError
 
 def test_csv_keeps_text_as_text_and_new_lines_inside_quotes(tmp_path):
     file = tmp_path / "a.csv"
-    file.write_text('text,label\n007,1\n"two\nlines, ""quoted""",0\n,2\n', encoding="utf-8")
-    table = read_file(str(file), ["text"])
-    assert table["text"].to_pylist() == ["007", 'two\nlines, "quoted"', ""]
-    assert table["label"].to_pylist() == [1, 0, 2]
+    file.write_text('text,number,label\n"two\nlines, ""quoted""",007,1\n,1e3,0\n', encoding="utf-8")
+    table = read_file(str(file), ["text", "number"])
+    assert table.to_pydict() == {"text": ['two\nlines, "quoted"', ""], "number": ["007", "1e3"], "label": [1, 0]}
+
+
+def test_a_long_csv_is_not_cut_inside_quotes(tmp_path):
+    file, count = tmp_path / "a.csv", 60_000
+    file.write_text("text,label\n" + '"one line,\nanother, and\none more",1\n' * count)
+    assert file.stat().st_size > 2**20  # what is parsed at once
+    assert read_file(str(file), ["text"])["text"].to_pylist() == ["one line,\nanother, and\none more"] * count
 
 
 def test_other_formats(tmp_path):
@@ -67,6 +73,6 @@ def test_no_network_and_no_cache_is_told_in_one_line(monkeypatch):
         raise ConnectionError("Couldn't reach the hub\nlong story")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(UserError, match="data set 'someone/thing', part cannot be had from the hub .*reach") as caught:
+    with pytest.raises(UserError, match=r"data set 'someone/thing', part cannot be had from the hub .*reach") as caught:
         read_hub("someone/thing", "part")
     assert "\n" not in str(caught.value)

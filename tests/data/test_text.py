@@ -302,12 +302,6 @@ def test_fingerprint_tells_what_is_seen(module, tmp_path):
     assert known.fingerprint == different[-1].fingerprint
 
 
-def test_workers_fork_without_a_word(module, capfd, monkeypatch):
-    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    list(module(workers=2).train_dataloader())
-    assert "parallelism" not in capfd.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -318,6 +312,8 @@ def test_workers_fork_without_a_word(module, capfd, monkeypatch):
         ({"max_length": 7}, "max_length=7, expected an integer of at least 8"),
         ({"max_length": True}, "max_length=True, expected an integer of at least 8"),
         ({"max_length": 65}, "max_length=65, but this tokenizer's model takes 64 tokens at most"),
+        ({"tokenizer": None}, "tokenizer=None, expected minilm, a folder, or a name on the hub"),
+        ({"bucket": "no"}, "bucket='no', expected true or false"),
         ({"objective": "mlmm"}, "objective='mlmm'; did you mean 'mlm'?"),
         ({"tokenizer": "/nonexistent"}, "tokenizer='/nonexistent' is not found or cannot be read"),
         ({"read": lambda: texts(0)}, "data mine: the training part has no rows, expected at least one"),

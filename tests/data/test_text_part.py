@@ -19,9 +19,9 @@ def chosen(whole, count=12, **options):
 
 
 def test_each_class_gives_its_share():
-    whole = part()
-    assert torch.bincount(whole.labels[chosen(whole)]).tolist() == [4, 4, 4]
-    assert len(chosen(whole, by_class=False)) == 12
+    whole = part(classes=12)
+    assert torch.bincount(whole.labels[chosen(whole, 24)]).tolist() == [2] * 12
+    assert len(chosen(whole, 24, by_class=False)) == 24
 
 
 def test_the_order_of_rows_does_not_matter():

@@ -137,6 +137,11 @@ def test_the_environment_names_the_folder(monkeypatch, tmp_path):
     assert str(cache_folder()) == "/home/someone/.cache/lighten/tokens"
 
 
+def test_short_names_are_resolved(tokenizer, monkeypatch):
+    monkeypatch.setattr("lighten.models.pretrained.resolve", {"short": tokenizer}.__getitem__)
+    assert Tokenizer("short")(TEXTS, None, 8).lengths.tolist() == [5, 3, 8]
+
+
 def test_bad_tokenizers_are_told_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     for path, says in (

@@ -1,4 +1,5 @@
 import json
+import logging
 
 import pytest
 import torch
@@ -129,16 +130,33 @@ def test_text_from_a_path_needs_it_no_more(tmp_path, head, classes):
     assert torch.equal(logits(again), logits(model))
 
 
-def test_an_encoder_gets_a_fresh_head_without_a_word(tmp_path, capfd):
-    from transformers.utils import logging
+@pytest.fixture
+def loud():
+    """Let transformers say all it has to say, and return what it does."""
+    from transformers.utils import logging as hf_logging
 
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    before = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_warning()
+    hf_logging.enable_progress_bar()
+    hf_logging.add_handler(handler)
+    yield said
+    assert (hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()) == (logging.WARNING, True)
+    hf_logging.remove_handler(handler)
+    hf_logging.set_verbosity(before[0])
+    if not before[1]:
+        hf_logging.disable_progress_bar()
+
+
+def test_an_encoder_gets_a_fresh_head_without_a_word(tmp_path, capfd, loud):
     encoder = text(40, config=BERT, head="masked_lm")
     encoder.save_pretrained(tmp_path)
     capfd.readouterr()
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     loaded = text(3, path=str(tmp_path))
     assert capfd.readouterr() == ("", "")
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+    assert loud == []
     assert logits(loaded).shape == (2, 3)
     theirs = encoder.bert.state_dict()
     assert all(torch.equal(theirs[k], v) for k, v in loaded.bert.state_dict().items() if "pooler" not in k)

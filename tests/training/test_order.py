@@ -9,7 +9,7 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.training import order as order_module
-from lighten.training.order import DataOrder, OrderedLoader, draw, draw_below, epoch_order
+from lighten.training.order import DataOrder, OrderedLoader, bucket_order, draw, draw_below, epoch_order
 
 MASK = 2**64 - 1
 lightning_noise = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.isinstance.treespec")
@@ -36,6 +36,12 @@ def test_first_draw_is_splitmix64_of_zero():
     """The published first output of SplitMix64 seeded with 0."""
     assert splitmix_reference(0, 0, 0, 0) != 0
     assert int(order_module._mix(np.array([0x9E3779B97F4A7C15], np.uint64))[0]) == 0xE220A8397B1DCDAF
+
+
+def test_streams_of_one_sample_side_by_side():
+    streams = np.arange(5)
+    many = draw(7, np.array([[1], [2]]), np.array([[3], [4]]), stream=streams)
+    assert many.tolist() == [[splitmix_reference(7, s, e, i) for s in range(5)] for e, i in ((1, 3), (2, 4))]
 
 
 def test_draw_below_is_uniform_and_its_streams_independent():
@@ -169,6 +175,118 @@ def test_no_global_random_number_is_drawn():
     before = torch.get_rng_state()
     list(OrderedLoader(Squares(16), batch_size=8, seed=0))
     assert torch.equal(before, torch.get_rng_state())
+
+
+LENGTHS = np.random.default_rng(0).integers(3, 40, 1003)
+
+
+def bucket_reference(lengths, batch, seed, epoch):
+    """The same by lists: pools of batches, sorted by length, the batches visited by the rank of their draw."""
+    order = epoch_order(len(lengths), seed=seed, epoch=epoch).tolist()
+    full = len(order) // batch
+    size = batch * min(50, max(1, full // 4))
+    sorted_pools = []
+    for start in range(0, full * batch, size):
+        pool = order[start : min(start + size, full * batch)]
+        sorted_pools += sorted(pool, key=lambda i: lengths[i])
+    batches = [sorted_pools[b * batch : (b + 1) * batch] for b in range(full)]
+    turns = sorted(range(full), key=lambda b: splitmix_reference(seed, 4, epoch, b))
+    return [i for b in turns for i in batches[b]] + order[full * batch :]
+
+
+@pytest.mark.parametrize(("samples", "batch"), [(1003, 4), (1003, 64), (30, 16), (5, 8)])
+def test_bucket_order_agrees_with_a_reference_of_lists(samples, batch):
+    order = bucket_order(LENGTHS[:samples], batch, seed=3, epoch=2).tolist()
+    assert order == bucket_reference(LENGTHS.tolist()[:samples], batch, 3, 2)
+    assert sorted(order) == list(range(samples))
+
+
+def test_batches_are_of_similar_length_and_come_mixed():
+    batches = LENGTHS[bucket_order(LENGTHS, 16, seed=0, epoch=0)[:992]].reshape(-1, 16)
+    assert (batches.max(1) - batches.min(1)).mean() < 4
+    assert abs(np.corrcoef(batches.mean(1), np.arange(len(batches)))[0, 1]) < 0.25
+
+
+def test_bucket_orders_differ_between_epochs_and_seeds():
+    a, b, c = (bucket_order(LENGTHS, 16, seed=s, epoch=e) for s, e in ((0, 0), (0, 1), (1, 0)))
+    groups = [{frozenset(o[i : i + 16].tolist()) for i in range(0, 992, 16)} for o in (a, b, c)]
+    assert not groups[0] & groups[1]
+    assert not groups[0] & groups[2]
+
+
+def bucketed(samples=100, batch_size=8, **options):
+    return OrderedLoader(Squares(samples), batch_size=batch_size, seed=1, lengths=LENGTHS[:samples], **options)
+
+
+@pytest.mark.parametrize("samples", [96, 100, 103])
+def test_global_buckets_do_not_depend_on_the_number_of_processes(monkeypatch, samples):
+    def global_batches(world):
+        monkeypatch.setattr(order_module, "world_size", lambda: world)
+        shares = []
+        for rank in range(world):
+            monkeypatch.setattr(order_module, "_rank", lambda rank=rank: rank)
+            loader = bucketed(samples, 8 // world)
+            loader.sampler.set_epoch(2)
+            shares.append([[tuple(row) for row in inputs.int().tolist()] for inputs, _ in loader])
+            assert len(shares[-1]) == len(loader) == samples // 8
+        return [sorted(place for part in parts for place in part) for parts in zip(*shares, strict=True)]
+
+    alone = global_batches(1)
+    assert len({place for batch in alone for place in batch}) == 8 * len(alone)
+    assert global_batches(2) == global_batches(4) == alone
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_buckets_resume_after_the_batches_that_were_handed_out(workers):
+    loader = bucketed(workers=workers)
+    loader.sampler.set_epoch(4)
+    batches = iter(loader)
+    for _ in range(5):
+        next(batches)
+    state = copy.deepcopy(loader.state_dict())
+    rest = [tuple(row) for inputs, _ in batches for row in inputs.int().tolist()]
+    again = bucketed(workers=workers)
+    again.load_state_dict(state)
+    again.sampler.set_epoch(4)
+    assert seen(again) == rest
+    again.sampler.set_epoch(5)
+    loader.sampler.set_epoch(5)
+    assert seen(again) == seen(loader)
+
+
+@pytest.mark.parametrize(("world", "batch_size"), [(2, 4), (2, 8), (1, 4)])
+def test_an_epoch_of_buckets_goes_on_in_its_order_with_other_global_batches(monkeypatch, world, batch_size):
+    loader = bucketed(96)
+    batches = iter(loader)
+    first = [tuple(row) for _ in range(4) for row in next(batches)[0].int().tolist()]
+    state = loader.state_dict()
+    monkeypatch.setattr(order_module, "world_size", lambda: world)
+    rest = []
+    for rank in range(world):
+        monkeypatch.setattr(order_module, "_rank", lambda rank=rank: rank)
+        other = bucketed(96, batch_size)
+        other.load_state_dict(state)
+        other.sampler.set_epoch(0)
+        rest += seen(other)
+        assert other.state_dict()["bucket"] == 8
+        other.sampler.set_epoch(1)
+        assert other.state_dict()["bucket"] == world * batch_size
+    assert sorted(first + rest) == [(0, i) for i in range(96)]
+
+
+def test_sorted_and_unsorted_orders_do_not_mix():
+    plain = OrderedLoader(Squares(96), batch_size=8, seed=1)
+    with pytest.raises(UserError, match="data order is sorted by length, this fit's is not; resume with the same"):
+        plain.load_state_dict(bucketed(96).state_dict())
+    with pytest.raises(UserError, match="data order is not sorted by length, this fit's is; resume with the same"):
+        bucketed(96).load_state_dict(plain.state_dict())
+
+
+@pytest.mark.parametrize("batch_size", [0, 9])
+def test_less_than_a_batch_of_buckets_is_refused(monkeypatch, batch_size):
+    monkeypatch.setattr(order_module, "world_size", lambda: 2)
+    with pytest.raises(UserError, match=f"batch_size={batch_size}, expected 1 to 8, the training samples of one"):
+        bucketed(17, batch_size)
 
 
 class Module(L.LightningModule):

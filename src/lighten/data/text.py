@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -47,7 +46,7 @@ class TextData(L.LightningDataModule):
 
     Raises:
         UserError: if ``batch_size`` or ``validation`` is below 1, ``workers`` below 0, ``max_length`` below 8, or
-            ``objective`` unknown.
+            ``objective`` unknown, or a value is of another type.
     """
 
     task: str = "classification"
@@ -83,6 +82,10 @@ class TextData(L.LightningDataModule):
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"{key}={value!r}, expected an integer of at least {least}")
+        if not isinstance(tokenizer, str) or not tokenizer:
+            raise UserError(f"tokenizer={tokenizer!r}, expected minilm, a folder, or a name on the hub")
+        if not isinstance(bucket, bool):
+            raise UserError(f"bucket={bucket!r}, expected true or false")
         if objective not in OBJECTIVES:
             raise UserError(f"objective={objective!r}; {did_you_mean(str(objective), OBJECTIVES)}")
         self.batch_size = batch_size
@@ -212,7 +215,6 @@ class TextData(L.LightningDataModule):
 
     def train_dataloader(self) -> OrderedLoader:
         """Return shuffled batches; a last one that is not full is dropped."""
-        self._before_workers()
         self.train_set.keyed = self.keyed
         return OrderedLoader(
             self.train_set,
@@ -252,7 +254,6 @@ class TextData(L.LightningDataModule):
         )
 
     def _in_order(self, dataset: TextSet) -> DataLoader[Any]:
-        self._before_workers()
         order = DataOrder(len(dataset), seed=self.seed, shuffle=False)
         return DataLoader(
             dataset,  # type: ignore[arg-type]
@@ -260,7 +261,3 @@ class TextData(L.LightningDataModule):
             sampler=order,
             **loader_options(self.workers),
         )
-
-    def _before_workers(self) -> None:
-        if self.workers:  # else each forked worker prints that the tokenizer's threads stay behind
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

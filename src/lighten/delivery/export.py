@@ -106,8 +106,8 @@ def export_onnx(
     A fake-quantized model is written with int8 weights, int32 biases and QuantizeLinear/DequantizeLinear pairs
     (QDQ), a float model as it is; what ``quantize_post_training`` made as ``"dynamic"`` with int8 weights and
     DynamicQuantizeLinear, as ``"float16"`` with weights in half that are cast to float32. The batch dimension is
-    dynamic; inputs are called ``input`` (or by their keywords), the output is ``logits``. The same model gives the same
-    bytes.
+    dynamic, of tokens (integers, (batch, length)) the length too; inputs are called ``input`` (or by their keywords),
+    the output is ``logits``. The same model gives the same bytes.
 
     Args:
         model: left as it is.
@@ -124,7 +124,7 @@ def export_onnx(
     args, kwargs = map_tensors(_two_samples, as_call(example_input))
     graph = _Graph(_exported(model, Form()), len(args), list(kwargs))
     names = [*(["input"] if len(args) == 1 else [f"input_{i}" for i in range(len(args))]), *kwargs]
-    dynamic = tuple(_batch_dimension(x) for x in (*args, *kwargs.values()))
+    dynamic = tuple(_dynamic_dimensions(x) for x in (*args, *kwargs.values()))
     with quiet(), _eval_mode(model), _told(model, "onnx"):
         program = torch.onnx.export(
             graph,
@@ -245,8 +245,15 @@ def _two_samples(x: Tensor) -> Tensor:
     return torch.cat([x, x])[:2] if x.ndim else x
 
 
-def _batch_dimension(x: Any) -> dict[int, Any] | None:
-    return {0: torch.export.Dim.DYNAMIC} if isinstance(x, Tensor) and x.ndim else None
+def _dynamic_dimensions(x: Any) -> dict[int, Any] | None:
+    """Return the batch, and of tokens (batch, length) also the length."""
+    if not isinstance(x, Tensor) or not x.ndim:
+        return None
+    return dict.fromkeys(range(2 if _is_tokens(x) else 1), torch.export.Dim.DYNAMIC)
+
+
+def _is_tokens(x: Tensor) -> bool:
+    return x.ndim == 2 and not x.is_floating_point()
 
 
 def _write(proto: Any, path: Path) -> None:
@@ -266,8 +273,9 @@ def _write(proto: Any, path: Path) -> None:
     del proto.graph.value_info[:]
     proto.graph.name = "lighten"
     for value in (*proto.graph.input, *proto.graph.output):
-        if value.type.tensor_type.shape.dim and value.type.tensor_type.shape.dim[0].dim_param:
-            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        for dimension, name in zip(value.type.tensor_type.shape.dim, ("batch", "length"), strict=False):
+            if dimension.dim_param:
+                dimension.dim_param = name
     onnx.checker.check_model(proto)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda file: file.write(proto.SerializeToString(deterministic=True)))

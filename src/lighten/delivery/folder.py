@@ -44,7 +44,7 @@ def save(model: nn.Module, folder: str | Path, **config: Any) -> Path:
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, {"schema": SCHEMA, "model": dict(spec), **config})
+    write_json(folder / CONFIG, {**_of_transformers(model), "schema": SCHEMA, "model": dict(spec), **config})
     plan, settings = getattr(model, "lighten_plan", None), getattr(model, "lighten_quantization", None)
     if plan is not None or settings is not None:
         compression = {"plan": json.loads(plan.to_json()) if plan is not None else None, "quantization": settings}
@@ -56,8 +56,26 @@ def save(model: nn.Module, folder: str | Path, **config: Any) -> Path:
     half = HALVES.get(mode_of(model) or "")
     if half is not None:
         state = {name: _halved(tensor, half) for name, tensor in state.items()}
-    write_whole(folder / WEIGHTS, lambda path: save_file(_unshared(state), path))
+    write_whole(folder / WEIGHTS, lambda path: save_file(_unshared(state), path, metadata={"format": "pt"}))
     return folder
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Put the tokenizer of a text model's data beside it, where ``AutoTokenizer.from_pretrained`` finds it."""
+    from lighten.data import build_data
+
+    config = read_json(folder / CONFIG, made_by="lighten shrink RUN")
+    if len(config["model"]["input_shape"]) == 1:
+        data: Any = build_data(config["data"]["name"], **config["data"].get("options", {}))
+        data.tokenizer.save_pretrained(folder)
+
+
+def _of_transformers(model: nn.Module) -> dict[str, Any]:
+    """Return the config of a model of ``transformers``, whose ``from_pretrained`` reads it beside our own entries."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "to_json_string") or not hasattr(model, "save_pretrained"):
+        return {}
+    return {**json.loads(config.to_json_string()), "architectures": [type(model).__name__]}
 
 
 @overload

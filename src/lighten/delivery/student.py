@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from lighten.delivery.artifacts import open_run, read_json, write_json, write_text
-from lighten.delivery.folder import CONFIG, build, load, save
+from lighten.delivery.folder import CONFIG, build, load, save, save_tokenizer
 from lighten.errors import UserError
+from lighten.example import split_batch
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import shrink
 from lighten.quantization.post_training import STATIC, quantize_post_training
@@ -43,7 +44,9 @@ def shrink_run(run: str | Path) -> Path:
     if fit.get("after_training") is not None:
         model = _quantized(model.eval(), fit, run)
     config = {key: value for key, value in fit["config"].items() if key not in ("schema", "model")}
-    return save(model.eval(), run / "student", **config)
+    save(model.eval(), run / "student", **config)
+    save_tokenizer(run / "student")
+    return run / "student"
 
 
 def quantize_folder(folder: str | Path, mode: str, *, calibration: int = 512, **settings: Any) -> Path:
@@ -96,7 +99,7 @@ def _calibrated(
     batches = _validation(config, samples) if mode == STATIC else None
     small: Any = quantize_post_training(model, batches, mode=mode, **settings)
     if batches is not None:
-        count = sum(len(labels) for _, labels in batches)
+        count = sum(len(split_batch(batch)[1]) for batch in batches)
         small.lighten_quantization |= {"calibration": {"samples": count, "split": "validation"}}
     for name in ("lighten_spec", "lighten_plan"):
         if hasattr(model, name):

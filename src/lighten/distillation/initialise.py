@@ -78,7 +78,8 @@ def student_from_teacher(
     state = dict(_selected(teacher.state_dict(), prefix, kept))
     if family == "distilbert" and not prefix.startswith("distilbert"):
         student = _built(_distilbert(known, len(kept), head), known)
-        state = dict(_renamed(state)) | {k: v for k, v in student.state_dict().items() if k.startswith("classifier.")}
+        fresh = {key: tensor for key, tensor in student.state_dict().items() if key.startswith("classifier.")}
+        state = dict(_renamed(state)) | fresh
     else:
         config = copy.deepcopy(known.config)
         config.num_hidden_layers = len(kept)
@@ -157,11 +158,7 @@ def _selected(state: Mapping[str, Tensor], prefix: str, kept: Sequence[int]) -> 
 def _renamed(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield BERT's weights by DistilBERT's names, the embedding of token type 0 folded into the positions'."""
     for key, tensor in state.items():
-        if (
-            key.endswith("token_type_embeddings.weight")
-            or key == "cls.predictions.bias"
-            or key.startswith("classifier.")
-        ):
+        if key.endswith("token_type_embeddings.weight") or key == "cls.predictions.bias":
             continue  # the second is the decoder's bias under another name
         if key.endswith("position_embeddings.weight"):
             tensor = tensor + state["bert.embeddings.token_type_embeddings.weight"][0]

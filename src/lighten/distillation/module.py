@@ -60,7 +60,8 @@ class DistillationModule(L.LightningModule):
         teacher_weights: of several teachers; equal by default.
         teacher_precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` goes with the trainer.
         compile_teacher: run it through ``torch.compile``.
-        cache: keeps the teacher's logits from the first epoch on; opened already.
+        cache: keeps the teacher's logits from the first epoch on; opened already, or for a data module that has
+            ``fingerprint``, ``train_samples`` and ``views``.
         optimizer: from module and number of steps to what ``configure_optimizers`` may return;
             usually an :class:`OptimizerSettings`, which is also the default.
         label_smoothing: of the cross-entropy, in [0, 1).
@@ -124,6 +125,8 @@ class DistillationModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Look at the layers that are compared, and project where widths differ; before a strategy wraps anything."""
+        if stage == "fit" and self.cache is not None and not self.cache.samples:
+            self._open_cache(self.cache)
         if stage != "fit" or not self.matches or self.teacher is None or self._watches is not None:
             return
         pairs = [match for matches in self.matches.values() for match in matches]
@@ -250,6 +253,27 @@ class DistillationModule(L.LightningModule):
                 f"the checkpoint's teacher is {_short(saved)}, the one given is {_short(given)}; "
                 "give the teacher that this student began with, or start anew"
             )
+
+    def _open_cache(self, cache: TeacherCache) -> None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.teacher is None or not hasattr(data, "train_samples") or self.num_classes is None:
+            raise UserError(
+                "cache is not open, and opens itself only with num_classes, a teacher, and a data module that has "
+                "fingerprint, train_samples and views; call cache.open(…) first"
+            )
+        identity = {
+            "teacher": self.teacher.fingerprint,
+            "data": data.fingerprint,
+            "precision": self.teacher.precision or str(self.trainer.precision),
+        }
+        if data.views != 1:
+            identity["augmentation seed"] = str(data.seed)
+        cache.open(
+            identity, samples=data.train_samples, views=data.views, outputs=self.num_classes,
+            rank=self.trainer.global_rank, world=self.trainer.world_size,
+        )  # fmt: skip
+        if self.trainer.is_global_zero:
+            print(cache.announce())
 
     def _matched(self, layers: str | Mapping[str, str]) -> dict[str, list[Match]]:
         """Return the matched layers by loss; of relations, the last pair's queries, keys and values."""

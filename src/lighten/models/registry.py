@@ -22,7 +22,8 @@ _REGISTRY = Registry(
 def register_model(name: str) -> Callable[[Builder], Builder]:
     """Return a decorator that makes a builder available as ``name`` in recipes.
 
-    The builder is called as ``builder(num_classes=…, input_shape=(channels, height, width), **options)``.
+    The builder is called as ``builder(num_classes=…, input_shape=…, **options)``; ``input_shape`` is
+    (channels, height, width) of images, (length,) of texts.
 
     Raises:
         UserError: if another module registered the name.
@@ -40,7 +41,7 @@ def model_names() -> list[str]:
     return _REGISTRY.names()
 
 
-def build_model(name: str, *, num_classes: int, input_shape: tuple[int, int, int], **options: Any) -> "nn.Module":
+def build_model(name: str, *, num_classes: int, input_shape: tuple[int, ...], **options: Any) -> "nn.Module":
     """Return a fresh model; its weights depend on torch's random state alone.
 
     The result carries ``lighten_spec``: ``{"name", "num_classes", "input_shape", "options"}``, JSON types
@@ -49,7 +50,7 @@ def build_model(name: str, *, num_classes: int, input_shape: tuple[int, int, int
     Args:
         name: one of ``model_names()``.
         num_classes: size of the logits.
-        input_shape: (channels, height, width) of one input.
+        input_shape: (channels, height, width) of one image, or (length,) of one text.
         **options: the builder's own.
 
     Raises:
