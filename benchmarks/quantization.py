@@ -54,7 +54,7 @@ from lighten.training.reference import fingerprint_of, reference
 
 FINE_TUNING = {"name": "sgd", "lr": 0.01, "weight_decay": 5e-4}
 """Of ``recipe=quantize_cnn``: batch norm's statistics are frozen, so that steps must be small."""
-THROUGH_INT8 = {"begin": 0.0, "freeze": 0.8, "module": "student"}
+THROUGH_INT8 = {"begin": 0.34, "freeze": 0.9, "module": "student"}
 WARM_UP, CALIBRATION = 5, 512
 """Steps that are left out; images of calibration."""
 STEPS: dict[str, str | None] = {"plain": None, "through int8": "moving_average", "through int8, learned ranges": "lsq"}

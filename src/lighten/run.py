@@ -371,7 +371,7 @@ def _reference(recipe: Recipe, data: Any, role: str, name: str, options: Mapping
 def _build(recipe: Recipe, data: Any, name: str, options: Mapping[str, Any]) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        model = build_model(name, num_classes=data.num_classes, input_shape=data.input_shape, **options)
+        model = build_model(name, num_classes=data.num_classes, input_shape=data.input_shape, **options).train()
     return cast(Any, model).to(memory_format=torch.channels_last)  # faster on CPUs, and what tensor cores want
 
 

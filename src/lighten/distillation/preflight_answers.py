@@ -22,7 +22,7 @@ def check_answers(
     task: str,
     classes: int,
     names: Sequence[str],
-    temperature: Setting,
+    temperature: Setting | None,
     claim: float | None,
     labelled: bool,
 ) -> Iterator[Finding]:
@@ -94,7 +94,7 @@ def check_answers(
             yield from _accuracy(torch.cat(said), torch.cat(truth), classes, names, claim, task)
 
 
-def _softness(peaks: Tensor, classes: int, temperature: Setting) -> Iterator[Finding]:
+def _softness(peaks: Tensor, classes: int, temperature: Setting | None) -> Iterator[Finding]:
     """Judge the largest softened probability of each sample, (2, samples), at the lowest and highest temperature."""
     sharp, flat = float((peaks[1] > 0.999).float().mean()), float((peaks[0] * classes - 1).max())
     if sharp > 0.95 and classes > 1:
@@ -137,7 +137,7 @@ def _accuracy(
         yield Finding(
             WARNING,
             f"teacher is right in {accuracy:.1%} of {count} validation samples, worse than chance: {common:.1%} are "
-            f"{name_of(int(counts.argmax()), names)}: labels shuffled, or untrained? Compare classes, or train it first",
+            f"{name_of(int(counts.argmax()), names)}: labels shuffled, or untrained? Compare classes, or train it",
         )
     elif claim is not None and accuracy < claim - max(0.05, 3 * _error(claim, count)):
         grave = accuracy - even < 0.5 * (claim - even)
@@ -169,7 +169,7 @@ def _swapped(said: Tensor, labels: Tensor, classes: int, names: Sequence[str]) -
     )
 
 
-def _temperatures(temperature: Setting) -> tuple[float, float] | None:
+def _temperatures(temperature: Setting | None) -> tuple[float, float] | None:
     """Return the lowest and the highest temperature of a fit; ``None`` where they are refused anyway."""
     try:
         values = check_setting("temperature", temperature)

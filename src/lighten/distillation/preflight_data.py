@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import RandomSampler, SequentialSampler, Subset
 
 from lighten.distillation.loss import IGNORED
 from lighten.example import Call, map_tensors, split_batch
@@ -46,6 +47,7 @@ class Part:
 
     @property
     def samples(self) -> int:
+        """How many there are."""
         return sum(rows for _, _, rows in self.batches)
 
     def chunks(self) -> Iterator[tuple[int, Call, Any]]:
@@ -58,10 +60,12 @@ class Part:
             first += rows
 
     def labels(self) -> Tensor:
+        """Return all labels, on the CPU."""
         return torch.cat([labels.detach().cpu() for _, labels, _ in self.batches])
 
 
 def look(part: Part, loader: Iterable[Any], samples: int, end: float) -> None:
+    """Fill ``part`` with up to ``samples`` samples, fetching none after the time ``end``."""
     kept = 0
     for batch in loader:
         call, labels = split_batch(batch)
@@ -75,6 +79,7 @@ def look(part: Part, loader: Iterable[Any], samples: int, end: float) -> None:
 
 
 def check_inputs(part: Part, normalisation: Any, tokenizer: Any, models: Mapping[str, nn.Module]) -> Iterator[Finding]:
+    """Find inputs that are missing, not finite, all the same, not normalised or not to be read as tokens."""
     if not part.samples:
         yield Finding(
             ERROR, f"the {part.name} loader gives no samples; expected some; check its split, filter and batch_size"
@@ -131,7 +136,7 @@ def _images(part: Part, images: list[Tensor], normalisation: Any) -> Iterator[Fi
 
 def _tokens(part: Part, tokenizer: Any, models: Mapping[str, nn.Module]) -> Iterator[Finding]:
     tables = {name: rows for name, m in models.items() if (rows := embedding_rows(m)) is not None}
-    limits = {name: getattr(getattr(m, "config", None), "max_position_embeddings", None) for name, m in models.items()}
+    limits = {name: _positions(m) for name, m in models.items()}
     pad = _lone_pad(tokenizer)
     first = padded = places = counted = 0
     for call, _, rows in part.batches:
@@ -151,7 +156,7 @@ def _tokens(part: Part, tokenizer: Any, models: Mapping[str, nn.Module]) -> Iter
                 )
                 return
             limit = limits[name]
-            if isinstance(limit, int) and ids.shape[1] > limit:
+            if limit is not None and ids.shape[1] > limit:
                 yield Finding(
                     ERROR,
                     f"{part.name} texts have {ids.shape[1]} tokens, the {name}'s position embedding is for "
@@ -251,6 +256,7 @@ def check_labels(part: Part, task: str, classes: int, names: Sequence[str]) -> I
 
 
 def check_shared(ours: Part, held_out: Part, train: Any, validation: Any) -> Iterator[Finding]:
+    """Find samples that are in both parts: by their place in one data set, else by their inputs."""
     if not ours.samples or not held_out.samples:
         return
     advice = "so validation flatters; hold other samples out"
@@ -273,6 +279,7 @@ def check_shared(ours: Part, held_out: Part, train: Any, validation: Any) -> Ite
 
 
 def check_lone(student: nn.Module | None, part: Part, loader: Any) -> Iterator[Finding]:
+    """Find training batches of one sample, where the student has batch norm."""
     if student is None or not part.sizes or not any(isinstance(m, _BatchNorm) for m in student.modules()):
         return
     size, total = getattr(loader, "batch_size", None), _length(getattr(loader, "dataset", None))
@@ -286,6 +293,7 @@ def check_lone(student: nn.Module | None, part: Part, loader: Any) -> Iterator[F
 
 
 def tensors_of(tree: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and mappings, lone numbers aside."""
     return [x for x in torch.utils._pytree.tree_leaves(tree) if isinstance(x, Tensor) and x.ndim]
 
 
@@ -330,6 +338,12 @@ def embedding_rows(model: nn.Module) -> int | None:
     return max(sizes, default=None)
 
 
+def _positions(model: nn.Module) -> int | None:
+    """Return the rows of a model's position embedding, if it learns one."""
+    tables = (m for name, m in model.named_modules() if name.endswith("position_embeddings"))
+    return next((m.num_embeddings for m in tables if isinstance(m, nn.Embedding)), None)
+
+
 def _lone_pad(tokenizer: Any) -> int | None:
     """Return the id of the padding token, unless it has another meaning too."""
     pad = getattr(tokenizer, "pad_token_id", None)
@@ -338,11 +352,12 @@ def _lone_pad(tokenizer: Any) -> int | None:
 
 
 def _source(loader: Any) -> tuple[Any, set[int] | None]:
-    """Return a loader's data set, and which of its samples where it is a subset."""
+    """Return a loader's data set, and which of its samples where it is a subset; ``None`` if that cannot be known."""
     dataset = getattr(loader, "dataset", None)
-    if _length(dataset) is None:
+    sampler = getattr(loader, "sampler", None)
+    if _length(dataset) is None or type(sampler) not in (SequentialSampler, RandomSampler):
         return None, None
-    if isinstance(dataset, torch.utils.data.Subset):
+    if isinstance(dataset, Subset):
         return dataset.dataset, {int(i) for i in dataset.indices}
     return dataset, None
 
@@ -355,8 +370,10 @@ def _length(dataset: Any) -> int | None:
 
 
 def name_of(label: int, names: Sequence[str]) -> str:
+    """Return how a class is called in messages."""
     return repr(names[label]) if label < len(names) else f"class {label}"
 
 
 def numbers(values: Sequence[float]) -> str:
+    """Return numbers as messages show them."""
     return f"({', '.join(f'{float(v):.4g}' for v in values)})"

@@ -8,7 +8,7 @@ Weights are symmetric, one scale an output channel, on [-(2^(bits-1) - 1), 2^(bi
 "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, eq. (1)-(12);
 gradients pass straight through (Bengio et al. 2013, arXiv:1308.3432), except where an activation ends on the lowest or
 the highest code: clipped, or rounded there. The result alone says where that is, so that nothing else is kept for the
-backward pass: training through fake-quantization needs less memory than training without.
+backward pass: a convolutional network needs less memory for it than without fake-quantization.
 """
 
 from typing import Any

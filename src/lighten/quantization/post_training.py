@@ -26,7 +26,7 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 MODES = (STATIC, DYNAMIC, *HALVES)
 SLOW = (
     "dynamic quantization of {count} convolution(s): onnxruntime computes them slower than in float32 "
-    "(a ResNet-20 at 0.57 of its speed); static quantization makes them faster"
+    "(a ResNet-20 at 0.2 of its speed); static quantization makes them faster"
 )
 
 
