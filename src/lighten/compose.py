@@ -122,6 +122,9 @@ def _compose(job: Sequence[str], recipes: Path) -> Recipe:
     except (OmegaConfBaseException, HydraException) as error:
         raise RecipeError(_reason(error)) from None
     assert isinstance(recipe, Recipe)
+    for role in ("data", "teacher", "student"):  # null takes away an option that a recipe's file sets
+        options = getattr(recipe, f"{role}_options")
+        setattr(recipe, f"{role}_options", {key: value for key, value in options.items() if value is not None})
     return check(recipe)
 
 

@@ -13,8 +13,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lighten.data import check_data, data_names
-from lighten.distillation.teacher import PRECISIONS as TEACHER_PRECISIONS
-from lighten.distillation.terms import LOSSES
 from lighten.errors import UserError, did_you_mean
 from lighten.models import check_model, model_names
 from lighten.schedule import check_setting
@@ -27,6 +25,11 @@ RANGES = ("auto", "moving_average", "min_max", "percentile", "mse", "entropy", "
 MODES = ("train", "static", "dynamic", "float16", "bfloat16")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "constant")
+LOSSES = (
+    "soft_labels", "dkd", "dist", "hint", "hidden_cosine", "attention_transfer", "relations", "cross_entropy",
+    "mean_squared_error",
+)  # fmt: skip
+TEACHER_PRECISIONS = ("float32", "bfloat16", "float16")
 FROM_TEACHER = "from_teacher"
 """The student that is made of its teacher's layers."""
 CACHE_DTYPES = ("float32", "float16")

@@ -26,6 +26,7 @@ from lighten.delivery.table import closing_table
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.initialise import student_from_teacher
 from lighten.distillation.module import DistillationModule
+from lighten.distillation.preflight import preflight
 from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
 from lighten.example import as_call, example_of, split_batch
@@ -216,8 +217,6 @@ def _preflight(recipe: Recipe, data: Any, student: nn.Module, teachers: list[nn.
     """
     if not recipe.distil.preflight or not teachers:
         return
-    from lighten.distillation.preflight import preflight
-
     data.setup("fit")
     facts = _facts(recipe, data)
     text = hasattr(data, "tokenizer")

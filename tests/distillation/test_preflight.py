@@ -447,7 +447,7 @@ def test_masked_tokens_raise_no_alarm_and_all_ignored_do() -> None:
 
     setup = {"student": Words(2), "teacher": Words(3), "tokenizer": data.tokenizer, "task": "masked_lm"}
     setup |= {"train": data.train_dataloader(), "validation": data.val_dataloader(), "num_classes": data.num_classes}
-    found = preflight(**setup, samples=96)
+    found = preflight(**setup, samples=32)
     assert not [f for f in found if "worse than chance" not in f.message], "the teacher is untrained, all else is sound"
     ignored = labelled(lambda y: torch.full_like(y, -100))(setup)
     assert "error: all validation labels" in told(preflight(**{**setup, **ignored}))
@@ -467,8 +467,15 @@ def test_nothing_is_changed(images) -> None:
     dataset = TensorDataset(torch.cat(inputs), torch.cat(labels))
     own = DataLoader(dataset, 32, shuffle=True, generator=torch.Generator().manual_seed(3))
     place = images["train"].state_dict()
+
+    class Drawing:
+        def __iter__(self):
+            torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002
+            return iter(images["validation"])
+
     states = torch.get_rng_state(), random.getstate(), numpy_state(), own.generator.get_state()
     preflight(**{**images, "student": student, "teacher": teacher, "validation": own})
+    preflight(**{**images, "validation": Drawing()})
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1:3] == (random.getstate(), numpy_state())
     assert torch.equal(states[3], own.generator.get_state())

@@ -13,7 +13,10 @@ from lighten.delivery.templates import environment
 LICENCES = {"mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0"}
 """Licences that model hubs know by these names."""
 
-HASHED = ("student/model.safetensors", "student/compression.json", "student.onnx")
+HASHED = (
+    "student/model.safetensors", "student/compression.json", "student.onnx", "student.xml", "student.bin",
+    "student.tflite", "student.pte",
+)  # fmt: skip
 
 
 def write_card(run: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """A model as a folder: what it is, what was done to it, its weights."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -116,8 +117,15 @@ def build(config: Mapping[str, Any], compression: Mapping[str, Any]) -> nn.Modul
     if compression.get("quantization") is not None:
         quantize_as_(model, compression["quantization"], example_of(shape))
     if compression.get("plan") is not None:
-        model = shrink(model, Plan.from_json(json.dumps(compression["plan"])))
+        model = cut(model, Plan.from_json(json.dumps(compression["plan"])))
     return model
+
+
+def cut(model: nn.Module, plan: Plan) -> nn.Module:
+    """Shrink, in silence where a config of ``transformers`` has no words for the result: here the plan rebuilds it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*cannot say the widths of the cut model")
+        return shrink(model, plan)
 
 
 def _compression(folder: Path) -> dict[str, Any]:

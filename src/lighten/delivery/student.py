@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from lighten.delivery.artifacts import open_run, read_json, write_json, write_text
-from lighten.delivery.folder import CONFIG, build, load, save, save_tokenizer
+from lighten.delivery.folder import CONFIG, build, cut, load, save, save_tokenizer
 from lighten.errors import UserError
 from lighten.example import split_batch
 from lighten.pruning.plan import Plan
-from lighten.pruning.shrink import shrink
 from lighten.quantization.post_training import STATIC, quantize_post_training
 from lighten.quantization.sensitivity import find_float_layers
 from lighten.training.checkpoint import latest_good
@@ -40,7 +39,7 @@ def shrink_run(run: str | Path) -> Path:
     (run / "plan.json").unlink(missing_ok=True)
     if plan is not None:
         write_text(run / "plan.json", plan)
-        model = shrink(model.eval(), Plan.from_json(plan))
+        model = cut(model.eval(), Plan.from_json(plan))
     if fit.get("after_training") is not None:
         model = _quantized(model.eval(), fit, run)
     config = {key: value for key, value in fit["config"].items() if key not in ("schema", "model")}

@@ -30,7 +30,7 @@ from lighten.distillation.terms import LABELS, check_terms
 from lighten.errors import UserError
 from lighten.schedule import Setting
 
-SOFTENED = ("soft_labels", "dkd", "dist")
+_SOFTENED = ("soft_labels", "dkd", "dist")
 """Losses that the temperature acts on."""
 
 __all__ = ["Finding", "preflight"]
@@ -98,7 +98,7 @@ def preflight(
             found += wrong
         found += [*check_shared(*parts, train, validation), *check_lone(student, parts[0], train)]
         readable = parts[1].batches and not any(f.severity == ERROR and "embedding" in f.message for f in found)
-        softened = temperature if losses is None or any(name in SOFTENED for name in losses) else None
+        softened = temperature if losses is None or any(name in _SOFTENED for name in losses) else None
         for name, model in models.items() if readable else ():
             if not any(p.is_meta or nn.parameter.is_lazy(p) for p in model.parameters()):
                 found += check_answers(

@@ -72,7 +72,7 @@ def check_answers(
             spread.append(rows.amax(1) - rows.amin(1))
             said.append(rows.argmax(1))
             truth += [labels.cpu().reshape(-1)] if labelled else []
-            peaks += [torch.stack([(rows / t).softmax(1).amax(1) for t in softened])] if softened else []
+            peaks += [torch.stack([_peak(rows, t) for t in softened])] if softened else []
         if time.monotonic() > end:
             break
     count = sum(len(x) for x in said)
@@ -121,6 +121,7 @@ def _accuracy(
     count = len(labels)
     if count < ENOUGH:
         return
+    what = "samples" if task == "classification" else "tokens"
     accuracy = float((said == labels).float().mean())
     counts = labels.bincount(minlength=classes)
     common = float(counts.max()) / count
@@ -130,26 +131,26 @@ def _accuracy(
     elif even > accuracy + 2 * _error(even, count):
         yield Finding(
             ERROR,
-            f"teacher is right in {accuracy:.1%} of {count} validation samples, worse than chance ({even:.1%}): labels "
+            f"teacher is right in {accuracy:.1%} of {count} validation {what}, worse than chance ({even:.1%}): labels "
             "shuffled, or another label order? Compare its classes with the data's",
         )
     elif common < 1 and common > accuracy + 2 * _error(common, count):
         yield Finding(
             WARNING,
-            f"teacher is right in {accuracy:.1%} of {count} validation samples, worse than chance: {common:.1%} are "
+            f"teacher is right in {accuracy:.1%} of {count} validation {what}, worse than chance: {common:.1%} are "
             f"{name_of(int(counts.argmax()), names)}: labels shuffled, or untrained? Compare classes, or train it",
         )
     elif claim is not None and accuracy < claim - max(0.05, 3 * _error(claim, count)):
         grave = accuracy - even < 0.5 * (claim - even)
         yield Finding(
             ERROR if grave else WARNING,
-            f"teacher is right in {accuracy:.1%} of {count} validation samples, {claim:.1%} was claimed; "
+            f"teacher is right in {accuracy:.1%} of {count} validation {what}, {claim:.1%} was claimed; "
             "check that inputs, tokenizer and classes are those it was trained with",
         )
     if len(said.unique()) == 1 and common < 0.9:
         yield Finding(
             WARNING,
-            f"teacher answers {name_of(int(said[0]), names)} for all {count} validation samples, expected several "
+            f"teacher answers {name_of(int(said[0]), names)} for all {count} validation {what}, expected several "
             "classes; train it, or check its head",
         )
 
@@ -176,6 +177,11 @@ def _temperatures(temperature: Setting | None) -> tuple[float, float] | None:
     except UserError:
         return None
     return (min(values), max(values)) if min(values) > 0 else None
+
+
+def _peak(rows: Tensor, temperature: float) -> Tensor:
+    """Return the largest softened probability of each row, without all the others."""
+    return (rows.amax(1) / temperature - (rows / temperature).logsumexp(1)).exp()
 
 
 def _error(share: float, count: int) -> float:

@@ -85,7 +85,11 @@ class OptimizerSettings:
         groups = [group for group in groups if group["params"]]
         if self.name == "sgd":
             return SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
-        return AdamW(groups, lr=self.lr)
+        if any(p.device.type != "cpu" for p in trained):
+            return AdamW(groups, lr=self.lr)
+        optimizer: Any = AdamW(groups, lr=self.lr, fused=True)  # eight times as fast as PyTorch's default on CPUs
+        optimizer._step_supports_amp_scaling = False  # no gradients are scaled here, so that Lightning may clip them
+        return optimizer
 
     def factor(self, step: int, total_steps: int) -> float:
         """Return the share of ``lr`` that step number ``step`` (from 0) uses.
