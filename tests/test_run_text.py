@@ -21,7 +21,8 @@ SIZES = (
     "intermediate_size: 64, max_position_embeddings: 64}"
 )
 LIMITS = [
-    f"teacher_options={{path: null, config: {SIZES}}}", "batch_size=32", "teacher_fit.max_epochs=1", "trainer.max_epochs=2",
+    f"teacher_options={{path: null, config: {SIZES}}}", "batch_size=32", "teacher_fit.max_epochs=1",
+    "trainer.max_epochs=2",
     "trainer.limit_train_batches=12", "trainer.limit_val_batches=2", "distil.preflight=false",
 ]  # fmt: skip
 
