@@ -100,6 +100,18 @@ def test_plan_of_quantization_is_a_table_of_what_is_and_what_is_not(capsys, monk
     assert lines[-1] == ["29", "of", "30", "in", "int8"]
 
 
+def test_plan_shows_which_layers_learn_from_which(capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    argv = ["plan", "recipe=distil_cnn", "distil.losses={soft_labels: 1.0, hint: 1.0}", "compress.prune.amount=null"]
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        "hint: student's layer, teacher's", "  stage1.0  stage1.1", "  stage2.0  stage2.1", "  stage3.0  stage3.1",
+    ]  # fmt: skip
+    assert main([*argv, "distil.layers={stage9: stage1}"]) == 1
+    assert "no layer of the student is called 'stage9'" in capsys.readouterr().err
+
+
 def test_plan_of_a_recipe_that_does_neither_is_told(capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
     argv = ["plan", "recipe=quantize_static", "compress.quantize.mode=float16"]

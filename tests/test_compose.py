@@ -1,12 +1,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lighten.compose import compose_all, read_recipe, recipe_names
 from lighten.recipe import Recipe, RecipeError
 
+SHIPPED = Path(__file__).parents[1] / "recipes"
 PLAIN = """\
 # For the tests.
 # python train.py recipe=plain
@@ -55,6 +57,12 @@ def test_overrides(recipes, override, get, expected):
     (made,) = compose_all(["recipe=other", override], recipes)
     assert get(made) == expected
     assert type(get(made)) is type(expected)
+
+
+def test_null_takes_away_an_option_that_the_recipe_sets():
+    (given,) = compose_all(["recipe=distil_bert"], SHIPPED)
+    (taken,) = compose_all(["recipe=distil_bert", "data_options.tokenizer=null"], SHIPPED)
+    assert set(given.data_options) - set(taken.data_options) == {"tokenizer"}
 
 
 def test_multirun_is_every_combination(recipes):

@@ -56,13 +56,18 @@ def _plan_all(jobs: Sequence[Recipe]) -> None:
     from rich.console import Console
 
     from lighten.quantization.table import format_rows
-    from lighten.run import plan, quantization_plan
+    from lighten.run import matched_layers, plan, quantization_plan
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     for recipe in jobs:
         prunes = recipe.compress.prune.amount is not None
         quantizes = recipe.compress.quantize.begin is not None or recipe.compress.quantize.mode == "static"
-        if prunes or not quantizes:
+        matches = matched_layers(recipe)
+        for loss, pairs in matches.items():
+            width = max(len(match.student) for match in pairs)
+            print(f"{loss}: student's layer, teacher's")
+            print("\n".join(f"  {match.student:{width}}  {match.teacher}" for match in pairs))
+        if prunes or not (quantizes or matches):
             planned, times = plan(recipe)
             console.print(planned.rich(times))
         if quantizes:

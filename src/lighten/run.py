@@ -25,9 +25,11 @@ from lighten.delivery.student import FIT, SENSITIVITY, first_samples, shrink_run
 from lighten.delivery.table import closing_table
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.initialise import student_from_teacher
+from lighten.distillation.match import Match
 from lighten.distillation.module import DistillationModule
 from lighten.distillation.preflight import preflight
 from lighten.distillation.teacher import fingerprint
+from lighten.distillation.terms import FEATURES
 from lighten.errors import UserError
 from lighten.example import as_call, example_of, split_batch
 from lighten.models import build_model
@@ -124,6 +126,25 @@ def quantization_plan(recipe: Recipe) -> list[Row]:
     example = example_of(data.input_shape)
     quantize_(student, example_input=example, exclude=s.exclude, weight_bits=s.weight_bits)
     return quantization_rows(student)
+
+
+def matched_layers(recipe: Recipe) -> dict[str, list[Match]]:
+    """Return which layers of student and teacher a run would compare, by loss; nothing is trained.
+
+    Raises:
+        UserError: if they cannot be paired.
+    """
+    if recipe.teacher is None or not any(loss in FEATURES for loss in recipe.distil.losses):
+        return {}
+    data: Any = build_data(
+        recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=0, **recipe.data_options
+    )
+    folders = checkpoints(recipe)
+    teacher = load(folders[0]) if folders else _build(recipe, data, recipe.teacher, recipe.teacher_options)
+    s = recipe.distil
+    return DistillationModule(
+        _untrained(recipe, data), teacher, losses=s.losses, layers=s.layers, task=data.task
+    ).matches
 
 
 def _some_inputs(data: Any, samples: int = 128) -> list[Any]:

@@ -3,9 +3,16 @@
 import pytest
 import torch
 
+from lighten import recipe
 from lighten.distillation.loss import cross_entropy, dist, soft_labels
-from lighten.distillation.terms import Ranks, Seen, Terms, check_terms
+from lighten.distillation.teacher import PRECISIONS
+from lighten.distillation.terms import LOSSES, Ranks, Seen, Terms, check_terms
 from lighten.errors import UserError
+
+
+def test_recipes_know_every_loss_and_precision() -> None:
+    assert set(recipe.LOSSES) == set(LOSSES)
+    assert set(recipe.TEACHER_PRECISIONS) == set(PRECISIONS)
 
 
 def checked(losses, soft_weight=0.9, temperature=4.0, *, teacher=True, task="classification"):

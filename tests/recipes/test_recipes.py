@@ -21,7 +21,10 @@ def leaves(tree, prefix=""):
 
 def test_all_are_here():
     assert {
+        "distil_bert",
+        "distil_bert_pretrain",
         "distil_cnn",
+        "distil_mlp",
         "prune_bert",
         "prune_cnn",
         "prune_mlp",
