@@ -21,6 +21,7 @@ warnings.filterwarnings("ignore", message=".*(does not have many workers|have no
 warnings.filterwarnings("ignore", message=".*deprecat", category=FutureWarning)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 warnings.filterwarnings("ignore", message=".*returned a view tensor")  # nothing is changed in place here
+warnings.filterwarnings("ignore", message=".*may not have complete support on cpu device mesh")
 SAMPLES, BATCH, LENGTH = 32, 8, 6
 CASES = {
     "classes": dict.fromkeys(["dist", "soft_labels", "cross_entropy", "hidden_cosine", "hint", "relations"], 1.0),
@@ -89,7 +90,35 @@ def fit(folder: Path, case: str, ranks: int, kind: str) -> None:
         (folder / f"{case}-{kind}.json").write_text(json.dumps(found))
 
 
+def fit_from_nothing(folder: Path) -> None:
+    """The student is built on the meta device and gets its weights shard by shard; the teacher keeps its own."""
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", devices=2, strategy=ModelParallelStrategy(2, 1), logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    before = fingerprint(teacher)
+    with torch.device("meta"):
+        student = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    sgd = lambda m, steps: torch.optim.SGD(m.parameters(), lr=0.05)  # noqa: E731
+    module = Watched(student, teacher, optimizer=sgd)
+    rows = [(torch.randn(6), i % 3) for i in range(8)]
+    trainer.fit(module, DataLoader(rows[trainer.global_rank :: 2], 2))
+    whole = {name: p.full_tensor() for name, p in module.named_parameters()}
+    if trainer.is_global_zero:
+        found = {
+            "teacher_changed": fingerprint(teacher) != before,
+            "finite": all(bool(p.isfinite().all()) for p in whole.values()),
+            "shapes": {name: list(p.shape) for name, p in whole.items()},
+        }
+        (folder / "meta.json").write_text(json.dumps(found))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if sys.argv[3] == "fsdp2":
+        fit_from_nothing(Path(sys.argv[1]))
     for case in CASES:
         fit(Path(sys.argv[1]), case, int(sys.argv[2]), sys.argv[3])

@@ -48,3 +48,14 @@ def test_shards_are_the_students_alone(ended, case) -> None:
     assert set(sharded["sharded"]) == set(sharded["weights"])
     assert sharded["teacher_sharded"] == []
     assert ended[f"{case}-ddp"]["sharded"] == []
+
+
+def test_a_student_without_weights_gets_its_own_and_the_teacher_keeps_its(ended) -> None:
+    found = ended["meta"]
+    assert found == {
+        "teacher_changed": False,
+        "finite": True,
+        "shapes": {
+            "student.0.weight": [8, 6], "student.0.bias": [8], "student.2.weight": [3, 8], "student.2.bias": [3],
+        },
+    }  # fmt: skip
