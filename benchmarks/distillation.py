@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import io
 import json
-import multiprocessing as mp
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_cost import TakeTurns, Turn
+from step_cost import TakeTurns, Turn, in_turn
 
 from lighten import DistillationModule, build_data, build_model
 from lighten.distillation.cache import TeacherCache
@@ -141,18 +140,7 @@ def _scores(folder: Path) -> dict[str, Any]:
 
 
 def _cache(arguments: argparse.Namespace) -> None:
-    names, context = [PLAIN, ASKED, KEPT], mp.get_context("spawn")
-    ring, answers = [context.Semaphore(0) for _ in names], context.Queue()
-    jobs = [
-        context.Process(target=_job, args=(name, arguments, ring[k], ring[(k + 1) % len(ring)], answers))
-        for k, name in enumerate(names)
-    ]
-    for job in jobs:
-        job.start()
-    ring[0].release()
-    times = dict(answers.get(timeout=3600) for _ in jobs)
-    for job in jobs:
-        job.join()
+    times = in_turn(_job, [PLAIN, ASKED, KEPT], arguments)
     steps = len(times[PLAIN]) // EPOCHS
     precision = resolve_precision("auto")
     print(
@@ -164,7 +152,7 @@ def _cache(arguments: argparse.Namespace) -> None:
         "|---|---:|---:|---:|---:|"
     )
     plain = statistics.median(times[PLAIN][steps:]), sum(times[PLAIN])
-    for name in names:
+    for name in times:
         step, total = statistics.median(times[name][steps:]), sum(times[name])
         print(f"| {name} | {1e3 * step:.1f} ms | {step / plain[0]:.3f} | {total:.1f} s | {total / plain[1]:.3f} |")
 

@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -75,21 +76,29 @@ def main() -> None:
     parser.add_argument("--stem-stride", type=int, default=2, help="1 for full resolution")
     arguments = parser.parse_args()
     arguments.precision = str(resolve_precision(arguments.precision))
-    names = [PLAIN, FORWARD, DISTILLED, ALL]
+    times = in_turn(_job, [PLAIN, FORWARD, DISTILLED, ALL], arguments)
+    _print({name: seconds[WARM_UP:] for name, seconds in times.items()}, arguments)
+
+
+def in_turn(job: Callable[..., None], names: Sequence[str], arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the seconds of every turn of jobs that run in processes of their own, by name.
+
+    ``job`` gets its name, the arguments, its own and the next one's semaphore for a :class:`Turn`, and a queue for
+    ``(name, seconds)``.
+    """
     context = mp.get_context("spawn")
-    ring = [context.Semaphore(0) for _ in names]
-    answers = context.Queue()
+    ring, answers = [context.Semaphore(0) for _ in names], context.Queue()
     jobs = [
-        context.Process(target=_job, args=(name, arguments, ring[k], ring[(k + 1) % len(ring)], answers))
+        context.Process(target=job, args=(name, arguments, ring[k], ring[(k + 1) % len(ring)], answers))
         for k, name in enumerate(names)
     ]
-    for job in jobs:
-        job.start()
+    for process in jobs:
+        process.start()
     ring[0].release()
     times = dict(answers.get(timeout=3600) for _ in jobs)
-    for job in jobs:
-        job.join()
-    _print({name: times[name][WARM_UP:] for name in names}, arguments)
+    for process in jobs:
+        process.join()
+    return {name: times[name] for name in names}
 
 
 def _job(name: str, arguments: argparse.Namespace, mine: Any, following: Any, answers: Any) -> None:

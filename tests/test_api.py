@@ -18,6 +18,7 @@ NAMES = [
     "Plan",
     "Prune",
     "Quantize",
+    "TeacherCache",
     "UserError",
     "build_data",
     "build_model",
@@ -35,6 +36,7 @@ NAMES = [
     "register_model",
     "save",
     "shrink",
+    "student_from_teacher",
 ]
 
 

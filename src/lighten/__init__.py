@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lighten.delivery.folder import load as load
     from lighten.delivery.folder import save as save
     from lighten.delivery.measure import measure as measure
+    from lighten.distillation.cache import TeacherCache as TeacherCache
+    from lighten.distillation.initialise import student_from_teacher as student_from_teacher
     from lighten.distillation.module import DistillationModule as DistillationModule
     from lighten.errors import UserError as UserError
     from lighten.models import build_model as build_model
@@ -34,6 +36,7 @@ _HOMES = {
     "Plan": "pruning.plan",
     "Prune": "pruning.callback",
     "Quantize": "quantization.callback",
+    "TeacherCache": "distillation.cache",
     "UserError": "errors",
     "build_data": "data",
     "build_model": "models",
@@ -51,6 +54,7 @@ _HOMES = {
     "register_model": "models",
     "save": "delivery.folder",
     "shrink": "pruning.shrink",
+    "student_from_teacher": "distillation.initialise",
 }
 
 _PACKAGES = ("data", "distillation", "models", "pruning", "quantization")

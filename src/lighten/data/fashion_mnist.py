@@ -3,7 +3,6 @@
 An embedded subset of 12,000 training and 2,000 test images needs no network; ``source`` gets all 60,000 + 10,000.
 """
 
-import hashlib
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.resources import files
@@ -11,6 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lighten.data.embedded import read_checked
 from lighten.data.registry import register_data
 from lighten.errors import UserError, did_you_mean
 
@@ -99,18 +99,9 @@ def read_embedded() -> "Images":
     Raises:
         UserError: if the file is missing or not the one that was released.
     """
-    file = embedded_file()
-    advice = "reinstall lighten, or run scripts/build_fashion_mnist.py in its repository"
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); {advice}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256:
-        raise UserError(f"{file} is damaged: its SHA-256 is {digest[:12]}…, expected {SHA256[:12]}…; {advice}")
     from lighten.data.parquet import decode
 
-    return decode(content)
+    return decode(read_checked(embedded_file(), SHA256, script="build_fashion_mnist.py"))
 
 
 def read_idx_folder(folder: str) -> "Images":

@@ -4,7 +4,6 @@ The kinds are WordNet's lexicographer files, such as ``noun.animal`` and ``verb.
 training and 2,000 test glosses needs no network; ``folder`` gets all of them, about 117,000.
 """
 
-import hashlib
 import io
 from collections.abc import Sequence
 from functools import cache, partial
@@ -12,8 +11,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
+from lighten.data.embedded import read_checked
 from lighten.data.registry import register_data
-from lighten.errors import UserError
 
 if TYPE_CHECKING:
     from lighten.data.text import TextData
@@ -83,16 +82,7 @@ def read_embedded() -> "Texts":
     Raises:
         UserError: if the file is missing or not the one that was released.
     """
-    file = embedded_file()
-    advice = "reinstall lighten, or run scripts/build_wordnet_glosses.py in its repository"
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); {advice}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256:
-        raise UserError(f"{file} is damaged: its SHA-256 is {digest[:12]}…, expected {SHA256[:12]}…; {advice}")
-    return _texts(*decode(content))
+    return _texts(*decode(read_checked(embedded_file(), SHA256, script="build_wordnet_glosses.py")))
 
 
 def read_folder(folder: str) -> "Texts":

@@ -1,5 +1,5 @@
 """A student taught by a teacher's soft labels."""
 
-from lighten.distillation import loss
+from lighten.distillation import features, loss
 
-__all__ = ["loss"]
+__all__ = ["features", "loss"]
