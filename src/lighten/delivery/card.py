@@ -39,13 +39,14 @@ def _context(run: Path, config: Mapping[str, Any], scores: Scores | None) -> dic
     licence = provenance.get("data", {}).get("licence") or _licence(config)
     context = {
         "recipe": recipe_name(run),
-        "model": config["model"]["name"],
+        "model": _architecture(config).partition(" ")[0],
         "data": config["data"]["name"],
         "licence": licence,
         "licence_id": _licence_id(licence),
         "tags": _tags(compression, scores),
         "classes": config["classes"],
         "shape": config["model"]["input_shape"],
+        "tokens": next(iter(provenance.get("timed_on", {}).values()), [None])[0],
         "mean": [f"{value:.4g}" for value in config["mean"]],
         "std": [f"{value:.4g}" for value in config["std"]],
         "made": _made(config, compression, scores),
@@ -92,8 +93,7 @@ def _tags(compression: Mapping[str, Any], scores: Scores | None) -> list[str]:
 
 
 def _made(config: Mapping[str, Any], compression: Mapping[str, Any], scores: Scores | None) -> list[str]:
-    options = ", ".join(f"{key} {value}" for key, value in config["model"].get("options", {}).items())
-    lines = [f"Architecture: {config['model']['name']}" + (f" ({options})" if options else "") + "."]
+    lines = [f"Architecture: {_architecture(config)}."]
     if scores and scores["models"]["teacher"] is not None:
         lines.append("Distilled: it learned from a teacher’s soft labels.")
     plan = as_plan(compression.get("plan"))
@@ -105,6 +105,18 @@ def _made(config: Mapping[str, Any], compression: Mapping[str, Any], scores: Sco
     if training:
         lines.append("Training: " + ", ".join(f"{key} {value}" for key, value in training.items()) + ".")
     return lines
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    """Return what was built: options as they were given; of ``transformers``, class and depth out of a long config."""
+    options = dict(config["model"].get("options", {}))
+    kind = options.get("config")
+    if isinstance(kind, Mapping):
+        layers = next((kind[key] for key in ("num_hidden_layers", "n_layers") if key in kind), None)
+        options = {"layers": layers} if layers is not None else {}
+    name = ", ".join(config.get("architectures", ())) or config["model"]["name"]
+    given = ", ".join(f"{key} {value}" for key, value in options.items())
+    return f"{name} ({given})" if given else name
 
 
 def _quantized(compression: Mapping[str, Any]) -> list[str]:

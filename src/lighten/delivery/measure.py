@@ -133,7 +133,7 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None]
             run, settings["targets"], loader, predicted["compressed"], in_pytorch, threads, say
         )
     scores["classes"] = {"names": classes, "recall": recall}
-    scores["provenance"] = _provenance(files, data, config, len(labels))
+    scores["provenance"] = _provenance(files, data, config, len(labels), call)
     write_scores(run, scores)
     return scores
 
@@ -263,7 +263,10 @@ def _test_data(config: Mapping[str, Any]) -> Any:
     return data
 
 
-def _provenance(files: Mapping[Role, Path], data: Any, config: Mapping[str, Any], samples: int) -> dict[str, Any]:
+def _provenance(
+    files: Mapping[Role, Path], data: Any, config: Mapping[str, Any], samples: int, timed: Call
+) -> dict[str, Any]:
+    inputs = [*enumerate(timed[0]), *timed[1].items()]
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "files": {role: {"name": path.name, "sha256": sha256(path)} for role, path in files.items()},
@@ -274,6 +277,7 @@ def _provenance(files: Mapping[Role, Path], data: Any, config: Mapping[str, Any]
             "licence": data.licence,
             "fingerprint": data.fingerprint,
         },
+        "timed_on": {str(name): list(x.shape[1:]) for name, x in inputs if hasattr(x, "shape")},
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
