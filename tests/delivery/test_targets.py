@@ -364,3 +364,26 @@ def test_an_operator_that_a_target_lacks_is_told_in_one_line(target, tmp_path):
         export(Odd(), torch.randn(2, 4, 4), path, target=target)
     assert "\n" not in str(caught.value)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("target", ["onnx", *SUFFIXES])
+def test_texts_of_any_length_run_in_every_runtime(target, tmp_path):
+    """ONNX and OpenVINO take them as they are; the others' one length is filled up."""
+    torch.manual_seed(0)
+    config = {"model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 4, "intermediate_size": 64}
+    text = build_model("transformers", num_classes=5, input_shape=(16,), config=config).eval()
+    torch.nn.init.normal_(text.classifier.weight)
+    ids = torch.randint(1, 100, (6, 11), generator=torch.Generator().manual_seed(1))
+    batch = {
+        "input_ids": ids,
+        "attention_mask": (torch.arange(11) < torch.tensor([[11], [4], [9], [1], [7], [11]])).long(),
+    }
+    example = {name: torch.ones(2, 16, dtype=torch.int64) for name in batch}
+    calibrate_(quantize_(text, example_input=example, weight_bits=7), [batch])
+    path = export(text, example, tmp_path / f"text{({'onnx': '.onnx'} | SUFFIXES)[target]}", target=target)
+    with open_runner(path) as runner:
+        found = runner.run(runner.feed(((), batch)))
+    with torch.no_grad():
+        reference = text(**batch).logits.numpy()
+    np.testing.assert_allclose(found, reference, atol=0.05 * reference.std())

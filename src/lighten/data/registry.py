@@ -26,9 +26,17 @@ def register_data(name: str) -> Callable[[Builder], Builder]:
     """Return a decorator that makes a builder available as ``name`` in recipes.
 
     The builder is called as ``builder(batch_size=…, seed=…, workers=…, **options)`` and returns a
-    ``LightningDataModule`` that also has ``num_classes``, ``class_names``, ``input_shape`` (channels, height, width),
-    ``mean`` and ``std`` (per channel, for values in [0, 1]), ``licence`` (one line) and ``fingerprint`` (SHA-256 of
-    the content and of the options that change what is seen). :class:`lighten.data.images.ImageData` is one.
+    ``LightningDataModule`` that also has
+
+    - ``num_classes``, ``class_names``, ``licence`` (one line) and ``fingerprint`` (SHA-256 of the content and of the
+      options that change what is seen);
+    - ``input_shape``: (channels, height, width) of images, (length,) of texts, which also have a ``tokenizer``;
+    - ``mean`` and ``std``, per channel, for values in [0, 1]; empty for texts;
+    - ``task``: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``;
+    - for ``distil.cache``, ``keyed`` (when it is set, training batches carry ``keys``), ``views`` (how many a training
+      sample has; ``None``: another one each epoch) and, after ``setup``, ``train_samples``.
+
+    :class:`lighten.data.images.ImageData` and :class:`lighten.data.text.TextData` are two.
 
     Raises:
         UserError: if another module registered the name.

@@ -147,7 +147,7 @@ class LiteRtRunner:
 
     def feed(self, call: Call) -> list[np.ndarray]:
         """Return the call as arrays by position; keywords in their order."""
-        arrays = _by_position(self.name, len(self.inputs), call)
+        arrays = _by_position(self.name, [entry["shape"] for entry in self.inputs], call)
         return [
             x if np.issubdtype(entry["dtype"], np.integer) and x.dtype.kind == "f" else x.astype(entry["dtype"])
             for x, entry in zip(arrays, self.inputs, strict=True)
@@ -193,7 +193,7 @@ class ExecuTorchRunner:
 
     def feed(self, call: Call) -> list[np.ndarray]:
         """Return the call as arrays by position; keywords in their order."""
-        return _by_position(self.name, len(self.inputs), call)
+        return _by_position(self.name, [entry.sizes() for entry in self.inputs], call)
 
     def run(self, feed: list[np.ndarray]) -> np.ndarray:
         """Run the file, once a sample.
@@ -297,12 +297,19 @@ def _by_name(model: str, inputs: Sequence[str], call: Call) -> dict[str, np.ndar
     return {name: np.ascontiguousarray(_array(value)) for name, value in given.items()}
 
 
-def _by_position(model: str, inputs: int, call: Call) -> list[np.ndarray]:
+def _by_position(model: str, shapes: Sequence[Sequence[int]], call: Call) -> list[np.ndarray]:
     args, kwargs = call
     given = [*args, *kwargs.values()]
-    if len(given) != inputs:
-        raise UserError(f"{model}: takes {inputs} input(s), but a batch holds {len(given)}")
-    return [np.ascontiguousarray(_array(value)) for value in given]
+    if len(given) != len(shapes):
+        raise UserError(f"{model}: takes {len(shapes)} input(s), but a batch holds {len(given)}")
+    return [_filled(np.ascontiguousarray(_array(value)), shape) for value, shape in zip(given, shapes, strict=True)]
+
+
+def _filled(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return tokens (batch, length) filled up with zeros, which the mask leaves out, to the length that a file has."""
+    if x.dtype.kind != "i" or x.ndim != 2 or len(shape) != 2 or x.shape[1] >= shape[1]:
+        return x
+    return np.pad(x, ((0, 0), (0, int(shape[1]) - x.shape[1])))
 
 
 def _piece_by_piece(
