@@ -97,6 +97,13 @@ def test_a_trained_teacher_is_taken_from_its_folder_and_must_fit(folder, tmp_pat
     again = [checkpoint.replace(str(folder / "teacher"), str(swapped)), "distil.preflight=true"]
     with pytest.raises(UserError, match=r"preflight: .*order"):
         go(tmp_path, "distil_bert", "student_options={layers: 2}", *again)
+    (swapped / "config.json").write_text((folder / "teacher" / "config.json").read_text())
+    words = json.loads((swapped / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["bird"], vocabulary["dog"] = vocabulary["dog"], vocabulary["bird"]
+    (swapped / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(UserError, match=r"preflight: .*token.*(bird|dog)"):
+        go(tmp_path, "distil_bert", "student_options={layers: 2}", *again)
     (recipe,) = compose_all(["recipe=distil_cnn", f"runs={tmp_path}", checkpoint], RECIPES)
     with pytest.raises(UserError, match="45 classes, fashion_mnist has 10; choose a teacher of this task"):
         run(recipe)

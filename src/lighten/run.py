@@ -33,6 +33,7 @@ from lighten.distillation.terms import FEATURES
 from lighten.errors import UserError
 from lighten.example import as_call, example_of, split_batch
 from lighten.models import build_model
+from lighten.models.pretrained import resolve
 from lighten.narrow import narrow
 from lighten.pruning.callback import Prune
 from lighten.pruning.decide import decide, plan_pruning, settle, study
@@ -257,19 +258,37 @@ def _preflight(recipe: Recipe, data: Any, student: nn.Module, teachers: list[nn.
 
 
 def _facts(recipe: Recipe, data: Any) -> dict[str, Any]:
-    """Return what the first teacher's folder says of the classes, inputs and tokenizer that it was trained with."""
-    folders = checkpoints(recipe)
-    if not folders:
-        return {}
-    config = read_json(Path(folders[0]) / CONFIG, made_by="lighten.save")
-    facts: dict[str, Any] = {"teacher_classes": tuple(config.get("classes", ()))}
-    if config.get("mean") and config.get("std"):
-        facts["teacher_normalisation"] = (tuple(config["mean"]), tuple(config["std"]))
-    if hasattr(data, "tokenizer") and (Path(folders[0]) / "tokenizer_config.json").exists():
-        from transformers import AutoTokenizer
-
-        facts["teacher_tokenizer"] = AutoTokenizer.from_pretrained(folders[0], trust_remote_code=False)
+    """Return what is known of the first teacher: classes, inputs, tokenizer and accuracy that it was trained with."""
+    folders, facts = checkpoints(recipe), {}
+    if folders:
+        folder = Path(folders[0])
+        config = read_json(folder / CONFIG, made_by="lighten.save")
+        facts = {"teacher_classes": tuple(config.get("classes", ())), "teacher_accuracy": _claim(folder)}
+        if config.get("mean") and config.get("std"):
+            facts["teacher_normalisation"] = (tuple(config["mean"]), tuple(config["std"]))
+    source = folders[0] if folders else recipe.teacher_options.get("path")
+    if hasattr(data, "tokenizer") and source is not None:
+        facts["teacher_tokenizer"] = _tokenizer_of(source)
     return facts
+
+
+def _claim(folder: Path) -> float | None:
+    """Return the accuracy that a run measured for one of its model folders, ``None`` where there was no run."""
+    role = {"teacher": "teacher", "dense": "student", "student": "compressed"}.get(folder.name)
+    if role is None or not (folder.parent / "scores.json").exists():
+        return None
+    measured = read_json(folder.parent / "scores.json", made_by="lighten measure RUN")["models"][role]
+    return None if measured is None else float(measured["accuracy"])
+
+
+def _tokenizer_of(source: str) -> Any:
+    """Return the tokenizer that lies beside a model, ``None`` where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=False)
+    except (OSError, ValueError):  # a folder of weights alone
+        return None
 
 
 def _deliver(folder: Path, console: Console, *, task: str) -> None:
