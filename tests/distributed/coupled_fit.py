@@ -14,8 +14,10 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 from lighten import DistillationModule
 from lighten.distillation.teacher import fingerprint
+from lighten.training.fit import leave_processes
 
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message="The `srun` command is available")
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
 warnings.filterwarnings("ignore", message=".*(does not have many workers|have no `val_dataloader`)")
 warnings.filterwarnings("ignore", message=".*deprecat", category=FutureWarning)
@@ -122,3 +124,4 @@ if __name__ == "__main__":
         fit_from_nothing(Path(sys.argv[1]))
     for case in CASES:
         fit(Path(sys.argv[1]), case, int(sys.argv[2]), sys.argv[3])
+    leave_processes()

@@ -18,6 +18,7 @@ from lighten.training.fit import make_trainer
 from lighten.training.optimizer import OptimizerSettings
 
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message="The `srun` command is available")
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
 SAMPLES, CLASSES = 24, 3
 

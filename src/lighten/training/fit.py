@@ -22,6 +22,7 @@ HARMLESS = (
     ".*treespec, LeafSpec",  # its own trees, which torch wants made another way
     ".*does not have many workers which may be a bottleneck",  # data in memory want none
     ".*smaller than the logging interval",  # validation is recorded anyway
+    "The `srun` command is available",  # a login node's own fits are no jobs
     ".*Trainer configured with multiple `ModelCheckpoint` callbacks",  # the first is the one that keeps the best
 )
 """Warnings of Lightning's about choices that are meant."""
