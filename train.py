@@ -3,7 +3,11 @@
 import sys
 from pathlib import Path
 
-from lighten.launch import main
-
 if __name__ == "__main__":
+    from lighten.training.signals import hold
+
+    hold()  # a scheduler's signal waits until the run can answer it
+
+    from lighten.launch import main
+
     sys.exit(main(sys.argv[1:], Path(__file__).parent / "recipes"))

@@ -374,3 +374,39 @@ def test_report_does_not_overflow_in_a_browser(folder, tmp_path, width):
     needed, given = map(int, re.search(r"w(\d+)/(\d+)", shown).groups())
     assert given == width
     assert needed <= width
+
+
+def test_a_run_is_verified_and_every_lie_found(folder, copied, capsys):
+    assert cli(["verify", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("ok ") == len(out.splitlines()) >= 24
+    assert "accuracy of student.onnx" in out
+
+    def caught(claim):
+        assert cli(["verify", str(copied)]) == 1
+        captured = capsys.readouterr()
+        assert re.search(rf"^BAD\s+{claim}", captured.out, re.MULTILINE), captured.out
+        assert "claims do not hold" in captured.err
+
+    scores = json.loads((copied / "scores.json").read_text())
+    for key, value, claim in (
+        (("models", "compressed", "accuracy"), 0.99, "retention"),
+        (("comparison", "size_ratio"), 100.0, "size_ratio"),
+        (("comparison", "flips"), 900, "flips"),
+        (("provenance", "data", "fingerprint"), "0" * 64, "fingerprint of the data"),
+        (("models", "compressed", "bytes"), 1, r"bytes of student\.onnx"),
+    ):
+        lie = json.loads(json.dumps(scores))
+        place = lie
+        for part in key[:-1]:
+            place = place[part]
+        place[key[-1]] = value
+        (copied / "scores.json").write_text(json.dumps(lie))
+        caught(claim)
+    (copied / "scores.json").write_text(json.dumps(scores))
+    content = bytearray((copied / "student.onnx").read_bytes())
+    content[-1] ^= 1
+    (copied / "student.onnx").write_bytes(content)
+    caught(r"SHA-256 of student\.onnx")
+    (copied / "student.onnx").unlink()
+    caught(r"SHA-256 of student\.onnx .*no such file")

@@ -19,6 +19,7 @@ STEPS = {
     "measure": "measure size, latency, accuracy and agreement of those files: writes scores.json",
     "card": "write the model card, student/README.md",
     "report": "write report.html",
+    "verify": "recompute hashes, sizes, accuracy and parity, and compare them with scores.json",
 }
 
 
@@ -91,6 +92,8 @@ def _step(name: str) -> Callable[[Path], object]:
         return export_run
     if name == "measure":
         return _measure
+    if name == "verify":
+        return _verify
     if name == "card":
         from lighten.delivery.card import write_card
 
@@ -132,6 +135,22 @@ def _measure(run: Path) -> None:
     from lighten.delivery.table import closing_table
 
     Console().print(closing_table(measure_run(run)))
+
+
+def _verify(run: Path) -> None:
+    """Print every claim with what was found.
+
+    Raises:
+        UserError: if one does not hold.
+    """
+    from lighten.delivery.verify import failures, verify_run
+
+    checks = verify_run(run, say=lambda stage: print(f"{stage} …", file=sys.stderr))
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        print(f"{'ok ' if check.good else 'BAD'}  {check.name:{width}}  {check.claimed}  {check.found}")
+    if bad := failures(checks):
+        raise UserError(f"{run}: {len(bad)} of {len(checks)} claims do not hold; {bad[0]}")
 
 
 def _print_recipes() -> None:

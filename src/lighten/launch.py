@@ -1,6 +1,7 @@
 """From the command line to checked recipes to runs: the door behind ``train.py`` and ``lighten train``.
 
-Exit codes: 0 done, 1 a run that stopped for a reason that one line explains, 2 a recipe that cannot be run.
+Exit codes: 0 done, 1 a run that stopped for a reason that one line explains, 2 a recipe that cannot be run, 143 a run
+that a signal stopped and that the same command goes on with.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from lighten.compose import compose_all, recipe_names
 from lighten.errors import UserError
 from lighten.recipe import Recipe, RecipeError, RecipeWarning
+from lighten.training.signals import Preempted, armed
 
 USAGE = """usage: python train.py recipe=NAME [KEY=VALUE ...]
        python train.py -m recipe=NAME,NAME [KEY=VALUE,VALUE ...]
@@ -34,7 +36,8 @@ def main(argv: Sequence[str], recipes: Path) -> int:
     if {"-h", "--help"} & set(argv):
         print(USAGE + f"\nRecipes: {', '.join(recipe_names(recipes))}")
         return 0
-    return _guarded(lambda: _run_all(_composed(argv, recipes)))
+    with armed():
+        return _guarded(lambda: _run_all(_composed(argv, recipes)))
 
 
 def plan(argv: Sequence[str], recipes: Path) -> int:
@@ -48,7 +51,7 @@ def _run_all(jobs: Sequence[Recipe]) -> None:
     chosen = os.environ.get(JOB) if "LOCAL_RANK" in os.environ else None
     for number, recipe in enumerate(jobs):
         if chosen in (None, str(number)):
-            with _job(number):
+            with _job(number), _leaving_in_order():
                 run(recipe)
 
 
@@ -83,6 +86,8 @@ def _guarded(work: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
+    except Preempted as stop:
+        return int(stop.code or 0)
     return 0
 
 
@@ -108,6 +113,17 @@ def _job(number: int) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(before)
         leave_processes()
+
+
+@contextmanager
+def _leaving_in_order() -> Iterator[None]:
+    try:
+        yield
+    except Preempted as stop:
+        from lighten.training.preempt import leave
+
+        leave(stop)
+        raise
 
 
 def _one_line(error: BaseException) -> str:

@@ -51,6 +51,7 @@ from lighten.training.checkpoint import latest_good
 from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.loggers import make_logger
 from lighten.training.optimizer import OptimizerSettings
+from lighten.training.preempt import stop_between_steps
 from lighten.training.reference import fingerprint_of, reference
 from lighten.training.snapshot import Snapshot
 
@@ -298,8 +299,10 @@ def _deliver(folder: Path, console: Console, *, task: str) -> None:
     if task != "classification":  # what the scores compare are classes
         console.print(f"student {student}")
         return
+    stop_between_steps()
     with console.status("export"):
         export_run(folder)
+    stop_between_steps()
     with console.status("measure") as status:
         scores = measure_run(folder, say=lambda stage: status.update(f"measure {stage}"))
     write_card(folder)

@@ -26,6 +26,11 @@ from lighten.example import Call, split_batch
 FILES: dict[Role, str] = {"teacher": "teacher.onnx", "student": "dense.onnx", "compressed": "student.onnx"}
 """Which file of a run folder each role of ``scores.json`` is measured on."""
 
+PARTS = (
+    "recipe.yaml", "plan.json", "history.jsonl", "student/config.json", "student/model.safetensors",
+    "student/compression.json",
+)  # fmt: skip
+"""What else of a run folder the figures hang on; ``scores.json`` keeps their hashes."""
 BATCH_SIZES = (1, 32)
 PACKAGES = ("lighten", "torch", "lightning", "onnx", "onnxruntime", "numpy")
 
@@ -133,7 +138,7 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None]
             run, settings["targets"], loader, predicted["compressed"], in_pytorch, threads, say
         )
     scores["classes"] = {"names": classes, "recall": recall}
-    scores["provenance"] = _provenance(files, data, config, len(labels), call)
+    scores["provenance"] = _provenance(run, files, data, config, len(labels), call)
     write_scores(run, scores)
     return scores
 
@@ -264,12 +269,13 @@ def _test_data(config: Mapping[str, Any]) -> Any:
 
 
 def _provenance(
-    files: Mapping[Role, Path], data: Any, config: Mapping[str, Any], samples: int, timed: Call
+    run: Path, files: Mapping[Role, Path], data: Any, config: Mapping[str, Any], samples: int, timed: Call
 ) -> dict[str, Any]:
     inputs = [*enumerate(timed[0]), *timed[1].items()]
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "files": {role: {"name": path.name, "sha256": sha256(path)} for role, path in files.items()},
+        "parts": {name: sha256(run / name) for name in PARTS if (run / name).exists()},
         "data": {
             "name": config["data"]["name"],
             "split": "test",

@@ -9,11 +9,13 @@ from typing import Any, Literal
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
 from lighten.training.checkpoint import AtomicCheckpointIO, checkpointing
 from lighten.training.finite import StopOnNonFinite
+from lighten.training.preempt import Preempt
 from lighten.training.progress_bar import progress_bar
 from lighten.training.record import History
 from lighten.training.seeding import SeedSteps
@@ -23,6 +25,7 @@ HARMLESS = (
     ".*does not have many workers which may be a bottleneck",  # data in memory want none
     ".*smaller than the logging interval",  # validation is recorded anyway
     "The `srun` command is available",  # a login node's own fits are no jobs
+    ".*The `srun` command is available on your system but is not used",  # a run outside jobs is one
     ".*Trainer configured with multiple `ModelCheckpoint` callbacks",  # the first is the one that keeps the best
 )
 """Warnings of Lightning's about choices that are meant."""
@@ -38,7 +41,7 @@ def make_trainer(
     monitor: str | None = "student/accuracy",
     seed: int = 0,
 ) -> L.Trainer:
-    """Return a Trainer that saves safely, records its history, stops on NaN and shows which stage it is in.
+    """Return a Trainer that saves safely, records its history, stops on NaN or a signal and shows which stage it is in.
 
     Checkpoints go to ``folder/checkpoints``, the history to ``folder/history.jsonl``.
 
@@ -68,11 +71,16 @@ def make_trainer(
         StopOnNonFinite(),
         History(folder / "history.jsonl"),
     ]
-    if given.setdefault("enable_checkpointing", True):
+    saves = given.setdefault("enable_checkpointing", True)
+    added.append(Preempt(folder / "checkpoints" if saves else None))
+    if saves:
         added += checkpointing(folder / "checkpoints", monitor=monitor)
     if given.setdefault("enable_progress_bar", True):
         added.append(progress_bar(stage))
-    return L.Trainer(**given, callbacks=added, logger=logger, plugins=[AtomicCheckpointIO()])
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return L.Trainer(**given, callbacks=added, logger=logger, plugins=plugins)
 
 
 def leave_processes() -> None:

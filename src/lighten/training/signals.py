@@ -1,0 +1,83 @@
+"""SIGTERM and SIGUSR1 as a flag, for whoever can stop safely. Imports nothing heavy, so that it is armed early."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""What asks a run to stop: ``kill``, schedulers; Slurm's ``--signal=USR1@SECONDS``."""
+
+PREEMPTED = 143
+"""The exit code of a run that was asked to stop and did: 128 + SIGTERM, as shells count it."""
+
+_seen: list[signal.Signals] = []
+_armed = False
+
+
+class Preempted(SystemExit):
+    """A run was asked to stop and has saved what it needs to go on; the exit code is 143.
+
+    Args:
+        signum: what asked for it.
+        message: one line: where it stopped and what was saved.
+        code: another exit code, for processes whose end must not count.
+    """
+
+    def __init__(self, signum: signal.Signals, message: str, *, code: int = PREEMPTED) -> None:
+        super().__init__(code)
+        self.signum = signum
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"stopped by {self.signum.name} {self.message}"
+
+
+def hold() -> None:
+    """Keep the signals waiting until :func:`armed` can take them: nothing is lost or killed during imports."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+@contextmanager
+def armed() -> Iterator[None]:
+    """Take the signals as a flag, instead of as an end, while the block runs.
+
+    Afterwards handlers are what they were, and signals that were held back are held again. Does nothing outside the
+    main thread, where Python takes no signals.
+    """
+    global _armed
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    _seen.clear()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    _armed = True
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _armed = False
+
+
+def is_armed() -> bool:
+    """Return whether signals are taken as a flag now."""
+    return _armed
+
+
+def received() -> signal.Signals | None:
+    """Return the first signal that came, or ``None``."""
+    return _seen[0] if _seen else None
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    """Set the flag. No more than that is safe here: any line of the run may be half done."""
+    if not _seen:
+        os.write(2, f"{signal.Signals(number).name} received: the run stops where it can go on later\n".encode())
+    _seen.append(signal.Signals(number))
