@@ -115,7 +115,10 @@ UNSOUND = [
     ),
     ({"distil__temperature": 0.0}, "distil.temperature=0.0: expected a number above 0"),
     ({"distil__soft_weight": 1.1}, "distil.soft_weight=1.1: expected a number at least 0 and at most 1"),
-    ({"distil__losses": {"soft": 1.0}}, "distil.losses='soft': did you mean 'soft_labels'? Choices: cross_entropy"),
+    (
+        {"distil__losses": {"soft": 1.0}},
+        "distil.losses='soft': did you mean 'soft_labels'? Choices: attention_transfer",
+    ),
     ({"delivery__targets": ["onnx", "openvno"]}, "delivery.targets='openvno': did you mean 'openvino'?"),
     ({"delivery__opset": 17}, "delivery.opset=17: expected a whole number, 18 to"),
     ({"teacher": "resnet_20"}, "teacher='resnet_20': did you mean 'resnet20'?"),
