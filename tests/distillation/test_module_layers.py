@@ -231,3 +231,19 @@ def test_logits_that_are_not_finite_name_the_sample(fit) -> None:
 
     with pytest.raises(UserError, match="teacher's logits are not finite for sample 5 of the batch"):
         fit(DistillationModule(resnet(4), Broken()), images())
+
+
+def test_logits_that_cease_to_be_finite_are_blamed(fit) -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.calls = resnet(4), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            logits = self.net(x)
+            return torch.where(torch.arange(len(x))[:, None] == 3, torch.inf, logits) if self.calls > 2 else logits
+
+    for student, teacher, role in ((resnet(4), Late(), "teacher"), (Late(), resnet(4), "student")):
+        with pytest.raises(UserError, match=rf"at step [12] .*the {role}'s logits are not finite for sample 3"):
+            fit(DistillationModule(student, teacher), images())

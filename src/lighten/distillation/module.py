@@ -121,6 +121,7 @@ class DistillationModule(L.LightningModule):
         self._watches: tuple[Watch, Watch] | None = None
         self._scores: dict[str, Scores] = {}
         self._likeness: Likeness | None = None
+        self._logits: dict[str, Tensor] = {}
         self.save_hyperparameters(self._settings())
 
     def setup(self, stage: str) -> None:
@@ -190,11 +191,21 @@ class DistillationModule(L.LightningModule):
         if self._watches:
             theirs = self._watches[1].take()
             seen.pairs = {k: paired(k, m, ours, theirs, self.projections) for k, m in self.matches.items()}
+        self._logits = {"student": logits.detach()} | ({} if seen.teacher is None else {"teacher": seen.teacher})
         losses = self.terms(seen, fit_progress(self.trainer), self._ranks())
         weighted = {name: weight * value for name, (weight, value) in losses.items()}
         loss = torch.stack(list(weighted.values())).sum() if weighted else 0.0 * logits.sum()
         self._log_step(loss, {name: value for name, (_, value) in losses.items()}, weighted)
         return loss
+
+    def blame(self) -> str | None:
+        """Return whose logits of the last batch are not finite, and for which of its samples; asked on a bad loss."""
+        for role in ("teacher", "student"):
+            if role in self._logits:
+                bad = ~torch.isfinite(self._logits[role]).flatten(1).all(1)
+                if bool(bad.any()):
+                    return f": the {role}'s logits are not finite for sample {int(bad.nonzero()[0])} of the batch"
+        return None
 
     def on_train_epoch_start(self) -> None:
         """Look again for what other ranks have cached."""

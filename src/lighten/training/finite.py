@@ -15,7 +15,8 @@ _RUNNING = ("running_mean", "running_var")
 class StopOnNonFinite(Callback):
     """Stops the fit on the first loss that is NaN or infinite, and lets no such weights be saved.
 
-    Looks at the loss before each backward pass; all ranks agree, so they stop in the same step. Weights can
+    Looks at the loss before each backward pass; all ranks agree, so they stop in the same step. A module that has
+    ``blame()`` is asked where it comes from. Weights can
     also be spoilt by an overflowing gradient under a finite loss: they are looked at before each save.
 
     Raises:
@@ -34,9 +35,11 @@ class StopOnNonFinite(Callback):
         finite = bool(torch.isfinite(loss.detach()).all())
         if not trainer.strategy.reduce_boolean_decision(finite, all=True):
             value = f"{float(loss.detach().mean())}" if not finite else "not finite on another rank"
+            blame = getattr(pl_module, "blame", None)
+            source = (blame() if blame is not None and not finite else None) or ""
             self._stop(
                 trainer,
-                f"the loss is {value} at step {trainer.global_step} (epoch {trainer.current_epoch}); "
+                f"the loss is {value} at step {trainer.global_step} (epoch {trainer.current_epoch}){source}; "
                 "lower optimizer.lr, or look for such values in the data",
             )
 
