@@ -142,3 +142,32 @@ def test_a_student_learns_language_and_then_a_task(runs, tmp_path) -> None:
 def test_settings_that_make_no_sense_are_told_before_anything_runs(overrides, told) -> None:
     with pytest.raises(RecipeError, match=told):
         compose_all(["recipe=distil_bert", *overrides], RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "told"),
+    [
+        ("distil_cnn", ["distil.losses={relations: 1.0}"], "relations need encoder layers with self-attention"),
+        ("distil_cnn", ["distil.losses={mean_squared_error: 1.0}"], "has no use for"),
+        (
+            "distil_cnn",
+            ["distil.losses={hint: 1.0}", "distil.layers={stage1: stage3}"],
+            "pair layers of equal resolution",
+        ),
+        ("distil_cnn", ["distil.losses={hint: 1.0}", "distil.layers={stage7: stage3}"], "no layer of the student"),
+        ("distil_cnn", ["distil.cache=true"], "set data_options.views=4, or data_options.augment=false"),
+        (
+            "distil_cnn",
+            ["distil.cache=true", "data_options.views=2", "distil.losses={hint: 1.0}"],
+            "keeps logits alone",
+        ),
+        ("distil_cnn", ["distil.teacher_weights=[1.0, 2.0]"], "expected 1 numbers above zero"),
+        ("distil_cnn", ["distil.losses={dkd: 1.0}", "distil.loss_options={dkd: {betta: 2.0}}"], "did you mean 'beta'"),
+        ("distil_cnn", ["distil.losses={hint: 1.0}", "distil.layers=3"], "layers=3: expected 'uniform'"),
+    ],
+)
+def test_what_a_distillation_cannot_do_is_told_before_the_teacher_is_trained(recipe, overrides, told, tmp_path) -> None:
+    (made,) = compose_all([f"recipe={recipe}", f"runs={tmp_path}", "id=one", *overrides], RECIPES)
+    with pytest.raises(UserError, match=told):
+        run(made)
+    assert not (tmp_path / "references").exists()

@@ -125,6 +125,8 @@ def _compose(job: Sequence[str], recipes: Path) -> Recipe:
     for role in ("data", "teacher", "student"):  # null takes away an option that a recipe's file sets
         options = getattr(recipe, f"{role}_options")
         setattr(recipe, f"{role}_options", {key: value for key, value in options.items() if value is not None})
+    losses = recipe.distil.losses
+    recipe.distil.losses = {name: weight for name, weight in losses.items() if weight is not None}
     return check(recipe)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -25,6 +26,7 @@ from lighten.delivery.student import FIT, SENSITIVITY, first_samples, shrink_run
 from lighten.delivery.table import closing_table
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.initialise import student_from_teacher
+from lighten.distillation.layers import matches_of
 from lighten.distillation.match import Match
 from lighten.distillation.module import DistillationModule
 from lighten.distillation.preflight import preflight
@@ -48,7 +50,7 @@ from lighten.recipe import FROM_TEACHER, Fit, Optimizer, Recipe, checkpoints
 from lighten.run_folder import open_folder
 from lighten.schedule import value_at
 from lighten.training.checkpoint import latest_good
-from lighten.training.fit import leave_processes, make_trainer
+from lighten.training.fit import leave_processes, make_trainer, resolve_precision
 from lighten.training.loggers import make_logger
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.preempt import stop_between_steps
@@ -141,12 +143,8 @@ def matched_layers(recipe: Recipe) -> dict[str, list[Match]]:
     data: Any = build_data(
         recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, workers=0, **recipe.data_options
     )
-    folders = checkpoints(recipe)
-    teacher = load(folders[0]) if folders else _build(recipe, data, recipe.teacher, recipe.teacher_options)
-    s = recipe.distil
-    return DistillationModule(
-        _untrained(recipe, data), teacher, losses=s.losses, layers=s.layers, task=data.task
-    ).matches
+    teacher, losses = _untrained_teacher(recipe, data), [loss for loss in recipe.distil.losses if loss in FEATURES]
+    return matches_of(losses, recipe.distil.layers, _untrained(recipe, data), teacher)
 
 
 def _some_inputs(data: Any, samples: int = 128) -> list[Any]:
@@ -157,6 +155,7 @@ def _some_inputs(data: Any, samples: int = 128) -> list[Any]:
 def _rehearse(recipe: Recipe, data: Any) -> None:
     """Find on an untrained student what would stop the run after hours: names, amounts, an unfit checkpoint."""
     student = _untrained(recipe, data)
+    _rehearse_distillation(recipe, data, student)
     example, prune, quantize = example_of(data.input_shape), recipe.compress.prune, recipe.compress.quantize
     if prune.amount is not None:
         scope, target = ("uniform", prune.target) if prune.scope == "sensitivity" else (prune.scope, prune.target)
@@ -170,6 +169,29 @@ def _rehearse(recipe: Recipe, data: Any) -> None:
         quantize_(student, example_input=example, exclude=quantize.exclude, weight_bits=quantize.weight_bits)
     elif quantize.after_training:
         quantizable(student, quantize.exclude)
+
+
+def _rehearse_distillation(recipe: Recipe, data: Any, student: nn.Module) -> None:
+    if recipe.teacher is None:
+        return
+    if recipe.distil.cache and data.views is None:
+        raise UserError(
+            f"distil.cache=true: {recipe.data} shows another view of each sample in every epoch, which is never seen "
+            "again; set data_options.views=4, or data_options.augment=false"
+        )
+    folders = checkpoints(recipe)
+    teachers = [_given_teacher(recipe, data, folder) for folder in folders] or [_untrained_teacher(recipe, data)]
+    module = _module(recipe, data, student, teachers)
+    if module.layers is not None:
+        module.layers.open(as_call(example_of(data.input_shape)))
+        module.layers.close()
+
+
+def _untrained_teacher(recipe: Recipe, data: Any) -> nn.Module:
+    """Return the first teacher's shape, whatever its weights."""
+    assert recipe.teacher is not None
+    folders = checkpoints(recipe)
+    return load(folders[0]) if folders else _build(recipe, data, recipe.teacher, recipe.teacher_options)
 
 
 def _fit(
@@ -203,12 +225,6 @@ def _fit(
 
 def _module(recipe: Recipe, data: Any, student: nn.Module, teachers: list[nn.Module]) -> DistillationModule:
     s = recipe.distil
-    cache = None
-    if s.cache and teachers:
-        data.setup("fit")
-        data.keyed = True
-        known = fingerprint_of(teachers=[fingerprint(t) for t in teachers], distil=asdict(s), data=data.fingerprint)
-        cache = TeacherCache(Path(recipe.runs) / "cache" / known[:24], dtype=s.cache_dtype, top_k=s.cache_top_k)
     return DistillationModule(
         student,
         teachers or None,
@@ -221,11 +237,25 @@ def _module(recipe: Recipe, data: Any, student: nn.Module, teachers: list[nn.Mod
         teacher_weights=s.teacher_weights or None,
         teacher_precision=s.teacher_precision,
         compile_teacher=s.compile_teacher,
-        cache=cache,
+        cache=_cache(recipe, data, teachers),
         optimizer=_optimizer(recipe.optimizer),
         label_smoothing=recipe.optimizer.label_smoothing,
         num_classes=data.num_classes,
     )
+
+
+def _cache(recipe: Recipe, data: Any, teachers: list[nn.Module]) -> TeacherCache | None:
+    """Return where the teachers' answers are kept: a folder for all that they depend on, shared between runs."""
+    s = recipe.distil
+    if not s.cache or not teachers:
+        return None
+    data.keyed = True
+    precision = s.teacher_precision or resolve_precision(recipe.trainer.precision, recipe.trainer.accelerator)
+    known = fingerprint_of(
+        teachers=[fingerprint(t) for t in teachers], weights=list(s.teacher_weights), data=data.fingerprint,
+        precision=precision, seed=None if data.views == 1 else recipe.seed, dtype=s.cache_dtype, top_k=s.cache_top_k,
+    )  # fmt: skip
+    return TeacherCache(Path(recipe.runs) / "cache" / known[:24], dtype=s.cache_dtype, top_k=s.cache_top_k)
 
 
 def _monitor(data: Any) -> str | None:
@@ -252,10 +282,19 @@ def _preflight(recipe: Recipe, data: Any, student: nn.Module, teachers: list[nn.
     for finding in findings:
         if finding.severity == "warning":
             console.print(f"warning: {finding.message}", highlight=False, markup=False)
-    errors = [finding.message for finding in findings if finding.severity == "error"]
+    errors = _of_all_ranks([finding.message for finding in findings if finding.severity == "error"])
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise UserError(f"preflight: {errors[0]}{more}; distil.preflight=false skips these checks")
+
+
+def _of_all_ranks(messages: list[str]) -> list[str]:
+    """Return the messages of every rank once: each looks at samples of its own, and all must stop together."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return messages
+    found: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, messages)
+    return list(dict.fromkeys(message for each in found for message in each))
 
 
 def _facts(recipe: Recipe, data: Any) -> dict[str, Any]:
@@ -360,8 +399,7 @@ def _untrained(recipe: Recipe, data: Any) -> nn.Module:
     if given is not None:
         return given
     if recipe.student == FROM_TEACHER:
-        assert recipe.teacher is not None
-        return _from_teacher(recipe, data, _build(recipe, data, recipe.teacher, recipe.teacher_options))
+        return _from_teacher(recipe, data, _untrained_teacher(recipe, data))
     return _build(recipe, data, recipe.student, recipe.student_options)
 
 

@@ -96,5 +96,9 @@ def check_setting(key: str, setting: Any) -> list[float]:
             raise UserError(f"{key}.{name} is no part of a schedule; {did_you_mean(str(name), known)}")
     if missing := [name for name in ("from", "to") if name not in setting]:
         raise UserError(f"{key}: a schedule needs from and to, {' and '.join(missing)} is missing")
+    for name in ("from", "to", "begin", "end"):
+        value = setting.get(name, 0.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{key}.{name}={value!r}, expected a finite number")
     check_ramp(begin=setting.get("begin", 0.0), end=setting.get("end", 1.0), shape=str(setting.get("shape", "linear")))
-    return [*check_setting(f"{key}.from", setting["from"]), *check_setting(f"{key}.to", setting["to"])]
+    return [float(setting["from"]), float(setting["to"])]

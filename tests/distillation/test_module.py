@@ -156,7 +156,10 @@ def test_hparams_are_plain_python(net) -> None:
     assert dict(module.hparams) == {
         "temperature": 4.0,
         "losses": {"soft_labels": 5, "cross_entropy": 2},
+        "loss_options": {},
+        "layers": "uniform",
         "task": "classification",
+        "teacher_precision": None,
         "label_smoothing": 0.0,
         "num_classes": 4,
         "optimizer_settings": OptimizerSettings().as_dict(),

@@ -149,3 +149,14 @@ def test_losses_on_layers_need_the_teacher_itself(tmp_path, student) -> None:
         DistillationModule(
             copy.deepcopy(student), Counted().net, losses={"hint": 1.0}, cache=TeacherCache(tmp_path), num_classes=10
         )
+
+
+def test_validation_alone_needs_no_open_cache(tmp_path, student) -> None:
+    module = DistillationModule(
+        copy.deepcopy(student), Counted(), cache=TeacherCache(tmp_path / "cache"), num_classes=10
+    )
+    trainer = make_trainer(
+        folder=tmp_path, stage="student", settings={"accelerator": "cpu", "limit_val_batches": 1}, monitor=None
+    )
+    trainer.validate(module, datamodule=data(augment=False), verbose=False)
+    assert not (tmp_path / "cache").exists()

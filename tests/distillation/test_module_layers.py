@@ -1,5 +1,7 @@
 """Fits that compare layers, average teachers, or learn other tasks than classes."""
 
+import copy
+
 import lightning as L
 import pytest
 import torch
@@ -111,10 +113,10 @@ def test_texts_compare_tokens_that_are_no_padding(fit) -> None:
     module = DistillationModule(
         student, teacher, temperature=2.0, losses=losses, loss_options={"relations": {"heads": 4}}
     )
-    assert [(m.student, m.teacher) for m in module.matches["hidden_cosine"]] == [
+    assert [(m.student, m.teacher) for m in module.layers.matches["hidden_cosine"]] == [
         ("bert.encoder.layer.0", "bert.encoder.layer.1")
     ]
-    assert [m.student.rpartition(".")[2] for m in module.matches["relations"]] == ["query", "key", "value"]
+    assert [m.student.rpartition(".")[2] for m in module.layers.matches["relations"]] == ["query", "key", "value"]
     trainer = fit(module, texts())
     assert all(trainer.callback_metrics[f"distil/{name}"].isfinite() for name in losses)
 
@@ -247,3 +249,89 @@ def test_logits_that_cease_to_be_finite_are_blamed(fit) -> None:
     for student, teacher, role in ((resnet(4), Late(), "teacher"), (Late(), resnet(4), "student")):
         with pytest.raises(UserError, match=rf"at step [12] .*the {role}'s logits are not finite for sample 3"):
             fit(DistillationModule(student, teacher), images())
+
+
+HINTED = {"soft_labels": 1.0, "hint": 1.0}
+
+
+def test_a_checkpoint_with_projections_loads_outside_of_a_fit(fit, tmp_path) -> None:
+    module = DistillationModule(resnet(4), resnet(8), losses=HINTED)
+    trainer = fit(module, images())
+    path = next((tmp_path / "checkpoints").glob("last-*.ckpt"))
+    loaded = DistillationModule.load_from_checkpoint(path, student=resnet(4), teacher=module.teacher.module)
+    assert set(loaded.state_dict()) == set(module.state_dict())
+    for name, weight in loaded.projections.state_dict().items():
+        assert torch.equal(weight, module.projections.state_dict()[name])
+    fresh = DistillationModule(resnet(4), module.teacher.module, losses=HINTED)
+    found = trainer.test(fresh, images(), ckpt_path=path, verbose=False)[0]
+    assert "student/accuracy" in found
+
+
+def test_what_projections_have_learned_outlives_a_second_fit(fit, tmp_path) -> None:
+    module = DistillationModule(resnet(4), resnet(8), losses=HINTED)
+    fit(module, images(), enable_checkpointing=False)
+    before = {name: p.detach().clone() for name, p in module.projections.named_parameters()}
+    module.optimizer = OptimizerSettings(lr=1e-12, weight_decay=0.0)
+    fit(module, images(), enable_checkpointing=False)
+    for name, weight in module.projections.named_parameters():
+        torch.testing.assert_close(weight.detach(), before[name], rtol=0, atol=1e-9)
+
+
+def test_frozen_parts_of_the_student_keep_their_mode(fit) -> None:
+    student = resnet(4)
+    norm = next(m for m in student.modules() if isinstance(m, nn.BatchNorm2d)).eval()
+    module = DistillationModule(student, resnet(8), losses=HINTED)
+    module.layers.open(((next(iter(images()))[0],), {}))
+    assert not norm.training
+    assert student.training
+    module.layers.close()
+
+
+def test_hooks_are_off_after_a_failure_and_the_next_fit_is_whole(fit) -> None:
+    module = DistillationModule(resnet(4), resnet(8), losses=HINTED)
+    with pytest.raises(UserError, match="could not be run on the first batch"):
+        fit(module, DataLoader([(torch.randn(3), 0)] * 8, 4), enable_checkpointing=False)
+    assert not any(m._forward_hooks for m in module.modules())
+
+    class Failing(DistillationModule):
+        def on_train_batch_end(self, *args) -> None:
+            raise ValueError("in the middle")
+
+    broken = Failing(resnet(4), resnet(8), losses=HINTED)
+    with pytest.raises(ValueError, match="in the middle"):
+        fit(broken, images(), enable_checkpointing=False)
+    assert not any(m._forward_hooks for m in [*broken.modules(), *broken.teacher.module.modules()])
+    copy.deepcopy(broken)
+    fit(module, images(), enable_checkpointing=False)
+    assert len(module.projections) == 3
+
+
+def test_samples_without_a_label_count_nowhere(fit) -> None:
+    rows = [(x, y if i % 3 else -100) for i, (x, y) in enumerate(images().dataset)]
+    losses = {"dkd": 1.0, "cross_entropy": 1.0}
+    trainer = fit(DistillationModule(resnet(4), resnet(8), losses=losses), DataLoader(rows, 8))
+    assert trainer.callback_metrics["student/loss"].isfinite()
+    nothing = DataLoader([(x, -100) for x, _ in rows], 8)
+    module = DistillationModule(resnet(4), resnet(8), losses=losses)
+    settings = {"limit_val_batches": 0, "enable_checkpointing": False}
+    assert fit(module, nothing, **settings).callback_metrics["distil/dkd"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"losses": {"dkd": 1.0}, "loss_options": {"dkd": {"betta": 2.0}}}, "did you mean 'beta'"),
+        ({"losses": {"dkd": 1.0}, "loss_options": {"dkd": 2.0}}, r"loss_options.dkd=2.0, expected keywords"),
+        ({"loss_options": {"dkdd": {"beta": 2.0}}}, "takes no part"),
+        ({"loss_options": {"soft_labels": {"x": 1}}}, "has no 'x'; it has no options"),
+        ({"losses": {"hint": 1.0}, "layers": {}}, r"layers=\{\}: expected 'uniform'"),
+        ({"losses": {"hint": 1.0}, "layers": 3}, "layers=3: expected 'uniform'"),
+        ({"losses": {"hint": 1.0}, "layers": {0: 1}}, "layers has 0: 1, expected names"),
+        ({"soft_weight": {"from": 1.0, "to": 0.0}}, "weights over time belong to losses"),
+        ({"temperature": {"from": 4.0, "to": 1.0, "begin": None}}, "temperature.begin=None, expected a finite number"),
+        ({"temperature": {"from": {"from": 1.0, "to": 2.0}, "to": 1.0}}, "temperature.from="),
+    ],
+)
+def test_settings_of_losses_and_layers_are_checked_at_once(settings, told) -> None:
+    with pytest.raises(UserError, match=told):
+        DistillationModule(resnet(4), resnet(8), **settings)

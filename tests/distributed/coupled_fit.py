@@ -28,16 +28,18 @@ SAMPLES, BATCH, LENGTH = 32, 8, 6
 CASES = {
     "classes": dict.fromkeys(["dist", "soft_labels", "cross_entropy", "hidden_cosine", "hint", "relations"], 1.0),
     "tokens": {"soft_labels": 5.0, "cross_entropy": 2.0, "hidden_cosine": 1.0},
-}
+    "stages": {"hint": {"from": 1.0, "to": 0.0, "shape": "one_shot", "begin": 0.5, "end": 0.5},
+               "soft_labels": {"from": 0.0, "to": 1.0, "shape": "one_shot", "begin": 0.5, "end": 0.5}},
+}  # fmt: skip
 
 
 def build(case: str, layers: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     config = BertConfig(
-        num_hidden_layers=layers, hidden_size=16, num_attention_heads=4, intermediate_size=32, vocab_size=50,
-        num_labels=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        num_hidden_layers=layers, hidden_size=8 if (case, layers) == ("stages", 1) else 16, num_attention_heads=4,
+        intermediate_size=32, vocab_size=50, num_labels=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    return (BertForSequenceClassification if case == "classes" else BertForMaskedLM)(config).double()
+    return (BertForMaskedLM if case == "tokens" else BertForSequenceClassification)(config).double()
 
 
 def loader(case: str, rank: int, ranks: int) -> DataLoader:
@@ -47,7 +49,7 @@ def loader(case: str, rank: int, ranks: int) -> DataLoader:
         ids = torch.randint(1, 50, (LENGTH,), generator=draw) * mask
         labels = (
             i % 4
-            if case == "classes"
+            if case != "tokens"
             else torch.where((torch.rand(LENGTH, generator=draw) < 0.4) & (mask > 0), ids, -100)
         )
         rows.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
@@ -75,8 +77,8 @@ def fit(folder: Path, case: str, ranks: int, kind: str) -> None:
     teacher = build(case, 2, seed=1)
     before, student = fingerprint(teacher), build(case, 1, seed=2)
     module = Watched(
-        student, teacher, task="classification" if case == "classes" else "masked_lm", losses=CASES[case],
-        temperature=2.0, loss_options={"relations": {"heads": 4}},
+        student, teacher, task="masked_lm" if case == "tokens" else "classification", losses=CASES[case],
+        temperature=2.0, loss_options={"relations": {"heads": 4}} if case == "classes" else None,
         optimizer=lambda m, steps: torch.optim.SGD(m.parameters(), lr=0.002),
     )  # fmt: skip
     trainer.fit(module, loader(case, trainer.global_rank, ranks))

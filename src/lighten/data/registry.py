@@ -32,7 +32,7 @@ def register_data(name: str) -> Callable[[Builder], Builder]:
       options that change what is seen);
     - ``input_shape``: (channels, height, width) of images, (length,) of texts, which also have a ``tokenizer``;
     - ``mean`` and ``std``, per channel, for values in [0, 1]; empty for texts;
-    - ``task``: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``;
+    - ``task``: ``"classification"``, the default, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``;
     - for ``distil.cache``, ``keyed`` (when it is set, training batches carry ``keys``), ``views`` (how many a training
       sample has; ``None``: another one each epoch) and, after ``setup``, ``train_samples``.
 
@@ -68,6 +68,9 @@ def build_data(
     data = _REGISTRY.get(name)(batch_size=batch_size, seed=seed, workers=workers, **options)
     data.name = name
     data.options = options
+    for attribute, usual in (("task", "classification"), ("keyed", False), ("views", 1)):
+        if not hasattr(data, attribute):
+            setattr(data, attribute, usual)
     return data
 
 

@@ -95,7 +95,7 @@ def _tags(compression: Mapping[str, Any], scores: Scores | None) -> list[str]:
 def _made(config: Mapping[str, Any], compression: Mapping[str, Any], scores: Scores | None) -> list[str]:
     lines = [f"Architecture: {_architecture(config)}."]
     if scores and scores["models"]["teacher"] is not None:
-        lines.append("Distilled: it learned from a teacher’s soft labels.")
+        lines.append("Distilled: it learned from a teacher.")
     plan = as_plan(compression.get("plan"))
     if plan and plan.groups:
         before, after = (sum(getattr(group, f"width_{when}") for group in plan.groups) for when in ("before", "after"))

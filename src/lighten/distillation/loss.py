@@ -104,7 +104,7 @@ def dkd(
     others = F.kl_div(
         F.log_softmax(rest_s, dim=-1), F.log_softmax(rest_t, dim=-1), reduction="none", log_target=True
     ).sum(-1)
-    return masked_mean(alpha * target + beta * others) * temperature**2
+    return masked_mean(alpha * target + beta * others, torch.ones_like(target)) * temperature**2  # zero of no samples
 
 
 def dist(
@@ -275,7 +275,7 @@ def _as(teacher: Tensor, student: Tensor) -> Tensor:
 
 def _without(log_probabilities: Tensor, labelled: Tensor) -> Tensor:
     """Return the log-probabilities of the classes that are not labelled, (batch, classes - 1)."""
-    return log_probabilities[~labelled].view(len(log_probabilities), -1)
+    return log_probabilities[~labelled].view(len(log_probabilities), log_probabilities.shape[1] - 1)
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:

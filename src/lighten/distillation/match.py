@@ -30,7 +30,7 @@ def match_layers(student: nn.Module, teacher: nn.Module, layers: str | Mapping[s
         teacher: the model that knows.
         layers: ``"uniform"`` pairs block i of the student's n with block ceil((i + 1) m / n) - 1 of the teacher's m, so
             that the last meet (blocks as ``blocks`` finds them); or patterns of the student's names to patterns of the
-            teacher's, such as ``{"stage*": "stage*"}``, whose matches are paired in order.
+            teacher's, such as ``{"stage?": "stage?"}``, whose matches are paired in order.
 
     Raises:
         UserError: if a pattern matches nothing, the numbers differ, or a model has no blocks.
@@ -40,6 +40,8 @@ def match_layers(student: nn.Module, teacher: nn.Module, layers: str | Mapping[s
         >>> [(m.student, m.teacher) for m in match_layers(layers(3), layers(6))]
         [('0', '1'), ('1', '3'), ('2', '5')]
     """
+    if not isinstance(layers, str | Mapping) or not layers:
+        raise UserError(f"layers={layers!r}: expected {UNIFORM!r}, or the student's names to the teacher's")
     if isinstance(layers, str):
         if layers != UNIFORM:
             raise UserError(f"layers={layers!r}; {did_you_mean(layers, [UNIFORM])}, or patterns of names")
@@ -53,6 +55,8 @@ def match_layers(student: nn.Module, teacher: nn.Module, layers: str | Mapping[s
         return [Match(name, theirs[i]) for name, i in zip(ours, last, strict=True)]
     found = []
     for pattern, other in layers.items():
+        if not isinstance(pattern, str) or not isinstance(other, str):
+            raise UserError(f"layers has {pattern!r}: {other!r}, expected names of layers or patterns of them")
         ours, theirs = _named("student", student, pattern), _named("teacher", teacher, other)
         if len(ours) != len(theirs):
             raise UserError(
@@ -94,6 +98,8 @@ def attention_layers(block: nn.Module, kind: str) -> str:
 class Watch:
     """Keeps what passes at named modules of a model during one forward pass.
 
+    What a later module changes in place has changed here too: name that one.
+
     Args:
         model: hooks are put on it until ``close``.
         names: of its modules.
@@ -110,6 +116,12 @@ class Watch:
         outputs = dict(self._outputs)
         self._outputs.clear()
         return outputs
+
+    def __deepcopy__(self, memo: Any) -> "Watch":
+        """Return one that watches nothing: a copy of the model has hooks of its own, which keep to themselves."""
+        copied = Watch.__new__(Watch)
+        copied._outputs, copied._handles = {}, []
+        return copied
 
     def close(self) -> None:
         """Take the hooks off."""

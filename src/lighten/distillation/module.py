@@ -10,20 +10,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lighten.distillation.cache import TeacherCache
+from lighten.distillation.layers import Layers, matches_of, restore_projections_
 from lighten.distillation.loss import IGNORED
-from lighten.distillation.match import (
-    UNIFORM,
-    Match,
-    Projection,
-    Watch,
-    attention_layers,
-    blocks,
-    channels,
-    match_layers,
-)
+from lighten.distillation.match import UNIFORM, blocks
 from lighten.distillation.scores import Likeness, Scores
 from lighten.distillation.teacher import Teacher, accepted, check_apart
-from lighten.distillation.terms import PROJECTED, Ranks, Seen, Terms, check_terms, paired, projection_name
+from lighten.distillation.terms import Ranks, Seen, Terms, check_terms
 from lighten.errors import UserError
 from lighten.example import Call, keys_of, logits_of, split_batch
 from lighten.schedule import Setting
@@ -112,51 +104,42 @@ class DistillationModule(L.LightningModule):
         self.task = task
         self.num_classes = num_classes
         self.cache = cache
-        self.matches = self._matched(layers)
-        if cache is not None and self.matches:
-            names = ", ".join(self.matches)
+        self.projections, self.layers = nn.ModuleDict(), None
+        if self.teacher is not None and self.terms.compared:
+            matches = matches_of(self.terms.compared, layers, student, self.teacher.module)
+            self.layers = Layers(matches, student, self.teacher, self.projections)
+        if cache is not None and self.layers is not None:
+            names = ", ".join(self.layers.matches)
             raise UserError(f"cache keeps logits alone, {names} compare layers; leave the cache out, or these losses")
-        self.projections = nn.ModuleDict()
         self.optimizer = OptimizerSettings() if optimizer is None else optimizer
-        self._watches: tuple[Watch, Watch] | None = None
         self._scores: dict[str, Scores] = {}
         self._likeness: Likeness | None = None
         self._logits: dict[str, Tensor] = {}
-        self.save_hyperparameters(self._settings())
+        self.save_hyperparameters(self._settings(layers))
 
     def setup(self, stage: str) -> None:
         """Look at the layers that are compared, and project where widths differ; before a strategy wraps anything."""
-        if stage == "fit" and self.cache is not None and not self.cache.samples:
-            self._open_cache(self.cache)
-        if stage != "fit" or not self.matches or self.teacher is None or self._watches is not None:
+        if stage != "fit":
             return
-        pairs = [match for matches in self.matches.values() for match in matches]
-        self._watches = (
-            Watch(self.student, [match.student for match in pairs]),
-            Watch(self.teacher.module, [match.teacher for match in pairs]),
-        )
-        call = example_call(self.trainer, self, self.student)
-        with torch.no_grad(), torch.random.fork_rng():
-            device = next((p.device for p in self.student.parameters()), torch.device("cpu"))
-            training = self.student.training
-            self.student.eval()(*call[0], **call[1])
-            self.student.train(training)
-            self.teacher.logits(call, device)
-            ours, theirs = (watch.take() for watch in self._watches)
-            for loss, matches in self.matches.items():
-                paired(loss, matches, ours, theirs, self.projections)  # names both sides where they do not fit
-                for match in matches if loss in PROJECTED else []:
-                    widths = channels(ours[match.student]), channels(theirs[match.teacher])
-                    if widths[0] != widths[1]:
-                        projection = Projection(*widths, bias=False).to(ours[match.student])
-                        self.projections[projection_name(match)] = projection
+        if self.cache is not None and not self.cache.samples:
+            self._open_cache(self.cache)
+        if self.layers is not None:
+            self.layers.open(example_call(self.trainer, self, self.student))
 
     def teardown(self, stage: str) -> None:
         """Take the hooks off again."""
-        for watch in self._watches or ():
-            watch.close()
-        self._watches = None
-        if self.cache is not None:
+        self.close()
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what takes the hooks off after a failure: Lightning does not tear down what has failed."""
+        return [] if self.layers is None else [_CloseOnException()]
+
+    def close(self) -> None:
+        """Let go of the models' hooks and of the last batch, and write what the cache still holds."""
+        if self.layers is not None:
+            self.layers.close()
+        self._logits = {}
+        if self.cache is not None and self.cache.samples:
             self.cache.refresh()
 
     def configure_model(self) -> None:
@@ -171,7 +154,8 @@ class DistillationModule(L.LightningModule):
             return  # an earlier fit did it
         for name in blocks(self.student):
             fully_shard(self.student.get_submodule(name), mesh=mesh["data_parallel"])
-        fully_shard(self.student, mesh=mesh["data_parallel"])
+        for whole in (self.student, *self.projections.values()):
+            fully_shard(whole, mesh=mesh["data_parallel"])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the student, with whatever arguments it takes."""
@@ -182,21 +166,25 @@ class DistillationModule(L.LightningModule):
         """Return the weighted sum of the losses, a scalar."""
         call, labels = split_batch(batch)
         logits = self._student_logits(call, labels, first=batch_idx == 0)
-        ours = self._watches[0].take() if self._watches else {}
         seen = Seen(logits, labels, mask=call[1].get("attention_mask"))
-        if self.terms.asks_teacher or self.matches:
-            assert self.teacher is not None
+        if self.terms.asks_teacher or self.layers is not None:
             seen.teacher = self._teacher_logits(call, keys_of(batch))
             self._check_outputs(logits, seen.teacher)
-        if self._watches:
-            theirs = self._watches[1].take()
-            seen.pairs = {k: paired(k, m, ours, theirs, self.projections) for k, m in self.matches.items()}
+        if self.layers is not None:
+            seen.pairs = self.layers.pairs()
         self._logits = {"student": logits.detach()} | ({} if seen.teacher is None else {"teacher": seen.teacher})
         losses = self.terms(seen, fit_progress(self.trainer), self._ranks())
         weighted = {name: weight * value for name, (weight, value) in losses.items()}
-        loss = torch.stack(list(weighted.values())).sum() if weighted else 0.0 * logits.sum()
+        loss = torch.stack([*weighted.values(), self._nothing(logits)]).sum()
         self._log_step(loss, {name: value for name, (_, value) in losses.items()}, weighted)
         return loss
+
+    def _nothing(self, logits: Tensor) -> Tensor:
+        """Return zero, with a gradient of zero for what no loss may look at now: DDP waits for all that learns."""
+        zero = logits.new_zeros(())
+        if not self.terms.uses_logits:
+            zero = zero + 0.0 * logits.sum()
+        return zero + sum(0.0 * p.sum() for p in self.projections.parameters())
 
     def blame(self) -> str | None:
         """Return whose logits of the last batch are not finite, and for which of its samples; asked on a bad loss."""
@@ -256,6 +244,7 @@ class DistillationModule(L.LightningModule):
         Raises:
             UserError: if the teachers differ, or the fit to be resumed has lost or gained one.
         """
+        restore_projections_(self.projections, checkpoint.get("state_dict", {}))
         saved = checkpoint.get(CHECKPOINT_KEY)
         given = None if self.teacher is None else self.teacher.fingerprint
         fitting = self._trainer is not None and self.trainer.state.fn == "fit"
@@ -285,26 +274,6 @@ class DistillationModule(L.LightningModule):
         )  # fmt: skip
         if self.trainer.is_global_zero:
             print(cache.announce())
-
-    def _matched(self, layers: str | Mapping[str, str]) -> dict[str, list[Match]]:
-        """Return the matched layers by loss; of relations, the last pair's queries, keys and values."""
-        if not self.terms.compared or self.teacher is None:
-            return {}
-        student, teacher = self.student, self.teacher.module
-        pairs = match_layers(student, teacher, layers)
-        matches = dict.fromkeys(self.terms.compared, pairs)
-        if "hidden_cosine" in matches:  # as DistilBERT does: the last hidden states
-            matches["hidden_cosine"] = pairs[-1:] if layers == UNIFORM else pairs
-        if "relations" in matches:
-            last, kinds = pairs[-1], ("query", "key", "value")
-            ours, theirs = student.get_submodule(last.student), teacher.get_submodule(last.teacher)
-            matches["relations"] = [
-                Match(
-                    f"{last.student}.{attention_layers(ours, kind)}", f"{last.teacher}.{attention_layers(theirs, kind)}"
-                )
-                for kind in kinds
-            ]
-        return matches
 
     def _teacher_logits(self, call: Call, keys: Tensor | None) -> Tensor:
         assert self.teacher is not None
@@ -342,6 +311,12 @@ class DistillationModule(L.LightningModule):
         return Ranks(gather=self._gather, mean=lambda x: self.trainer.strategy.reduce(x, reduce_op="mean"))
 
     def _gather(self, rows: Tensor) -> Tensor:
+        sizes: Any = self.all_gather(torch.tensor(len(rows), device=rows.device))
+        if len(set(sizes.flatten().tolist())) > 1:
+            raise UserError(
+                f"dist couples the samples of all ranks, and they hold {sizes.flatten().tolist()}; give each rank "
+                "batches of one size (drop_last)"
+            )
         gathered: Any = self.all_gather(rows, sync_grads=rows.requires_grad)
         return gathered.flatten(0, 1)
 
@@ -406,9 +381,8 @@ class DistillationModule(L.LightningModule):
             if self.task in ("classification", "masked_lm"):
                 self._likeness = self._likeness or Likeness(self.device)
                 self._likeness.update(logits["student"], logits["teacher"], labels)
-        if self._watches:
-            for watch in self._watches:
-                watch.take()
+        if self.layers is not None:
+            self.layers.forget()
         for name, value in logits.items():
             if name not in self._scores:
                 self._scores[name] = Scores(value.shape[-1], value.device, self.task)
@@ -440,16 +414,25 @@ class DistillationModule(L.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict(values)
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, layers: str | Mapping[str, str]) -> dict[str, Any]:
         chosen = self.optimizer
         return {
             "temperature": _plain(self.terms.temperature),
             "losses": {name: _plain(setting) for name, setting in self.terms.weights.items()},
+            "loss_options": self.terms.options,
+            "layers": _plain(layers),
             "task": self.task,
+            "teacher_precision": None if self.teacher is None else self.teacher.precision,
             "label_smoothing": self.terms.label_smoothing,
             "num_classes": self.num_classes,
             "optimizer_settings": chosen.as_dict() if isinstance(chosen, OptimizerSettings) else repr(chosen),
         }
+
+
+class _CloseOnException(L.Callback):
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(pl_module, DistillationModule):
+            pl_module.close()
 
 
 def _uses_batch_statistics(model: nn.Module) -> bool:
@@ -467,5 +450,5 @@ def _short(fingerprint: str | None) -> str:
     return "none" if fingerprint is None else fingerprint[:12]
 
 
-def _plain(setting: Setting) -> Any:
+def _plain(setting: Any) -> Any:
     return dict(setting) if isinstance(setting, Mapping) else setting

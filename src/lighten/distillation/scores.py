@@ -48,7 +48,7 @@ class Scores:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (batch, classes), labels (batch,); (batch, length, …) of masked language models."""
         logits = logits.float()
-        if self.task == "masked_lm":
+        if self.task in ("classification", "masked_lm"):
             logits, labels = logits[labels != IGNORED], labels[labels != IGNORED]
         if not len(labels):
             return

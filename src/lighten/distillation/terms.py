@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lighten.distillation.features import attention_transfer, hidden_cosine, hint, relations
 from lighten.distillation.loss import (
@@ -18,7 +18,6 @@ from lighten.distillation.loss import (
     soft_binary_labels,
     soft_labels,
 )
-from lighten.distillation.match import Match, check_shapes
 from lighten.errors import UserError, did_you_mean
 from lighten.schedule import Setting, check_setting, value_at
 
@@ -31,6 +30,8 @@ LOSSES = ("soft_labels", "dkd", "dist", *FEATURES, *LABELS)
 """The losses that ``DistillationModule(losses=...)`` accepts."""
 CLASSES_ONLY = ("dkd", "dist")
 """Losses that compare the classes of a sample, which the other tasks have not."""
+OPTIONS = {"dkd": ("alpha", "beta"), "dist": ("beta", "gamma"), "relations": ("heads",)}
+"""What ``loss_options`` may set."""
 
 
 @dataclass
@@ -89,12 +90,17 @@ class Terms:
         self.temperature = temperature
         self.task = task
         self.label_smoothing = label_smoothing
-        self.options = {name: dict(given) for name, given in (options or {}).items()}
+        self.options = check_options(options or {}, self.weights)
 
     @property
     def compared(self) -> list[str]:
         """The losses that compare layers."""
         return [name for name in self.weights if name in FEATURES]
+
+    @property
+    def uses_logits(self) -> bool:
+        """Whether a loss looks at the student's logits at all times."""
+        return any(name not in FEATURES and not isinstance(w, Mapping) for name, w in self.weights.items())
 
     @property
     def asks_teacher(self) -> bool:
@@ -149,36 +155,6 @@ class Terms:
         return torch.stack(values).mean()
 
 
-def paired(
-    loss: str,
-    matches: list[Match],
-    ours: Mapping[str, Tensor],
-    theirs: Mapping[str, Tensor],
-    projections: nn.ModuleDict,
-) -> list[tuple[Tensor, Tensor]]:
-    """Return the features of matched layers, the student's projected to the teacher's width where there is a way.
-
-    Raises:
-        UserError: if they differ in more than their width; both sides are named.
-    """
-    found = []
-    for match in matches:
-        a, b = ours[match.student], theirs[match.teacher]
-        check_shapes(loss, match, a, b)
-        key = projection_name(match)
-        found.append((projections[key](a) if loss in PROJECTED and key in projections else a, b))
-    return found
-
-
-PROJECTED = ("hint", "hidden_cosine")
-"""Losses that compare features value by value, so that widths must be equal."""
-
-
-def projection_name(match: Match) -> str:
-    """Return a name for the projection of a pair of layers that a module may have."""
-    return f"{match.student}->{match.teacher}".replace(".", "_")
-
-
 def check_terms(
     losses: Mapping[str, Setting] | None,
     soft_weight: float,
@@ -204,8 +180,8 @@ def check_terms(
         check_temperature(value)
     if task not in TASKS:
         raise UserError(f"task={task!r}; {did_you_mean(str(task), TASKS)}")
-    if not 0.0 <= soft_weight <= 1.0:
-        raise UserError(f"soft_weight={soft_weight}, expected a number in [0, 1]")
+    if not isinstance(soft_weight, int | float) or not 0.0 <= soft_weight <= 1.0:
+        raise UserError(f"soft_weight={soft_weight}, expected a number in [0, 1]; weights over time belong to losses")
     hard = "mean_squared_error" if task == "regression" else "cross_entropy"
     if losses is None:
         losses = {"soft_labels": soft_weight, hard: 1.0 - soft_weight} if teacher else {hard: 1.0}
@@ -226,6 +202,30 @@ def check_terms(
         if (name in LABELS and name != hard) or (name in CLASSES_ONLY and task != "classification"):
             raise UserError(f"losses has {name!r}, which task={task!r} has no use for; expected {hard} or soft_labels")
     return weights
+
+
+def check_options(
+    options: Mapping[str, Mapping[str, float]], weights: Mapping[str, Setting]
+) -> dict[str, dict[str, float]]:
+    """Return the keywords of losses.
+
+    Raises:
+        UserError: if a loss takes no part or has no such keyword, or a value is no number above or equal to zero.
+    """
+    for name, given in options.items():
+        if name not in weights:
+            raise UserError(f"loss_options has {name!r}, which takes no part; {did_you_mean(name, weights)}")
+        if not isinstance(given, Mapping):
+            raise UserError(f"loss_options.{name}={given!r}, expected keywords, as in {{dkd: {{beta: 2.0}}}}")
+        for key, value in given.items():
+            if key not in OPTIONS.get(name, ()):
+                known = OPTIONS.get(name)
+                raise UserError(
+                    f"loss_options.{name} has no {key!r}; {did_you_mean(key, known) if known else 'it has no options'}"
+                )
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise UserError(f"loss_options.{name}.{key}={value!r}, expected a finite number that is not below zero")
+    return {name: dict(given) for name, given in options.items()}
 
 
 def _count(mask: Tensor, ranks: Ranks) -> Tensor:

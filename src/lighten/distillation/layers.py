@@ -1,0 +1,156 @@
+"""The layers of student and teacher that losses compare, watched during a fit."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lighten.distillation.match import (
+    UNIFORM,
+    Match,
+    Projection,
+    Watch,
+    attention_layers,
+    channels,
+    check_shapes,
+    match_layers,
+)
+from lighten.distillation.teacher import Teacher, accepted
+from lighten.errors import UserError
+from lighten.example import Call
+
+PROJECTED = ("hint", "hidden_cosine")
+"""Losses that compare features value by value, so that widths must be equal."""
+
+
+def matches_of(
+    losses: Sequence[str], layers: str | Mapping[str, str], student: nn.Module, teacher: nn.Module
+) -> dict[str, list[Match]]:
+    """Return the matched layers of each loss that compares some.
+
+    ``hidden_cosine`` takes the last pair of ``"uniform"``, as DistilBERT does, and ``relations`` the queries, keys and
+    values of the last pair, as MiniLMv2 does.
+
+    Raises:
+        UserError: as :func:`match_layers`, or if a layer has no queries, keys and values.
+    """
+    if not losses:
+        return {}
+    pairs = match_layers(student, teacher, layers)
+    matches = dict.fromkeys(losses, pairs)
+    if "hidden_cosine" in matches and layers == UNIFORM:
+        matches["hidden_cosine"] = pairs[-1:]
+    if "relations" in matches:
+        last = pairs[-1]
+        ours, theirs = student.get_submodule(last.student), teacher.get_submodule(last.teacher)
+        matches["relations"] = [
+            Match(f"{last.student}.{attention_layers(ours, kind)}", f"{last.teacher}.{attention_layers(theirs, kind)}")
+            for kind in ("query", "key", "value")
+        ]
+    return matches
+
+
+class Layers:
+    """Watches matched layers of two models and returns what passes there in pairs.
+
+    A plain object: the module that keeps it does not register what it speaks of.
+
+    Args:
+        matches: by loss, see :func:`matches_of`.
+        student: the model that learns.
+        teacher: the one that knows.
+        projections: where what maps the student's width to the teacher's is kept, so that it learns.
+    """
+
+    def __init__(
+        self, matches: Mapping[str, list[Match]], student: nn.Module, teacher: Teacher, projections: nn.ModuleDict
+    ) -> None:
+        self.matches = dict(matches)
+        self.student, self.teacher, self.projections = student, teacher, projections
+        self._watches: tuple[Watch, Watch] | None = None
+
+    def open(self, call: Call) -> None:
+        """Begin to watch; run both once on ``call`` and make the projections that are missing.
+
+        Modes, buffers and random state are left as found. A projection that is there already is kept.
+
+        Raises:
+            UserError: if features differ in more than their width, or the student has no weights yet.
+        """
+        if self._watches is not None:
+            return
+        device = next((p.device for p in self.student.parameters()), torch.device("cpu"))
+        if device.type == "meta":
+            names = ", ".join(self.matches)
+            raise UserError(f"{names} compare layers, and the student has no weights yet; build it with them, off meta")
+        pairs = [match for matches in self.matches.values() for match in matches]
+        self._watches = (
+            Watch(self.student, [match.student for match in pairs]),
+            Watch(self.teacher.module, [match.teacher for match in pairs]),
+        )
+        modes = {module: module.training for module in self.student.modules()}
+        try:
+            with torch.no_grad(), torch.random.fork_rng():
+                args, kwargs = accepted(self.student.eval(), call)
+                self.student(*args, **kwargs)
+                self.teacher.logits(call, device)
+            self._project(*(watch.take() for watch in self._watches))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+    def pairs(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """Return the features of the last pass of both, by loss, the student's projected where it has to be."""
+        if self._watches is None:
+            return {}
+        ours, theirs = (watch.take() for watch in self._watches)
+        return {loss: self._paired(loss, matches, ours, theirs) for loss, matches in self.matches.items()}
+
+    def forget(self) -> None:
+        """Let go of what has passed."""
+        for watch in self._watches or ():
+            watch.take()
+
+    def close(self) -> None:
+        """Cease to watch."""
+        for watch in self._watches or ():
+            watch.close()
+        self._watches = None
+
+    def _paired(
+        self, loss: str, matches: list[Match], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        found = []
+        for match in matches:
+            a, b, name = ours[match.student], theirs[match.teacher], projection_name(match)
+            check_shapes(loss, match, a, b)
+            found.append((self.projections[name](a) if loss in PROJECTED and name in self.projections else a, b))
+        return found
+
+    def _project(self, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+        for loss, matches in self.matches.items():
+            for match in matches:
+                a, b, name = ours[match.student], theirs[match.teacher], projection_name(match)
+                check_shapes(loss, match, a, b)
+                ours_wide, theirs_wide = channels(a), channels(b)
+                if loss not in PROJECTED or ours_wide == theirs_wide:
+                    continue
+                known = self.projections[name] if name in self.projections else None  # noqa: SIM401 (no get)
+                if not isinstance(known, Projection) or known.weight.shape != (theirs_wide, ours_wide):
+                    self.projections[name] = Projection(ours_wide, theirs_wide, bias=False).to(a)
+
+
+def projection_name(match: Match) -> str:
+    """Return a name for the projection of a pair of layers that a module may have."""
+    return f"{match.student}->{match.teacher}".replace(".", "_")
+
+
+def restore_projections_(projections: nn.ModuleDict, state: Mapping[str, Tensor], prefix: str = "projections.") -> None:
+    """Make the projections that a checkpoint holds, so that its weights can be loaded before any fit."""
+    for key, weight in state.items():
+        name = key.removeprefix(prefix).removesuffix(".weight")
+        if key.startswith(prefix) and name not in projections:
+            projections[name] = Projection(weight.shape[1], weight.shape[0], bias=False).to(weight.dtype)
