@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -47,8 +47,13 @@ class Preempt(Callback):
             cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember where the fit went on."""
+        """Remember where the fit goes on, and see that its data go on there.
+
+        Lightning leaves the loader at the epoch's beginning when somebody has asked for the fit's length before its
+        loops were restored, as schedules do.
+        """
         self._begun = trainer.global_step
+        trainer.fit_loop._load_combined_loader_states()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remove a checkpoint of an earlier stop, once an epoch's own is there."""

@@ -14,7 +14,8 @@ PREEMPTED = 143
 """The exit code of a run that was asked to stop and did: 128 + SIGTERM, as shells count it."""
 
 _seen: list[signal.Signals] = []
-_armed = False
+_armed_in: int | None = None
+"""The process that takes signals as a flag: data loaders' workers inherit the handler."""
 
 
 class Preempted(SystemExit):
@@ -36,7 +37,10 @@ class Preempted(SystemExit):
 
 
 def hold() -> None:
-    """Keep the signals waiting until :func:`armed` can take them: nothing is lost or killed during imports."""
+    """Keep the signals waiting until :func:`armed` can take them, so that none kills the process during imports.
+
+    Call it first of all, while there is one thread.
+    """
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
@@ -45,30 +49,32 @@ def hold() -> None:
 def armed() -> Iterator[None]:
     """Take the signals as a flag, instead of as an end, while the block runs.
 
-    Afterwards handlers are what they were, and signals that were held back are held again. Does nothing outside the
-    main thread, where Python takes no signals.
+    Afterwards handlers are what they were. Of a process that held signals back until now, nothing is left but its end:
+    there they are ignored, in all threads. Does nothing outside the main thread, where Python takes no signals.
     """
-    global _armed
+    global _armed_in
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
     _seen.clear()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     before = {number: signal.signal(number, _note) for number in SIGNALS}
-    _armed = True
+    _armed_in = os.getpid()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        _armed = False
+            afterwards = signal.SIG_DFL if handler is None else handler
+            signal.signal(number, signal.SIG_IGN if number in mask else afterwards)
+        _armed_in = None
+        _seen.clear()
 
 
 def is_armed() -> bool:
     """Return whether signals are taken as a flag now."""
-    return _armed
+    return _armed_in == os.getpid()
 
 
 def received() -> signal.Signals | None:
@@ -78,6 +84,6 @@ def received() -> signal.Signals | None:
 
 def _note(number: int, frame: FrameType | None) -> None:
     """Set the flag. No more than that is safe here: any line of the run may be half done."""
-    if not _seen:
+    if not _seen and is_armed():
         os.write(2, f"{signal.Signals(number).name} received: the run stops where it can go on later\n".encode())
     _seen.append(signal.Signals(number))
