@@ -189,6 +189,15 @@ class TeacherCache:
             raise self._failed(error) from error
         return stored.to(values.device)
 
+    def missing(self, view: int) -> Tensor:
+        """Return the keys of a view that are not known, int64 (keys,), ascending.
+
+        Raises:
+            UserError: if there is no such view.
+        """
+        keys = self._checked(torch.arange(self.samples) + view * self.samples)
+        return torch.from_numpy(keys[~self._look(keys)[1]])
+
     def refresh(self) -> None:
         """Flush what this process has written, and look for parts of others; run it between epochs.
 

@@ -115,6 +115,7 @@ class DistillationModule(L.LightningModule):
         self._scores: dict[str, Scores] = {}
         self._likeness: Likeness | None = None
         self._logits: dict[str, Tensor] = {}
+        self._batch_size = 0
         self.save_hyperparameters(self._settings(layers))
 
     def setup(self, stage: str) -> None:
@@ -199,6 +200,22 @@ class DistillationModule(L.LightningModule):
         """Look again for what other ranks have cached."""
         if self.cache is not None:
             self.cache.refresh()
+
+    def on_train_epoch_end(self) -> None:
+        """Ask for the samples that the loader dropped with its last batch, so that the next epoch finds them."""
+        dataset: Any = getattr(getattr(self.trainer, "datamodule", None), "train_set", None)
+        if self.cache is None or not hasattr(dataset, "__getitems__"):
+            return
+        self.cache.refresh()
+        missing = self.cache.missing(self.current_epoch % self.cache.views)
+        if not 0 < len(missing) < self._batch_size * self.trainer.world_size:
+            return  # all are there, or the epoch was cut short
+        mine = (missing[self.trainer.global_rank :: self.trainer.world_size] % self.cache.samples).tolist()
+        if mine:
+            batch = dataset.__getitems__([(self.current_epoch, sample) for sample in mine])
+            batch = self.trainer.strategy.batch_to_device(batch, self.device)
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                self._teacher_logits(split_batch(batch)[0], keys_of(batch))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the scores of student and teacher."""
@@ -285,6 +302,7 @@ class DistillationModule(L.LightningModule):
                 "'keys'; set keyed on the data module, or leave the cache out"
             )
         keys = keys.cpu()
+        self._batch_size = max(self._batch_size, len(keys))
         known, there = self.cache.read(keys)
         if not bool(there.all()):  # all of the batch, so that a row's bits do not depend on what a kill has left
             logits = self._finite(self.teacher.logits(call, self.device), keys).float().cpu()
