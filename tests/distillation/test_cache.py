@@ -484,3 +484,14 @@ def test_reading_a_batch_takes_well_under_a_millisecond(tmp_path):
         times.append(time.perf_counter() - begin)
         assert known.all()
     assert min(times) < 1e-3
+
+
+def test_missing_names_the_keys_of_a_view_that_nobody_has_written(tmp_path):
+    cache = TeacherCache(tmp_path)
+    cache.open({"teacher": "a"}, samples=4, views=2, outputs=3)
+    cache.write(torch.tensor([1, 2, 5]), torch.randn(3, 3))
+    cache.refresh()
+    assert cache.missing(0).tolist() == [0, 3]
+    assert cache.missing(1).tolist() == [4, 6, 7]
+    with pytest.raises(UserError, match="key"):
+        cache.missing(2)
