@@ -137,6 +137,7 @@ def test_a_student_learns_language_and_then_a_task(runs, tmp_path) -> None:
         (["distil.losses={hnt: 1.0}"], "did you mean 'hint'"),
         (["distil.temperature=-1"], "distil.temperature=-1"),
         (["teacher_checkpoint=[1, 2]"], "expected a folder, or a list of folders"),
+        (["teacher_checkpoint=3"], "expected a folder, or a list of folders"),
     ],
 )
 def test_settings_that_make_no_sense_are_told_before_anything_runs(overrides, told) -> None:

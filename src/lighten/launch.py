@@ -59,7 +59,7 @@ def _plan_all(jobs: Sequence[Recipe]) -> None:
     from rich.console import Console
 
     from lighten.quantization.table import format_rows
-    from lighten.run import matched_layers, plan, quantization_plan
+    from lighten.rehearsal import matched_layers, plan, quantization_plan
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     for recipe in jobs:

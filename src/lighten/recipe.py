@@ -354,7 +354,7 @@ def checkpoints(recipe: Recipe) -> list[str]:
         RecipeError: if ``teacher_checkpoint`` is anything but folders.
     """
     given = recipe.teacher_checkpoint
-    folders = [] if given is None else [given] if isinstance(given, str) else list(given)
+    folders = [] if given is None else given if isinstance(given, list) else [given]
     if not all(isinstance(folder, str) for folder in folders):
         raise RecipeError(f"teacher_checkpoint={given!r}: expected a folder, or a list of folders")
     return folders

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lighten.data.checks import check_at_least
 from lighten.data.split import stratified
 from lighten.errors import UserError
 from lighten.training.order import DataOrder, OrderedLoader, Place, draw_below, loader_options
@@ -171,14 +172,8 @@ class ImageData(L.LightningDataModule):
         views: int | None = None,
     ) -> None:
         super().__init__()
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("workers", workers, 0),
-            ("validation", validation, 1),
-            ("views", 1 if views is None else views, 1),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"{key}={value!r}, expected an integer of at least {least}")
+        check_at_least(0, workers=workers)
+        check_at_least(1, batch_size=batch_size, validation=validation, views=1 if views is None else views)
         if not augment and views not in (None, 1):
             raise UserError(f"views={views} with augment=False: there is one view; leave views out, or set augment")
         self.class_names = facts.class_names

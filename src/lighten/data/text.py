@@ -10,6 +10,7 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
+from lighten.data.checks import check_at_least
 from lighten.data.text_part import Texts, check_part, hold_out
 from lighten.data.text_set import Masking, TextSet
 from lighten.data.tokens import Tokenizer, Tokens, cached_tokens
@@ -74,14 +75,9 @@ class TextData(L.LightningDataModule):
         licence: str = "not stated",
     ) -> None:
         super().__init__()
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("workers", workers, 0),
-            ("validation", validation, 1),
-            ("max_length", max_length, 8),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"{key}={value!r}, expected an integer of at least {least}")
+        check_at_least(0, workers=workers)
+        check_at_least(1, batch_size=batch_size, validation=validation)
+        check_at_least(8, max_length=max_length)
         if not isinstance(tokenizer, str) or not tokenizer:
             raise UserError(f"tokenizer={tokenizer!r}, expected minilm, a folder, or a name on the hub")
         if not isinstance(bucket, bool):

@@ -210,9 +210,11 @@ class DistillationModule(L.LightningModule):
         missing = self.cache.missing(self.current_epoch % self.cache.views)
         if not 0 < len(missing) < self._batch_size * self.trainer.world_size:
             return  # all are there, or the epoch was cut short
-        mine = (missing[self.trainer.global_rank :: self.trainer.world_size] % self.cache.samples).tolist()
-        if mine:
-            batch = dataset.__getitems__([(self.current_epoch, sample) for sample in mine])
+        # shared out by sample, not by place in the list: another rank may have written some of it already
+        samples = missing % self.cache.samples
+        mine = samples[samples % self.trainer.world_size == self.trainer.global_rank]
+        if len(mine):
+            batch = dataset.__getitems__([(self.current_epoch, sample) for sample in mine.tolist()])
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 self._teacher_logits(split_batch(batch)[0], keys_of(batch))

@@ -25,7 +25,6 @@ HARMLESS = (
     ".*does not have many workers which may be a bottleneck",  # data in memory want none
     ".*smaller than the logging interval",  # validation is recorded anyway
     "The `srun` command is available",  # a login node's own fits are no jobs
-    ".*The `srun` command is available on your system but is not used",  # a run outside jobs is one
     ".*Trainer configured with multiple `ModelCheckpoint` callbacks",  # the first is the one that keeps the best
 )
 """Warnings of Lightning's about choices that are meant."""
