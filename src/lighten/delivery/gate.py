@@ -12,7 +12,7 @@ SLOWER = 0.97
 NARROW = 16
 """Int8 kernels compute at least so many channels at a time."""
 
-TINY_MS = 0.05
+TINY_MS = 0.1
 """Networks that answer faster than this spend their time elsewhere than in arithmetic."""
 
 
