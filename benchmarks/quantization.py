@@ -1,6 +1,6 @@
-"""What int8 costs and keeps: ``python benchmarks/quantization.py [step] [ranges] [agreement] [speed] [accuracy]``.
+"""What int8 costs and keeps: ``python benchmarks/quantization.py [part ...]``.
 
-All five parts by default; ``--quick`` only shows that they run. Ratios are of figures measured side by side.
+All six parts by default; ``--quick`` only shows that they run. Ratios are of figures measured side by side.
 
 ``step``: a training step through int8 against the plain one. ResNet-20 beside other libraries, by
 ``quantization_peers.py``; then ResNet-20 and a small encoder in turn in one process, also in bfloat16 where the
@@ -10,6 +10,8 @@ of the logits of ResNet-20, quantized after training, and after an epoch of trai
 ``agreement``: the fake-quantized PyTorch model against what is made of it, logit by logit, in every runtime there is.
 ``speed``: files of ResNet-20 and of the small encoder in onnxruntime, against its own quantization of the same float
 file, and in the other runtimes against their own float files; one thread, all in turn.
+``kernels``: where onnxruntime's time goes in ResNet-20's float and int8 files, operator by operator, and so what any
+int8 file could gain there at most.
 ``accuracy``: training through int8 against the same steps in floating point, and against quantization after training;
 what onnxruntime makes of the files, over seeds.
 """
@@ -17,6 +19,7 @@ what onnxruntime makes of the files, over seeds.
 import argparse
 import contextlib
 import copy
+import json
 import re
 import statistics
 import subprocess
@@ -24,6 +27,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -67,7 +71,10 @@ PACKAGES = ("torch", "onnxruntime", "openvino", "ai-edge-litert", "executorch", 
 
 def main() -> None:
     """Measure and print."""
-    parts = {"step": _step, "ranges": _ranges, "agreement": _agreement, "speed": _speed, "accuracy": _accuracy}
+    parts = {
+        "step": _step, "ranges": _ranges, "agreement": _agreement, "speed": _speed, "kernels": _kernels,
+        "accuracy": _accuracy,
+    }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=parts, metavar="part", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=2, help="of training; speed takes one")
@@ -337,6 +344,47 @@ def _speed(arguments: argparse.Namespace) -> None:
     resnet = replace(_resnet_job(32), call=as_call(images[:32]), labels=labels[:32])
     _race(resnet, [split_batch(batch)[0] for batch in _calibration(data)], (1, 32), arguments)
     _race(_encoder_job(1), [as_call(_texts(8)) for _ in range(4)], (1,), arguments)
+
+
+def _kernels(arguments: argparse.Namespace) -> None:
+    data = _data(seed=0)
+    data.setup("fit")
+    job, calibration = _resnet_job(1), [split_batch(batch)[0] for batch in _calibration(data)]
+    runs = 5 if arguments.quick else 100
+    print(f"\n{job.title}, one thread: microseconds in onnxruntime's kernels, medians of {runs} calls\n")
+    print("| | all |\n|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        ways = _ways(job, calibration, Path(folder))
+        for batch in (1, 32):
+            times: dict[str, Counter[str]] = {}
+            for name in ("onnxruntime, float32", "onnxruntime, int8 by lighten", "onnxruntime, int8 by itself"):
+                times[name] = _kernel_times(ways[name](), batch, runs)
+                parts = ", ".join(f"{operator} {took:.0f}" for operator, took in times[name].most_common())
+                print(f"| batch {batch}, {name} | {times[name].total():.0f}: {parts} |", flush=True)
+            plain, int8, _ = times.values()
+            whole, most = plain.total() / int8.total(), plain.total() / int8["QLinearConv"]
+            print(f"| batch {batch}, int8 faster | {whole:.2f} x; were all but its convolutions free: {most:.2f} x |")
+
+
+def _kernel_times(path: Path, batch: int, runs: int) -> "Counter[str]":
+    """Return an operator's share of one call, in microseconds, by onnxruntime's own profile."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.enable_profiling = 1, True
+    options.profile_file_prefix = str(path.with_suffix(f".{batch}"))
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).normal(size=(batch, *IMAGE.shape[1:])).astype(np.float32)
+    for _ in range(runs):
+        session.run(None, {session.get_inputs()[0].name: images})
+    took: dict[tuple[str, str], list[float]] = {}
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+            took.setdefault((event["args"]["op_name"], event["name"]), []).append(event["dur"])
+    total: Counter[str] = Counter()
+    for (operator, _), durations in took.items():
+        total[operator] += statistics.median(durations)
+    return total
 
 
 def _race(job: Job, calibration: list[Call], sizes: tuple[int, ...], arguments: argparse.Namespace) -> None:
