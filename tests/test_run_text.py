@@ -97,6 +97,9 @@ def test_a_trained_teacher_is_taken_from_its_folder_and_must_fit(folder, tmp_pat
     again = [checkpoint.replace(str(folder / "teacher"), str(swapped)), "distil.preflight=true"]
     with pytest.raises(UserError, match=r"preflight: .*order"):
         go(tmp_path, "distil_bert", "student_options={layers: 2}", *again)
+    both = f"teacher_checkpoint=[{folder / 'teacher'},{swapped}]"
+    with pytest.raises(UserError, match=r"preflight: teacher 2 of 2: .*order"):
+        go(tmp_path / "two", "distil_bert", "student_options={layers: 2}", both, again[1])
     (swapped / "config.json").write_text((folder / "teacher" / "config.json").read_text())
     words = json.loads((swapped / "tokenizer.json").read_text())
     vocabulary = words["model"]["vocab"]

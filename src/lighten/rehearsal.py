@@ -1,5 +1,6 @@
 """What a run would do, and what would stop it: looked at before anything is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lighten.delivery.folder import CONFIG
 from lighten.delivery.student import first_samples
 from lighten.distillation.layers import matches_of
 from lighten.distillation.match import Match
-from lighten.distillation.preflight import preflight
+from lighten.distillation.preflight import Finding, preflight
 from lighten.distillation.terms import FEATURES
 from lighten.errors import UserError
 from lighten.example import as_call, example_of, split_batch
@@ -27,6 +28,9 @@ from lighten.quantization.table import Row, quantization_rows
 from lighten.recipe import Recipe, checkpoints
 from lighten.roles import data_of, given_teacher, module_of, seed, untrained_student, untrained_teacher
 from lighten.schedule import value_at
+
+_PREFLIGHT = 8.0
+"""Seconds for looking at the data and all teachers before the fit."""
 
 
 def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]]]:
@@ -110,15 +114,20 @@ def look_before(recipe: Recipe, data: Any, student: nn.Module, teachers: list[nn
     if not recipe.distil.preflight or not teachers:
         return
     data.setup("fit")
-    facts = _facts(recipe, data)
     text = hasattr(data, "tokenizer")
     labels_alone = {"soft_labels": 0.0, "cross_entropy": 1.0} if recipe.distil.soft_weight == 0 else None
-    findings = preflight(
-        student, teachers[0], train=data.train_dataloader(), validation=data.val_dataloader(), task=data.task,
-        num_classes=data.num_classes, class_names=data.class_names, tokenizer=data.tokenizer if text else None,
-        temperature=value_at(recipe.distil.temperature, 0.0), losses=recipe.distil.losses or labels_alone,
-        normalisation=None if text else (data.mean, data.std), **facts,
-    )  # fmt: skip
+    findings: list[Finding] = []
+    for number, teacher in enumerate(teachers):
+        found = preflight(
+            None if number else student, teacher, train=data.train_dataloader(), validation=data.val_dataloader(),
+            task=data.task, num_classes=data.num_classes, class_names=data.class_names,
+            tokenizer=data.tokenizer if text else None, temperature=value_at(recipe.distil.temperature, 0.0),
+            losses=recipe.distil.losses or labels_alone, normalisation=None if text else (data.mean, data.std),
+            seconds=_PREFLIGHT / len(teachers), **_facts(recipe, data, number),
+        )  # fmt: skip
+        known = {finding.message for finding in findings}
+        which = f"teacher {number + 1} of {len(teachers)}: " if number else ""
+        findings += [replace(f, message=which + f.message) for f in found if f.message not in known]
     for finding in findings:
         if finding.severity == "warning":
             console.print(f"warning: {finding.message}", highlight=False, markup=False)
@@ -158,16 +167,16 @@ def _of_all_ranks(messages: list[str]) -> list[str]:
     return list(dict.fromkeys(message for each in found for message in each))
 
 
-def _facts(recipe: Recipe, data: Any) -> dict[str, Any]:
-    """Return what is known of the first teacher: classes, inputs, tokenizer and accuracy that it was trained with."""
+def _facts(recipe: Recipe, data: Any, number: int) -> dict[str, Any]:
+    """Return what is known of a teacher: classes, inputs, tokenizer and accuracy that it was trained with."""
     folders, facts = checkpoints(recipe), {}
     if folders:
-        folder = Path(folders[0])
+        folder = Path(folders[number])
         config = read_json(folder / CONFIG, made_by="lighten.save")
         facts = {"teacher_classes": tuple(config.get("classes", ())), "teacher_accuracy": _claim(folder)}
         if config.get("mean") and config.get("std"):
             facts["teacher_normalisation"] = (tuple(config["mean"]), tuple(config["std"]))
-    source = folders[0] if folders else recipe.teacher_options.get("path")
+    source = folders[number] if folders else recipe.teacher_options.get("path")
     if hasattr(data, "tokenizer") and source is not None:
         facts["teacher_tokenizer"] = _tokenizer_of(source)
     return facts
