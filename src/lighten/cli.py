@@ -5,10 +5,13 @@ Exit codes: 0 done, 1 stopped for a reason that one line explains, 2 wrong argum
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from lighten.errors import UserError
+from lighten.errors import UserError, one_line
+from lighten.training.files import disk_told
 
 RECIPES = Path("recipes")
 """Where ``lighten train`` and ``lighten recipes`` look, as ``train.py`` does beside itself."""
@@ -37,11 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.step == "recipes":
             _print_recipes()
         elif arguments.step == "quantize":
-            _quantize(arguments)
+            with _made_elsewhere(arguments.folder, "quantize"), disk_told(arguments.folder):
+                _quantize(arguments)
+        elif arguments.step == "compare":
+            with _made_elsewhere(arguments.runs[0].parent, "compare"):
+                _compare(arguments)
         else:
-            _step(arguments.step)(arguments.run)
+            with _made_elsewhere(arguments.run, arguments.step), disk_told(arguments.run):
+                _step(arguments.step)(arguments.run)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -74,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--weight-bits", type=int, default=8, help="2 to 8, of static and dynamic")
     quantize.add_argument("--calibration", type=int, default=512, help="samples of the validation split, for static")
     quantize.add_argument("--exclude", nargs="*", default=[], metavar="LAYER", help="names, patterns or types")
+    text = "compare runs in a table and a page with the Pareto front: writes compare.html beside them"
+    compare = steps.add_parser(
+        "compare", help=text, description=text, epilog="example: lighten compare runs/distil_cnn/* --sort bytes"
+    )
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, runs/<recipe>/<id>")
+    compare.add_argument("--sort", default="accuracy", help="accuracy, kept, bytes, latency, faster, … (best first)")
+    compare.add_argument("--out", type=Path, metavar="FILE", help="of the page (default: in their common folder)")
+    compare.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     for name, text in STEPS.items():
         example = f"example: lighten {name} runs/distil_cnn/20260101-120000"
         step = steps.add_parser(name, help=text, description=text, epilog=example)
@@ -128,6 +144,33 @@ def _quantize(arguments: argparse.Namespace) -> None:
     print(f"{folder}\n{path} ({path.stat().st_size:,} bytes)")
 
 
+@contextmanager
+def _made_elsewhere(run: Path, step: str) -> Iterator[None]:
+    """Tell in one line what a step stumbles over: a run folder may come from anyone and hold anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__}: {error}, {Path(last.filename).name} line {last.lineno}"
+        raise UserError(f"{run}: `lighten {step}` cannot read it ({where}); make its files again") from error
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from lighten.delivery.compare import compare_runs, comparison_json, comparison_table, summary, write_comparison
+
+    page = write_comparison(arguments.runs, arguments.out, sort=arguments.sort)
+    runs = compare_runs(arguments.runs, sort=arguments.sort)
+    if arguments.json:
+        print(comparison_json(runs))
+    else:
+        Console(width=None if sys.stdout.isatty() else 140).print(comparison_table(runs))
+        print(f"{summary(runs)}\n{page}")
+
+
 def _measure(run: Path) -> None:
     from rich.console import Console
 
@@ -145,12 +188,25 @@ def _verify(run: Path) -> None:
     """
     from lighten.delivery.verify import failures, verify_run
 
-    checks = verify_run(run, say=lambda stage: print(f"{stage} …", file=sys.stderr))
+    recipe = _recipe_of(run)
+    checks = verify_run(run, recipe=recipe, say=lambda stage: print(f"{stage} …", file=sys.stderr))
     width = max(len(check.name) for check in checks)
     for check in checks:
-        print(f"{'ok ' if check.good else 'BAD'}  {check.name:{width}}  {check.claimed}  {check.found}")
+        print(
+            f"{'note' if check.note else 'ok' if check.good else 'BAD':4}  {check.name:{width}}  {check.claimed}  {check.found}"
+        )
     if bad := failures(checks):
         raise UserError(f"{run}: {len(bad)} of {len(checks)} claims do not hold; {bad[0]}")
+
+
+def _recipe_of(run: Path) -> str | None:
+    """Return the SHA-256 of what a run was asked for; ``None`` if that cannot be read."""
+    from lighten.recipe import load_recipe
+    from lighten.run_folder import settings_of
+    from lighten.training.reference import fingerprint_of
+
+    path = run / "recipe.yaml"
+    return fingerprint_of(**settings_of(load_recipe(path))) if path.is_file() else None
 
 
 def _print_recipes() -> None:

@@ -2,8 +2,8 @@
 
 import itertools
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from lighten.errors import did_you_mean
-from lighten.recipe import Recipe, RecipeError, check
+from lighten.errors import RecipeError, did_you_mean, shown
+from lighten.plain import check_plain, read_plain
+from lighten.recipe import Recipe, check, check_folder_name
 from lighten.schema import complaint
 
 _OPEN = (
@@ -26,6 +26,10 @@ _OPEN = (
     "distil.temperature.",
 )  # fmt: skip
 """Keys whose own keys are those of the choice that they belong to."""
+
+MOST_WORD = 4000
+"""Characters of one word of the command line, which takes Hydra a second to read."""
+MOST_RUNS = 1000
 
 
 def recipe_names(recipes: Path) -> list[str]:
@@ -44,7 +48,10 @@ def compose_all(argv: Sequence[str], recipes: Path) -> list[Recipe]:
     for text, override in zip(texts, overrides, strict=True):
         if override.is_sweep_override() and len(texts) == len(argv):
             raise RecipeError(f"{text}: several values, expected one; add -m to run each of them")
-    jobs = itertools.product(*map(_values, texts, overrides))
+    values = list(map(_values, texts, overrides))
+    if (count := math.prod(map(len, values))) > MOST_RUNS:
+        raise RecipeError(f"-m: {count:,} runs or more, expected {MOST_RUNS:,} at most; give fewer values")
+    jobs = itertools.product(*values)
     return [_compose(job, recipes) for job in jobs]
 
 
@@ -57,27 +64,21 @@ def read_recipe(name: str, recipes: Path) -> DictConfig:
     names = recipe_names(recipes)
     if name not in names:
         raise RecipeError(f"recipe={name!r}: no such recipe; {did_you_mean(name, names)}")
-    path = recipes / f"{name}.yaml"
-    try:
-        node = OmegaConf.load(path)
-    except (YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise RecipeError(f"{path.name}: cannot be read as YAML ({_yaml_reason(error)})") from None
-    if not isinstance(node, DictConfig):
-        raise RecipeError(f"{path.name}: expected keys and values, as in the other recipes")
-    tree = OmegaConf.to_container(node, resolve=False)
-    assert isinstance(tree, dict)
-    _refuse_code(tree, path.name)
+    check_folder_name("recipe", name)
+    tree = read_plain(recipes / f"{name}.yaml")
     wrong = complaint(Recipe, tree)
     if wrong:
-        raise RecipeError(f"{path.name}: {wrong}")
-    return node
+        raise RecipeError(f"{name}.yaml: {wrong}")
+    return OmegaConf.create(tree)
 
 
 def _parse(text: str) -> Override:
+    expected = "expected KEY=VALUE" if not text.startswith("-") else "expected -m, -h or KEY=VALUE"
+    if len(text) > MOST_WORD:
+        raise RecipeError(f"{shown(text)!r}: has {len(text):,} characters, {expected} of at most {MOST_WORD:,}")
     try:
         override = OverridesParser.create().parse_overrides([text])[0]
-    except HydraException:
-        expected = "expected KEY=VALUE" if not text.startswith("-") else "expected -m, -h or KEY=VALUE"
+    except (HydraException, ValueError, RecursionError):  # also numbers and levels beyond what Python takes
         raise RecipeError(f"{text!r}: cannot be read, {expected}") from None
     key = override.key_or_group
     if override.is_delete():
@@ -95,9 +96,10 @@ def _values(text: str, override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [text]
     try:
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-    except HydraException:
+        values = list(itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1))
+    except (HydraException, ValueError):
         raise RecipeError(f"{text}: cannot be enumerated, expected values with commas, choice(…) or range(…)") from None
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 def _compose(job: Sequence[str], recipes: Path) -> Recipe:
@@ -117,7 +119,7 @@ def _compose(job: Sequence[str], recipes: Path) -> Recipe:
         with initialize_config_module("lighten.conf", version_base="1.3"):
             composed = compose("config", [f"recipe={name}", *map(_as_hydra_wants, settings)])
         composed.name = name
-        _refuse_code(OmegaConf.to_container(composed, resolve=False))
+        check_plain(OmegaConf.to_container(composed, resolve=False))
         recipe = OmegaConf.to_object(composed)
     except (OmegaConfBaseException, HydraException) as error:
         raise RecipeError(_reason(error)) from None
@@ -148,29 +150,6 @@ def _tree(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
-
-
-def _refuse_code(tree: Any, where: str = "") -> None:
-    """Refuse what could do more than name things: resolvers, which read the environment, and Hydra's targets."""
-    for path, value in _leaves(tree):
-        place = f"{where}: {path}" if where else path
-        if isinstance(value, str) and re.search(r"\$\{[^}]*:", value):
-            raise RecipeError(f"{place}={value}: resolvers are not allowed in recipes, expected a plain value")
-        if re.search(r"(^|\.)_\w+_(\.|$)", path):
-            raise RecipeError(f"{place}: recipes name what they use and hold no code; take the key away")
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping | list):
-        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, tree
-
-
-def _yaml_reason(error: Exception) -> str:
-    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    return f"line {mark.line + 1}: {problem}" if problem and mark else " ".join(str(error).split())
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,26 @@ class UserError(ValueError):
     """
 
 
+class RecipeError(UserError):
+    """A recipe that cannot be run; the message is one line, the exit code 2."""
+
+
+def one_line(error: BaseException, most: int = 1000) -> str:
+    """Return an error's message for a terminal: one line that is not endless and cannot colour or move anything."""
+    return shown(" ".join(str(error).split()), most)
+
+
+def shown(text: str, most: int = 80) -> str:
+    r"""Return ``text`` with unprintable characters escaped, cut to about ``most``.
+
+    Example:
+        >>> shown("a\x1b[31m")
+        'a\\x1b[31m'
+    """
+    cut = text if len(text) <= most else f"{text[:most]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
 def did_you_mean(given: str, choices: Iterable[str]) -> str:
     """Return ``"did you mean 'x'? "`` where a choice is near ``given``, then the list of choices.
 
@@ -19,6 +39,6 @@ def did_you_mean(given: str, choices: Iterable[str]) -> str:
         "did you mean 'fpgm'? Choices: fpgm, magnitude"
     """
     names = sorted(choices)
-    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    near = get_close_matches(given[:100], names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}Choices: {', '.join(names)}"

@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 from lighten.compose import compose_all, recipe_names
-from lighten.errors import UserError
-from lighten.recipe import Recipe, RecipeError, RecipeWarning
+from lighten.errors import RecipeError, UserError, one_line
+from lighten.recipe import Recipe, RecipeWarning
 from lighten.training.signals import Preempted, armed
 
 USAGE = """usage: python train.py recipe=NAME [KEY=VALUE ...]
@@ -36,6 +37,7 @@ def main(argv: Sequence[str], recipes: Path) -> int:
     if {"-h", "--help"} & set(argv):
         print(USAGE + f"\nRecipes: {', '.join(recipe_names(recipes))}")
         return 0
+    warnings.formatwarning = cast(Any, _warning_line)
     with armed():
         return _guarded(lambda: _run_all(_composed(argv, recipes)))
 
@@ -81,10 +83,10 @@ def _guarded(work: Callable[[], None]) -> int:
     try:
         work()
     except RecipeError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except UserError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except Preempted as stop:
         return int(stop.code or 0)
@@ -126,5 +128,5 @@ def _leaving_in_order() -> Iterator[None]:
         raise
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _warning_line(message: Warning, *_: object) -> str:
+    return f"warning: {one_line(message)}\n"

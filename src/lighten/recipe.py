@@ -10,11 +10,11 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from lighten.data import check_data, data_names
-from lighten.errors import UserError, did_you_mean
+from lighten.errors import RecipeError, UserError, did_you_mean, one_line, shown
 from lighten.models import check_model, model_names
+from lighten.plain import read_plain
 from lighten.schedule import check_setting
 
 SCORES = ("fpgm", "magnitude", "l1", "mix", "bn_scale", "taylor", "random", "auto")
@@ -35,12 +35,13 @@ FROM_TEACHER = "from_teacher"
 CACHE_DTYPES = ("float32", "float16")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 TARGETS = ("onnx", "openvino", "litert", "executorch")
+MOST_SEED = 2**32 - 1
+"""What all generators of random numbers take."""
+CHANGED = "changed"
+RESUME = ("same", CHANGED)
+"""Whether a run that goes on may have other settings than it began with."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("auto", "32-true", "32", "16-mixed", "bf16-mixed")
-
-
-class RecipeError(UserError):
-    """A recipe that cannot be run; the message is one line, the exit code 2."""
 
 
 class RecipeWarning(UserWarning):
@@ -204,6 +205,7 @@ class Recipe:
     delivery: Delivery = field(default_factory=Delivery)
     runs: str = "runs"
     id: str | None = None
+    resume: str = "same"
 
 
 def check(recipe: Recipe) -> Recipe:
@@ -216,7 +218,8 @@ def check(recipe: Recipe) -> Recipe:
     _check_numbers(recipe)
     _check_techniques(recipe)
     _check_trainer(recipe.trainer)
-    _check_id(recipe.id)
+    if recipe.id is not None:
+        check_folder_name("id", recipe.id)
     _check_options(recipe)
     return recipe
 
@@ -232,10 +235,11 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: if there is none, or it does not fit the schema.
     """
+    tree = read_plain(path)
     try:
-        recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.load(path)))
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise RecipeError(f"{path}: cannot be read as a recipe ({' '.join(str(error).split())})") from None
+        recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), tree))
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: cannot be read as a recipe ({one_line(error, 200)})") from None
     assert isinstance(recipe, Recipe)
     return check(recipe)
 
@@ -246,6 +250,7 @@ def _check_names(recipe: Recipe) -> None:
     if recipe.teacher is not None:
         _one_of("teacher", recipe.teacher, model_names())
     _one_of("logger", recipe.logger, LOGGERS)
+    _one_of("resume", recipe.resume, RESUME)
     _one_of("compress.prune.score", recipe.compress.prune.score, SCORES)
     _one_of("compress.prune.scope", recipe.compress.prune.scope, SCOPES)
     _one_of("compress.prune.target", recipe.compress.prune.target, PRUNE_TARGETS)
@@ -282,7 +287,7 @@ def _check_numbers(recipe: Recipe) -> None:
     prune, quantize = recipe.compress.prune, recipe.compress.quantize
     _whole("batch_size", recipe.batch_size, 2)  # batch norm cannot train on a lone sample
     _whole("workers", recipe.workers, 0)
-    _whole("seed", recipe.seed, 0)
+    _whole("seed", recipe.seed, 0, MOST_SEED)
     _whole("teacher_fit.max_epochs", recipe.teacher_fit.max_epochs, 0)
     _whole("student_fit.max_epochs", recipe.student_fit.max_epochs, 0)
     _whole("compress.prune.align", prune.align, 1)
@@ -419,9 +424,15 @@ def _check_trainer(trainer: Trainer) -> None:
             )
 
 
-def _check_id(given: str | None) -> None:
-    if given is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", given):
-        raise RecipeError(f"id={given!r}: expected letters, digits, '.', '_' and '-', as it names a folder")
+def check_folder_name(key: str, given: str) -> None:
+    """Refuse a name that could be anything but that of one folder.
+
+    Raises:
+        RecipeError: if it holds more than letters, digits, ``.``, ``_`` and ``-``, or is longer than 100 characters.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", given):
+        name = shown(repr(given))
+        raise RecipeError(f"{key}={name}: expected letters, digits, '.', '_' and '-', as it names a folder")
 
 
 def _check_options(recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from lighten.errors import UserError, did_you_mean
+from lighten.schema import as_text, misfit
 
 Builder = Callable[..., Any]
 
@@ -69,7 +70,8 @@ class Registry:
         """Return ``options`` completed with the builder's defaults.
 
         Raises:
-            UserError: if the name or an option is unknown, or a required option is missing.
+            UserError: if the name or an option is unknown, a required option is missing, or one has another type than
+                the builder says; numbers become text where it wants text.
         """
         parameters = inspect.signature(self.get(name)).parameters.values()
         known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in self.given}
@@ -81,7 +83,12 @@ class Registry:
         missing = [k for k, p in known.items() if p.default is p.empty and k not in options]
         if missing:
             raise UserError(f"{self.kind} {name}: option {missing[0]!r} is missing")
-        return {k: p.default for k, p in known.items()} | dict(options)
+        kinds = {key: known[key].annotation for key in options if key in known}
+        wrong = [misfit(f"{self.kind} {name}: {key}", kind, options[key]) for key, kind in kinds.items()]
+        if any(wrong):
+            raise UserError(next(filter(None, wrong)))
+        given = {key: as_text(kinds.get(key), value) for key, value in options.items()}
+        return {k: p.default for k, p in known.items()} | given
 
     def _owner(self, name: str) -> str | None:
         known = self._builders.get(name)

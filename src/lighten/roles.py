@@ -12,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from lighten.data import build_data
-from lighten.delivery.folder import load, save
+from lighten.delivery.folder import CONFIG, load, save
+from lighten.delivery.provenance import made_of
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.initialise import student_from_teacher
 from lighten.distillation.module import DistillationModule
@@ -21,11 +22,13 @@ from lighten.errors import UserError
 from lighten.example import example_of
 from lighten.models import build_model
 from lighten.narrow import narrow
-from lighten.recipe import FROM_TEACHER, Fit, Optimizer, Recipe, checkpoints
+from lighten.recipe import CHANGED, FROM_TEACHER, Fit, Optimizer, Recipe, checkpoints
+from lighten.run_folder import settings_of
 from lighten.training.checkpoint import latest_good
+from lighten.training.files import remove_stale
 from lighten.training.fit import make_trainer, resolve_precision
 from lighten.training.optimizer import OptimizerSettings
-from lighten.training.reference import fingerprint_of, reference
+from lighten.training.reference import agreed, fingerprint_of, reference
 
 DECIDES = (
     "accumulate_grad_batches", "devices", "gradient_clip_val", "limit_train_batches", "num_nodes", "precision",
@@ -42,13 +45,15 @@ def data_of(recipe: Recipe, *, workers: int) -> Any:
 
 
 def teachers_of(recipe: Recipe, data: Any, folder: Path) -> list[nn.Module]:
-    """Return the teachers; the first one's folder goes into the run folder, where it is measured."""
+    """Return the teachers; the first one goes into the run folder, to be measured, and for a changed run to go on."""
     if recipe.teacher is None:
         return []
-    teachers = [given_teacher(recipe, data, folder) for folder in checkpoints(recipe)]
+    own = folder / "teacher"
+    kept = [str(own)] if recipe.resume == CHANGED and (own / CONFIG).exists() else []
+    teachers = [given_teacher(recipe, data, given) for given in checkpoints(recipe) or kept]
     if not teachers and recipe.teacher_fit.max_epochs:
         fit = recipe.teacher_fit
-        teachers = [_reference(recipe, data, "teacher", recipe.teacher, recipe.teacher_options, fit)]
+        teachers = [_reference(recipe, data, folder, "teacher", recipe.teacher, recipe.teacher_options, fit)]
     if not teachers:
         teachers = [build(recipe, data, recipe.teacher, recipe.teacher_options)]
     if is_rank_zero():
@@ -58,7 +63,7 @@ def teachers_of(recipe: Recipe, data: Any, folder: Path) -> list[nn.Module]:
     return teachers
 
 
-def student_of(recipe: Recipe, data: Any, teachers: list[nn.Module]) -> nn.Module:
+def student_of(recipe: Recipe, data: Any, teachers: list[nn.Module], folder: Path) -> nn.Module:
     """Return the student that the fit begins with: given, made of its teacher, trained alone first, or fresh."""
     given = _given_student(recipe, data)
     if given is not None:
@@ -66,7 +71,8 @@ def student_of(recipe: Recipe, data: Any, teachers: list[nn.Module]) -> nn.Modul
     if recipe.student == FROM_TEACHER:
         return _from_teacher(recipe, data, teachers[0]).train()
     if recipe.student_fit.max_epochs:
-        dense = _reference(recipe, data, "student", recipe.student, recipe.student_options, recipe.student_fit)
+        options, fit = recipe.student_options, recipe.student_fit
+        dense = _reference(recipe, data, folder, "student", recipe.student, options, fit)
         return dense.train()
     return build(recipe, data, recipe.student, recipe.student_options)
 
@@ -139,9 +145,10 @@ def build(recipe: Recipe, data: Any, name: str, options: Mapping[str, Any]) -> n
     return cast(Any, model).to(memory_format=torch.channels_last)  # faster on CPUs, and what tensor cores want
 
 
-def config_of(recipe: Recipe, data: Any) -> dict[str, Any]:
-    """Return what a model folder says beside the model itself."""
+def config_of(recipe: Recipe, data: Any, teacher: str | None = None) -> dict[str, Any]:
+    """Return what a model folder says beside the model itself; ``teacher`` is the fingerprint of who taught it."""
     return {
+        "made_of": made_of(fingerprint_of(**settings_of(recipe)), teacher, data.fingerprint),
         "data": {"name": data.name, "options": dict(data.options), "fingerprint": data.fingerprint},
         "classes": list(data.class_names),
         "mean": list(data.mean),
@@ -173,7 +180,9 @@ def _cache(recipe: Recipe, data: Any, teachers: list[nn.Module]) -> TeacherCache
         teachers=[fingerprint(t) for t in teachers], weights=list(s.teacher_weights), data=data.fingerprint,
         precision=precision, seed=None if data.views == 1 else recipe.seed, dtype=s.cache_dtype, top_k=s.cache_top_k,
     )  # fmt: skip
-    return TeacherCache(Path(recipe.runs) / "cache" / known[:24], dtype=s.cache_dtype, top_k=s.cache_top_k)
+    folder = Path(recipe.runs) / "cache" / known[:24]
+    remove_stale(folder, age=3600)
+    return TeacherCache(folder, dtype=s.cache_dtype, top_k=s.cache_top_k)
 
 
 def _given_student(recipe: Recipe, data: Any) -> nn.Module | None:
@@ -200,28 +209,43 @@ def _from_teacher(recipe: Recipe, data: Any, teacher: nn.Module) -> nn.Module:
         return narrow(student, width, example_of(data.input_shape)) if width != 1 else student
 
 
-def _reference(recipe: Recipe, data: Any, role: str, name: str, options: Mapping[str, Any], fit: Fit) -> nn.Module:
-    """Train a model on the labels alone, once: the next run with the same settings finds it."""
+def _reference(
+    recipe: Recipe, data: Any, folder: Path, role: str, name: str, options: Mapping[str, Any], fit: Fit
+) -> nn.Module:
+    """Train a model on the labels alone, once: the next run with the same settings finds it.
+
+    Until then it is this run's own, in ``references/<fingerprint>.<recipe>-<id>.fit``.
+    """
     known = fingerprint_of(
         model=name, options=dict(options), data=data.fingerprint, batch_size=recipe.batch_size, seed=recipe.seed,
         fit=asdict(fit), trainer={key: getattr(recipe.trainer, key) for key in DECIDES}, schema=2,
     )  # fmt: skip
     home = Path(recipe.runs) / "references"
+    work = home / f"{known}.{folder.parent.name}-{folder.name}.fit"
+    settings = {**asdict(recipe.trainer), "max_epochs": fit.max_epochs, "max_steps": -1}
 
-    def train(model: nn.Module) -> None:
-        module = DistillationModule(
+    def module_with(model: nn.Module) -> DistillationModule:
+        return DistillationModule(
             model, None, soft_weight=0.0, task=data.task, optimizer=_optimizer(fit.optimizer),
             label_smoothing=fit.optimizer.label_smoothing, num_classes=data.num_classes,
         )  # fmt: skip
-        settings = {**asdict(recipe.trainer), "max_epochs": fit.max_epochs, "max_steps": -1}
-        trainer = make_trainer(
-            folder=home / f"{known}.fit", stage=role, settings=settings, seed=recipe.seed, logger=False,
-            monitor=monitor_of(data),
-        )  # fmt: skip
-        resumed = latest_good(home / f"{known}.fit" / "checkpoints")
-        trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
 
-    return reference(home, lambda: build(recipe, data, name, options), train, known)
+    def train(model: nn.Module) -> None:
+        trainer = make_trainer(
+            folder=work, stage=role, settings=settings, seed=recipe.seed, logger=False, monitor=monitor_of(data)
+        )
+        resumed = latest_good(work / "checkpoints")
+        trainer.fit(module_with(model), data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
+
+    def agree(found: bool) -> bool:
+        silent = {**settings, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = make_trainer(folder=work, stage=role, settings=silent, seed=recipe.seed, logger=False)
+        return found if trainer.world_size == 1 else agreed(found, trainer, module_with(fresh()), data)
+
+    def fresh() -> nn.Module:
+        return build(recipe, data, name, options)
+
+    return reference(home, fresh, train, known, work=work, agree=agree)
 
 
 def _optimizer(settings: Optimizer) -> OptimizerSettings:

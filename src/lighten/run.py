@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +17,24 @@ from lighten.delivery.card import write_card
 from lighten.delivery.export import export_run
 from lighten.delivery.folder import save
 from lighten.delivery.measure import measure_run
+from lighten.delivery.provenance import versions
+from lighten.delivery.publish import publish
 from lighten.delivery.report import write_report
 from lighten.delivery.student import FIT, SENSITIVITY, first_samples, shrink_run
 from lighten.delivery.table import closing_table
+from lighten.errors import UserError
 from lighten.pruning.callback import Prune
 from lighten.quantization.callback import Quantize
 from lighten.quantization.sensitivity import find_float_layers
-from lighten.recipe import Recipe
+from lighten.recipe import CHANGED, Recipe
 from lighten.rehearsal import look_before, rehearse
 from lighten.roles import build, config_of, data_of, is_rank_zero, module_of, monitor_of, seed, student_of, teachers_of
-from lighten.run_folder import open_folder
+from lighten.run_folder import keep_recipe, open_folder, settings_of
 from lighten.training.checkpoint import latest_good
+from lighten.training.files import disk_told, remove_stale
 from lighten.training.fit import leave_processes, make_trainer
-from lighten.training.loggers import make_logger
+from lighten.training.loggers import ending, make_logger
+from lighten.training.origin import Origin
 from lighten.training.preempt import stop_between_steps
 from lighten.training.snapshot import Snapshot
 
@@ -37,22 +43,36 @@ def run(recipe: Recipe) -> Path:
     """Train, compress, export, measure and report; return the run folder.
 
     The same recipe with the same ``id`` goes on where an earlier run was stopped.
+
+    Raises:
+        RecipeError: if the recipe cannot be run, or the folder holds a run of another one.
+        UserError: if something else that one line explains stops it.
+        DiskError: if that is a disk: what was saved before is kept.
     """
-    console = Console(quiet=not is_rank_zero())
     folder = open_folder(recipe)
+    with disk_told(folder):
+        if is_rank_zero():
+            remove_stale(folder, deep=True)
+        _run(recipe, folder)
+    return folder
+
+
+def _run(recipe: Recipe, folder: Path) -> None:
+    console = Console(quiet=not is_rank_zero())
     console.print(f"run {folder}")
     seed(recipe)
     data = data_of(recipe, workers=recipe.workers)
     logger = make_logger(recipe.logger, folder, config=asdict(recipe))
-    rehearse(recipe, data)
-    teachers = teachers_of(recipe, data, folder)
-    student = student_of(recipe, data, teachers)
-    look_before(recipe, data, student, teachers, console)
-    _fit(recipe, data, student, teachers, folder, logger)
-    leave_processes()
-    if is_rank_zero():
-        _deliver(folder, console, task=data.task)
-    return folder
+    with ending(logger):
+        rehearse(recipe, data)
+        teachers = teachers_of(recipe, data, folder)
+        student = student_of(recipe, data, teachers, folder)
+        look_before(recipe, data, student, teachers, console)
+        _fit(recipe, data, student, teachers, folder, logger)
+        leave_processes()
+        if is_rank_zero():
+            _deliver(folder, console, task=data.task)
+            publish(logger, folder)
 
 
 def _fit(
@@ -64,20 +84,30 @@ def _fit(
     logger: Logger | Literal[False],
 ) -> None:
     module = module_of(recipe, data, student, teachers)
-    config = config_of(recipe, data)
+    config = config_of(recipe, data, module.teacher.fingerprint if module.teacher else None)
     prune, quantize = _prune(recipe), _quantize(recipe, _left_in_float(recipe, data, student, folder))
     dense = Snapshot(
         folder / "dense", lambda _, path: save(_dense(student, recipe, data), path, **config), at=_dense_at(recipe)
     )
     settings = asdict(recipe.trainer)
-    callbacks: list[L.Callback] = [dense, *([prune] if prune else []), *([quantize] if quantize else [])]
+    changed = recipe.resume == CHANGED
+    accept = partial(keep_recipe, recipe, folder) if changed else None
+    origin = Origin(settings_of(recipe), _made_of(data, module), accept=accept)
+    callbacks: list[L.Callback] = [origin, dense, *([prune] if prune else []), *([quantize] if quantize else [])]
     trainer = make_trainer(
         folder=folder, stage="student", settings=settings, callbacks=callbacks, logger=logger, seed=recipe.seed,
         monitor=monitor_of(data),
     )  # fmt: skip
-    _write_fit(folder, recipe, student, config, quantize)
+    _write_fit(folder, recipe, student, config, quantize, teachers=len(teachers))
     resumed = latest_good(folder / "checkpoints")
-    trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
+    except (RuntimeError, KeyError, ValueError) as error:
+        if not changed or origin.begun or isinstance(error, UserError):
+            raise
+        raise UserError(f"{resumed} does not fit the changed recipe ({error!s:.99}…); give another id") from error
+    if changed:  # also where nothing is left to train: it counts for what follows
+        keep_recipe(recipe, folder)
     if not dense.path.exists() and dense.at == 1.0 and trainer.is_global_zero:  # killed between last save and end
         save(_dense(student, recipe, data), dense.path, **config)
     if logger:
@@ -117,6 +147,10 @@ def _dense_at(recipe: Recipe) -> float:
     begins = [prune.begin] if prune.amount is not None else []
     begins += [quantize.begin] if quantize.begin is not None else []
     return min(begins, default=1.0)
+
+
+def _made_of(data: Any, module: Any) -> dict[str, str | None]:
+    return {"data": data.fingerprint, "teacher": None if module.teacher is None else module.teacher.fingerprint}
 
 
 def _prune(recipe: Recipe) -> Prune | None:
@@ -166,7 +200,13 @@ def _write_sensitivity(path: Path, found: Mapping[str, Any]) -> None:
 
 @rank_zero_only
 def _write_fit(
-    folder: Path, recipe: Recipe, student: nn.Module, config: Mapping[str, Any], quantize: Quantize | None
+    folder: Path,
+    recipe: Recipe,
+    student: nn.Module,
+    config: Mapping[str, Any],
+    quantize: Quantize | None,
+    *,
+    teachers: int,
 ) -> None:
     s = recipe.compress.quantize
     after = {"mode": s.mode, "exclude": s.exclude, "weight_bits": s.weight_bits, "ranges": s.resolved_ranges,
@@ -181,5 +221,7 @@ def _write_fit(
             "after_training": after if s.after_training else None,
             "targets": list(recipe.delivery.targets),
             "opset": recipe.delivery.opset,
+            "versions": versions(),
+            "teachers": teachers,
         },
     )

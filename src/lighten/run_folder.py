@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lighten.delivery.artifacts import write_text
-from lighten.errors import UserError
+from lighten.errors import RecipeError, UserError
 from lighten.launch import JOB
-from lighten.recipe import Recipe, RecipeError, load_recipe, to_yaml
+from lighten.recipe import CHANGED, Recipe, load_recipe, to_yaml
+from lighten.training.origin import differing, told
 
 FOLDER = "LIGHTEN_RUN_FOLDER"
 """Where a strategy's further processes find the folder that the first one chose."""
@@ -23,11 +24,23 @@ FREE = (
     "id",
     "logger",
     "workers",
+    "resume",
     "delivery",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
 )
 """Settings that may differ when a run goes on: they change nothing that is learned."""
+
+ROOTS = (
+    "seed",
+    "data",
+    "teacher",
+    "student",
+    "optimizer.name",
+    "compress.quantize.mode",
+    "compress.quantize.ranges",
+)
+"""Settings, and those that begin so, that decide what a checkpoint holds: they may never differ."""
 
 
 def open_folder(recipe: Recipe) -> Path:
@@ -54,25 +67,41 @@ def open_folder(recipe: Recipe) -> Path:
         folder.mkdir(parents=True, exist_ok=fixed is not None)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); set runs to another folder") from None
-    _refuse_another(recipe, folder / "recipe.yaml")
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        write_text(folder / "recipe.yaml", to_yaml(recipe))
+    if _is_the_same(recipe, folder / "recipe.yaml"):
+        keep_recipe(recipe, folder)
     os.environ[FOLDER] = str(folder)
     return folder
 
 
-def _refuse_another(recipe: Recipe, written: Path) -> None:
-    """Refuse to go on in the folder of a run that was asked for something else."""
+@rank_zero_only
+def keep_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write what the run is asked to do; a changed recipe only once the run really goes on with it."""
+    write_text(folder / "recipe.yaml", to_yaml(recipe))
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """Return all that decides what is learned, by dotted keys."""
+    return {key: value for key, value in _leaves(asdict(recipe)) if not key.startswith(FREE)}
+
+
+def _is_the_same(recipe: Recipe, written: Path) -> bool:
+    """Refuse to go on in the folder of a run that was asked for something else, unless told to."""
     if not written.exists():
-        return
-    here, there = (dict(_leaves(asdict(r))) for r in (recipe, load_recipe(written)))
-    differ = [key for key in here | there if here.get(key) != there.get(key) and not key.startswith(FREE)]
-    if differ:
-        was = ", ".join(f"{key}={there.get(key)}" for key in differ[:3])
-        raise RecipeError(
-            f"{differ[0]}={here.get(differ[0])}: {written.parent} holds a run with {was}; "
-            "repeat its settings to go on with it, or give another id"
-        )
+        return True
+    here, there = settings_of(recipe), settings_of(load_recipe(written))
+    keys = differing(here, there)
+    if not keys:
+        return True
+    rooted = [key for key in keys if key.startswith(ROOTS)]
+    if recipe.resume == CHANGED and not rooted:
+        rank_zero_warn(f"{written.parent} goes on with {told(keys, here)}; it began with {told(keys, there)}")
+        return False
+    shown = rooted if recipe.resume == CHANGED else keys
+    ways = "" if rooted else ", set resume=changed to go on with these"
+    raise RecipeError(
+        f"{shown[0]}={here.get(shown[0])}: {written.parent} holds a run with {told(shown, there)}; "
+        f"repeat its settings to go on with it{ways}, or give another id"
+    )
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@ import copy
 import math
 import warnings
 from itertools import pairwise
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -9,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lighten.errors import UserError
-from lighten.pruning import Plan, latency, mask_, shrink
+from lighten.pruning import Plan, latency, mask_, plan_pruning, shrink
 from lighten.pruning.callback import Prune, update_steps
 from lighten.schedule import ramp
 from lighten.training.order import OrderedLoader
@@ -511,3 +513,46 @@ def test_a_latency_is_settled_before_training(monkeypatch):
     run(prune := Prune(0.5, target="latency", begin=0.0, end=0.5), batches=3)
     assert prune.plan.saved["latency"] == pytest.approx(0.5, abs=0.1)  # 14 channels in all
     assert prune.plan.saved == prune.preview.saved
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy])
+def test_strategies_that_shard_weights_are_refused_by_name(strategy):
+    trainer = SimpleNamespace(strategy=strategy.__new__(strategy))
+    with pytest.raises(UserError, match=f"needs whole weights on every device, {strategy.__name__} shards them"):
+        Prune(0.5).setup(trainer, Plain(), "fit")
+
+
+def test_synchronised_norms_are_masked_and_cut_as_others_are(monkeypatch):
+    """Nothing is tried in training mode, in which such a norm would wait for ranks that are not there."""
+    forward, modes = nn.SyncBatchNorm.forward, []
+
+    def alone(norm, x):
+        modes.append(norm.training)
+        return forward(norm, x)
+
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", alone)
+    plain, images = Plain(), torch.randn(2, 3, 8, 8)
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
+    plan, expected = (plan_pruning(model, images, 0.5) for model in (synced, plain))
+    assert plan == expected
+    assert modes
+    assert not any(modes)
+    small = shrink(synced, plan)
+    assert isinstance(small.backbone[1], nn.SyncBatchNorm)
+    assert (small.backbone[1].num_features, len(small.backbone[1].running_var)) == (4, 4)
+    assert torch.equal(small.eval()(images), shrink(plain, expected).eval()(images))
+
+
+def test_a_forward_that_fails_only_in_training_is_noticed_beside_a_synchronised_norm():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(1, 4, 1), nn.SyncBatchNorm(4), nn.Conv2d(4, 2, 1)
+            self.tail = nn.Sequential(nn.Conv2d(2, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 1))
+
+        def forward(self, x):
+            x = self.norm(self.conv(x))
+            return self.tail(self.head(x.view(len(x), 4, -1, 1) if self.training else x))
+
+    model, images = Fixed(), torch.randn(2, 1, 3, 1)
+    assert "in training mode" in plan_pruning(model, images, 0.5).frozen["conv"]

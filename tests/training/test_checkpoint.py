@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 
+import lightning as L
 import pytest
 import torch
 
 from lighten.errors import UserError
-from lighten.training.checkpoint import AtomicCheckpointIO, latest_good, manifest_of, verify
+from lighten.training.checkpoint import AtomicCheckpointIO, latest_good, manifest_of, sealed, verify
 
 io = AtomicCheckpointIO()
 
@@ -30,8 +31,11 @@ def flip_bit(path, at: int) -> None:
 def test_what_is_saved_is_loaded_and_its_manifest_is_true(tmp_path) -> None:
     path = save(tmp_path / "new", 3)
     assert torch.equal(io.load_checkpoint(path)["w"], torch.arange(50.0) + 3)
-    assert json.loads(manifest_of(path).read_text()) == {
-        "schema": 1,
+    told = json.loads(manifest_of(path).read_text())
+    seal = told.pop("seal")
+    assert seal == hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    assert told == {
+        "schema": 2,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "bytes": path.stat().st_size,
         "step": 3,
@@ -50,6 +54,20 @@ def test_every_flipped_bit_and_every_truncation_is_detected(tmp_path) -> None:
         path.write_bytes(whole[:at])
         assert verify(path), f"cut at {at}"
         path.write_bytes(whole)
+    assert verify(path) is None
+
+
+def test_every_flipped_bit_and_every_truncation_of_a_manifest_is_detected(tmp_path) -> None:
+    path = save(tmp_path, 1)
+    manifest = manifest_of(path)
+    whole = manifest.read_bytes()
+    for at in range(len(whole)):
+        flip_bit(manifest, at)
+        assert verify(path), f"bit at {at}"
+        manifest.write_bytes(whole)
+        os.truncate(manifest, at)
+        assert verify(path), f"cut at {at}"
+        manifest.write_bytes(whole)
     assert verify(path) is None
 
 
@@ -95,7 +113,7 @@ def test_damage_is_told_in_one_line_with_the_path(tmp_path, damage, told) -> Non
 def commit(path, step: int = 1) -> None:
     data = path.read_bytes()
     content = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "step": step}
-    manifest_of(path).write_text(json.dumps(content))
+    manifest_of(path).write_text(sealed(content))
 
 
 def test_a_pickle_is_not_executed_even_with_a_fitting_manifest(tmp_path) -> None:
@@ -253,9 +271,35 @@ def test_a_folder_that_has_moved_keeps_its_books(tmp_path, plain, batches, train
     fit = trainer(tmp_path / "new", max_epochs=4)
     fit.fit(plain(), batches, batches, ckpt_path=path)
     kept = sorted(path.name for path in (tmp_path / "new" / "checkpoints").glob("last*.ckpt"))
-    assert kept[-2:] == ["last-epoch=002-step=0000009.ckpt", "last-epoch=003-step=0000012.ckpt"]
-    assert len(kept) <= 3, "the one resumed from is Lightning's to keep"
+    assert kept == ["last-epoch=002-step=0000009.ckpt", "last-epoch=003-step=0000012.ckpt"]
     assert os.path.dirname(fit.checkpoint_callbacks[0].best_model_path) == str(tmp_path / "new" / "checkpoints")
+
+
+def test_what_kills_have_left_is_removed_and_nothing_else(tmp_path, plain, batches, trainer) -> None:
+    trainer(max_epochs=3).fit(plain(), batches, batches)
+    folder = tmp_path / "checkpoints"
+    newest = latest_good(folder)
+    assert newest.name == "last-epoch=002-step=0000009.ckpt"
+    before = {path.name for path in folder.iterdir()}
+
+    def leave(*names: str) -> None:
+        for name in names:
+            shutil.copy(newest, folder / name)  # uncommitted, as after a kill before the manifest or the removal
+
+    leave("last-epoch=000-step=0000003.ckpt", "best-epoch=007-step=0000024.ckpt", "mine.ckpt", ".writing-a-1.tmp")
+    trainer(max_epochs=3).fit(plain(), batches, batches, ckpt_path=newest)  # is done already
+    assert {path.name for path in folder.iterdir()} == {*before, "mine.ckpt"}
+    leave("last-epoch=000-step=0000003.ckpt", "last-epoch=009-step=0000030.ckpt")
+    seen = []
+
+    class Look(L.Callback):
+        def on_train_epoch_start(self, fit, module) -> None:
+            seen.append(sorted(path.name[:14] for path in folder.glob("last*.ckpt")))
+
+    trainer(max_epochs=5, callbacks=[Look()]).fit(plain(), batches, batches, ckpt_path=newest)
+    assert seen[0] == [f"last-epoch=00{epoch}" for epoch in (0, 1, 2, 9)], "nothing goes before a save is done"
+    assert seen[1] == [f"last-epoch=00{epoch}" for epoch in (2, 3)]
+    assert len([name for name in folder.iterdir() if name.suffix == ".ckpt"]) == 4
 
 
 def digest(module) -> str:

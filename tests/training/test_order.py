@@ -1,4 +1,9 @@
 import copy
+import os
+import select
+import signal
+import subprocess
+import sys
 
 import lightning as L
 import numpy as np
@@ -360,3 +365,49 @@ def test_a_fit_stopped_by_max_steps_goes_on(tmp_path, limit, steps):
     fit(resumed, tmp_path / "resumed", ckpt_path=tmp_path / "first" / f"step={steps}.ckpt", **options)
     assert first.seen + resumed.seen == whole.seen
     assert_same_end(whole, resumed)
+
+
+ORPHANS = """
+import multiprocessing, os, signal, sys
+from lighten.training import order
+
+when, tell = sys.argv[1], os.fdopen(int(sys.argv[2]), "w")
+begin = order._end_with_parent
+
+
+def slow_start(worker):
+    if when == "before":  # the parent dies while the worker starts
+        os.kill(os.getppid(), signal.SIGKILL)
+        while os.getppid() == multiprocessing.parent_process().pid:
+            pass
+    begin(worker)
+    if when == "after":
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
+order._end_with_parent = slow_start
+
+
+class Data:
+    def __len__(self):
+        return 8
+
+    def __getitems__(self, places):
+        return places
+
+
+for _ in order.OrderedLoader(Data(), batch_size=2, seed=0, workers=1):
+    pass
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_workers_end_with_a_parent_that_is_killed(when):
+    """The pipe is at its end once nobody has it open: neither the fit nor its worker."""
+    reads, writes = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", ORPHANS, when, str(writes)], pass_fds=[writes]) as killed:
+        os.close(writes)
+        assert select.select([reads], [], [], 60)[0], "the worker lives on"
+        assert os.read(reads, 1) == b""
+    os.close(reads)
+    assert killed.returncode == -signal.SIGKILL

@@ -195,12 +195,23 @@ class ImageData(L.LightningDataModule):
 
     @cached_property
     def images(self) -> Images:
-        """All images; read when first asked for."""
+        """All images; read when first asked for.
+
+        Raises:
+            UserError: if they cannot be read, have another shape, or do not fit their labels.
+        """
         images = self._read()
-        if tuple(images.train.shape[1:]) != self.input_shape:
-            raise UserError(
-                f"data {self.name}: images are {tuple(images.train.shape[1:])}, expected {self.input_shape}"
-            )
+        parts = {"training": (images.train, images.train_labels), "test": (images.test, images.test_labels)}
+        for part, (pixels, labels) in parts.items():
+            where = f"data {self.name}, {part} part"
+            if tuple(pixels.shape[1:]) != self.input_shape:
+                raise UserError(f"{where}: images are {tuple(pixels.shape[1:])}, expected {self.input_shape}")
+            if len(pixels) != len(labels) or not len(labels):
+                raise UserError(f"{where}: {len(pixels)} images and {len(labels)} labels, expected as many, one at least")
+            if not 0 <= labels.min() <= labels.max() < self.num_classes:
+                raise UserError(
+                    f"{where}: labels from {labels.min()} to {labels.max()}, expected 0 to {self.num_classes - 1}"
+                )
         return images
 
     @property

@@ -86,13 +86,13 @@ def table(
     if task not in TASKS:
         raise UserError(f"data table: task={task!r}; {did_you_mean(str(task), TASKS)}")
     several = tuple(label_columns)
-    if isinstance(label_columns, str) or bool(several) > (task != "classification"):
+    if bool(several) > (task != "classification"):
         raise UserError(
             f"data table: label_columns={label_columns!r} with task={task}; it is a list for multilabel or regression"
         )
     if task == "multilabel" and len(several) < 2:
         raise UserError("data table: task=multilabel needs label_columns, a list of two or more columns of 0 and 1")
-    if classes is not None and (task != "classification" or isinstance(classes, str) or len(set(classes)) < 2):
+    if classes is not None and (task != "classification" or len(set(classes)) < 2):
         raise UserError(f"data table: classes={classes!r} with task={task}; it is a list of names for classification")
     is_file = is_file_name(path)
     for key, value, right in (

@@ -1,5 +1,6 @@
 """Rows from files and from the ``datasets`` library, as Arrow tables; no code of a data set is ever run."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ class Splits:
 
 def is_file_name(path: str) -> bool:
     """Return whether ``path`` is that of a file: by its suffix, or as there is one."""
-    return Path(path).suffix.lower() in SUFFIXES or Path(path).is_file()
+    return Path(path).suffix.lower() in SUFFIXES or os.path.isfile(path)
 
 
 def read_file(path: str, texts: Iterable[str]) -> pa.Table:
@@ -40,7 +41,7 @@ def read_file(path: str, texts: Iterable[str]) -> pa.Table:
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{path} ends in {suffix or 'no suffix'!r}, expected one of {', '.join(SUFFIXES)}")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path} is missing; give the path of a file that is there")
     try:
         if suffix == ".parquet":

@@ -186,8 +186,13 @@ def _write(file: Any, tokens: Tokens) -> None:
 def _read(file: Path, samples: int) -> Tokens:
     with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:  # each array has a checksum
         tokens = Tokens(arrays["ids"], arrays["offsets"], arrays.get("types"))
-    if tokens.ids.dtype != np.int32 or tokens.offsets.shape != (samples + 1,) or tokens.offsets[-1] != len(tokens.ids):
-        raise ValueError("sizes do not agree")
+    if tokens.ids.dtype != np.int32 or tokens.offsets.dtype != np.int64 or tokens.offsets.shape != (samples + 1,):
+        raise ValueError("types or sizes are others")
+    ends = int(tokens.offsets[0]), int(tokens.offsets[-1])
+    if ends != (0, tokens.ids.size) or (np.diff(tokens.offsets) < 0).any() or (tokens.ids < 0).any():
+        raise ValueError("offsets and tokens do not agree")
+    if tokens.types is not None and (tokens.types.dtype != np.int8 or tokens.types.shape != tokens.ids.shape):
+        raise ValueError("types and tokens do not agree")
     return tokens
 
 

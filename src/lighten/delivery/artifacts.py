@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ def open_run(run: str | Path) -> Path:
         UserError: if there is no such folder, or nothing in it that a run leaves behind.
     """
     path = Path(run)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"{path}: no such folder; expected a run folder, runs/<recipe>/<id>")
     if not any((path / mark).exists() for mark in RUN_MARKS):
         raise UserError(
@@ -49,11 +50,11 @@ def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
     Raises:
         UserError: if the file is missing or holds no JSON object.
     """
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file; make it with `{made_by}`")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; make it with `{made_by}`") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); make it again with `{made_by}`") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds {type(value).__name__}, expected an object; make it again with `{made_by}`")

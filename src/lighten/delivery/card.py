@@ -26,10 +26,14 @@ def write_card(run: str | Path) -> Path:
         UserError: if ``run`` is no run folder, has no ``student/``, or its ``scores.json`` is broken.
     """
     run = open_run(run)
+    return write_text(run / "student" / "README.md", render(run))
+
+
+def render(run: Path) -> str:
+    """Return the card's Markdown."""
     config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
     scores = read_scores(run) if (run / "scores.json").exists() else None
-    text = environment(autoescape=False).get_template("card.md").render(_context(run, config, scores))
-    return write_text(run / "student" / "README.md", text)
+    return environment(autoescape=False).get_template("card.md").render(_context(run, config, scores))
 
 
 def _context(run: Path, config: Mapping[str, Any], scores: Scores | None) -> dict[str, Any]:
@@ -38,7 +42,7 @@ def _context(run: Path, config: Mapping[str, Any], scores: Scores | None) -> dic
     gate, runtimes = quantized.gate(scores), quantized.runtimes(scores)
     licence = provenance.get("data", {}).get("licence") or _licence(config)
     context = {
-        "recipe": recipe_name(run),
+        "recipe": scores["recipe"] if scores else recipe_name(run),
         "model": _architecture(config).partition(" ")[0],
         "data": config["data"]["name"],
         "licence": licence,
@@ -52,6 +56,7 @@ def _context(run: Path, config: Mapping[str, Any], scores: Scores | None) -> dic
         "made": _made(config, compression, scores),
         "machine": provenance.get("machine", {}).get("processor"),
         "worst": _worst_class(scores),
+        "made_of": {name: value for name, value in config.get("made_of", {}).items() if value},
         "files": [(name, sha256(run / name)) for name in HASHED if (run / name).exists()],
         "scores": scores,
         "warnings": quantized.warnings_of(scores),

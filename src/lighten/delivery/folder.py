@@ -15,6 +15,7 @@ from lighten.delivery.artifacts import read_json, write_json
 from lighten.errors import UserError
 from lighten.example import example_of
 from lighten.models import build_model
+from lighten.models.registry import whole
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import shrink
 from lighten.quantization.insert import BANK
@@ -23,6 +24,7 @@ from lighten.quantization.table import rows_as_json
 from lighten.training.files import write_whole
 
 SCHEMA = 1
+MOST_SIZE, MOST_CLASSES = 1 << 16, 1 << 24
 CONFIG, WEIGHTS, COMPRESSION = "config.json", "model.safetensors", "compression.json"
 
 
@@ -94,25 +96,35 @@ def load(folder: str | Path, *, runtime: str = "torch") -> Any:
     Raises:
         UserError: if a file is missing, damaged, or does not fit the others.
     """
+    if "://" in str(folder):
+        raise UserError(f"{folder} is a URL, expected a model folder; download it and check where it is from")
     folder = Path(folder)
     if runtime == "onnxruntime":
         return _open_onnx(folder)
     if runtime != "torch":
         raise UserError(f"runtime={runtime!r}: expected 'torch' or 'onnxruntime'")
-    model = build(read_json(folder / CONFIG, made_by="lighten shrink RUN"), _compression(folder))
+    config, compression = read_json(folder / CONFIG, made_by="lighten shrink RUN"), _compression(folder)
     try:
+        model = build(config, compression)
+    except Exception as error:  # they may describe anything
+        raise UserError(f"{folder / CONFIG}: no model can be built of it ({_reason(error)})") from error
+    try:
+        if not (folder / WEIGHTS).is_file():
+            raise FileNotFoundError("no such file")
         state = load_file(folder / WEIGHTS)
         model.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{folder / WEIGHTS}: cannot be read ({reason}); write the folder again") from None
+        raise UserError(f"{folder / WEIGHTS}: cannot be read ({_reason(error)}); write the folder again") from None
     return model.eval()
 
 
 def build(config: Mapping[str, Any], compression: Mapping[str, Any]) -> nn.Module:
     """Return the module that ``config.json`` and ``compression.json`` describe, with fresh weights."""
     spec = config["model"]
-    shape = tuple(spec["input_shape"])
+    if "path" in spec["options"] and spec["name"] == "transformers":
+        raise UserError("a model folder holds its own weights, but its options name the path of others")
+    shape = tuple(whole(spec["name"], "input_shape", size, most=MOST_SIZE) for size in spec["input_shape"])
+    whole(spec["name"], "num_classes", spec["num_classes"], most=MOST_CLASSES)
     model = build_model(spec["name"], num_classes=spec["num_classes"], input_shape=shape, **spec["options"])
     if compression.get("quantization") is not None:
         quantize_as_(model, compression["quantization"], example_of(shape))
@@ -126,6 +138,11 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*cannot say the widths of the cut model")
         return shrink(model, plan)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def _compression(folder: Path) -> dict[str, Any]:

@@ -1,22 +1,20 @@
 """Measurement of models on data, and of a whole run into ``scores.json``."""
 
-import os
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lighten.delivery.artifacts import open_run, read_json, recipe_name, sha256
+from lighten.delivery.artifacts import open_run, read_json, recipe_name
+from lighten.delivery.confusion import write_confusion
 from lighten.delivery.count import Size, count
 from lighten.delivery.export import FLOAT, SUFFIXES
 from lighten.delivery.extras import require
 from lighten.delivery.gate import gate
 from lighten.delivery.latency import Latency, batch_of, interleaved_latency
+from lighten.delivery.provenance import provenance
 from lighten.delivery.runner import Model, Runner, open_runner
 from lighten.delivery.scores import SCHEMA, ModelScores, Role, Scores, compare, quality, write_scores
 from lighten.delivery.student import FIT
@@ -26,13 +24,7 @@ from lighten.example import Call, split_batch
 FILES: dict[Role, str] = {"teacher": "teacher.onnx", "student": "dense.onnx", "compressed": "student.onnx"}
 """Which file of a run folder each role of ``scores.json`` is measured on."""
 
-PARTS = (
-    "recipe.yaml", "plan.json", "history.jsonl", "student/config.json", "student/model.safetensors",
-    "student/compression.json",
-)  # fmt: skip
-"""What else of a run folder the figures hang on; ``scores.json`` keeps their hashes."""
 BATCH_SIZES = (1, 32)
-PACKAGES = ("lighten", "torch", "lightning", "onnx", "onnxruntime", "numpy")
 
 
 def measure(
@@ -138,7 +130,8 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None]
             run, settings["targets"], loader, predicted["compressed"], in_pytorch, threads, say
         )
     scores["classes"] = {"names": classes, "recall": recall}
-    scores["provenance"] = _provenance(run, files, data, config, len(labels), call)
+    scores["provenance"] = provenance(run, files, data, config, len(labels), call)
+    write_confusion(run, classes, predicted, labels)
     write_scores(run, scores)
     return scores
 
@@ -266,43 +259,3 @@ def _test_data(config: Mapping[str, Any]) -> Any:
     data.prepare_data()
     data.setup("test")
     return data
-
-
-def _provenance(
-    run: Path, files: Mapping[Role, Path], data: Any, config: Mapping[str, Any], samples: int, timed: Call
-) -> dict[str, Any]:
-    inputs = [*enumerate(timed[0]), *timed[1].items()]
-    return {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": {role: {"name": path.name, "sha256": sha256(path)} for role, path in files.items()},
-        "parts": {name: sha256(run / name) for name in PARTS if (run / name).exists()},
-        "data": {
-            "name": config["data"]["name"],
-            "split": "test",
-            "samples": samples,
-            "licence": data.licence,
-            "fingerprint": data.fingerprint,
-        },
-        "timed_on": {str(name): list(x.shape[1:]) for name, x in inputs if hasattr(x, "shape")},
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "system": platform.platform(terse=True),
-        },
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -94,10 +94,12 @@ def _context(run: Path) -> dict[str, Any]:
     scores = read_scores(run) if (run / "scores.json").exists() else None
     plan = as_plan(read_json(run / "plan.json", made_by="the fit")) if (run / "plan.json").exists() else None
     history = read_history(run / "history.jsonl")
+    recipe = scores["recipe"] if scores else recipe_name(run)  # a folder may have moved since
+    run_id = scores["provenance"].get("run", run.resolve().name) if scores else run.resolve().name
     context = {
-        "recipe": scores["recipe"] if scores else recipe_name(run),
-        "run_id": run.resolve().name,
-        "folder": f"runs/{recipe_name(run)}/{run.resolve().name}/student",
+        "recipe": recipe,
+        "run_id": run_id,
+        "folder": f"runs/{recipe}/{run_id}/student",
         "recipe_text": _read(run / "recipe.yaml"),
         "notes": [*history.notes, *_missing(scores, plan)],
         "plots": _plots(scores, history),

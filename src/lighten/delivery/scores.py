@@ -1,5 +1,6 @@
 """``scores.json``: its shape, its arithmetic, and how it is read and written."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -8,8 +9,12 @@ import numpy as np
 from lighten.delivery.artifacts import read_json, write_json
 from lighten.delivery.latency import Latency
 from lighten.errors import UserError
+from lighten.training.reference import fingerprint_of
 
 SCHEMA = 1
+SEAL = "seal"
+"""What ``scores.json`` calls the SHA-256 of its other entries: an edited one is known by it."""
+
 Role = Literal["teacher", "student", "compressed"]
 ROLES: tuple[Role, ...] = ("teacher", "student", "compressed")
 
@@ -107,6 +112,7 @@ def read_scores(run: Path) -> Scores:
     """
     path = run / "scores.json"
     scores = read_json(path, made_by=f"lighten measure {run}")
+    scores.pop(SEAL, None)
     if scores.get("schema") != SCHEMA or not {"recipe", "models", "comparison"} <= set(scores):
         raise UserError(
             f"{path}: schema {scores.get('schema')!r}, expected {SCHEMA}; make it again with `lighten measure {run}`"
@@ -115,8 +121,13 @@ def read_scores(run: Path) -> Scores:
 
 
 def write_scores(run: Path, scores: Scores) -> Path:
-    """Write a run's ``scores.json``, whole or not at all."""
-    return write_json(run / "scores.json", scores)
+    """Write a run's ``scores.json``, whole or not at all; its last entry is the SHA-256 of the others."""
+    return write_json(run / "scores.json", {**scores, SEAL: seal_of(scores)})
+
+
+def seal_of(scores: Mapping[str, Any]) -> str:
+    """Return the SHA-256 (hex) of scores, whatever seal they hold themselves."""
+    return fingerprint_of(**{name: value for name, value in scores.items() if name != SEAL})
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from lighten.delivery.artifacts import open_run, read_json, write_json, write_text
@@ -14,7 +13,7 @@ from lighten.example import split_batch
 from lighten.pruning.plan import Plan
 from lighten.quantization.post_training import STATIC, quantize_post_training
 from lighten.quantization.sensitivity import find_float_layers
-from lighten.training.checkpoint import latest_good
+from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
 
 FIT, SENSITIVITY = "fit.json", "sensitivity.json"
 """What the fit works on, written before its first step: the student's ``config.json``, quantization settings, targets;
@@ -117,7 +116,7 @@ def _validation(config: Mapping[str, Any], samples: int) -> list[Any]:
 
 def _load_student(model: nn.Module, checkpoint: Path) -> str | None:
     """Load the student's weights into ``model``; return the plan that ``Prune`` had then, as JSON."""
-    content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content = AtomicCheckpointIO().load_checkpoint(checkpoint)
     prefix = "student."
     state = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     try:

@@ -68,8 +68,9 @@ class Slots:
         return torch.from_numpy(values)
 
     def sound(self, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Return which slots (batch,) are whole and in their place."""
-        return rows["crc"] == _checksums(rows, keys)
+        """Return which slots (batch,) are whole, in their place, and hold what a teacher can have said."""
+        known = (rows["crc"] == _checksums(rows, keys)) & np.isfinite(rows["values"]).all(1)
+        return known & (rows["classes"] < self.outputs).all(1) if self.top_k is not None else known
 
 
 def _checksums(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.models.registry import register_model, whole, wholes
+from lighten.models.registry import DEEPEST, register_model, whole, wholes
 
 
 class CNN(nn.Module):
@@ -55,4 +55,4 @@ def cnn(
     side = min(input_shape[1:])
     if side < 2 ** (len(widths) - 1):
         raise UserError(f"model cnn: {len(widths)} widths halve a side of {side} pixels to nothing; give fewer widths")
-    return CNN(input_shape[0], num_classes, widths=widths, depth=whole("cnn", "depth", depth))
+    return CNN(input_shape[0], num_classes, widths=widths, depth=whole("cnn", "depth", depth, most=DEEPEST))

@@ -78,14 +78,22 @@ def check_model(name: str, options: Mapping[str, Any]) -> None:
             _REGISTRY.get(name)(num_classes=10, input_shape=(3, 32, 32), **options)
 
 
-def whole(model: str, key: str, value: Any, *, least: int = 1) -> int:
-    """Return ``value`` if it is an integer of at least ``least``.
+MOST = 1 << 16
+"""Channels or nodes of a layer; more would not fit any memory."""
+DEEPEST = 1000
+"""Layers or blocks, built one by one."""
+
+
+def whole(model: str, key: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
+    """Return ``value`` if it is an integer from ``least`` to ``most``.
 
     Raises:
         UserError: if it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"model {model}: {key}={value!r}, expected an integer of at least {least}")
+    if value > most:
+        raise UserError(f"model {model}: {key}={value!r}, expected at most {most}")
     return value
 
 
@@ -97,4 +105,6 @@ def wholes(model: str, key: str, values: Any) -> list[int]:
     """
     if isinstance(values, str) or not hasattr(values, "__len__") or len(values) == 0:
         raise UserError(f"model {model}: {key}={values!r}, expected a list of integers, such as [32, 64]")
+    if len(values) > DEEPEST:
+        raise UserError(f"model {model}: {key} has {len(values)} entries, expected at most {DEEPEST}")
     return [whole(model, f"{key}[{i}]", v) for i, v in enumerate(values)]

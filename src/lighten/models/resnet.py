@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lighten.errors import UserError, did_you_mean
-from lighten.models.registry import register_model, whole
+from lighten.models.registry import DEEPEST, register_model, whole
 
 SHORTCUTS = ("conv", "pad")
 
@@ -109,7 +109,7 @@ def resnet(depth: int) -> Callable[..., ResNet]:
         return ResNet(
             input_shape[0],
             num_classes,
-            blocks=(depth - 2) // 6 if blocks is None else whole(name, "blocks", blocks),
+            blocks=(depth - 2) // 6 if blocks is None else whole(name, "blocks", blocks, most=DEEPEST),
             width=whole(name, "width", width),
             shortcut=shortcut,
             stem_stride=stem_stride,

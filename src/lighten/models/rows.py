@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from lighten.models.registry import register_model, whole
+from lighten.errors import UserError
+from lighten.models.registry import DEEPEST, MOST, register_model, whole
 
 
 class RowEncoder(nn.Module):
@@ -54,5 +55,10 @@ def bert_rows(
         UserError: if a size is no integer above zero.
     """
     sizes = {"width": width, "layers": layers, "heads": heads, "feed_forward": feed_forward}
-    sizes = {name: whole("bert_rows", name, value) for name, value in sizes.items()}
+    sizes = {
+        name: whole("bert_rows", name, value, most=DEEPEST if name == "layers" else MOST)
+        for name, value in sizes.items()
+    }
+    if width % heads:
+        raise UserError(f"model bert_rows: heads={heads} do not share width={width} evenly; choose a divisor")
     return RowEncoder(input_shape[0] * input_shape[2], input_shape[1], num_classes, **sizes)

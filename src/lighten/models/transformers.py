@@ -1,6 +1,7 @@
 """Image and text models of the ``transformers`` library, fresh from a config or with a folder's weights."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,7 +89,10 @@ def _fresh(options: dict[str, Any], num_classes: int, input_shape: tuple[int, ..
         for key, value in _shape_keys(input_shape).items():
             if hasattr(config, key):
                 setattr(config, key, value)
+        _check_plain(config)
         return auto.from_config(config, trust_remote_code=False).float()
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"model transformers: config of {model_type!r} cannot be built ({_line(error)})") from error
 
@@ -106,6 +110,7 @@ def _load(path: str, num_classes: int, input_shape: tuple[int, ...], head: str) 
             if getattr(config, key, value) not in (value, list(input_shape[1:]), None):
                 made = f"{path} was made for {key}={getattr(config, key)}"
                 raise UserError(f"model transformers: {made}, the data has {value}")
+        _check_plain(config)
         with _quiet():
             model, found = _auto(input_shape, head).from_pretrained(
                 place, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False,
@@ -121,6 +126,27 @@ def _load(path: str, num_classes: int, input_shape: tuple[int, ...], head: str) 
     if len(input_shape) == 1:
         _check_found(model, path, found["missing_keys"])
     return model.float()
+
+
+def _check_plain(config: Any) -> None:
+    """Refuse a config that asks for code from the hub (``owner/kernel``), or for weights in another form."""
+    for key in ("attn_implementation", "experts_implementation"):
+        values = [getattr(part, f"_{key}", None) for part in _parts(config)]
+        wrong = next((value for value in values if not re.fullmatch(r"\w+", str(value))), None)
+        if wrong is not None:
+            raise UserError(f"model transformers: config.{key}={wrong!r:.80} names code, expected eager or sdpa")
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError("model transformers: config.quantization_config: expected weights in floating point")
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """Yield a config and those inside it."""
+    from transformers import PretrainedConfig
+
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PretrainedConfig):
+            yield from _parts(value)
 
 
 def _auto(input_shape: Sequence[int], head: str) -> Any:

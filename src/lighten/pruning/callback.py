@@ -27,6 +27,7 @@ from lighten.pruning.settings import Settings
 from lighten.schedule import check_ramp, ramp
 from lighten.training.example import example_call, example_calls
 from lighten.training.progress import fit_steps
+from lighten.training.record import log_now
 
 UPDATES = 30
 """How often at most the choice is made again over the ramp."""
@@ -40,7 +41,8 @@ class Prune(L.Callback):
     Works on any LightningModule. Groups are found, tried and printed in ``setup``. From ``begin`` to ``end`` the
     removed share rises to ``amount``, in at most 30 updates evenly spaced in optimizer steps. What is removed stays
     removed: it is zeroed again after every optimizer step. Rank zero decides for all. Logs ``prune/amount`` (asked
-    now), ``prune/sparsity`` (share of the channels that can be pruned and are) and ``prune/macs`` (share saved).
+    now), ``prune/sparsity`` (share of the channels that can be pruned and are) and ``prune/macs`` (share saved); with
+    each update also ``prune/kept/<group>``, the share of each group's channels that stay.
 
     Args:
         amount: share of ``target`` to remove, in (0, 1).
@@ -244,7 +246,10 @@ class Prune(L.Callback):
         return sorted({first, *updates}) if self.schedule == "one_shot" else updates
 
     def _update_if_due(self, trainer: L.Trainer) -> None:
+        before = self._updated
         self._update_to(trainer, self._updates[-1] if _is_last_step(trainer) else self._reached(trainer))
+        if self.plan is not None and self._updated > before:
+            log_now(trainer, {f"prune/kept/{g.name}": g.width_after / g.width_before for g in self.plan.groups})
 
     def _update_to(self, trainer: L.Trainer, due: int) -> None:
         if due > self._updated:

@@ -137,7 +137,11 @@ class _Trial:
         try:
             with torch.no_grad(), random_state_kept(model):
                 args, kwargs = synthesise(self._structure.example, device, torch.float32)
-                clone(model).train()(*args, **kwargs)
+                trial = clone(model).train()
+                for norm in trial.modules():
+                    if isinstance(norm, nn.SyncBatchNorm):
+                        norm.eval()  # in training it waits for other ranks, and this one may be alone here
+                trial(*args, **kwargs)
         except Exception as error:
             return _say(error)
         return None

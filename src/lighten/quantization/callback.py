@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+import torch.distributed as dist
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
 
 from lighten.errors import UserError
 from lighten.names import find_module
-from lighten.quantization.insert import BANK, bank_of, quantize_, summary
+from lighten.quantization.insert import BANK, bank_of, hold_norms_, quantize_, summary
 from lighten.quantization.layers import FoldedNorm, QuantizedLayer
 from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.example import example_call
 from lighten.training.progress import fit_progress, fit_steps
+from lighten.training.record import log_now
 
 
 class Quantize(L.Callback):
@@ -23,11 +27,14 @@ class Quantize(L.Callback):
     norm is folded with its running statistics and one batch is observed; from the next one on weights and activations
     are fake-quantized. Activation ranges follow the data, over all ranks alike, until ``freeze``, and never in
     evaluation. Stage and ranges are part of the module's state dict: a checkpoint resumes, or is tested, as it was.
+    With gradient accumulation ranges move once an optimizer step, by all of its batches. Weights may be sharded by
+    FSDP2 (``ModelParallelStrategy``), a layer together with the norm behind it; ``sync_batchnorm`` may be on.
 
     Frozen statistics no longer tame large steps: SGD with momentum, at a rate that batch norm allowed, may diverge from
     ``begin`` on. Set the trainer's ``gradient_clip_val`` (1.0 serves); a warning says so.
 
-    Logs ``quantize/enabled`` and ``quantize/frozen`` (0 or 1) with each batch.
+    Logs ``quantize/enabled`` and ``quantize/frozen`` (0 or 1) with each batch; when it begins and at each epoch's end
+    also ``quantize/low/<place>`` and ``quantize/high/<place>``, the range of each activation.
 
     Args:
         begin: share of the fit's optimizer steps after which fake-quantization begins, in [0, 1).
@@ -40,8 +47,8 @@ class Quantize(L.Callback):
 
     Raises:
         UserError: on a setting out of range; in ``setup``, on names that match nothing or a model without layers to
-            quantize; before the first step, on a fit too short for ``begin`` or ``sync_batchnorm``; during the fit, on
-            activations that are not finite.
+            quantize, ``FSDPStrategy`` or DeepSpeed; before the first step, on a fit too short for ``begin``, or a norm
+            that is sharded apart from its layer; during the fit, on activations that are not finite.
 
     Example:
         >>> trainer = L.Trainer(max_epochs=10, callbacks=[Quantize(begin=0.5)])  # doctest: +SKIP
@@ -66,12 +73,28 @@ class Quantize(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Insert fake-quantizers, unless an earlier call of the trainer did."""
+        if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy):
+            raise UserError(
+                f"Quantize needs a layer's whole weight in its forward, {type(trainer.strategy).__name__} keeps flat "
+                "pieces of several; use ddp or ModelParallelStrategy (FSDP2)"
+            )
         target = find_module(pl_module, self.module)[1]
         if hasattr(target, BANK):
+            hold_norms_(target)
             return
         args, kwargs = example_call(trainer, pl_module, target)
         quantize_(target, example_input=kwargs if kwargs and not args else args, **self.settings)
         rank_zero_info(f"quantize: {summary(target)}")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fold the norms that ``sync_batchnorm`` has put in; refuse shards that part a layer from its norm."""
+        target = find_module(pl_module, self.module)[1]
+        hold_norms_(target)
+        _check_shards(target)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fold the norms that ``sync_batchnorm`` has left behind."""
+        hold_norms_(find_module(pl_module, self.module)[1])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a fit in which quantization cannot begin; warn of steps that frozen statistics may not bear."""
@@ -79,10 +102,7 @@ class Quantize(L.Callback):
         steps = fit_steps(trainer)
         if math.ceil(self.begin * steps) >= steps:
             raise UserError(f"quantize begin={self.begin}: leaves none of the fit's {steps} steps; begin earlier")
-        modules = list(target.modules())
-        if any(isinstance(m, QuantizedLayer) and m.norm is not None and m.norm not in modules for m in modules):
-            raise UserError("quantize: sync_batchnorm has replaced the norms that are folded; leave it off")
-        folds = any(isinstance(m, FoldedNorm) for m in modules)
+        folds = any(isinstance(m, FoldedNorm) for m in target.modules())
         momentum = any(group.get("momentum") for optimizer in trainer.optimizers for group in optimizer.param_groups)
         by_hand = not pl_module.automatic_optimization
         if folds and momentum and not (trainer.gradient_clip_val or by_hand):
@@ -98,21 +118,26 @@ class Quantize(L.Callback):
         bank, progress = self._bank(pl_module), fit_progress(trainer)
         if bank.stage == Stage.OFF and progress >= self.begin:
             bank.stage = Stage.OBSERVE
-        looks = batch_idx % bank.rule.every == 0 and progress < self.freeze
+            _share_statistics(find_module(pl_module, self.module)[1], trainer)
+        step = batch_idx // trainer.accumulate_grad_batches
+        looks = step % bank.rule.every == 0 and progress < self.freeze
         bank.observing = bank.stage == Stage.OBSERVE or (bank.stage == Stage.ON and looks)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Move the ranges; the first time, fake-quantization is on from here."""
+        """Move the ranges, once an optimizer step; the first time, fake-quantization is on from here."""
         bank = self._bank(pl_module)
-        frozen = bank.stage == Stage.ON and not bank.observing
+        frozen, before = bank.stage == Stage.ON and not bank.observing, bank.stage
         if bank.observing:
-            bank.update()
+            if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+                bank.update()
+                bank.stage = Stage.ON
             bank.observing = False
-            bank.stage = Stage.ON
         enabled = bank.stage == Stage.ON
         pl_module.log_dict({"quantize/enabled": float(enabled), "quantize/frozen": float(frozen)})
+        if enabled and (before != Stage.ON or trainer.is_last_batch):
+            log_now(trainer, _ranges(bank))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say so where the fit stopped before quantization began."""
@@ -127,3 +152,37 @@ class Quantize(L.Callback):
 
     def _bank(self, pl_module: L.LightningModule) -> ActivationRanges:
         return bank_of(find_module(pl_module, self.module)[1])
+
+
+def _ranges(bank: ActivationRanges) -> dict[str, float]:
+    known = [i for i, parameters in enumerate(bank.parameters_of) if parameters is not None]
+    ends = {"low": bank.low.tolist(), "high": bank.high.tolist()}
+    return {f"quantize/{end}/{bank.names[i]}": values[i] for end, values in ends.items() for i in known}
+
+
+def _check_shards(model: nn.Module) -> None:
+    """Raise ``UserError`` where a layer's forward would find the norm that it folds in shards (FSDP2)."""
+    from torch.distributed.fsdp import FSDPModule
+
+    units = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
+    for name, layer in model.named_modules():
+        if units and isinstance(layer, QuantizedLayer) and layer.norm_name is not None:
+            around = [unit for unit in units if _is_within(layer.norm_name, unit)]
+            if around and not _is_within(name, max(around, key=len)):
+                raise UserError(
+                    f"quantize: {layer.norm_name!r} is folded into {name!r}, and fully_shard has put it into a unit "
+                    f"of its own, {max(around, key=len)!r}; shard what holds both"
+                )
+
+
+def _is_within(name: str, unit: str) -> bool:
+    return not unit or f"{name}.".startswith(f"{unit}.")
+
+
+def _share_statistics(model: nn.Module, trainer: L.Trainer) -> None:
+    """Give all ranks the statistics of rank zero for the norms that are folded from here on; not all wrappers do."""
+    if trainer.world_size == 1:
+        return
+    for norm in [m for m in model.modules() if isinstance(m, FoldedNorm)]:
+        for statistic in norm.buffers():  # type: ignore[attr-defined]
+            dist.broadcast(statistic, 0)

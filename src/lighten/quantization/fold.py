@@ -4,13 +4,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def is_foldable(norm: nn.Module) -> bool:
-    """Return whether ``norm`` is a batch norm with running statistics, which is then a scale and a shift."""
-    return isinstance(norm, NORMS) and norm.track_running_stats and norm.running_var is not None
+    """Return whether ``norm`` is a batch norm with running statistics, which is then a scale and a shift.
+
+    One that synchronises its statistics over ranks is, too.
+    """
+    return isinstance(norm, _BatchNorm) and norm.track_running_stats and norm.running_var is not None
 
 
 def fold_batch_norm(

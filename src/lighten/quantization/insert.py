@@ -11,6 +11,7 @@ from torch import nn
 from lighten.errors import UserError
 from lighten.example import Call, ExampleInput, as_call, split_batch
 from lighten.names import match_names
+from lighten.quantization.fold import is_foldable
 from lighten.quantization.functions import Site
 from lighten.quantization.layers import (
     INT8,
@@ -159,6 +160,7 @@ def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
     import_module("torch.ao.quantization.fx._decomposed")  # registers the operators, which an exporter must find
 
     converted = copy.deepcopy(model).eval()
+    hold_norms_(converted)
     for module in list(converted.modules()):
         if isinstance(module, QuantizedEmbedding):
             to_integers_(module, form)
@@ -168,8 +170,32 @@ def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
             if norm is not None:
                 _replace(converted, norm, nn.Identity())
                 module.__dict__.pop("norm")
+                module.__dict__.pop("norm_name")
     bank_of(converted).stage, bank_of(converted).signed = Stage.EXPORT, form.signed
     return converted
+
+
+def hold_norms_(model: nn.Module) -> None:
+    """Fold the norms that stand behind quantized layers now: another may have taken the place of the first.
+
+    ``sync_batchnorm`` puts new ones in at the beginning of a fit, and again at its end. Runs after both.
+
+    Raises:
+        UserError: if something that cannot be folded has taken a norm's place.
+    """
+    bank = bank_of(model)
+    for layer in [m for m in model.modules() if isinstance(m, QuantizedLayer) and m.norm_name is not None]:
+        norm = model.get_submodule(str(layer.norm_name))
+        if norm is layer.norm:
+            continue
+        if not is_foldable(norm):
+            raise UserError(
+                f"quantize: {layer.norm_name!r} was a batch norm and is now {type(norm).__name__}, which cannot be "
+                "folded; leave it as it was from setup to the fit's end"
+            )
+        become(norm, FoldedNorm)
+        norm.__dict__["ranges"] = bank
+        layer.__dict__["norm"] = norm
 
 
 def check_bits(weight_bits: object) -> None:
@@ -222,22 +248,21 @@ def _insert(
         raise UserError(f"quantize: no layer of {type(model).__name__} can be quantized: {why}")
     bank = ActivationRanges(placement.places, settings["ranges"])
     bank.left = left | placement.left
-    bank.to(next((p.device for p in model.parameters()), torch.device("cpu")))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if device.type != "meta":  # weights that come later find the bank where they go
+        bank.to(device)
     index = {name: i for i, name in enumerate(placement.places)}
     for name, place in placement.layers.items():
         layer = model.get_submodule(name)
         become(layer, QuantizedLayer)
-        norm = model.get_submodule(place.norm) if place.norm else None
-        if norm is not None:
-            become(norm, FoldedNorm)
-            norm.__dict__["ranges"] = bank
         layer.__dict__.update(
             ranges=bank,
             weight_bits=settings["weight_bits"],
             input_place=index[place.input],
             quantize_input=_reader(bank, index, placement, place.input) if place.quantizes_input else None,
             quantize_output=Quantizer(bank, index[place.output], changed=place.changed) if place.output else None,
-            norm=norm,
+            norm=None,
+            norm_name=place.norm,
             relu=place.relu,
         )
     for name in placement.tables:
@@ -246,6 +271,7 @@ def _insert(
         table.__dict__.update(ranges=bank, weight_bits=settings["weight_bits"])
     _watch_calls(model, placement, bank, index)
     model.add_module(BANK, bank)
+    hold_norms_(model)
 
 
 def _watch_calls(model: nn.Module, placement: Placement, bank: ActivationRanges, index: dict[str, int]) -> None:

@@ -58,6 +58,7 @@ class QuantizedLayer:
         quantize_input: quantizes the input, where nothing before has done it.
         quantize_output: quantizes the output, unless something behind it does.
         norm: the batch norm folded into it; a plain reference, the norm stays where it was.
+        norm_name: where that is, seen from the model's root.
         relu: once fake-quantization is on, it computes the ReLU behind it as well.
     """
 
@@ -67,6 +68,7 @@ class QuantizedLayer:
     quantize_input: Quantizer | None
     quantize_output: Quantizer | None
     norm: nn.Module | None
+    norm_name: str | None
     relu: bool
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -80,6 +80,12 @@ class ActivationRanges(nn.Module):
         self.register_load_state_dict_post_hook(_refresh)
         self.refresh()
 
+    def reset_parameters(self) -> None:
+        """Begin anew: what a model from the meta device asks of its modules once they have memory."""
+        for name, buffer in self.named_buffers():
+            buffer.fill_(torch.nan if name in ("low", "high") else 0)
+        self.refresh()
+
     def forward(self, x: Any) -> Any:
         """Return ``x``: at the root of an ``nn.Sequential`` the bank is called as its last entry."""
         return x

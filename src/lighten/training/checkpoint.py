@@ -48,14 +48,13 @@ class AtomicCheckpointIO(CheckpointIO):
                 self._cleaned.add(target.parent)
             digest, size = replace_file(target, lambda file: torch.save(checkpoint, file))
             manifest = {
-                "schema": 1,
+                "schema": 2,
                 "sha256": digest,
                 "bytes": size,
                 "step": checkpoint.get("global_step"),
                 "epoch": checkpoint.get("epoch"),
             }
-            text = json.dumps(manifest, indent=1) + "\n"
-            replace_file(manifest_of(target), lambda file: file.write(text.encode()))
+            replace_file(manifest_of(target), lambda file: file.write(sealed(manifest).encode()))
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(
@@ -92,10 +91,16 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class KeepCheckpoints(ModelCheckpoint):
-    """Lightning's ``ModelCheckpoint`` for folders that are resumed from, and that may have moved since."""
+    """Lightning's ``ModelCheckpoint`` for folders that are resumed from, and that may have moved since.
+
+    What kills have left in the folder goes once a save is done or the fit is over: files that begin as those of this
+    callback do and are not among the ones that it keeps.
+    """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Accept a folder with earlier checkpoints: that is what resuming means."""
+        if trainer.is_global_zero and stage == "fit":
+            remove_stale(Path(str(self.dirpath)))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*exists and is not empty")
             super().setup(trainer, pl_module, stage)
@@ -107,6 +112,23 @@ class KeepCheckpoints(ModelCheckpoint):
             state[key] = self._here(state[key])
         state["best_k_models"] = {self._here(path): score for path, score in state["best_k_models"].items()}
         super().load_state_dict({**state, "dirpath": self.dirpath})
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Leave nothing behind that is not kept; a fit that was done already has saved nothing."""
+        self._tidy(trainer)
+
+    def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self._tidy(trainer)
+
+    def _tidy(self, trainer: Any) -> None:
+        """Remove what a kill between two saves, or a fit that went back, has left: nobody else knows of it."""
+        begins = (self.filename or "").partition("{")[0]
+        kept = {os.path.basename(path) for path in self.best_k_models}
+        if trainer.is_global_zero and begins and kept:
+            for path in Path(str(self.dirpath)).glob(f"{begins}*.ckpt"):
+                if path.name not in kept:
+                    trainer.strategy.remove_checkpoint(path)
 
     def _here(self, path: str) -> str:
         return os.path.join(str(self.dirpath), os.path.basename(path)) if path else path
@@ -179,6 +201,12 @@ def manifest_of(path: Path) -> Path:
     return path.with_name(path.name + MANIFEST_SUFFIX)
 
 
+def sealed(manifest: dict[str, Any]) -> str:
+    """Return the text of a manifest, which ends with the SHA-256 of the rest: a damaged one is not believed."""
+    seal = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    return json.dumps({**manifest, "seal": seal}, indent=1) + "\n"
+
+
 def _problem(target: Path, file: BufferedReader) -> str | None:
     manifest = _manifest(target)
     if manifest is None:
@@ -193,10 +221,12 @@ def _problem(target: Path, file: BufferedReader) -> str | None:
 
 def _manifest(target: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(manifest_of(target).read_text())
-    except (OSError, ValueError):
+        text = manifest_of(target).read_text()
+        content = json.loads(text)
+        content.pop("seal")
+        return content if sealed(content) == text else None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 def _age(path: Path) -> tuple[int, int, str]:

@@ -13,8 +13,11 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lighten.errors import UserError
-from lighten.training.files import replace_file
+from lighten.training.files import append_line, disk_told, replace_file
 from lighten.training.progress import fit_steps
+
+OWN_KEYS = ("step", "epoch", "progress", "time")
+"""What a line says beside the metrics."""
 
 
 class History(Callback):
@@ -23,10 +26,14 @@ class History(Callback):
     A line is ``{"step", "epoch", "progress", "time", <metric>...}`` with what was logged at that moment:
     ``step`` counts optimizer steps done, ``progress`` is their share of the fit (null for a fit without end),
     ``time`` is seconds since the fit began, pauses between resumed parts left out; a value that is not
-    finite is null. Rank zero writes, line by line. On resume, lines beyond the resumed step are dropped.
+    finite is null. Rank zero writes, line by line. On resume, lines beyond the resumed step are dropped. A line that
+    cannot be written stops the fit, as a checkpoint does: a report with holes would look like a whole one.
 
     Args:
         path: the file; its folder is made.
+
+    Raises:
+        DiskError: if it cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -48,7 +55,8 @@ class History(Callback):
         except UserError:
             self._steps = None
         if trainer.is_global_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with disk_told(self.path, "be written"):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             keep_until(self.path, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,8 +79,7 @@ class History(Callback):
             "time": round(self._time(), 3),
         }
         line.update({k: float(v) for k, v in metrics.items() if k not in line})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: _plain(v) for k, v in line.items()}) + "\n")
+        append_line(self.path, json.dumps({k: _plain(v) for k, v in line.items()}))
 
     def _time(self) -> float:
         return self._elapsed + (0.0 if self._begun is None else time.monotonic() - self._begun)
@@ -89,6 +96,15 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
     return lines
+
+
+def log_now(trainer: L.Trainer, values: Mapping[str, float]) -> None:
+    """Give ``values`` to all loggers at once, at log points or between them; from a hook after an optimizer step.
+
+    For what changes seldom and is much: the Trainer is told of it when it changes, not at each log point.
+    """
+    given: dict[str, Any] = dict(values)
+    trainer._logger_connector.log_metrics(given)
 
 
 def keep_until(path: Path, step: int) -> None:

@@ -1,18 +1,28 @@
 """A reference model (a teacher, a dense student) that is trained once and then found again."""
 
+import errno
 import hashlib
 import json
+import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.training.files import replace_file, write_whole
+from lighten.training.files import disk_told, sync_folder, write_whole
+
+WEIGHTS, MANIFEST, HISTORY = "model.safetensors", "manifest.json", "history.jsonl"
+
+PATIENCE = 90
+"""Seconds that a network's file system may take to show all nodes a folder."""
 
 
 def reference(
@@ -20,33 +30,55 @@ def reference(
     build: Callable[[], nn.Module],
     fit: Callable[[nn.Module], Any],
     fingerprint: str,
+    *,
+    work: Path | None = None,
+    agree: Callable[[bool], bool] = bool,
 ) -> nn.Module:
     """Return the reference model called ``fingerprint``, training it unless ``folder`` has it already.
 
-    ``folder/<fingerprint>`` holds ``model.safetensors`` and, written last, ``manifest.json`` with its
-    SHA-256. A damaged one gives one warning and is trained anew. All ranks call this; rank zero writes.
+    ``folder/<fingerprint>`` holds ``model.safetensors``, ``manifest.json`` with its SHA-256, and the fit's history. It
+    comes into being at once, by renaming. A damaged one gives one warning and is trained anew. Runs that train the
+    same one at the same time do not wait for each other: each works in a folder of its own, and whoever is done first
+    gives what all of them then find. All ranks call this; rank zero writes.
 
     Args:
         folder: where references are kept, shared between runs.
         build: makes the untrained model.
         fit: trains it in place.
         fingerprint: see :func:`fingerprint_of`.
+        work: what ``fit`` writes into, this run's alone, on the disk of ``folder``; removed when all is done.
+        agree: gives all ranks rank zero's answer: another run may be done in between two ranks' looks.
 
     Returns:
         The model in eval mode, on the CPU.
+
+    Raises:
+        DiskError: if it cannot be written.
     """
     home = Path(folder) / fingerprint
+    work = Path(folder) / f"{fingerprint}.fit" if work is None else work
     model = build()
-    if (home / "manifest.json").exists():
-        problem = _load(model, home)
-        if problem is None:
-            return model.eval()
+    problem = _load(model, home)
+    if problem:
         warnings.warn(f"reference model {home}: {problem}; it is trained anew", stacklevel=2)
-        model = build()
-    fit(model)
-    model.cpu().eval()
-    _save(model, home, fingerprint)
-    return model
+    found = agree(problem is None)
+    if not found:
+        problem, model = "", build()
+        fit(model)
+        model.cpu().eval()
+        found = agree(_is_zero() and _publish(model, home, work, fingerprint, build))
+    if found and problem is not None:
+        model = _awaited(build, home)
+    _clear(work)
+    return model.eval()
+
+
+def agreed(found: bool, trainer: L.Trainer, module: L.LightningModule, data: Any) -> bool:
+    """Return rank zero's answer on all ranks, by a fit of no step: only a fit brings its processes together."""
+    word = _Word(found)
+    trainer.callbacks.append(word)  # type: ignore[attr-defined]
+    trainer.fit(module, data)
+    return word.value
 
 
 def fingerprint_of(**parts: Any) -> str:
@@ -69,26 +101,91 @@ def fingerprint_of(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class _Word(Callback):
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.value = trainer.strategy.broadcast(self.value)
+        trainer.limit_train_batches = 0
+
+
+def _publish(model: nn.Module, home: Path, work: Path, fingerprint: str, build: Callable[[], nn.Module]) -> bool:
+    """Put the model where all runs find it; return whether another run was faster, whose model is then taken."""
+    done = work / "done"
+
+    def save(folder: Path) -> None:
+        folder.mkdir()
+        save_model(model, str(folder / WEIGHTS))
+        manifest = {"schema": 1, "fingerprint": fingerprint, **_measured(folder / WEIGHTS)}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        if (work / HISTORY).exists():
+            shutil.copyfile(work / HISTORY, folder / HISTORY)
+
+    with disk_told(home, "be written"):
+        _remove(done)
+        write_whole(done, save)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            if home.exists():
+                if _load(build(), home) is None:
+                    return True
+                _remove(work / "damaged")
+                home.rename(work / "damaged")
+            try:
+                done.rename(home)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            else:
+                sync_folder(home.parent)
+                return False
+
+
+def _awaited(build: Callable[[], nn.Module], home: Path) -> nn.Module:
+    """Return what rank zero sees; a network's file system may show it to others later."""
+    for _ in range(PATIENCE):
+        problem = _load(model := build(), home)
+        if problem is None:
+            return model
+        time.sleep(1)
+    raise UserError(
+        f"reference model {home}: rank zero can load it, this process cannot ({problem or 'it is not there'})"
+    )
+
+
 @rank_zero_only
-def _save(model: nn.Module, home: Path, fingerprint: str) -> None:
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "manifest.json").unlink(missing_ok=True)
-    weights = home / "model.safetensors"
-    write_whole(weights, lambda path: save_model(model, str(path)))
-    manifest = {"schema": 1, "fingerprint": fingerprint, **_measured(weights)}
-    text = json.dumps(manifest, indent=1) + "\n"
-    replace_file(home / "manifest.json", lambda file: file.write(text.encode()))
+def _clear(work: Path) -> None:
+    """Remove what training needed, also where a kill came before."""
+    with disk_told(work, "be removed"):
+        _remove(work)
+
+
+def _is_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _load(model: nn.Module, home: Path) -> str | None:
-    weights = home / "model.safetensors"
+    """Load the weights of a reference; return what is wrong: nothing at all is "", ``None`` is nothing wrong."""
+    if not (home / MANIFEST).exists():
+        return ""
     try:
-        manifest: Mapping[str, Any] = json.loads((home / "manifest.json").read_text())
-        if _measured(weights) != {"sha256": manifest["sha256"], "bytes": manifest["bytes"]}:
-            return f"{weights.name} is not what its manifest says: it is damaged"
-        load_model(model, str(weights))
+        if (problem := _problem(home)) is None:
+            load_model(model, str(home / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        return f"it cannot be read ({(str(error).splitlines() or [''])[0]})"
+        problem = f"it cannot be read ({(str(error).splitlines() or [''])[0]})"
+    return problem
+
+
+def _problem(home: Path) -> str | None:
+    manifest: Mapping[str, Any] = json.loads((home / MANIFEST).read_text())
+    if _measured(home / WEIGHTS) != {"sha256": manifest["sha256"], "bytes": manifest["bytes"]}:
+        return f"{WEIGHTS} is not what its manifest says: it is damaged"
     return None
 
 

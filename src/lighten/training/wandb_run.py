@@ -1,0 +1,167 @@
+"""A W&B run that goes on as one, however often its process is stopped or killed."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lighten.errors import UserError
+from lighten.training.record import OWN_KEYS, read
+from lighten.training.wandb_log import rows
+
+STEP = "trainer/global_step"
+"""What every curve is drawn against: the number of optimizer steps before the one that a value belongs to."""
+
+FAMILIES = ("train", "teacher", "student", "gap", "distil", "prune", "quantize")
+"""What comes before the slash in the names of metrics; W&B makes a section of panels of each."""
+
+Key = tuple[int, frozenset[str]]
+
+
+class WandbRun(WandbLogger):
+    """Lightning's W&B logger for a run folder: one run in W&B for one folder, whole after any number of kills.
+
+    W&B keeps what it is told in ``wandb/`` of the folder, and there in memory until 32 KiB are together, about forty
+    log points of ten metrics: so many are missing there after ``kill -9``, while ``history.jsonl`` has every one. When
+    the run goes on, what is missing is sent from ``history.jsonl``, and what the fit does again from its checkpoint and
+    W&B has already is not sent twice. Offline each start writes a log of its own, all with one id; ``wandb sync``
+    makes one run of them.
+
+    Nothing of the environment, the source code, git, the terminal or the command line is recorded; how busy the machine
+    is, is.
+
+    Args:
+        folder: the run folder; its name is the run's.
+        project: W&B's project.
+        config: what W&B shows as the run's settings, instead of the module's hyperparameters.
+        again: send again what the fit does again, as it may differ: the run goes on with other settings.
+    """
+
+    def __init__(self, folder: Path, project: str, config: Mapping[str, Any], *, again: bool = False) -> None:
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)  # wandb falls back to another place without it
+        self.folder, self.again = folder, again
+        project = os.environ.get("WANDB_PROJECT", project)
+        history = folder / "history.jsonl"
+        self._before = read(history) if history.exists() else []
+        self._there: set[Key] | None = None
+        settings = wandb.Settings(
+            console="off", disable_git=True, disable_code=True, x_disable_meta=True, x_save_requirements=False,
+            allow_val_change=True, max_end_of_run_history_metrics=0, max_end_of_run_summary_metrics=0,
+        )  # fmt: skip
+        super().__init__(
+            name=folder.name, id=run_id(folder), save_dir=folder, project=project, group=folder.absolute().parent.name,
+            config=dict(config), settings=settings,
+        )  # fmt: skip
+
+    @rank_zero_only
+    def open(self) -> None:
+        """Open the run, which W&B does by itself with the first value; here, what stops it is told before the fit.
+
+        Raises:
+            UserError: without a key, a network, or a place to write.
+        """
+        import wandb
+
+        already = self._experiment is not None
+        try:
+            with _without_hint():
+                run = self.experiment
+        except (wandb.Error, OSError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(
+                f"logger=wandb: W&B does not start ({reason:.200}); see to it, or set WANDB_MODE=offline and send the "
+                f"run later with `wandb sync {self.folder}/wandb/*run-*`"
+            ) from error
+        if not already:
+            for family in FAMILIES:
+                run.define_metric(f"{family}/*", step_metric=STEP, step_sync=True)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Leave the config as it was given: it is the resolved recipe, which says more."""
+        if not self._wandb_init["config"]:
+            super().log_hyperparams(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send a row, unless W&B has it from before a kill; first of all those that it has lost."""
+        if self._there is None:
+            self.open()
+            self._there = self._go_on()
+        key = _key(step or 0, metrics)
+        if key in self._there:
+            self._there.discard(key)
+        else:
+            super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def finish(self, exit_code: int = 0, *, preempted: bool = False) -> None:
+        """End what is open: W&B writes and sends the rest.
+
+        Args:
+            exit_code: 0 for a run that came to its end.
+            preempted: the run will go on.
+        """
+        if self._experiment is None:
+            return
+        if preempted:
+            self.experiment.mark_preempting()
+        self.experiment.finish(exit_code=exit_code)
+        self._experiment = None
+
+    def _go_on(self) -> set[Key]:
+        """Send what W&B has lost; return what it has."""
+        run, history = self.experiment, self.folder / "history.jsonl"
+        if run.offline:
+            found = rows(self.folder, run.id)
+            there = {_key(row.get(STEP, 0), row) for row in found}
+            following = max((row["_step"] + 1 for row in found), default=0)
+        else:
+            there = {_key_of(line) for line in self._before[: run.starting_step]}
+            following = run.starting_step
+        lost = [line for line in (read(history) if history.exists() else []) if _key_of(line) not in there]
+        for number, line in enumerate(lost):
+            values = {name: float("nan") if v is None else v for name, v in line.items() if name not in OWN_KEYS}
+            row = {**values, "epoch": line["epoch"], STEP: max(0, line["step"] - 1)}
+            run.log(row, step=following + number, commit=True)
+        if following and not lost:
+            run.log({}, step=following)
+        return set() if self.again else there | {_key_of(line) for line in lost}
+
+
+def run_id(folder: Path) -> str:
+    """Return W&B's id of a run folder: of its recipe's name and its own, so that a resumed fit finds it."""
+    path = folder.absolute()
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{path.parent.name}-{path.name}")[-64:]
+
+
+def _key(step: int, names: Mapping[str, Any]) -> Key:
+    return int(step), frozenset(n for n in names if n not in OWN_KEYS and n != STEP and not n.startswith("_"))
+
+
+def _key_of(line: Mapping[str, Any]) -> Key:
+    return _key(max(0, line["step"] - 1), line)
+
+
+@contextmanager
+def _without_hint() -> Iterator[None]:
+    """Keep back W&B's hint that offline runs do not resume: their logs are put together when they are sent."""
+    import wandb
+
+    told = wandb.termwarn
+
+    def quieter(string: str, *args: Any, **kwargs: Any) -> None:
+        if not string.startswith("`resume` will be ignored"):
+            told(string, *args, **kwargs)
+
+    wandb.termwarn = quieter
+    try:
+        yield
+    finally:
+        wandb.termwarn = told
