@@ -41,9 +41,8 @@ def main(argv: list[str]) -> int:
     inside = spent / sum(epochs[SAFE])
     per_step = statistics.median(a - b for a, b in zip(times[SAFE], times[BARE], strict=False))
     print(f"{steps} steps an epoch, {arguments.epochs} epochs, batch {arguments.batch}, {arguments.threads} threads\n")
-    print(
-        "| an epoch, median | bare | safe | difference | inside the safe parts | per step |\n|---|---:|---:|---:|---:|---:|"
-    )
+    print("| an epoch, median | bare | safe | difference | inside the safe parts | per step |")
+    print("|---|---:|---:|---:|---:|---:|")
     bare, safe = (statistics.median(epochs[name]) for name in (BARE, SAFE))
     print(
         f"| seconds | {bare:.2f} | {safe:.2f} | {share:+.2%} (epochs: "

@@ -96,9 +96,6 @@ def trainer(tmp_path, *callbacks, **settings):
     return L.Trainer(**{**QUIET, **given, **settings}, callbacks=[*both(), *callbacks])
 
 
-METRIC = {Own: "test_accuracy", DistillationModule: "student/accuracy"}
-
-
 @pytest.mark.parametrize("make", [Own, distilled], ids=["own module", "distillation"])
 def test_validate_test_and_predict_are_of_the_compressed_network(make, tmp_path):
     module, data = make(), Digits()
@@ -110,9 +107,8 @@ def test_validate_test_and_predict_are_of_the_compressed_network(make, tmp_path)
     assert next(p for p in small.parameters() if p.ndim == 4).shape[0] == 4
     with torch.no_grad():
         answers = small(images).argmax(1)
-    right = pytest.approx((answers == labels).float().mean().item())
-    assert 0.5 < right.expected < 1.0 or right.expected == 1.0
-    key = METRIC[type(module)]
+    right = pytest.approx((answers == labels).float().mean().item(), abs=1e-6)
+    key = "student/accuracy" if hasattr(module, "student") else "test_accuracy"
     assert fit.test(module, data, verbose=False)[0][key] == right
     assert fit.validate(module, data, verbose=False)[0][key.replace("test", "val")] == right
     predicted = torch.cat(fit.predict(module, data))
@@ -138,12 +134,19 @@ trainer:
 """
 
 
-def run_cli(*arguments):
-    return LightningCLI(Own, Digits, save_config_callback=None, args=list(arguments))
+@pytest.fixture
+def run_cli(monkeypatch):
+    """Call LightningCLI as a script's command line would."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["fit.py", *arguments])
+        return LightningCLI(Own, Digits, save_config_callback=None)
+
+    return run
 
 
 @pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
-def test_lightning_cli_takes_the_callbacks_from_yaml_and_from_the_command_line(tmp_path):
+def test_lightning_cli_takes_the_callbacks_from_yaml_and_from_the_command_line(tmp_path, run_cli):
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG)
     cli = run_cli("fit", "--config", str(config), "--model.width", "12")
@@ -155,13 +158,13 @@ def test_lightning_cli_takes_the_callbacks_from_yaml_and_from_the_command_line(t
 
     words = ["--trainer.callbacks+=lighten.Prune", "--trainer.callbacks.amount=0.25", "--trainer.callbacks.end=0.5"]
     quiet = [f"--trainer.{key}={str(value).lower()}" for key, value in QUIET.items()]
-    cli = run_cli("fit", "--seed_everything=1", "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}",
-                  "--trainer.logger=false", *quiet, *words)  # fmt: skip
+    quiet += ["--trainer.max_epochs=2", "--trainer.logger=false", "--trainer.enable_checkpointing=false"]
+    cli = run_cli("fit", "--seed_everything=1", *quiet, *words)
     assert cli.trainer.callbacks[0].plan.widths["net.0"] == (8, 6)
 
 
 @pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
-def test_lightning_cli_refuses_a_setting_that_a_callback_has_not(tmp_path, capsys):
+def test_lightning_cli_refuses_a_setting_that_a_callback_has_not(tmp_path, capsys, run_cli):
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG.replace("begin: 0.5", "beginn: 0.5"))
     with pytest.raises(SystemExit) as ended:
@@ -170,17 +173,22 @@ def test_lightning_cli_refuses_a_setting_that_a_callback_has_not(tmp_path, capsy
     assert "beginn" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize(("make", "monitor", "mode"), [(Own, "val_loss", "min"), (distilled, "student/accuracy", "max")])
 def test_the_best_checkpoint_is_kept_found_again_and_gone_on_with(make, monitor, mode, tmp_path):
-    keep = ModelCheckpoint(tmp_path, monitor=monitor, mode=mode, save_last=True, filename="best")
-    module, data = make(), Digits()
-    fit = trainer(tmp_path, keep, enable_checkpointing=True)
+    def keep_best():
+        return ModelCheckpoint(tmp_path, monitor=monitor, mode=mode, save_last=True, filename="best")
+
+    keep, data = keep_best(), Digits()
+    L.seed_everything(0, verbose=False)  # a teacher of the same bits, when the fit goes on
+    module, fit = make(), trainer(tmp_path, keep, enable_checkpointing=True)
     fit.fit(module, data)
     assert Path(keep.best_model_path) == tmp_path / "best.ckpt"
     best = fit.validate(module, data, ckpt_path="best", verbose=False, weights_only=True)[0]
     assert best[monitor] == pytest.approx(keep.best_model_score.item())
 
-    again, longer = make(), trainer(tmp_path, max_epochs=6)
+    L.seed_everything(0, verbose=False)
+    again, longer = make(), trainer(tmp_path, keep_best(), enable_checkpointing=True, max_epochs=6)
     longer.fit(again, data, ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
     assert longer.current_epoch == 6
     assert longer.callbacks[0].plan.hash == fit.callbacks[0].plan.hash  # what is removed stays so
@@ -237,8 +245,9 @@ def test_rich_progress_bar_shows_the_loss_and_the_students_accuracy(tmp_path, ca
 def test_throughput_monitor_counts_samples(tmp_path):
     logger = CSVLogger(tmp_path)
     monitor = ThroughputMonitor(batch_size_fn=lambda batch: len(batch[0]), window_size=4)
-    fit = trainer(tmp_path, monitor, logger=logger)
-    fit.fit(distilled(), Digits())
-    counted = [row for row in rows(logger.log_dir) if "train|samples" in row]
-    assert [int(float(row["train|samples"])) for row in counted] == [16 * n for n in range(1, 13)]
-    assert float(counted[-1]["train|device|samples_per_sec"]) > 0
+    module, fit = distilled(), trainer(tmp_path, monitor, logger=logger)
+    module.flops_per_batch = 1e6  # the monitor asks for it
+    fit.fit(module, Digits())
+    counted = [row for row in rows(logger.log_dir) if "train/samples" in row]
+    assert [int(float(row["train/samples"])) for row in counted] == [16 * n for n in range(1, 13)]
+    assert float(counted[-1]["train/device/samples_per_sec"]) > 0

@@ -135,8 +135,12 @@ UNSOUND = [
     ({"trainer__precision": "bf16-true"}, "trainer.precision='bf16-true': did you mean 'bf16-mixed'?"),
     ({"trainer__strategy": "ddp_spawn"}, "trainer.strategy='ddp_spawn': did you mean 'ddp'?"),
     (
-        {"trainer__sync_batchnorm": True, "compress__quantize__begin": 0.5},
-        "trainer.sync_batchnorm=true: quantization folds batch norm",
+        {"trainer__sync_batchnorm": True, "trainer__accelerator": "cpu"},
+        "trainer.sync_batchnorm=true: torch synchronises batch norm between GPUs alone; set false",
+    ),
+    (
+        {"trainer__strategy": "fsdp", "compress__prune__amount": None, "compress__quantize__begin": 0.5},
+        "trainer.strategy=fsdp: quantization needs whole weights on every device; use ddp",
     ),
     ({"trainer__strategy": "fsdp"}, "trainer.strategy=fsdp: pruning needs whole weights on every device; use ddp"),
     ({"optimizer__momentum": 0.0}, "optimizer.nesterov=true: needs optimizer.momentum above 0"),

@@ -61,3 +61,29 @@ def test_what_fits(tree):
 )
 def test_the_first_misfit_is_named(tree, says):
     assert complaint(Outer, tree).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "says"),
+    [
+        (Sequence[str], ["a"], None),
+        (Sequence[str] | None, None, None),
+        (Sequence[int], (1, 2), None),
+        (Mapping[str, Any], {"a": []}, None),
+        (int | str | None, "x", None),
+        (complex, "x", None),
+        (Sequence[int], 3, "here=3: expected a list"),
+        (Sequence[int], [1, "x"], "here[1]='x': expected a whole number"),
+        (Mapping[str, Any] | None, [1], "here=[1]: expected keys and values or null"),
+        (bool, "yes", "here='yes': expected true or false"),
+    ],
+)
+def test_types_of_arguments(kind, value, says):
+    assert misfit("here", kind, value) == says
+
+
+def test_numbers_become_text_where_text_is_meant():
+    assert as_text(str | None, 5) == "5"
+    assert as_text(Sequence[str] | None, [1, "b"]) == ["1", "b"]
+    assert as_text(int, 5) == 5
+    assert as_text(str, None) is None

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 stopped for a reason that one line explains, 2 wrong argum
 """
 
 import argparse
+import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,9 @@ RECIPES = Path("recipes")
 """Where ``lighten train`` and ``lighten recipes`` look, as ``train.py`` does beside itself."""
 
 STEPS = {
-    "shrink": "cut what the plan removes out of the last good checkpoint: writes student/",
-    "export": "write student.onnx, and teacher.onnx and dense.onnx beside it",
-    "measure": "measure size, latency, accuracy and agreement of those files: writes scores.json",
+    "shrink": "cut what the plan removes out of the network: writes student/",
+    "export": "write student.onnx, teacher.onnx and dense.onnx",
+    "measure": "measure size, latency and accuracy: writes scores.json",
     "card": "write the model card, student/README.md",
     "report": "write report.html",
     "verify": "check what scores.json claims",
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif arguments.step == "compare":
             with _made_elsewhere(arguments.runs[0].parent, "compare"):
                 _compare(arguments)
+        elif arguments.step == "doctor":
+            _doctor(as_json=arguments.json)
         else:
             with _made_elsewhere(arguments.run, arguments.step), disk_told(arguments.run):
                 _step(arguments.step)(arguments.run)
@@ -67,14 +70,15 @@ def _by_recipe(step: str, argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lighten", description="Networks made small and fast while they train.")
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
-    steps.add_parser("train", help="train by recipe, as train.py does: lighten train recipe=distil_cnn")
-    steps.add_parser(
-        "plan", help="print what a recipe would prune and quantize, and train nothing: lighten plan recipe=prune_cnn"
-    )
+    steps.add_parser("train", help="train by recipe, as train.py: lighten train recipe=smoke")
+    steps.add_parser("plan", help="print what a recipe would cut and quantize; trains nothing")
     steps.add_parser("recipes", help="list the recipes in ./recipes")
     text = "quantize the trained model of a folder: writes FOLDER-MODE/ and FOLDER-MODE.onnx beside it"
     quantize = steps.add_parser(
-        "quantize", help=text, description=text, epilog="example: lighten quantize runs/prune_cnn/a/dense --mode static"
+        "quantize",
+        help="quantize the trained model of a folder",
+        description=text,
+        epilog="example: lighten quantize runs/prune_cnn/a/dense --mode static",
     )
     quantize.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder, as runs/<recipe>/<id>/dense")
     quantize.add_argument("--mode", default="static", help="static, dynamic, float16 or bfloat16 (default: static)")
@@ -84,12 +88,23 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--exclude", nargs="*", default=[], metavar="LAYER", help="names, patterns or types")
     text = "compare runs in a table and a page with the Pareto front: writes compare.html beside them"
     compare = steps.add_parser(
-        "compare", help=text, description=text, epilog="example: lighten compare runs/distil_cnn/* --sort bytes"
+        "compare",
+        help="compare runs in a table and a page: writes compare.html",
+        description=text,
+        epilog="example: lighten compare runs/distil_cnn/* --sort bytes",
     )
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, runs/<recipe>/<id>")
     compare.add_argument("--sort", default="accuracy", help="accuracy, kept, bytes, latency, faster, … (best first)")
     compare.add_argument("--out", type=Path, metavar="FILE", help="of the page (default: in their common folder)")
     compare.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    text = "tell what is installed, which targets can be built, threads, devices and the cluster"
+    doctor = steps.add_parser(
+        "doctor",
+        help="tell what is installed and what this machine can do",
+        description=text,
+        epilog="example: lighten doctor --json",
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
     for name, text in STEPS.items():
         example = f"example: lighten {name} runs/distil_cnn/20260101-120000"
         step = steps.add_parser(name, help=text, description=text, epilog=example)
@@ -169,6 +184,25 @@ def _compare(arguments: argparse.Namespace) -> None:
     else:
         Console(width=None if sys.stdout.isatty() else 140).print(comparison_table(runs))
         print(f"{summary(runs)}\n{page}")
+
+
+def _doctor(*, as_json: bool) -> None:
+    """Print what was found.
+
+    Raises:
+        UserError: if something must be mended.
+    """
+    from lighten.doctor import as_rows, examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps(as_rows(findings), indent=2))
+    else:
+        marks = {"ok": "ok", "missing": "--", "warning": "!!"}
+        for finding in findings:
+            print(f"{marks[finding.state]}  {finding.part:8}  {finding.name:20}  {finding.found}")
+    if bad := [f"{finding.name}: {finding.found}" for finding in findings if finding.state == "warning"]:
+        raise UserError(f"{len(bad)} to be mended; {bad[0]}")
 
 
 def _measure(run: Path) -> None:

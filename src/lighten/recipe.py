@@ -327,11 +327,10 @@ def _check_techniques(recipe: Recipe) -> None:
         raise RecipeError(
             f"compress.quantize.freeze={quantize.freeze}: expected at least compress.quantize.begin={quantize.begin}"
         )
-    if quantize.begin is not None and recipe.trainer.sync_batchnorm:
-        raise RecipeError("trainer.sync_batchnorm=true: quantization folds batch norm and needs it as it is; set false")
-    if prune.amount is not None and re.match("fsdp|deepspeed|model_parallel", recipe.trainer.strategy):
+    needs = "pruning" if prune.amount is not None else "quantization" if quantize.begin is not None else None
+    if needs and re.match("fsdp|deepspeed|model_parallel", recipe.trainer.strategy):
         raise RecipeError(
-            f"trainer.strategy={recipe.trainer.strategy}: pruning needs whole weights on every device; use ddp"
+            f"trainer.strategy={recipe.trainer.strategy}: {needs} needs whole weights on every device; use ddp"
         )
     _check_quantization(recipe)
     if recipe.teacher is None and prune.amount is None and quantize.begin is None and not quantize.after_training:
@@ -398,6 +397,8 @@ def _check_quantization(recipe: Recipe) -> None:
 def _check_trainer(trainer: Trainer) -> None:
     _one_of("trainer.accelerator", trainer.accelerator, ACCELERATORS)
     _one_of("trainer.precision", trainer.precision, PRECISIONS)
+    if trainer.sync_batchnorm and trainer.accelerator == "cpu":
+        raise RecipeError("trainer.sync_batchnorm=true: torch synchronises batch norm between GPUs alone; set false")
     if trainer.strategy != "auto":
         from lightning.pytorch.strategies import StrategyRegistry
 

@@ -224,28 +224,22 @@ def _reference(
     work = home / f"{known}.{folder.parent.name}-{folder.name}.fit"
     settings = {**asdict(recipe.trainer), "max_epochs": fit.max_epochs, "max_steps": -1}
 
-    def module_with(model: nn.Module) -> DistillationModule:
-        return DistillationModule(
+    def train(model: nn.Module) -> None:
+        module = DistillationModule(
             model, None, soft_weight=0.0, task=data.task, optimizer=_optimizer(fit.optimizer),
             label_smoothing=fit.optimizer.label_smoothing, num_classes=data.num_classes,
         )  # fmt: skip
-
-    def train(model: nn.Module) -> None:
         trainer = make_trainer(
             folder=work, stage=role, settings=settings, seed=recipe.seed, logger=False, monitor=monitor_of(data)
         )
         resumed = latest_good(work / "checkpoints")
-        trainer.fit(module_with(model), data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
 
     def agree(found: bool) -> bool:
-        silent = {**settings, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = make_trainer(folder=work, stage=role, settings=silent, seed=recipe.seed, logger=False)
-        return found if trainer.world_size == 1 else agreed(found, trainer, module_with(fresh()), data)
+        trainer = make_trainer(folder=work, stage=role, settings=settings, seed=recipe.seed, logger=False)
+        return found if trainer.world_size == 1 else agreed(found, trainer)
 
-    def fresh() -> nn.Module:
-        return build(recipe, data, name, options)
-
-    return reference(home, fresh, train, known, work=work, agree=agree)
+    return reference(home, lambda: build(recipe, data, name, options), train, known, work=work, agree=agree)
 
 
 def _optimizer(settings: Optimizer) -> OptimizerSettings:

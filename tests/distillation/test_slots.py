@@ -1,4 +1,5 @@
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -98,3 +99,18 @@ def test_a_slot_in_the_place_of_another_is_seen():
     slots = Slots(3, "float32")
     row = slots.encode(draw(1, 3), np.array([5]))
     assert not slots.sound(row, np.array([6])).any()
+
+
+def test_what_no_teacher_says_is_not_sound():
+    """Whoever can write a slot can also write its checksum."""
+    keys = np.array([5])
+    for slots, change in (
+        (Slots(3, "float32", 1), {"classes": 3}),
+        (Slots(3, "float32", 1), {"values": math.inf}),
+        (Slots(3, "float16"), {"values": math.nan}),
+    ):
+        row = slots.encode(draw(1, 3), keys)
+        for field, value in change.items():
+            row[field] = value
+        row["crc"] = zlib.crc32(row.tobytes()[4:], 5)
+        assert not slots.sound(row, keys).any()

@@ -37,7 +37,7 @@ def home(tmp_path_factory) -> Path:
     killed = ended.pop("killed")
     assert killed[1] == -9
     assert killed[0] != 0
-    assert ended == dict.fromkeys(("straight", "resumed", "again"), [0, 0]), done.stderr[-3000:]
+    assert ended == {name: [0, 0] for name in ("straight", "resumed", "again")}, done.stderr[-3000:]
     return folder
 
 

@@ -67,6 +67,13 @@ def test_synchronised_norms_are_folded_and_come_back(ended) -> None:
         assert (found["sparsity"], found["widths"]) == (0.5, [4, 3])
 
 
+def test_synchronised_norms_on_cpus_are_refused_in_one_line_on_all_ranks(ended) -> None:
+    """The other fits have a stand-in that works there."""
+    for rank in (0, 1):
+        (told,) = ended["sync"][f"2-{rank}"]["refused"]
+        assert told == "sync_batchnorm=True: torch synchronises batch norm between GPUs alone; leave it off on CPUs"
+
+
 def test_mixed_precision_gives_all_ranks_one_plan_and_one_set_of_masks(ended) -> None:
     for who, found in ended["bf16"].items():
         first = ended["bf16"][f"{who[0]}-0"]

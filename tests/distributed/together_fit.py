@@ -17,13 +17,14 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, shrink
+from lighten.distillation import module as distillation_module
+from lighten.errors import UserError
 from lighten.quantization.insert import bank_of, convert
 from lighten.quantization.layers import FoldedNorm
 from lighten.quantization.observe import RULES
@@ -35,6 +36,7 @@ warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
 warnings.filterwarnings("ignore", message=".*(does not have many workers|have no `val_dataloader`)")
 warnings.filterwarnings("ignore", message=".*tried to call self.log\\('global_step'")
 warnings.filterwarnings("ignore", message=".*did not detect unused|.*find_unused_parameters=True was specified")
+REFUSED: list[str] = []
 SAMPLES, BATCH, CLASSES, EPOCHS = 64, 16, 3, 3
 WORLDS = {1: (1, 1), 2: (1, 2), 4: (2, 2)}
 """Ranks -> nodes, processes on each."""
@@ -153,7 +155,7 @@ def fit(
     with torch.no_grad():
         exported = torch.equal(whole(images), convert(whole)(images))
     found = {
-        "exported": exported, "widths": [small[0].out_channels, small[3].out_channels],
+        "refused": REFUSED, "exported": exported, "widths": [small[0].out_channels, small[3].out_channels],
         "losses": losses, "seen": watch.seen, "weights": hashlib.sha256(weights).hexdigest(),
         "norms": sorted(watch.norms), "sparsity": prune.plan.sparsity,
     }  # fmt: skip
@@ -176,6 +178,12 @@ def be_rank(folder: Path, world: int, rank: int) -> None:
     _, devices = WORLDS[world]
     os.environ |= {"NODE_RANK": str(rank // devices), "LOCAL_RANK": str(rank % devices), "WORLD_SIZE": str(world)}
     RULES["mse"] = replace(RULES["mse"], every=2)  # optimizer steps, so that four hold two looks
+    if world == 2:
+        try:
+            fit(folder, world, norm=True, sync_batchnorm=True)
+        except UserError as error:
+            REFUSED.append(str(error))
+    distillation_module.check_sync = lambda trainer: None
     nn.SyncBatchNorm.forward = synchronised  # type: ignore[method-assign]
     DistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None  # type: ignore[method-assign]
     for name, case in CASES.items():
@@ -197,7 +205,8 @@ def fork_ranks(folder: Path, world: int) -> bool:
                 traceback.print_exc()
                 os._exit(1)
         pids.append(pid)
-    return not any([os.waitpid(pid, 0)[1] for pid in pids])
+    statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+    return not any(statuses)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,12 @@ def test_weights_depend_on_torch_seed_alone(name):
         ("cnn", {"widths": []}, "widths=[]"),
         ("cnn", {"widths": [4] * 9}, "fewer widths"),
         ("mlp", {"hidden": 64}, "hidden=64"),
+        ("mlp", {"hidden": [1 << 40]}, "model mlp: hidden[0]=1099511627776, expected at most 65536"),
+        ("mlp", {"hidden": [1] * 1001}, "hidden has 1001 entries, expected at most 1000"),
+        ("mlp", {"batch_norm": "no"}, "model mlp: batch_norm='no': expected true or false"),
+        ("resnet20", {"blocks": 1001}, "model resnet20: blocks=1001, expected at most 1000"),
+        ("cnn", {"depth": 10**9}, "model cnn: depth=1000000000, expected at most 1000"),
+        ("transformers", {"path": ["a"]}, "model transformers: path=['a']: expected text or null"),
     ],
 )
 def test_bad_options_are_told_in_one_line(name, options, says):

@@ -65,12 +65,7 @@ def test_other_data_and_another_teacher_stop_in_any_case(begun, trainer, plain, 
         fit(trainer, plain, batches, origin, max_epochs=3)
 
 
-def test_told_to_go_on_the_new_optimizer_settings_hold(tmp_path, begun, trainer, plain, batches) -> None:
-    rates, accepted = [], []
-    origin = Origin(
-        {**SETTINGS, "optimizer.lr": 0.2, "trainer.max_epochs": 3}, MADE_OF, accept=lambda: accepted.append(1)
-    )
-
+def other_optimizer(plain):
     class Other(plain):
         def configure_optimizers(self):
             made = super().configure_optimizers()
@@ -78,10 +73,20 @@ def test_told_to_go_on_the_new_optimizer_settings_hold(tmp_path, begun, trainer,
             scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
             return {**made, "optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    return Other
+
+
+def test_told_to_go_on_the_new_optimizer_settings_hold(tmp_path, begun, trainer, plain, batches) -> None:
+    rates, accepted = [], []
+    origin = Origin(
+        {**SETTINGS, "optimizer.lr": 0.2, "trainer.max_epochs": 3}, MADE_OF, accept=lambda: accepted.append(1)
+    )
+
+    class Read(other_optimizer(plain)):
         def on_train_batch_start(self, batch, batch_idx):
             rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
 
-    fitted, _ = fit(trainer, Other, batches, origin, max_epochs=3)
+    fitted, _ = fit(trainer, Read, batches, origin, max_epochs=3)
     assert fitted.optimizers[0].param_groups[0]["weight_decay"] == 0.3
     assert rates == pytest.approx([0.2 * 0.5**step for step in (6, 7, 8)])
     assert accepted == [1]
@@ -94,8 +99,9 @@ def test_told_to_go_on_the_new_optimizer_settings_hold(tmp_path, begun, trainer,
 
 def test_without_a_change_the_optimizer_goes_on_as_it_was(begun, trainer, plain, batches) -> None:
     origin = Origin(SETTINGS, MADE_OF, accept=lambda: None)
-    fitted, _ = fit(trainer, plain, batches, origin, max_epochs=3)
-    assert fitted.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05 * 0.99**9)
+    fitted, _ = fit(trainer, other_optimizer(plain), batches, origin, max_epochs=3)
+    assert fitted.optimizers[0].param_groups[0]["weight_decay"] == 0.01
+    assert fitted.lr_scheduler_configs[0].scheduler.base_lrs == [0.05]
 
 
 def test_a_checkpoint_that_says_nothing_passes(tmp_path, trainer, plain, batches) -> None:

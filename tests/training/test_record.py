@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lighten.training.checkpoint import latest_good
+from lighten.training.files import DiskError
 from lighten.training.record import keep_until, read
 
 
@@ -71,6 +72,25 @@ def test_testing_after_the_fit_writes_no_history(tmp_path, plain, batches, train
     before = (tmp_path / "history.jsonl").read_text()
     fit.validate(module, batches, verbose=False)
     assert (tmp_path / "history.jsonl").read_text() == before
+
+
+def test_a_history_that_cannot_be_written_stops_the_fit_and_loses_nothing(tmp_path, plain, batches, trainer) -> None:
+    trainer(tmp_path / "whole", max_epochs=3).fit(plain(), batches, batches)
+    whole = read(tmp_path / "whole" / "history.jsonl")
+    module = plain()
+    path = tmp_path / "history.jsonl"
+    module.on_train_epoch_start = lambda: module.current_epoch == 1 and (path.rename(tmp_path / "aside"), path.mkdir())
+    with pytest.raises(DiskError, match=r"history\.jsonl cannot be written \(Is a directory\)"):
+        trainer(max_epochs=3).fit(module, batches, batches)
+    path.rmdir()
+    (tmp_path / "aside").rename(path)
+    resumed = latest_good(tmp_path / "checkpoints")
+    assert resumed is not None
+    trainer(max_epochs=3).fit(plain(), batches, batches, ckpt_path=resumed)
+    lines = read(path)
+    assert [line["step"] for line in lines] == [line["step"] for line in whole]
+    for key in ("train/loss", "student/accuracy"):
+        assert [line.get(key) for line in lines] == [line.get(key) for line in whole]
 
 
 def test_keep_until_leaves_out_lines_that_are_none(tmp_path) -> None:

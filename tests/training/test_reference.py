@@ -1,6 +1,9 @@
 import copy
 import hashlib
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +15,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from lighten.errors import UserError
+from lighten.training import files
 from lighten.training.reference import fingerprint_of, reference
 
 
@@ -102,61 +106,66 @@ def test_the_fits_history_goes_with_it_and_the_rest_of_its_folder_goes(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["abc"]
 
 
+def forked(work) -> int:
+    """Run ``work`` in a process of its own; return its id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def ended(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 @pytest.mark.parametrize("killed", ["training", "writing"])
 def test_who_is_killed_leaves_no_half_of_a_reference_and_nothing_behind(tmp_path, killed) -> None:
-    script = f"""
-import os, signal, sys
-from pathlib import Path
-from torch import nn
-from lighten.training import files, reference as r
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-def fit(model):
-    Path({str(tmp_path)!r}, "abc.mine.fit").mkdir()
-    {"die()" if killed == "training" else "files._sync = die"}
-r.reference({str(tmp_path)!r}, lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), fit, "abc",
-            work=Path({str(tmp_path)!r}, "abc.mine.fit"))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.returncode == -9, done.stderr
     work = tmp_path / "abc.mine.fit"
+
+    def die(*_) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fit(model: nn.Module) -> None:
+        work.mkdir()
+        if killed == "training":
+            die()
+        files._sync = die
+
+    assert ended(forked(lambda: reference(tmp_path, build, fit, "abc", work=work))) == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == [work.name]
     reference(tmp_path, build, Fit(), "abc", work=work)
     assert [path.name for path in tmp_path.iterdir()] == ["abc"]
 
 
-RACE = """
-import sys, time
-from pathlib import Path
-import torch
-from torch import nn
-from lighten.training.reference import reference
-home, name, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-work = home / f"abc.{name}.fit"
-def fit(model):
-    work.mkdir(parents=True)
-    (work / "begun").touch()
-    while not any((home / f"abc.{other}.fit" / mark).exists() for mark in ("begun", "done")):
-        time.sleep(0.01)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.fill_(float(name))  # runs on devices that are not deterministic end with weights of their own
-model = reference(home, lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), fit, "abc", work=work)
-print(model[0].weight[0, 0].item())
-"""
-
-
 def test_two_runs_that_train_the_same_do_not_meet_and_end_with_the_same(tmp_path) -> None:
-    runs = [
-        subprocess.Popen([sys.executable, "-c", RACE, tmp_path, *names], stdout=subprocess.PIPE, text=True)
-        for names in ("12", "21")
-    ]
-    out = [run.communicate(timeout=120)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0]
-    assert out[0] == out[1]
-    assert [path.name for path in tmp_path.iterdir()] == ["abc"]
-    found = reference(tmp_path, build, Fit(), "abc")
-    assert f"{found[0].weight[0, 0].item()}\n" == out[0]
+    home = tmp_path / "references"
+
+    def run(name: str, other: str) -> None:
+        work = home / f"abc.{name}.fit"
+
+        def fit(model: nn.Module) -> None:
+            work.mkdir(parents=True)
+            (tmp_path / f"{name} has begun").touch()
+            while not (tmp_path / f"{other} has begun").exists():
+                time.sleep(0.001)
+            with torch.no_grad():  # where devices are not deterministic, each ends with weights of its own
+                for p in model.parameters():
+                    p.fill_(float(name))
+
+        model = reference(home, build, fit, "abc", work=work)
+        (tmp_path / name).write_text(str(model[0].weight[0, 0].item()))
+
+    runs = [forked(lambda names=names: run(*names)) for names in ("12", "21")]
+    assert [ended(pid) for pid in runs] == [0, 0]
+    assert (tmp_path / "1").read_text() == (tmp_path / "2").read_text()
+    assert [path.name for path in home.iterdir()] == ["abc"]
+    found = reference(home, build, Fit(), "abc")
+    assert str(found[0].weight[0, 0].item()) == (tmp_path / "1").read_text()
 
 
 def test_what_rank_zero_has_found_is_waited_for_and_what_it_has_not_is_trained(tmp_path, monkeypatch) -> None:
@@ -177,6 +186,31 @@ def test_what_rank_zero_has_found_is_waited_for_and_what_it_has_not_is_trained(t
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(UserError, match="rank zero can load it, this process cannot"):
         reference(tmp_path, build, fit, "abd", agree=lambda found: True)
+
+
+ASK = """
+import os, sys
+import lightning as L
+from lighten.training.reference import agreed
+trainer = L.Trainer(devices=2, accelerator="cpu", strategy="ddp", logger=False, enable_checkpointing=False)
+first, second = agreed(os.environ["LOCAL_RANK"] == "0", trainer), agreed(os.environ["LOCAL_RANK"] == "1", trainer)
+sys.exit(0 if (first, second) == (True, False) else 3)
+"""
+
+
+def test_all_ranks_get_rank_zeros_answer() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", ASK], env={**common, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    ]
+    errors = [rank.communicate(timeout=200)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
 
 
 def test_fingerprints_depend_on_values_not_on_order() -> None:

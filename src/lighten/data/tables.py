@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -69,19 +70,30 @@ def read_hub(path: str, config: str | None = None) -> Splits:
     Raises:
         UserError: if it can be had from none of these.
     """
-    from datasets import ClassLabel, load_dataset
+    from datasets import ClassLabel, load_dataset, load_dataset_builder
 
     try:
         files = _split_files(Path(path) / config) if config is not None else {}
+        if not files and os.path.isdir(path):
+            _check_inside(path, load_dataset_builder(path, config).config.data_files or {})
         found = load_dataset("parquet", data_files=files) if files else load_dataset(path, config)
         tables = {str(name): split.with_format("arrow")[:] for name, split in found.items()}
         columns = next(iter(found.values())).features.items()
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"data set {path!r}{f', {config}' if config else ''} cannot be had from the hub or from the cache of "
             f"`datasets` ({one_line(error)}); fetch it once with a network, or give a folder or a file"
         ) from error
     return Splits(tables, {name: tuple(kind.names) for name, kind in columns if isinstance(kind, ClassLabel)})
+
+
+def _check_inside(folder: str, splits: Mapping[Any, Iterable[str]]) -> None:
+    """Refuse a local data set that names files elsewhere: its folder may come from anyone."""
+    for name in (name for names in splits.values() for name in names):
+        if not os.path.abspath(name).startswith(os.path.join(os.path.abspath(folder), "")):
+            raise UserError(f"data set {folder!r} names a file outside of its folder, {name}; give a folder of its own")
 
 
 def _split_files(folder: Path) -> dict[str, list[str]]:

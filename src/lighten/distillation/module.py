@@ -33,7 +33,7 @@ class DistillationModule(L.LightningModule):
     Batches are ``(inputs, labels)``, or mappings with ``labels`` whose other entries are the models' keywords (a model
     is spared those that it does not take); either may carry ``keys`` for the cache. Logs ``train/loss``, ``lr``, and
     with a teacher each loss as ``distil/<loss>`` and its share of the sum as ``distil/share/<loss>`` at each step; on
-    validation and test ``student/…`` and ``teacher/…`` as :class:`Scores` has them, ``gap/accuracy`` and
+    validation and test ``student/…`` and ``teacher/…`` as :class:`Scores` has them, ``gap/accuracy``, ``gap/loss`` and
     ``gap/macro_f1`` (teacher - student), ``gap/retention`` (student / teacher), ``gap/agreement`` and ``gap/kl``.
 
     The teacher is frozen in place and kept outside: in no state dict, optimizer, DDP bucket or checkpoint,
@@ -122,6 +122,7 @@ class DistillationModule(L.LightningModule):
         """Look at the layers that are compared, and project where widths differ; before a strategy wraps anything."""
         if stage != "fit":
             return
+        check_sync(self.trainer)
         if self.cache is not None and not self.cache.samples:
             self._open_cache(self.cache)
         if self.layers is not None:
@@ -412,7 +413,7 @@ class DistillationModule(L.LightningModule):
         values: dict[str, Tensor] = {}
         for name, scores in self._scores.items():
             values.update(scores.compute(name))
-        for name in ("accuracy", "macro_f1", "pearson"):
+        for name in ("accuracy", "macro_f1", "pearson", "loss"):
             if f"teacher/{name}" in values:
                 values[f"gap/{name}"] = values[f"teacher/{name}"] - values[f"student/{name}"]
         if "teacher/accuracy" in values:
@@ -453,6 +454,14 @@ class _CloseOnException(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if isinstance(pl_module, DistillationModule):
             pl_module.close()
+
+
+def check_sync(trainer: L.Trainer) -> None:
+    """Raise ``UserError`` where batch norm is to be synchronised over processes on the CPU: torch has no way to."""
+    strategy: Any = trainer.strategy
+    on_cpu = strategy.root_device.type == "cpu"
+    if on_cpu and trainer.world_size > 1 and getattr(strategy, "_layer_sync", None) is not None:
+        raise UserError("sync_batchnorm=True: torch synchronises batch norm between GPUs alone; leave it off on CPUs")
 
 
 def _uses_batch_statistics(model: nn.Module) -> bool:

@@ -184,5 +184,5 @@ def _share_statistics(model: nn.Module, trainer: L.Trainer) -> None:
     if trainer.world_size == 1:
         return
     for norm in [m for m in model.modules() if isinstance(m, FoldedNorm)]:
-        for statistic in norm.buffers():  # type: ignore[attr-defined]
+        for statistic in norm.buffers():
             dist.broadcast(statistic, 0)

@@ -252,8 +252,8 @@ def _end_with_parent(worker: int) -> None:
     """Let a worker end when its parent is killed: PyTorch's own watch misses a kill while the worker starts."""
     parent = multiprocessing.parent_process()
     if sys.platform == "linux":
-        pass
-    if parent is not None and False:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent.pid:
         os._exit(1)
 
 

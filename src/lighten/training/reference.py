@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -73,12 +72,16 @@ def reference(
     return model.eval()
 
 
-def agreed(found: bool, trainer: L.Trainer, module: L.LightningModule, data: Any) -> bool:
-    """Return rank zero's answer on all ranks, by a fit of no step: only a fit brings its processes together."""
-    word = _Word(found)
-    trainer.callbacks.append(word)  # type: ignore[attr-defined]
-    trainer.fit(module, data)
-    return word.value
+def agreed(found: bool, trainer: L.Trainer) -> bool:
+    """Return rank zero's answer on all ranks; their processes are started where there are none yet."""
+    strategy: Any = trainer.strategy
+    strategy.connect(L.LightningModule())
+
+    def ask() -> bool:
+        strategy.setup_environment()
+        return bool(strategy.broadcast(found))
+
+    return ask() if strategy.launcher is None else strategy.launcher.launch(ask, trainer=trainer)
 
 
 def fingerprint_of(**parts: Any) -> str:
@@ -99,15 +102,6 @@ def fingerprint_of(**parts: Any) -> str:
     except (TypeError, ValueError) as error:
         raise UserError(f"a fingerprint is made of plain Python values only ({error})") from error
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-class _Word(Callback):
-    def __init__(self, value: bool) -> None:
-        self.value = value
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.value = trainer.strategy.broadcast(self.value)
-        trainer.limit_train_batches = 0
 
 
 def _publish(model: nn.Module, home: Path, work: Path, fingerprint: str, build: Callable[[], nn.Module]) -> bool:

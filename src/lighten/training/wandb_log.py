@@ -23,7 +23,7 @@ def rows(folder: str | Path, run_id: str) -> list[dict[str, Any]]:
         folder: holds ``wandb/``.
         run_id: W&B's id of the run.
     """
-    logs = Path(folder).glob(f"wandb/*run-*-{run_id}/run-{run_id}.wandb")
+    logs = Path(folder).glob(f"wandb/*run-*/run-{run_id}.wandb")
     return [row for path in sorted(logs, key=lambda path: _opened_at(path)) for row in read_rows(path)]
 
 

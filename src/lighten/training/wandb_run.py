@@ -25,11 +25,11 @@ Key = tuple[int, frozenset[str]]
 class WandbRun(WandbLogger):
     """Lightning's W&B logger for a run folder: one run in W&B for one folder, whole after any number of kills.
 
-    W&B keeps what it is told in ``wandb/`` of the folder, and there in memory until 32 KiB are together, about forty
-    log points of ten metrics: so many are missing there after ``kill -9``, while ``history.jsonl`` has every one. When
-    the run goes on, what is missing is sent from ``history.jsonl``, and what the fit does again from its checkpoint and
-    W&B has already is not sent twice. Offline each start writes a log of its own, all with one id; ``wandb sync``
-    makes one run of them.
+    W&B writes what it is told into ``wandb/`` of the folder, 32 KiB at a time: after ``kill -9`` up to so much is
+    missing there, about thirty log points of ten metrics, 300 steps at one in ten, while ``history.jsonl`` has each.
+    When the run goes on, what is missing is sent from there, and what the fit does again from its checkpoint and W&B
+    has already is not sent twice. Offline each start writes a log of its own, all with one id; ``wandb sync`` makes
+    one run of them.
 
     Nothing of the environment, the source code, git, the terminal or the command line is recorded; how busy the machine
     is, is.
@@ -50,6 +50,7 @@ class WandbRun(WandbLogger):
         history = folder / "history.jsonl"
         self._before = read(history) if history.exists() else []
         self._there: set[Key] | None = None
+        self._following: int | None = None
         settings = wandb.Settings(
             console="off", disable_git=True, disable_code=True, x_disable_meta=True, x_save_requirements=False,
             allow_val_change=True, max_end_of_run_history_metrics=0, max_end_of_run_summary_metrics=0,
@@ -58,21 +59,22 @@ class WandbRun(WandbLogger):
             name=folder.name, id=run_id(folder), save_dir=folder, project=project, group=folder.absolute().parent.name,
             config=dict(config), settings=settings,
         )  # fmt: skip
+        self._wandb_init.pop("anonymous", None)  # which W&B warns of
 
     @rank_zero_only
     def open(self) -> None:
         """Open the run, which W&B does by itself with the first value; here, what stops it is told before the fit.
 
         Raises:
-            UserError: without a key, a network, or a place to write.
+            UserError: without a key or a network, or while another process has the run.
         """
-        import wandb
-
         already = self._experiment is not None
         try:
             with _without_hint():
                 run = self.experiment
-        except (wandb.Error, OSError) as error:
+        except Exception as error:  # W&B's own, those of its service, of the network
+            if isinstance(error, OSError | ImportError) and not isinstance(error, ConnectionError | TimeoutError):
+                raise
             reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(
                 f"logger=wandb: W&B does not start ({reason:.200}); see to it, or set WANDB_MODE=offline and send the "
@@ -98,21 +100,24 @@ class WandbRun(WandbLogger):
         if key in self._there:
             self._there.discard(key)
         else:
-            super().log_metrics(metrics, step)
+            self._send({**metrics, STEP: step or 0})
 
     @rank_zero_only
     def finish(self, exit_code: int = 0, *, preempted: bool = False) -> None:
-        """End what is open: W&B writes and sends the rest.
+        """End what is open, and come back when W&B has written and sent the rest; its process ends too.
 
         Args:
             exit_code: 0 for a run that came to its end.
             preempted: the run will go on.
         """
+        import wandb
+
         if self._experiment is None:
             return
         if preempted:
             self.experiment.mark_preempting()
         self.experiment.finish(exit_code=exit_code)
+        wandb.teardown(exit_code)  # finish alone leaves the last 32 KiB to be written by and by
         self._experiment = None
 
     def _go_on(self) -> set[Key]:
@@ -121,18 +126,22 @@ class WandbRun(WandbLogger):
         if run.offline:
             found = rows(self.folder, run.id)
             there = {_key(row.get(STEP, 0), row) for row in found}
-            following = max((row["_step"] + 1 for row in found), default=0)
+            self._following = max((row["_step"] + 1 for row in found), default=0)
         else:
             there = {_key_of(line) for line in self._before[: run.starting_step]}
-            following = run.starting_step
+            self._following = run.starting_step
         lost = [line for line in (read(history) if history.exists() else []) if _key_of(line) not in there]
-        for number, line in enumerate(lost):
+        for line in lost:
             values = {name: float("nan") if v is None else v for name, v in line.items() if name not in OWN_KEYS}
-            row = {**values, "epoch": line["epoch"], STEP: max(0, line["step"] - 1)}
-            run.log(row, step=following + number, commit=True)
-        if following and not lost:
-            run.log({}, step=following)
+            self._send({**values, "epoch": line["epoch"], STEP: max(0, line["step"] - 1)})
         return set() if self.again else there | {_key_of(line) for line in lost}
+
+    def _send(self, row: Mapping[str, float]) -> None:
+        if self._following is None:
+            self.experiment.log(dict(row))
+        else:  # the first one; W&B would number it 0 again
+            self.experiment.log(dict(row), step=self._following, commit=True)
+            self._following = None
 
 
 def run_id(folder: Path) -> str:
