@@ -63,7 +63,8 @@ PLACES = {
     "manifest": Place(r"one/checkpoints/.*manifest\.json$", 3),
     "history": Place(r"one/history\.jsonl$", 9),
     "CSV log": Place(r"/csv/.*metrics\.csv$", 2, settings=("logger=csv",)),
-    "TensorBoard log": Place(r"/history\.jsonl$", 9, settings=("logger=tensorboard",)),
+    "TensorBoard log": Place(r"one/history\.jsonl$", 9, settings=("logger=tensorboard",)),
+    "W&B log": Place(r"one/history\.jsonl$", 9, settings=("logger=wandb",)),
     "plan.json": Place(r"/plan\.json$", 1, True),
     "student": Place(r"/student/model\.safetensors$", 1, True),
     "student.onnx": Place(r"/student\.onnx$", 1, True),
@@ -171,7 +172,8 @@ class Bench:
         wrong = [] if code == 1 else [f"exit code {code}"]
         wrong += [] if len(lines) == 1 else [f"{len(lines)} lines of error: {out.splitlines()[-1:]}"]
         wrong += [] if not lines or reason in lines[0] else [f"not the reason: {lines[0]}"]
-        wrong += ["a traceback"] if "Traceback" in out else []
+        if "Traceback" in out:
+            wrong.append(f"a traceback: {out[out.index('Traceback') :][:2000].splitlines()[-1]}")
         return wrong
 
     def _undisturbed(self, *, delivery: bool, settings: tuple[str, ...] = (), runs: Path | None = None) -> Path:
@@ -206,7 +208,8 @@ def _comes_to(runs: Path) -> dict[str, str]:
     names = ("*.onnx", "plan.json", "student/*")
     files = sorted(path for name in names for path in home.glob(name) if path.name != "README.md")
     whole = result(runs)
-    whole["files"] = re.sub(r"csv/version_\d+", "csv/version", re.sub(r"events\.out\S*", "events", whole["files"]))
+    for logs in (r"csv/version_\d+", r"events\.out[^,]*", r"wandb/offline-run-[^,]*"):
+        whole["files"] = re.sub(logs, "log", whole["files"])  # each start has its own
     whole["files"] = ", ".join(dict.fromkeys(whole["files"].split(", ")))
     return {**whole, "delivered": digest([path.read_bytes() for path in files])}
 
@@ -258,7 +261,7 @@ def _begin(words: list[str], delivery: bool, prepare: Callable[[], None]) -> Non
     import lighten.run
 
     if not delivery:
-        lighten.run._deliver = lambda *_, **__: None
+        lighten.run._deliver = lighten.run.publish = lambda *_, **__: None
     prepare()
     raise SystemExit(lighten.launch.main(words, RECIPES))
 

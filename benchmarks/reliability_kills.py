@@ -9,7 +9,9 @@ times, and the names of the files. Starts are forks of one process that has impo
 HOW is one or several of
 
     random  at random moments of a run, a hundred times in one
-    saves   at and inside the calls by which checkpoints are written and removed; after each the latest is loaded
+    saves   at and inside the calls by which a run writes and removes its checkpoints, many times for each of them, in
+            forks of it; after each kill the latest is loaded, and at last the run is done by itself
+    resumes likewise, and the run is started again after each
     steps   between the optimizer's step and the mask that follows it
     fill    between the answers of a batch on their way into the cache
     damage  no kills: bits flipped and ends cut off in checkpoints and manifests, which must all be noticed
@@ -41,8 +43,8 @@ SETTINGS = [
     "distil.cache=true", "distil.preflight=false", "trainer.limit_train_batches=1.0", "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false", "logger=none",
 ]  # fmt: skip
-COUNTS = {"random": 100, "saves": 300, "steps": 30, "fill": 30, "damage": 300}
-EPOCHS = {"random": 40, "saves": 6, "steps": 4, "fill": 4, "damage": 3}
+COUNTS = {"random": 100, "saves": 300, "resumes": 40, "steps": 30, "fill": 30, "damage": 300}
+EPOCHS = {"random": 40, "saves": 6, "resumes": 6, "steps": 4, "fill": 4, "damage": 3}
 HERE, ELSEWHERE = tempfile.gettempdir(), "/dev/shm"
 
 Doom = Callable[[random.Random], "Death"]
@@ -125,8 +127,8 @@ class Bench:
 
     def count(self, how: str, count: int, draw: random.Random) -> Tally:
         """Kill or damage in one way, ``count`` times."""
-        if how == "damage":
-            return self.damage(count, draw)
+        if how in ("damage", "saves"):
+            return (self.damage if how == "damage" else self.saves)(count, draw)
         return self.kill(self.at_random if how == "random" else DOOMS[how], count, draw)
 
     def kill(self, doom: Doom, count: int, draw: random.Random) -> Tally:
@@ -162,6 +164,32 @@ class Bench:
         At such a pace a start gets some way into the next epochs, and a run lasts for many of them.
         """
         return Death(after=draw.uniform(0.0, self.pace))
+
+    def saves(self, count: int, draw: random.Random) -> Tally:
+        """Kill forks that save and remove what a run is about to save and remove, until ``count`` have died."""
+        tally = Tally()
+        expected = self.expected
+        while tally.killed < count:
+            runs = self._folder()
+            tally.runs += 1
+            seed = draw.random()
+            each = -(-(count - tally.killed) // (2 * self.epochs))
+            prepare = functools.partial(_kill_in_forks, runs / "trials", seed, each)
+            for turn, dying in enumerate((Death(prepare), Death())):  # the next start clears up
+                tally.starts += 1
+                code = self._start(runs, turn, dying)
+                if code != 0:
+                    tally.failures.append(f"exit code {code}: {_tail(runs)}")
+                    return tally
+            for line in (runs / "trials").read_text().splitlines():
+                moment, problem = line.split("\t")
+                tally.killed += 1
+                tally.moments[moment] = tally.moments.get(moment, 0) + 1
+                tally.failures += [problem] if problem else []
+            (runs / "trials").unlink()
+            tally.failures += differing(expected, result(runs))
+            shutil.rmtree(runs)
+        return tally
 
     def damage(self, count: int, draw: random.Random) -> Tally:
         """Flip bits and cut ends off in the newest checkpoint; it must be passed over, and refused when asked for."""
@@ -298,7 +326,7 @@ def in_the_fill(draw: random.Random) -> Death:
     return Death(functools.partial(_die_at, os, "pwrite", draw.randrange(1, 700)))
 
 
-DOOMS: dict[str, Doom] = {"saves": in_a_save, "steps": before_a_mask, "fill": in_the_fill}
+DOOMS: dict[str, Doom] = {"resumes": in_a_save, "steps": before_a_mask, "fill": in_the_fill}
 
 
 def _warm_up() -> None:
@@ -340,6 +368,47 @@ def _die_at(owner: Any, name: str, call: int) -> None:
         return wrapped(*args, **kwargs)
 
     setattr(owner, name, dying)
+
+
+def _kill_in_forks(record: Path, seed: float, each: int) -> None:
+    """Before each save and removal let ``each`` forks do it and die; write their moments and what was wrong."""
+    from lighten.training.checkpoint import AtomicCheckpointIO
+
+    draw = random.Random(seed)
+    plain = {name: getattr(AtomicCheckpointIO, name) for name in ("save_checkpoint", "remove_checkpoint")}
+
+    def die(name: str, call: int, share: float, *args: Any) -> None:
+        for each_name, method in plain.items():
+            setattr(AtomicCheckpointIO, each_name, method)
+        _die_in_a_save(call, share)
+        getattr(AtomicCheckpointIO, name)(*args)
+
+    def watch(name: str, forks: int, calls: int) -> None:
+        def watched(io: Any, *args: Any, **kwargs: Any) -> None:
+            path = Path(args[0] if name == "remove_checkpoint" else args[1])
+            best = _latest_step(path.parent)
+            for _ in range(forks):
+                call, share = draw.randrange(1, calls), draw.random()
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        die(name, call, share, io, *args)
+                    finally:
+                        os._exit(0)
+                if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL:
+                    moment = Path(os.environ["LIGHTEN_DIED"])
+                    step = _latest_step(path.parent)
+                    problem = "" if best <= step else f"the latest step was {best} and is {step}"
+                    with record.open("a") as file:
+                        file.write(f"{moment.read_text()}\t{problem}\n")
+                    moment.unlink()
+                    best = max(best, step)
+            plain[name](io, *args, **kwargs)
+
+        setattr(AtomicCheckpointIO, name, watched)
+
+    watch("save_checkpoint", each, 15)
+    watch("remove_checkpoint", 1, 3)
 
 
 def _die_in_a_save(call: int, share: float) -> None:
@@ -391,17 +460,18 @@ def _die_in_a_save(call: int, share: float) -> None:
 
 def _check_latest(runs: Path, best: int, tally: Tally) -> int:
     """Load the newest checkpoint after a kill, if there has been one; return its step."""
+    step = _latest_step(runs / "smoke" / "one" / "checkpoints")
+    if step < best:
+        tally.failures.append(f"the latest step was {best} and is {step}")
+    return max(best, step)
+
+
+def _latest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint that can be loaded, -1 for none."""
     from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
 
-    path = latest_good(runs / "smoke" / "one" / "checkpoints")
-    if path is None:
-        if best >= 0:
-            tally.failures.append("no readable checkpoint is left")
-        return best
-    step = AtomicCheckpointIO().load_checkpoint(path)["global_step"]
-    if step < best:
-        tally.failures.append("the latest checkpoint is older than before the kill")
-    return max(best, int(step))
+    path = latest_good(folder)
+    return -1 if path is None else int(AtomicCheckpointIO().load_checkpoint(path)["global_step"])
 
 
 def _is_noticed(path: Path) -> bool:

@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from lighten import DistillationModule, Prune, Quantize, build_data, build_model, shrink
 from lighten.pruning.callback import UPDATES
-from lighten.training.fit import make_trainer
+from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.optimizer import OptimizerSettings
 
 WARM_UP = 5
@@ -52,17 +53,22 @@ def main(argv: list[str]) -> int:
         f"{arguments.threads} thread(s) a process, batch {arguments.batch} each, {arguments.count} steps, "
         f"{arguments.rounds} round(s); {cores} cores, shared with all else that runs (load {load:.1f})\n"
     )
-    print("| student | processes | a step, median | samples/s | efficiency | gradients all-reduced | other, mean |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| student | processes | a step, median | of it computing | samples/s | efficiency | by computing alone "
+        "| gradients all-reduced | other |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for kind in (WHOLE, SMALL):
-        steps = {
-            world: statistics.median(s for f in rounds for s in f[kind]["steps"]) for world, rounds in found.items()
-        }
+        steps, busy = (
+            {world: statistics.median(s for f in fits for s in f[kind][what]) for world, fits in found.items()}
+            for what in ("steps", "busy")
+        )
         for world, rounds in found.items():
             counts = rounds[0][kind]
             print(
                 f"| {kind}, {counts['parameters']:,} parameters | {world} | {1e3 * steps[world]:.1f} ms "
-                f"| {world * arguments.batch / steps[world]:,.0f} | {steps[1] / steps[world]:.0%} "
+                f"| {1e3 * busy[world]:.1f} ms "
+                f"| {world * arguments.batch / steps[world]:,.0f} | {steps[1] / steps[world]:.0%} | {busy[1] / busy[world]:.0%} "
                 f"| {counts['gradients']:,} bytes a step | {counts['others']:,.0f} bytes a step |"
             )
     print("\n| plan update | processes | median | longest | share of 1,000 steps | plan sent |")
@@ -72,8 +78,8 @@ def main(argv: list[str]) -> int:
         step = statistics.median(s for f in rounds for s in f[WHOLE]["steps"])
         share = UPDATES * statistics.median(updates) / (1000 * step)
         print(
-            f"| at most {UPDATES} a fit | {world} | {1e3 * statistics.median(updates):.1f} ms | {1e3 * max(updates):.1f} ms "
-            f"| {share:.2%} | {rounds[0]['plan'] if world > 1 else 0:,} bytes |"
+            f"| at most {UPDATES} a fit | {world} | {1e3 * statistics.median(updates):.1f} ms "
+            f"| {1e3 * max(updates):.1f} ms | {share:.2%} | {rounds[0]['plan'] if world > 1 else 0:,} bytes |"
         )
     sent = {kind: found[2][0][kind] for kind in (WHOLE, SMALL)}
     wrong = [kind for kind, counts in sent.items() if counts["gradients"] != 4 * counts["parameters"]]
@@ -101,6 +107,7 @@ class Meter(L.Callback):
 
     def __init__(self) -> None:
         self.begins: list[float] = []
+        self.busy: list[float] = []
         self.gradients = self.others = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,17 +122,21 @@ class Meter(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Note the time."""
         self.begins.append(time.perf_counter())
+        self.busy.append(time.process_time())
 
     def found(self, student: torch.nn.Module) -> Found:
         """Return seconds of steps, and bytes a step."""
-        pairs = zip(self.begins, self.begins[1:], strict=False)
-        steps = [end - begin for begin, end in pairs][WARM_UP:]
         parameters = sum(p.numel() for p in student.parameters())
         count = len(self.begins)
         return {
-            "steps": steps, "parameters": parameters, "gradients": self.gradients // count,
+            "steps": _gaps(self.begins), "busy": _gaps(self.busy), "parameters": parameters,
+            "gradients": self.gradients // count,
             "others": (self.others - self.gradients) / count,
         }  # fmt: skip
+
+
+def _gaps(moments: list[float]) -> list[float]:
+    return [end - begin for begin, end in pairwise(moments)][WARM_UP:]
 
 
 def _run(world: int, arguments: argparse.Namespace) -> Found:
@@ -138,6 +149,7 @@ def _run(world: int, arguments: argparse.Namespace) -> Found:
                 try:
                     with contextlib.redirect_stdout(io.StringIO()):
                         found = _fits(Path(folder), world, rank, arguments)
+                        leave_processes()
                     if rank == 0:
                         (Path(folder) / "found.json").write_text(json.dumps(found))
                     os._exit(0)

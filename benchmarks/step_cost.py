@@ -5,28 +5,69 @@ disturbs all: a student on labels alone; distilled; distilled with ``Prune`` and
 them the teacher's forward by itself. A step lasts from the moment a fit has the turn until it asks for the next one:
 data, forward, backward, optimizer, logging, every callback. The price is the last fit's step over the plain step plus
 the teacher's forward, by medians; the first steps of each are left out.
+
+Logging is timed inside the fits, as the difference of two fits would drown a hundredth of a step in noise: all that
+``self.log`` and Lightning's logger connector take, history and logger included, with the recipes' default of a log point
+every ten steps, as a share of all steps' time. One fit more logs to W&B instead of CSV, offline; its helper processes
+take processor time of their own, which is printed too.
 """
 
 import argparse
 import contextlib
+import functools
 import io
 import multiprocessing as mp
+import os
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
+from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
+
 from lighten import DistillationModule, Prune, Quantize, build_data, build_model
 from lighten.training.fit import make_trainer, resolve_precision
+from lighten.training.loggers import ending, make_logger
 from lighten.training.optimizer import OptimizerSettings
 
 WARM_UP = 15
 PLAIN, FORWARD, DISTILLED, ALL = "plain step", "teacher's forward", "distilled step", "distilled, pruned, int8 step"
+WANDB = "the same, logging to W&B"
+
+
+class Stopwatch:
+    """Adds up the seconds that functions take, one that calls another counted once."""
+
+    def __init__(self) -> None:
+        self.seconds, self._inside = 0.0, False
+
+    def watch(self, owner: Any, *names: str) -> None:
+        """Put itself around functions of a class."""
+        for name in names:
+            setattr(owner, name, self._around(getattr(owner, name)))
+
+    def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return function(*args, **kwargs)
+            self._inside, begun = True, time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._inside = False
+                self.seconds += time.perf_counter() - begun
+
+        return watched
+
+
+LOGGING = Stopwatch()
 
 
 class Turn:
@@ -35,18 +76,21 @@ class Turn:
     def __init__(self, mine: Any, following: Any) -> None:
         self.mine, self.following = mine, following
         self.times: list[float] = []
+        self.logging: list[float] = []
         self._begun: float | None = None
 
     def take(self) -> None:
         """Give the turn on, if it is held, and wait for the next."""
         self.leave()
         self.mine.acquire()
+        LOGGING.seconds = 0.0
         self._begun = time.perf_counter()
 
     def leave(self) -> None:
         """Give the turn on."""
         if self._begun is not None:
             self.times.append(time.perf_counter() - self._begun)
+            self.logging.append(LOGGING.seconds)
             self._begun = None
             self.following.release()
 
@@ -55,13 +99,19 @@ class TakeTurns(L.Callback):
     """Waits for the turn before each batch."""
 
     def __init__(self, turn: Turn) -> None:
-        self.turn = turn
+        self.turn, self.helpers = turn, 0.0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Give the turn on and wait for the next."""
+        if trainer.global_step == WARM_UP:
+            self.helpers = _helpers_seconds()
         self.turn.take()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note what helper processes took, in seconds of processor time."""
+        self.helpers = _helpers_seconds() - self.helpers
 
 
 def main() -> None:
@@ -76,8 +126,9 @@ def main() -> None:
     parser.add_argument("--stem-stride", type=int, default=2, help="1 for full resolution")
     arguments = parser.parse_args()
     arguments.precision = str(resolve_precision(arguments.precision))
-    times = in_turn(_job, [PLAIN, FORWARD, DISTILLED, ALL], arguments)
-    _print({name: seconds[WARM_UP:] for name, seconds in times.items()}, arguments)
+    answers: Any = in_turn(_job, [PLAIN, FORWARD, DISTILLED, ALL, WANDB], arguments)
+    _print({name: answer["times"][WARM_UP:] for name, answer in answers.items()}, arguments)
+    _print_logging(answers)
 
 
 def in_turn(job: Callable[..., None], names: Sequence[str], arguments: argparse.Namespace) -> dict[str, list[float]]:
@@ -108,31 +159,55 @@ def _job(name: str, arguments: argparse.Namespace, mine: Any, following: Any, an
     data.prepare_data()
     data.setup("fit")
     teacher = _model(arguments, *arguments.teacher).eval()
-    turn = Turn(mine, following)
+    turn, helpers = Turn(mine, following), 0.0
     with contextlib.redirect_stdout(io.StringIO()):
         if name == FORWARD:
             _look(turn, teacher, data, arguments)
         else:
-            _fit(turn, name, arguments, teacher, data)
+            helpers = _fit(turn, name, arguments, teacher, data)
     turn.leave()
-    answers.put((name, turn.times))
+    answers.put((name, {"times": turn.times, "logging": turn.logging, "helpers": helpers}))
 
 
-def _fit(turn: Turn, name: str, arguments: argparse.Namespace, teacher: torch.nn.Module, data: Any) -> None:
+def _fit(turn: Turn, name: str, arguments: argparse.Namespace, teacher: torch.nn.Module, data: Any) -> float:
+    LOGGING.watch(L.LightningModule, "log", "log_dict")
+    connector = ("log_metrics", "on_batch_start", "on_batch_end", "update_train_step_metrics", "on_epoch_start")
+    LOGGING.watch(_LoggerConnector, *connector, "on_epoch_end", "update_train_epoch_metrics")
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     taught = None if name == PLAIN else teacher
     module = DistillationModule(
         _model(arguments, *arguments.student), taught, soft_weight=0.0 if taught is None else 0.9,
         optimizer=OptimizerSettings("sgd", lr=0.01),
     )  # fmt: skip
     # from the first steps on: the medians are of steps in which everything is on
-    compress = [Prune(0.5, begin=0.0, end=0.5), Quantize(begin=0.0, freeze=1.0)] if name == ALL else []
+    compress = [Prune(0.5, begin=0.0, end=0.5), Quantize(begin=0.0, freeze=1.0)] if name in (ALL, WANDB) else []
     settings = {
         "max_steps": arguments.steps, "max_epochs": -1, "precision": arguments.precision, "accelerator": "cpu",
         "enable_progress_bar": False, "enable_checkpointing": False, "gradient_clip_val": 1.0, "limit_val_batches": 0,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(folder=folder, stage=name, settings=settings, callbacks=[TakeTurns(turn), *compress])
-        trainer.fit(module, data.train_dataloader())
+        taking, logger = TakeTurns(turn), make_logger("wandb" if name == WANDB else "csv", folder, config={"seed": 0})
+        with ending(logger):
+            trainer = make_trainer(
+                folder=folder, stage=name, settings=settings, callbacks=[taking, *compress], logger=logger
+            )
+            trainer.fit(module, data.train_dataloader())
+            turn.leave()
+    return taking.helpers
+
+
+def _helpers_seconds() -> float:
+    """Return the processor time of the processes that this one has started, and of theirs; 0 where /proc is missing."""
+
+    def of(process: int) -> float:
+        total = 0.0
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            for child in children.read_text().split():
+                fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + of(int(child))
+        return total
+
+    return of(os.getpid())
 
 
 def _look(turn: Turn, teacher: torch.nn.Module, data: Any, arguments: argparse.Namespace) -> None:
@@ -163,6 +238,15 @@ def _print(times: dict[str, list[float]], arguments: argparse.Namespace) -> None
         print(f"{name:30} {1e3 * seconds:7.1f} ms ({1e3 * low:.1f} to {1e3 * high:.1f})   "
               f"{seconds / median[PLAIN]:.2f} x plain")  # fmt: skip
     print(f"all callbacks / (plain step + teacher's forward) = {median[ALL] / (median[PLAIN] + median[FORWARD]):.2f}")
+
+
+def _print_logging(answers: dict[str, Any]) -> None:
+    for name in (PLAIN, DISTILLED, ALL, WANDB):
+        times, logging = answers[name]["times"][WARM_UP:], answers[name]["logging"][WARM_UP:]
+        logger = "W&B" if name == WANDB else "CSV"
+        helpers = f"; W&B's own processes {1e3 * answers[name]['helpers'] / len(times):.2f} ms" if name == WANDB else ""
+        print(f"logging, {name + ', ' + logger:38} {1e3 * sum(logging) / len(times):6.3f} ms a step, "
+              f"{sum(logging) / sum(times):.2%} of it{helpers}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ CLASSES = [
     "Ankle boot",
 ]
 
+MADE_OF = {"recipe": "1ec1" * 16, "teacher": "7eac" * 16, "data": "ab12" * 16, "packages": "9ac4" * 16}
+
 
 def model_scores(accuracy: float, size: int, ms: float, **changes: Any) -> dict[str, Any]:
     return {
@@ -81,6 +83,7 @@ def make_scores(*, teacher: bool = True) -> dict[str, Any]:
         },
         "provenance": {
             "measured_at": "2026-11-24T09:12:44+00:00",
+            "made_of": MADE_OF | ({} if teacher else {"teacher": None}),
             "files": {
                 role: {"name": name, "sha256": f"{i}fb2c4d1" * 8}
                 for i, (role, name) in enumerate(
@@ -280,6 +283,7 @@ def write_run(
         "mean": [0.286],
         "std": [0.353],
         "training": {"seed": 0},
+        "made_of": MADE_OF,
     }
     (run / "student" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_history()), encoding="utf-8")

@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from finished_run import make_scores
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateMonitor,
@@ -19,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, shrink
+from lighten.delivery.publish import figures_of
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.record import History, read
 
@@ -173,8 +175,11 @@ def test_lightning_cli_refuses_a_setting_that_a_callback_has_not(tmp_path, capsy
     assert "beginn" in capsys.readouterr().err
 
 
+MONITORED = [(Own, "val_loss", "min"), (distilled, "student/accuracy", "max")]
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-@pytest.mark.parametrize(("make", "monitor", "mode"), [(Own, "val_loss", "min"), (distilled, "student/accuracy", "max")])
+@pytest.mark.parametrize(("make", "monitor", "mode"), MONITORED)
 def test_the_best_checkpoint_is_kept_found_again_and_gone_on_with(make, monitor, mode, tmp_path):
     def keep_best():
         return ModelCheckpoint(tmp_path, monitor=monitor, mode=mode, save_last=True, filename="best")
@@ -195,7 +200,7 @@ def test_the_best_checkpoint_is_kept_found_again_and_gone_on_with(make, monitor,
     assert longer.callback_metrics["quantize/enabled"] == 1.0
 
 
-@pytest.mark.parametrize(("make", "monitor", "mode"), [(Own, "val_loss", "min"), (distilled, "student/accuracy", "max")])
+@pytest.mark.parametrize(("make", "monitor", "mode"), MONITORED)
 def test_early_stopping_stops_and_what_was_still_to_come_is_told(make, monitor, mode, tmp_path):
     never = EarlyStopping(monitor, mode=mode, min_delta=1e3, patience=1)
     fit = trainer(tmp_path, never, max_epochs=8)
@@ -251,3 +256,63 @@ def test_throughput_monitor_counts_samples(tmp_path):
     counted = [row for row in rows(logger.log_dir) if "train/samples" in row]
     assert [int(float(row["train/samples"])) for row in counted] == [16 * n for n in range(1, 13)]
     assert float(counted[-1]["train/device/samples_per_sec"]) > 0
+
+
+LOGGING = Path(__file__).parents[1] / "docs" / "guide" / "logging.md"
+
+
+def documented(heading="Names"):
+    """Return the names in the first column of the tables of a section; ``<…>`` stands for what a run decides."""
+    section = LOGGING.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def pattern(name):
+    return re.compile(re.sub(r"<\w+>", ".+", re.escape(name).replace(r"\<", "<").replace(r"\>", ">")))
+
+
+LABELS = {
+    "classification": lambda: torch.arange(24) % 3,
+    "multilabel": lambda: (torch.randn(24, 3) > 0).float(),
+    "regression": lambda: torch.randn(24, 3),
+}
+
+
+def perceptron():
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """Return every name that fits of all kinds log, as loggers and as ``callback_metrics`` see them."""
+    names = set()
+    for task, labels in LABELS.items():
+        folder = tmp_path_factory.mktemp(task)
+        losses = {"classification": {"soft_labels": 1, "dkd": 1, "dist": 1, "hint": 1, "cross_entropy": 1}}.get(task)
+        layers = {"0": "0"} if losses else "uniform"
+        module = DistillationModule(perceptron(), perceptron(), task=task, losses=losses, layers=layers)
+        loader = DataLoader(TensorDataset(torch.randn(24, 4), labels()), batch_size=8)
+        fit = trainer(folder, History(folder / "history.jsonl"))
+        fit.fit(module, loader, loader)
+        names |= set(fit.callback_metrics).union(*read(folder / "history.jsonl"))
+        names |= set(fit.test(module, loader, verbose=False)[0])
+    return names - {"step", "epoch", "progress", "time"}
+
+
+def test_every_name_that_is_logged_is_documented(logged):
+    known = [pattern(name) for name in documented()]
+    assert sorted(name for name in logged if not any(each.fullmatch(name) for each in known)) == []
+    assert len(logged) > 30
+
+
+def test_every_documented_name_is_logged(logged):
+    assert [name for name in documented() if not any(pattern(name).fullmatch(each) for each in logged)] == []
+    assert len(documented()) > 20
+
+
+def test_the_final_figures_are_those_documented():
+    known, figures = documented("After the fit"), figures_of(make_scores())
+    assert [name for name in figures if not any(pattern(each).fullmatch(name) for each in known)] == []
+    assert [each for each in known if not any(pattern(each).fullmatch(name) for name in figures)] == []
+    assert len(known) > 12

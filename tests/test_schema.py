@@ -1,9 +1,10 @@
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from lighten.schema import complaint
+from lighten.schema import as_text, complaint, misfit
 
 
 @dataclass

@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif arguments.step == "compare":
             with _made_elsewhere(arguments.runs[0].parent, "compare"):
                 _compare(arguments)
+        elif arguments.step == "dashboard":
+            _dashboard(arguments)
         elif arguments.step == "doctor":
             _doctor(as_json=arguments.json)
         else:
@@ -97,6 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--sort", default="accuracy", help="accuracy, kept, bytes, latency, faster, … (best first)")
     compare.add_argument("--out", type=Path, metavar="FILE", help="of the page (default: in their common folder)")
     compare.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    text = "make a W&B workspace: student against teacher, compression, speed, system; for all runs of a project"
+    dashboard = steps.add_parser(
+        "dashboard",
+        help="make a W&B workspace for a project's runs",
+        description=text,
+        epilog="example: lighten dashboard --entity me --project lighten",
+    )
+    dashboard.add_argument("--entity", required=True, help="the W&B user or team that the project belongs to")
+    dashboard.add_argument("--project", default="lighten", help="the W&B project (default: lighten, as runs have it)")
+    dashboard.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON, and send nothing")
     text = "tell what is installed, which targets can be built, threads, devices and the cluster"
     doctor = steps.add_parser(
         "doctor",
@@ -203,6 +215,13 @@ def _doctor(*, as_json: bool) -> None:
             print(f"{marks[finding.state]}  {finding.part:8}  {finding.name:20}  {finding.found}")
     if bad := [f"{finding.name}: {finding.found}" for finding in findings if finding.state == "warning"]:
         raise UserError(f"{len(bad)} to be mended; {bad[0]}")
+
+
+def _dashboard(arguments: argparse.Namespace) -> None:
+    from lighten.dashboard import as_json, publish, workspace
+
+    made = workspace(arguments.entity, arguments.project)
+    print(as_json(made) if arguments.dry_run else publish(made))
 
 
 def _measure(run: Path) -> None:

@@ -75,11 +75,11 @@ def read_recipe(name: str, recipes: Path) -> DictConfig:
 def _parse(text: str) -> Override:
     expected = "expected KEY=VALUE" if not text.startswith("-") else "expected -m, -h or KEY=VALUE"
     if len(text) > MOST_WORD:
-        raise RecipeError(f"{shown(text)!r}: has {len(text):,} characters, {expected} of at most {MOST_WORD:,}")
+        raise RecipeError(f"{shown(repr(text))}: has {len(text):,} characters, {expected} of at most {MOST_WORD:,}")
     try:
         override = OverridesParser.create().parse_overrides([text])[0]
     except (HydraException, ValueError, RecursionError):  # also numbers and levels beyond what Python takes
-        raise RecipeError(f"{text!r}: cannot be read, {expected}") from None
+        raise RecipeError(f"{shown(repr(text))}: cannot be read, {expected}") from None
     key = override.key_or_group
     if override.is_delete():
         raise RecipeError(f"{text}: keys cannot be taken away; set null where the recipe allows it")

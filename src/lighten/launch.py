@@ -15,7 +15,7 @@ from typing import Any, cast
 from lighten.compose import compose_all, recipe_names
 from lighten.errors import RecipeError, UserError, one_line
 from lighten.recipe import Recipe, RecipeWarning
-from lighten.training.signals import Preempted, armed
+from lighten.training.signals import Preempted, armed, die_with_parent
 
 USAGE = """usage: python train.py recipe=NAME [KEY=VALUE ...]
        python train.py -m recipe=NAME,NAME [KEY=VALUE,VALUE ...]
@@ -25,6 +25,10 @@ Trains, compresses, exports, measures and reports. Keys are those of the recipes
 """
 JOB = "LIGHTEN_JOB"
 """Which of several recipes a process that a strategy starts belongs to."""
+LAUNCHER = "LIGHTEN_LAUNCHER"
+"""The number of the process that has started it."""
+_PEERS = "lighten.training.peers"
+"""Heavy, and needed only where a fit has loaded it."""
 
 
 def main(argv: Sequence[str], recipes: Path) -> int:
@@ -38,6 +42,8 @@ def main(argv: Sequence[str], recipes: Path) -> int:
         print(USAGE + f"\nRecipes: {', '.join(recipe_names(recipes))}")
         return 0
     warnings.formatwarning = cast(Any, _warning_line)
+    if LAUNCHER in os.environ and "LOCAL_RANK" in os.environ:
+        die_with_parent(int(os.environ[LAUNCHER]))
     with armed():
         return _guarded(lambda: _run_all(_composed(argv, recipes)))
 
@@ -90,7 +96,21 @@ def _guarded(work: Callable[[], None]) -> int:
         return 1
     except Preempted as stop:
         return int(stop.code or 0)
+    except RuntimeError as error:
+        cause = _ended_by(error)
+        if cause is None:
+            raise
+        print(f"error: {cause}", file=sys.stderr, flush=True)
+        return 1
+    finally:
+        if _PEERS in sys.modules:
+            sys.modules[_PEERS].told()
     return 0
+
+
+def _ended_by(error: RuntimeError) -> str | None:
+    """Return what became of the process that this one waited for, if that is what ``error`` says."""
+    return cast("str | None", sys.modules[_PEERS].cause_of(error)) if _PEERS in sys.modules else None
 
 
 def _composed(argv: Sequence[str], recipes: Path) -> list[Recipe]:
@@ -108,13 +128,16 @@ def _job(number: int) -> Iterator[None]:
     from lighten.training.fit import leave_processes
 
     before = dict(os.environ)
-    os.environ[JOB] = str(number)
+    os.environ |= {JOB: str(number), LAUNCHER: str(os.getpid())}
     try:
         yield
+        leave_processes()
+    except Preempted:
+        leave_processes()
+        raise
     finally:
         os.environ.clear()
         os.environ.update(before)
-        leave_processes()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ no aliases, which multiply, and nothing that is too long, too deep or too large 
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +115,19 @@ def _read(path: Path) -> str:
 
 def _check_events(text: str) -> None:
     """Go through a file as it is written, before anything is made of it."""
+    events: Iterable[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
     level = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed in recipes", problem_mark=event.start_mark)
-        if getattr(event, "tag", None):
-            raise yaml.MarkedYAMLError(problem=f"no tags are allowed, {event.tag}", problem_mark=event.start_mark)
+    for event in events:
         level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if level > MOST_LEVELS:
-            raise yaml.MarkedYAMLError(problem=f"more than {MOST_LEVELS} levels", problem_mark=event.start_mark)
+        wrong = None
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            wrong = "aliases are not allowed in recipes"
+        elif getattr(event, "tag", None):
+            wrong = f"no tags are allowed, {event.tag}"
+        elif level > MOST_LEVELS:
+            wrong = f"more than {MOST_LEVELS} levels"
+        if wrong:
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: {wrong}")
 
 
 def _reason(error: Exception) -> str:

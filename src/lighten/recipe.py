@@ -40,6 +40,8 @@ MOST_SEED = 2**32 - 1
 CHANGED = "changed"
 RESUME = ("same", CHANGED)
 """Whether a run that goes on may have other settings than it began with."""
+ON_BAD_BATCH = ("stop", "skip")
+"""What is done about a batch whose loss or gradient is not finite."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("auto", "32-true", "32", "16-mixed", "bf16-mixed")
 
@@ -151,7 +153,11 @@ class Compress:
 
 @dataclass
 class Trainer:
-    """Lightning's Trainer, by its own names; ``precision: auto`` is bfloat16 where that is fast, else float32."""
+    """Lightning's Trainer, by its own names; ``precision: auto`` is bfloat16 where that is fast, else float32.
+
+    ``timeout`` is the strategy's: seconds until all processes end because one is stopped, or does not come to where the
+    others are. Torch gives NCCL as many: a save, a compilation or a first look at the data on one rank takes less.
+    """
 
     max_epochs: int = 10
     max_steps: int = -1
@@ -168,6 +174,7 @@ class Trainer:
     limit_val_batches: Any = 1.0
     deterministic: bool = False
     sync_batchnorm: bool = False
+    timeout: float = 600.0
     enable_progress_bar: bool = True
 
 
@@ -206,6 +213,7 @@ class Recipe:
     runs: str = "runs"
     id: str | None = None
     resume: str = "same"
+    on_bad_batch: str = "stop"
 
 
 def check(recipe: Recipe) -> Recipe:
@@ -251,6 +259,7 @@ def _check_names(recipe: Recipe) -> None:
         _one_of("teacher", recipe.teacher, model_names())
     _one_of("logger", recipe.logger, LOGGERS)
     _one_of("resume", recipe.resume, RESUME)
+    _one_of("on_bad_batch", recipe.on_bad_batch, ON_BAD_BATCH)
     _one_of("compress.prune.score", recipe.compress.prune.score, SCORES)
     _one_of("compress.prune.scope", recipe.compress.prune.scope, SCOPES)
     _one_of("compress.prune.target", recipe.compress.prune.target, PRUNE_TARGETS)
@@ -410,6 +419,7 @@ def _check_trainer(trainer: Trainer) -> None:
         )
     for key in ("num_nodes", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
         _whole(f"trainer.{key}", getattr(trainer, key), 1)
+    _number("trainer.timeout", trainer.timeout, above=0)
     if trainer.gradient_clip_val is not None:
         _number("trainer.gradient_clip_val", trainer.gradient_clip_val, above=0)
     if not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\s*\d+)+|\[\d+(, \d+)*\]", str(trainer.devices)):

@@ -31,7 +31,7 @@ from lighten.rehearsal import look_before, rehearse
 from lighten.roles import build, config_of, data_of, is_rank_zero, module_of, monitor_of, seed, student_of, teachers_of
 from lighten.run_folder import keep_recipe, open_folder, settings_of
 from lighten.training.checkpoint import latest_good
-from lighten.training.files import disk_told, remove_stale
+from lighten.training.files import disk_told, remove_stale, told_once
 from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.loggers import ending, make_logger
 from lighten.training.origin import Origin
@@ -50,7 +50,7 @@ def run(recipe: Recipe) -> Path:
         DiskError: if that is a disk: what was saved before is kept.
     """
     folder = open_folder(recipe)
-    with disk_told(folder):
+    with disk_told(folder), told_once():
         if is_rank_zero():
             remove_stale(folder, deep=True)
         _run(recipe, folder)
@@ -96,16 +96,18 @@ def _fit(
     callbacks: list[L.Callback] = [origin, dense, *([prune] if prune else []), *([quantize] if quantize else [])]
     trainer = make_trainer(
         folder=folder, stage="student", settings=settings, callbacks=callbacks, logger=logger, seed=recipe.seed,
-        monitor=monitor_of(data),
+        monitor=monitor_of(data), on_bad_batch=recipe.on_bad_batch,
     )  # fmt: skip
     _write_fit(folder, recipe, student, config, quantize, teachers=len(teachers))
     resumed = latest_good(folder / "checkpoints")
     try:
         trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
-    except (RuntimeError, KeyError, ValueError) as error:
-        if not changed or origin.begun or isinstance(error, UserError):
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        ours = resumed is None or (isinstance(error, RuntimeError) and "loading state_dict" not in str(error))
+        if origin.begun or isinstance(error, UserError) or (ours and not changed):
             raise
-        raise UserError(f"{resumed} does not fit the changed recipe ({error!s:.99}…); give another id") from error
+        what = "the changed recipe" if changed else "this run"
+        raise UserError(f"{resumed} does not fit {what} ({error!s:.99}…); give another id") from error
     if changed:  # also where nothing is left to train: it counts for what follows
         keep_recipe(recipe, folder)
     if not dense.path.exists() and dense.at == 1.0 and trainer.is_global_zero:  # killed between last save and end

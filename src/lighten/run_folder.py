@@ -28,6 +28,7 @@ FREE = (
     "delivery",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
+    "trainer.timeout",
 )
 """Settings that may differ when a run goes on: they change nothing that is learned."""
 

@@ -30,6 +30,8 @@ def test_reads_plain_and_gzipped(tmp_path, pixels, gz):
         ("images", lambda b: b[:-1], "is no complete idx file of 3 dimensions"),
         ("images", lambda b: b + b"x", "is no complete idx file"),
         ("images", lambda b: b"\0\0\x0d\x03" + b[4:], "is no complete idx file"),
+        ("images", lambda b: b[:4] + b"\xff" * 12, "is no complete idx file"),
+        ("images.gz", lambda b: gzip.compress(b + bytes(1 << 24)), "is no complete idx file"),
         ("images", lambda b: b"", "is no complete idx file"),
         ("images.gz", lambda b: gzip.compress(b)[:-9], "cannot be read"),
         ("images.gz", lambda b: b, "cannot be read"),

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -252,6 +253,24 @@ def test_bad_values(changes, says):
 def test_a_batch_larger_than_the_training_part():
     with pytest.raises(UserError, match="batch_size=31, expected 1 to 30"):
         module(batch_size=31).train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"train_labels": torch.full((40,), 2)}, "training part: labels from 2 to 2, expected 0 to 1"),
+        ({"test_labels": torch.full((6,), -1)}, "test part: labels from -1 to -1, expected 0 to 1"),
+        ({"train_labels": torch.zeros(39, dtype=torch.int64)}, "training part: 40 images and 39 labels"),
+        ({"test": torch.zeros(0, 1, 4, 5), "test_labels": torch.zeros(0)}, "test part: 0 images and 0 labels"),
+        ({"test": torch.zeros(6, 1, 5, 4)}, r"test part: images are \(1, 5, 4\), expected \(1, 4, 5\)"),
+    ],
+)
+def test_images_that_do_not_fit_their_labels(change, says):
+    data = ImageData(
+        facts(), lambda: replace(images(), **change), batch_size=8, seed=0, workers=0, validation=10, augment=True
+    )
+    with pytest.raises(UserError, match=says):
+        data.prepare_data()
 
 
 def test_images_of_another_shape():

@@ -121,6 +121,26 @@ def test_a_damaged_file_is_made_anew_with_one_warning(tokenizer, cache, damage):
     assert counting.calls == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ids": lambda t: np.array([None] * len(t.ids), dtype=object)},
+        {"ids": lambda t: -t.ids},
+        {"offsets": lambda t: np.concatenate([[0, 10**12], t.offsets[2:]])},
+        {"offsets": lambda t: t.offsets + 1},
+        {"offsets": lambda t: t.offsets.astype(np.float64)},
+        {"types": lambda t: np.zeros(3, np.int8)},
+    ],
+)
+def test_a_file_that_lies_is_made_anew(tokenizer, cache, change):
+    counting = Counting(tokenizer)
+    good = cached_tokens(counting, TEXTS, None, 16)
+    (file,) = cache.iterdir()
+    np.savez(file, **{"ids": good.ids, "offsets": good.offsets} | {key: make(good) for key, make in change.items()})
+    with pytest.warns(UserWarning, match="damaged"):
+        assert rows(cached_tokens(counting, TEXTS, None, 16)) == rows(good)
+
+
 def test_a_folder_that_cannot_be_written_is_told_once(tokenizer, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match=r"cannot be written .*; set LIGHTEN_CACHE") as caught:

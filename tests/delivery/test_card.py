@@ -49,6 +49,16 @@ def test_it_says_how_the_model_was_made_and_which_files_it_speaks_of(run):
     assert "`student/compression.json`" in body
 
 
+def test_it_carries_the_hashes_of_what_it_was_made_of(run):
+    _, body = card(run)
+    assert "- Made of recipe `1ec11ec11ec11ec1`, teacher `7eac7eac7eac7eac`, data `ab12ab12ab12ab12`, packages" in body
+    config = json.loads((run / "student" / "config.json").read_text())
+    (run / "student" / "config.json").write_text(
+        json.dumps(config | {"made_of": config["made_of"] | {"teacher": None}})
+    )
+    assert "recipe `1ec11ec11ec11ec1`, data `" in card(run)[1]
+
+
 def test_without_scores_it_says_so(tmp_path):
     head, body = card(write_run(tmp_path / "runs" / "x" / "y", scores=False))
     assert "model-index" not in head

@@ -81,6 +81,17 @@ def test_so_is_every_figure_of_the_runtimes_and_of_int8_against_float(quantized)
         assert text in ((show(found.value),) if show else (found.text, _inverse(scores, key))), key
 
 
+def test_it_carries_the_hashes_of_what_it_was_made_of_and_no_name_of_where_it_lies(run, tmp_path):
+    assert "Made of recipe 1ec11ec11ec11ec1, teacher 7eac7eac7eac7eac, data ab12ab12ab12ab12, packages" in " ".join(
+        Page(render(run)).text.split()
+    )
+    scores = json.loads((run / "scores.json").read_text())
+    scores["provenance"]["run"] = run.name
+    (run / "scores.json").write_text(json.dumps(scores))
+    page = render(run)
+    assert render(run.rename(tmp_path / "moved")) == page
+
+
 def test_it_fetches_nothing_and_runs_nothing(run):
     page = Page(render(run))
     fetched = [a[k] for _, a in page.tags for k in ("src", "srcset", "href", "xlink:href") if k in a]

@@ -5,7 +5,7 @@ import pytest
 from finished_run import make_scores
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from lighten.delivery.scores import compare, quality, read_scores, reference_of, write_scores
+from lighten.delivery.scores import compare, quality, read_scores, reference_of, seal_of, write_scores
 from lighten.errors import UserError
 
 
@@ -35,9 +35,14 @@ def test_without_a_teacher_the_dense_student_is_the_reference():
     assert (role, figures["accuracy"]) == ("student", 0.9105)
 
 
-def test_written_scores_are_read_back(tmp_path):
+def test_written_scores_are_read_back_under_a_seal_of_their_own(tmp_path):
     write_scores(tmp_path, make_scores())
     assert read_scores(tmp_path) == make_scores()
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert list(written)[-1] == "seal"
+    assert written["seal"] == seal_of(written) == seal_of(make_scores())
+    written["models"]["compressed"]["latency_ms"]["batch_1"]["median"] *= 0.999
+    assert written["seal"] != seal_of(written)
 
 
 @pytest.mark.parametrize(

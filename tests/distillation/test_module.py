@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lighten.distillation.cache import TeacherCache
 from lighten.distillation.module import DistillationModule
 from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
@@ -221,3 +222,12 @@ def test_a_last_batch_of_one_is_told_where_torch_cannot_go_on(loader, fit) -> No
 def test_settings_out_of_range_are_refused(net, settings, told) -> None:
     with pytest.raises(UserError, match=told):
         DistillationModule(net(4), net(8), **settings)
+
+
+def test_a_teacher_in_shards_is_refused_where_nothing_is_sharded(tmp_path):
+    module = DistillationModule(nn.Linear(4, 3), nn.Linear(4, 3), shard_teacher=True)
+    module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(UserError, match="SingleDeviceStrategy keeps the teacher whole on each device; leave it off"):
+        module.setup("fit")
+    with pytest.raises(UserError, match="its shards need all; leave one out"):
+        DistillationModule(nn.Linear(4, 3), nn.Linear(4, 3), shard_teacher=True, cache=TeacherCache(tmp_path))

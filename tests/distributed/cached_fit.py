@@ -22,7 +22,7 @@ from lighten.distillation.cache import TeacherCache
 from lighten.distillation.module import DistillationModule
 from lighten.models import build_model
 from lighten.training.checkpoint import latest_good
-from lighten.training.fit import make_trainer
+from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.optimizer import OptimizerSettings
 
 warnings.simplefilter("error")
@@ -95,6 +95,7 @@ def be_rank(folder: Path, cache: Path, rank: int, *, killed: bool) -> None:
         "resumed": path is not None, "steps": trainer.global_step,
     }  # fmt: skip
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
+    leave_processes()
 
 
 def fork_ranks(folder: Path, cache: Path, port: str, *, killed: bool = False) -> list[int]:

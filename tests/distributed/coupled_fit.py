@@ -78,18 +78,22 @@ def fit(folder: Path, case: str, ranks: int, kind: str) -> None:
     before, student = fingerprint(teacher), build(case, 1, seed=2)
     module = Watched(
         student, teacher, task="masked_lm" if case == "tokens" else "classification", losses=CASES[case],
-        temperature=2.0, loss_options={"relations": {"heads": 4}} if case == "classes" else None,
+        temperature=2.0, shard_teacher=sharded and case != "classes",
+        loss_options={"relations": {"heads": 4}} if case == "classes" else None,
         optimizer=lambda m, steps: torch.optim.SGD(m.parameters(), lr=0.002),
     )  # fmt: skip
     trainer.fit(module, loader(case, trainer.global_rank, ranks))
     whole = {name: getattr(p, "full_tensor", lambda p=p: p)() for name, p in module.named_parameters()}
+    taught = {name: getattr(p, "full_tensor", None) for name, p in teacher.named_parameters()}
+    changed = fingerprint(teacher) != before
     if trainer.is_global_zero:
         found = {
             "losses": module.losses,
             "weights": {name: p.detach().flatten().tolist() for name, p in whole.items()},
-            "teacher_changed": fingerprint(teacher) != before,
+            "teacher_changed": changed,
             "sharded": [name for name, p in module.named_parameters() if hasattr(p, "full_tensor")],
-            "teacher_sharded": [name for name, p in teacher.named_parameters() if hasattr(p, "full_tensor")],
+            "teacher_whole": [name for name, shards in taught.items() if shards is None],
+            "teacher_sharded": [name for name, shards in taught.items() if shards is not None],
         }
         (folder / f"{case}-{kind}.json").write_text(json.dumps(found))
 

@@ -43,11 +43,12 @@ def test_two_ranks_equal_one(ended, case, kind) -> None:
 
 
 @pytest.mark.parametrize("case", ["classes", "tokens", "stages"])
-def test_shards_are_the_students_alone(ended, case) -> None:
+def test_shards_are_the_students_and_the_teachers_where_that_is_asked(ended, case) -> None:
     sharded = ended[f"{case}-fsdp2"]
     students = {name for name in sharded["weights"] if name.startswith("student.")}
     assert students <= set(sharded["sharded"])
-    assert sharded["teacher_sharded"] == []
+    assert bool(sharded["teacher_sharded"]) == bool(case != "classes")
+    assert bool(sharded["teacher_whole"]) == bool(case == "classes")
     assert ended[f"{case}-ddp"]["sharded"] == []
 
 

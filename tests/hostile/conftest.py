@@ -50,7 +50,8 @@ def home(tmp_path, monkeypatch):
 def answered(home, capsys):
     """Return a function that runs words of the command line, or a call, and checks that the answer is one clear line.
 
-    It returns that line, or what else was printed. With ``harmless`` the input may also be taken, as long as nothing comes of it.
+    It returns that line, or what else was printed. With ``harmless`` the input may also be taken, as long as nothing
+    comes of it.
     """
 
     def answer(work: Sequence[str] | Callable[[], object], *, harmless: bool = False) -> str:
@@ -61,7 +62,8 @@ def answered(home, capsys):
         finally:
             signal.alarm(0)
         out, err = capsys.readouterr()
-        lines = [line for line in err.splitlines() if line.startswith("error: ") or not line.endswith("…")]  # stages that are announced
+        stages = [line for line in err.splitlines() if line.endswith(" …") and not line.startswith("error: ")]
+        lines = [line for line in err.splitlines() if line not in stages]
         assert not home.marker.exists()
         assert OUTSIDE not in out + err
         assert not [path for path in home.folder.rglob("*") if OUTSIDE in path.name]

@@ -14,6 +14,7 @@ import tarfile
 import warnings
 from functools import partial
 
+import lightning as L
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,7 +66,13 @@ def committed(path, content):
     """Write a checkpoint with a manifest that fits: who can plant one can plant the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    manifest = {"schema": 1, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "step": 1, "epoch": 0}
+    manifest = {
+        "schema": 1,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "step": 1,
+        "epoch": 0,
+    }
     manifest_of(path).write_text(sealed(manifest))
     assert verify(path) is None
     return path
@@ -104,6 +111,36 @@ def checkpoint_url(home, content):
 def unsafe_checkpoint(home):
     path = committed(home.folder / "x.ckpt", torch_bytes({"a": home.bomb}))
     return partial(AtomicCheckpointIO().load_checkpoint, path, weights_only=False)
+
+
+BARE = {"state_dict": {}, "epoch": 0, "global_step": 1, "pytorch-lightning_version": "2.6.0", "callbacks": {}}
+RESUMED = {
+    "pickle": lambda home: {"state_dict": home.bomb},
+    "nothing": lambda home: {},
+    "list": lambda home: [1],
+    "no weights": lambda home: BARE | {"optimizer_states": [], "lr_schedulers": [], "loops": {}},
+    "weights of no kind": lambda home: BARE | {"state_dict": [1]},
+    "version of no kind": lambda home: BARE | {"pytorch-lightning_version": 5},
+}
+
+
+@each("checkpoint: of a run that goes on", RESUMED)
+def resumed_checkpoint(home, content):
+    shutil.copy(SMOKE, home.recipes)
+    committed(home.folder / "runs" / "smoke" / "a" / "checkpoints" / "last.ckpt", torch_bytes(content(home)))
+    small = ["teacher=null", "teacher_options={widths: null}", "teacher_fit.max_epochs=0", "trainer.accelerator=cpu"]
+    return ["recipe=smoke", "id=a", "logger=none", "trainer.enable_progress_bar=false", *small]
+
+
+@hostile("checkpoint: URL through a Trainer")
+def url_through_a_trainer(home):
+    module = lighten.DistillationModule(torch.nn.Linear(2, 2), None, soft_weight=0.0)
+    trainer = L.Trainer(
+        plugins=[AtomicCheckpointIO()], accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, default_root_dir=home.folder, max_epochs=1,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader([(torch.zeros(2), 0)])
+    return partial(trainer.fit, module, loader, ckpt_path="https://example.com/x.ckpt")
 
 
 @hostile("checkpoint: of a run that is shrunk")
@@ -182,7 +219,7 @@ CONFIGS = {
     "name of no kind": {"name": ["cnn"]},
     "target": {"options": {"_target_": "os.system"}},
     "weights elsewhere": {"name": "transformers", "options": {"path": "../../elsewhere"}},
-    "code elsewhere": {"name": "transformers", "options": {"config": {"model_type": "x", "auto_map": {"AutoConfig": "x.Y"}}}},
+    "code elsewhere": {"name": "transformers", "options": {"config": {"model_type": "x", "auto_map": {"a": "x.Y"}}}},
     "blocks without end": {"options": {"widths": [4], "depth": 10**9}},
     "classes without end": {"num_classes": 10**12},
     "negative shape": {"input_shape": [-1, 2, 3]},
@@ -217,7 +254,9 @@ def compression(home, content):
     return partial(lighten.load, model_folder(home, compression__json=json.dumps(content)))
 
 
-@each("model folder", {"URL": "https://example.com/m", "NUL": "a\0b", "long name": "x" * 900, "outside": "../outside.txt"})
+@each(
+    "model folder", {"URL": "https://example.com/m", "NUL": "a\0b", "long name": "x" * 900, "outside": "../outside.txt"}
+)
 def model_path(home, content):
     return partial(lighten.load, content)
 
@@ -238,13 +277,18 @@ BERT = {
     "model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
     "vocab_size": 100, "max_position_embeddings": 32,
 }  # fmt: skip
-AUTO_MAP = {"AutoConfig": "evil.E", "AutoModelForSequenceClassification": "evil.E", "AutoTokenizer": ["evil.E", "evil.E"]}
+AUTO_MAP = {
+    "AutoConfig": "evil.E",
+    "AutoModelForSequenceClassification": "evil.E",
+    "AutoTokenizer": ["evil.E", "evil.E"],
+}
 PRETRAINED = {
     "pickled weights": lambda home: {"pytorch_model.bin": home.pickled},
     "zipped weights": lambda home: {"pytorch_model.bin": torch_bytes({"a": home.bomb})},
     "pickle as safetensors": lambda home: {"model.safetensors": home.pickled},
     "pickled shards": lambda home: {
-        "pytorch_model.bin.index.json": b'{"metadata": {}, "weight_map": {"a": "x.bin"}}', "x.bin": home.pickled
+        "pytorch_model.bin.index.json": b'{"metadata": {}, "weight_map": {"a": "x.bin"}}',
+        "x.bin": home.pickled,
     },
     "shards elsewhere": lambda home: {
         "model.safetensors.index.json": b'{"metadata": {}, "weight_map": {"a": "../../outside.txt"}}'
@@ -348,7 +392,8 @@ DATASETS = {
     "pickles": lambda home: {"train.pkl": home.pickled},
     "arrays of objects": lambda home: {"train.npy": b"\x93NUMPY" + home.pickled},
     "tags in its page": lambda home: {
-        "README.md": b"---\nconfigs:\n- !!python/object/apply:os.system ['touch marker']\n---\n", "train.csv": CSV.encode()
+        "README.md": b"---\nconfigs:\n- !!python/object/apply:os.system ['touch marker']\n---\n",
+        "train.csv": CSV.encode(),
     },
     "files elsewhere": lambda home: {
         "README.md": b"---\nconfigs:\n- config_name: default\n  data_files: ../../outside.txt\n---\n"
@@ -463,7 +508,10 @@ def run_files(home, content):
     return ["report", str(run)]
 
 
-@each("run", {"data by path": {"name": "../../x"}, "data of a stranger": {"name": "table", "options": {"path": "../x.pkl"}}})
+@each(
+    "run",
+    {"data by path": {"name": "../../x"}, "data of a stranger": {"name": "table", "options": {"path": "../x.pkl"}}},
+)
 def run_data(home, content):
     run = write_run(home.folder / "runs" / "x" / "a")
     config = json.loads((run / "student" / "config.json").read_text())
@@ -476,7 +524,9 @@ def run_data(home, content):
 @hostile("run: numbers without end", harmless=True)
 def run_history(home):
     run = write_run(home.folder / "runs" / "x" / "a")
-    (run / "history.jsonl").write_text('{"step": 1, "train/loss": 1e999}\n{"step": ' + "9" * 400 + "}\n" + "[" * 100_000)
+    (run / "history.jsonl").write_text(
+        '{"step": 1, "train/loss": 1e999}\n{"step": ' + "9" * 400 + "}\n" + "[" * 100_000
+    )
     return ["report", str(run)]
 
 
@@ -535,7 +585,9 @@ def test_names_that_are_html_stay_text(home, answered):
     scores["classes"]["names"] = [SCRIPT] * len(scores["classes"]["names"])
     scores["provenance"]["machine"]["processor"] = SCRIPT
     scores["provenance"]["data"]["licence"] = SCRIPT
-    (run / "scores.json").write_text(json.dumps(scores | {"gate": json.loads((run / "scores.json").read_text())["gate"]}))
+    (run / "scores.json").write_text(
+        json.dumps(scores | {"gate": json.loads((run / "scores.json").read_text())["gate"]})
+    )
     config = json.loads((run / "student" / "config.json").read_text())
     config["classes"] = [SCRIPT] * 10
     config["model"]["name"] = SCRIPT

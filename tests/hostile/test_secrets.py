@@ -55,4 +55,6 @@ def test_wandb_records_nothing_of_the_machine_and_the_command(ran):
     content = log.read_bytes()
     for word in ("data_options.validation=11000", "train.py", str(home)):
         assert word.encode() not in content
-    assert not [path.name for path in home.rglob("*") if path.name in ("wandb-metadata.json", "output.log", "diff.patch")]
+    assert not [
+        path.name for path in home.rglob("*") if path.name in ("wandb-metadata.json", "output.log", "diff.patch")
+    ]

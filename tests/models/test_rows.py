@@ -19,3 +19,7 @@ def test_each_row_is_a_token():
 def test_sizes_are_checked():
     with pytest.raises(UserError, match="heads=0"):
         build_model("bert_rows", num_classes=4, input_shape=(1, 5, 3), heads=0)
+    with pytest.raises(UserError, match="heads=5 do not share width=96"):
+        build_model("bert_rows", num_classes=4, input_shape=(1, 5, 3), heads=5)
+    with pytest.raises(UserError, match="layers=1001, expected at most 1000"):
+        build_model("bert_rows", num_classes=4, input_shape=(1, 5, 3), layers=1001)

@@ -56,10 +56,11 @@ def batches():
 
 @pytest.fixture
 def trainer(tmp_path):
-    def build(folder=tmp_path, *, callbacks=(), **settings) -> L.Trainer:
+    def build(folder=tmp_path, *, callbacks=(), on_bad_batch="stop", **settings) -> L.Trainer:
         settings = {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False, **settings}
         return make_trainer(
-            folder=folder, stage="student", settings={"log_every_n_steps": 1, **settings}, callbacks=callbacks
-        )
+            folder=folder, stage="student", settings={"log_every_n_steps": 1, **settings}, callbacks=callbacks,
+            on_bad_batch=on_bad_batch,
+        )  # fmt: skip
 
     return build

@@ -1,16 +1,27 @@
 import errno
 import hashlib
+import io
+import logging
 import os
 import resource
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from lighten.errors import UserError
-from lighten.training.files import DiskError, append_line, disk_told, remove_stale, replace_file, write_whole
+from lighten.training.files import (
+    DiskError,
+    append_line,
+    disk_told,
+    remove_stale,
+    replace_file,
+    told_once,
+    write_whole,
+)
 
 
 def names(folder):
@@ -91,7 +102,13 @@ WRITERS = {
     "torch": lambda path: replace_file(path, lambda file: torch.save(WEIGHTS, file)),
     "safetensors": lambda path: write_whole(path, lambda part: save_file(WEIGHTS, part)),
     "inner": lambda path: write_whole(path, lambda part: replace_file(part, lambda file: file.write(bytes(40_000)))),
+    "folder": lambda path: write_whole(path.with_name("b"), in_a_folder),
 }
+
+
+def in_a_folder(folder) -> None:
+    folder.mkdir()
+    WRITERS["bytes"](folder / "a")
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -100,7 +117,7 @@ def test_what_a_disk_refuses_is_one_line_whoever_writes(tmp_path, writer) -> Non
     with files_end_at(5000), pytest.raises(DiskError) as caught:
         WRITERS[writer](tmp_path / "a")
     error = caught.value
-    assert str(error).startswith(f"{tmp_path}/")
+    assert str(error).startswith(f"{tmp_path}/{'b/' if writer == 'folder' else ''}a cannot")
     assert "cannot be written (File too large); raise the limit on the size of files (ulimit -f) and" in str(error)
     assert "\n" not in str(error)
     assert (error.errno, error.strerror) == (errno.EFBIG, "File too large")
@@ -151,6 +168,38 @@ def test_what_is_raised_on_top_does_not_hide_the_disk(tmp_path, write, says) -> 
     with pytest.raises(DiskError, match=says.replace("/ ", f"{tmp_path} ")) as caught, disk_told(tmp_path):
         write(tmp_path / "a")
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_log_files_and_threads_leave_it_to_the_fit_to_tell(tmp_path, capsys) -> None:
+    def refused() -> None:
+        full(None)
+
+    def broken() -> None:
+        raise KeyError("mine")
+
+    handler = logging.StreamHandler(Full())
+    record = logging.makeLogRecord({"msg": "words"})
+    before = threading.excepthook
+    threading.excepthook = lambda thread: print(f"heard of {thread.exc_value!r}")
+    try:
+        for inside in (True, False):
+            with told_once() if inside else nullcontext():
+                handler.handle(record)
+                for work in (refused, broken):
+                    thread = threading.Thread(target=work)
+                    thread.start()
+                    thread.join()
+            out, err = capsys.readouterr()
+            assert ("No space left on device" in out) == (not inside)
+            assert "heard of KeyError('mine')" in out
+            assert ("Traceback" in err) == (not inside)
+    finally:
+        threading.excepthook = before
+
+
+class Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def full(file) -> None:

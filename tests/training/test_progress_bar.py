@@ -1,6 +1,10 @@
 import io
+import itertools
 import re
+from types import SimpleNamespace
 
+import lightning as L
+import pytest
 import rich
 from lightning.pytorch.loggers import CSVLogger
 
@@ -17,6 +21,24 @@ def test_one_plain_line_an_epoch_where_there_is_no_terminal(plain, batches, trai
     for number, line in enumerate(lines, 1):
         assert re.fullmatch(rf"student epoch {number}/3( student/loss 0\.5)? \(\d+ s\)", line)
     assert "student/loss" in lines[-1]
+
+
+@pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
+def test_an_epoch_that_goes_on_is_timed_from_there(plain, batches, trainer, capsys, tmp_path, monkeypatch) -> None:
+    """The clock of this process may have run for years."""
+
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 4:
+                trainer.save_checkpoint(tmp_path / "mid.ckpt")
+
+    trainer(callbacks=[Save()]).fit(plain(), batches, batches)
+    clock = SimpleNamespace(monotonic=lambda ticks=itertools.count(10**8): next(ticks))
+    monkeypatch.setattr("lighten.training.progress_bar.time", clock)
+    fit = trainer(enable_progress_bar=True)
+    fit.fit(plain(), batches, batches, ckpt_path=str(tmp_path / "mid.ckpt"))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"student epoch 2/2 \(\d{1,2} s\)", line)
 
 
 def test_other_ranks_are_silent(plain, batches, trainer, capsys) -> None:

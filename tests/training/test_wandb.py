@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize
+from lighten.dashboard import SECTIONS
 from lighten.errors import UserError
 from lighten.training.checkpoint import latest_good
 from lighten.training.fit import make_trainer
@@ -138,6 +139,16 @@ def test_what_is_logged_has_the_names_that_panels_are_made_of(whole) -> None:
     }
     assert names >= {"prune/amount", "prune/sparsity", "prune/kept/0", "prune/kept/3", "quantize/enabled"}
     assert names >= {"quantize/low/0.input", "quantize/high/0.input"}
+
+
+def test_the_dashboard_shows_what_is_logged(whole) -> None:
+    names = {name for _, metrics in sent(whole) for name in metrics}
+    for panel in [panel for panels in SECTIONS.values() for panel in panels]:
+        for shown in panel.metrics:
+            if panel.kind == "lines":
+                assert shown in names
+            elif panel.kind == "family" and not shown.startswith("system/"):
+                assert any(name.startswith(shown) for name in names), shown
 
 
 def test_groups_are_told_when_they_change_and_ranges_at_an_epochs_end(whole) -> None:

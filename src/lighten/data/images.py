@@ -207,7 +207,7 @@ class ImageData(L.LightningDataModule):
             if tuple(pixels.shape[1:]) != self.input_shape:
                 raise UserError(f"{where}: images are {tuple(pixels.shape[1:])}, expected {self.input_shape}")
             if len(pixels) != len(labels) or not len(labels):
-                raise UserError(f"{where}: {len(pixels)} images and {len(labels)} labels, expected as many, one at least")
+                raise UserError(f"{where}: {len(pixels)} images and {len(labels)} labels, expected as many")
             if not 0 <= labels.min() <= labels.max() < self.num_classes:
                 raise UserError(
                     f"{where}: labels from {labels.min()} to {labels.max()}, expected 0 to {self.num_classes - 1}"

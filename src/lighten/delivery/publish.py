@@ -52,7 +52,7 @@ def figures_of(scores: Scores) -> dict[str, float]:
             known = {key: value for key, value in model.items() if isinstance(value, int | float) and key != "threads"}
             times = {f"latency_{batch}_ms": time["median"] for batch, time in model["latency_ms"].items()}
             named |= {f"delivery/{role}/{key}": value for key, value in {**known, **times}.items()}
-    compared: Mapping[str, Any] = scores["comparison"]  # type: ignore[assignment]
+    compared: Mapping[str, Any] = scores["comparison"]
     return named | {f"delivery/{key}": float(value) for key, value in compared.items()}
 
 
@@ -87,7 +87,7 @@ def _send_model(experiment: Any, run: Path, figures: Mapping[str, float]) -> Non
 
     config = read_json(run / "student" / CONFIG, made_by=f"lighten shrink {run}")
     data, teacher = config["data"], config.get("made_of", {}).get("teacher")
-    _use(experiment, data["name"], "dataset", {key: data[key] for key in ("name", "options", "fingerprint")})
+    _use(experiment, data["name"], "dataset", {key: data.get(key) for key in ("name", "options", "fingerprint")})
     if teacher is not None:
         _use(experiment, f"{recipe_name(run)}-teacher", "model", {"fingerprint": teacher})
     model = wandb.Artifact(_name(f"{recipe_name(run)}-student"), "model", metadata=dict(figures))

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -52,6 +53,8 @@ class DistillationModule(L.LightningModule):
         teacher_weights: of several teachers; equal by default.
         teacher_precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` goes with the trainer.
         compile_teacher: run it through ``torch.compile``.
+        shard_teacher: where FSDP2 (``ModelParallelStrategy``) shards the student, shard the teacher over the devices as
+            well, in place; all ranks then ask it together.
         cache: keeps the teacher's logits from the first epoch on; opened already, or for a data module that has
             ``fingerprint``, ``train_samples`` and ``views``.
         optimizer: from module and number of steps to what ``configure_optimizers`` may return;
@@ -83,6 +86,7 @@ class DistillationModule(L.LightningModule):
         teacher_weights: Sequence[float] | None = None,
         teacher_precision: str | None = None,
         compile_teacher: bool = False,
+        shard_teacher: bool = False,
         cache: TeacherCache | None = None,
         optimizer: OptimizerBuilder | None = None,
         label_smoothing: float = 0.0,
@@ -111,6 +115,9 @@ class DistillationModule(L.LightningModule):
         if cache is not None and self.layers is not None:
             names = ", ".join(self.layers.matches)
             raise UserError(f"cache keeps logits alone, {names} compare layers; leave the cache out, or these losses")
+        if shard_teacher and cache is not None:
+            raise UserError("cache asks the teacher on one rank and not on another, its shards need all; leave one out")
+        self.shard_teacher = shard_teacher
         self.optimizer = OptimizerSettings() if optimizer is None else optimizer
         self._scores: dict[str, Scores] = {}
         self._likeness: Likeness | None = None
@@ -123,6 +130,11 @@ class DistillationModule(L.LightningModule):
         if stage != "fit":
             return
         check_sync(self.trainer)
+        if self.shard_teacher and not isinstance(self.trainer.strategy, ModelParallelStrategy):
+            raise UserError(
+                f"shard_teacher=True needs ModelParallelStrategy (FSDP2), {type(self.trainer.strategy).__name__} keeps "
+                "the teacher whole on each device; leave it off"
+            )
         if self.cache is not None and not self.cache.samples:
             self._open_cache(self.cache)
         if self.layers is not None:
@@ -145,19 +157,14 @@ class DistillationModule(L.LightningModule):
             self.cache.refresh()
 
     def configure_model(self) -> None:
-        """Shard the student where the strategy has a mesh of devices (FSDP2); the teacher stays whole on each."""
+        """Shard the student where the strategy has a mesh of devices (FSDP2), and the teacher where that is asked."""
         mesh = self.device_mesh
         if mesh is None:
             return
-        from torch.distributed.fsdp import fully_shard
-        from torch.distributed.tensor import DTensor
-
-        if any(isinstance(p, DTensor) for p in self.student.parameters()):
-            return  # an earlier fit did it
-        for name in blocks(self.student):
-            fully_shard(self.student.get_submodule(name), mesh=mesh["data_parallel"])
-        for whole in (self.student, *self.projections.values()):
-            fully_shard(whole, mesh=mesh["data_parallel"])
+        _shard(self.student, *self.projections.values(), mesh=mesh["data_parallel"])
+        if self.teacher is not None and self.shard_teacher:
+            _ = self.teacher.fingerprint  # of whole weights, which every checkpoint asks for
+            _shard(*self.teacher.modules, mesh=mesh["data_parallel"], reshard_after_forward=True)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the student, with whatever arguments it takes."""
@@ -448,6 +455,19 @@ class DistillationModule(L.LightningModule):
             "num_classes": self.num_classes,
             "optimizer_settings": chosen.as_dict() if isinstance(chosen, OptimizerSettings) else repr(chosen),
         }
+
+
+def _shard(*models: nn.Module, **settings: Any) -> None:
+    """Shard models block by block, unless an earlier fit did it."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    for model in models:
+        if any(isinstance(p, DTensor) for p in model.parameters()):
+            continue
+        for name in blocks(model):
+            fully_shard(model.get_submodule(name), **settings)
+        fully_shard(model, **settings)
 
 
 class _CloseOnException(L.Callback):

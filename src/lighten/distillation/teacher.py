@@ -148,11 +148,13 @@ def frozen(module: nn.Module) -> nn.Module:
 def fingerprint(module: nn.Module) -> str:
     """Return the SHA-256 over name, dtype, shape and bytes of every entry of the state dict, as hex.
 
-    Equal for equal weights on any device and in any order of registration.
+    Equal for equal weights on any device and in any order of registration. Of weights in shards (FSDP2), to be asked
+    on all ranks together.
     """
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         if isinstance(value, Tensor):
+            value = getattr(value, "full_tensor", lambda whole=value: whole)()
             digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

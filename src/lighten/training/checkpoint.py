@@ -79,8 +79,9 @@ class AtomicCheckpointIO(CheckpointIO):
         except OSError as error:
             problem = error.strerror or str(error)
         except Exception as error:
-            # torch.load raises whatever the reader of the day raises; its first line says enough
-            problem = f"it cannot be read safely: {(str(error).splitlines() or ['no reason given'])[0]}"
+            # torch.load raises whatever the reader of the day raises, and goes on to advise the unsafe
+            reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+            problem = f"it cannot be read safely: {reason}"
         raise UserError(f"checkpoint {target}: {problem}; resume from another one in {target.parent}")
 
     def remove_checkpoint(self, path: Any) -> None:

@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from io import BufferedRandom
@@ -15,6 +17,8 @@ from typing import Any
 from lighten.errors import UserError
 
 PREFIX, SUFFIX = ".writing-", ".tmp"
+
+_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}(.*?)-\d+{re.escape(SUFFIX)}")
 
 ADVICE = {
     errno.ENOSPC: "make room on its disk",
@@ -42,6 +46,7 @@ class DiskError(UserError, OSError):
     def __init__(self, path: Path, error: OSError, what: str = "be written") -> None:
         reason = error.strerror or str(error)
         advice = ADVICE.get(error.errno or 0, "see to its folder")
+        path = Path(_TEMPORARY.sub(r"\1", str(path)))
         self._line = (
             f"{path} cannot {what} ({reason}); {advice} and give the same command again: what is whole there is kept"
         )
@@ -73,6 +78,25 @@ def disk_told(path: Path, what: str = "be read or written") -> Iterator[None]:
         if found is None:
             raise
         raise DiskError(Path(found.filename or path), found, what) from error
+
+
+@contextlib.contextmanager
+def told_once() -> Iterator[None]:
+    """Keep log files and dashboards' threads from telling, each with a traceback, what a disk refuses.
+
+    The next thing that the fit itself writes is refused too, and says so in one line.
+    """
+    raising, hook = logging.raiseExceptions, threading.excepthook
+
+    def tell(thread: threading.ExceptHookArgs) -> None:
+        if thread.exc_value is None or _refusal(thread.exc_value) is None:
+            hook(thread)
+
+    logging.raiseExceptions, threading.excepthook = False, tell
+    try:
+        yield
+    finally:
+        logging.raiseExceptions, threading.excepthook = raising, hook
 
 
 def replace_file(target: Path, write: Callable[[BufferedRandom], Any]) -> tuple[str, int]:

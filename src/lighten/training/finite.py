@@ -1,46 +1,124 @@
-"""A fit that meets a NaN stops, and nothing of it is saved."""
+"""A fit that meets a NaN or an infinity stops, or passes over that step, and nothing of it is saved."""
 
+import warnings
 from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lighten.errors import UserError
 
-_RUNNING = ("running_mean", "running_var")
+ON_BAD_BATCH = ("stop", "skip")
+"""What may be done about a loss or a gradient that is not finite."""
+
+MOST_IN_A_ROW = 10
+"""Steps that may be passed over without one in between that is good: more are no accident."""
+
+LEAST_SCALE = 1.0
+"""A loss scaler that is below it has halved its scale 16 times, and gradients still overflow."""
+
+_Bad = tuple[str, str]
+"""What is not finite, and where that comes from."""
+
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class StopOnNonFinite(Callback):
-    """Stops the fit on the first loss that is NaN or infinite, and lets no such weights be saved.
+    """Stops the fit before a loss or gradient that is NaN or infinite changes the weights, and lets none be saved.
 
-    Looks at the loss before each backward pass; all ranks agree, so they stop in the same step. A module that has
-    ``blame()`` is asked where it comes from. Weights can
-    also be spoilt by an overflowing gradient under a finite loss: they are looked at before each save.
+    Looks at the loss of each batch, and before each optimizer step at the norm of all gradients, unscaled and not
+    clipped yet; all ranks agree, so they stop in the same step and tell the same. A module that has ``blame()`` is
+    asked where a bad loss comes from. Where float16 has a loss scaler, an overflow is left to that as long as it has
+    a smaller scale to try. Weights are looked at before each save.
+
+    Args:
+        on_bad_batch: ``stop``, or ``skip``: all ranks pass over such a step, which then changes neither weights nor
+            optimizer nor running statistics, count it as ``train/skipped``, and tell the number at the end.
 
     Raises:
-        UserError: with the step and what to do.
+        UserError: with the step, where it comes from and what to do; when skipping, after ten in a row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_bad_batch: str = "stop") -> None:
+        if on_bad_batch not in ON_BAD_BATCH:
+            raise UserError(f"on_bad_batch={on_bad_batch!r}, expected one of {', '.join(ON_BAD_BATCH)}")
+        self.skips = on_bad_batch == "skip"
+        self.skipped = 0
+        self._in_a_row = 0
+        self._first = ""
+        self._bad_loss: _Bad | None = None
+        self._before: list[tuple[Tensor, Tensor]] = []
         self._stopped: str | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Forget an earlier fit."""
-        self._stopped = None
+        self._stopped = self._bad_loss = None
+        self._before = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many steps were passed over."""
+        return {"skipped": self.skipped, "first": self._first}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.skipped, self._first = int(state_dict["skipped"]), str(state_dict["first"])
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember running statistics, which a bad batch spoils in the forward pass."""
+        if self.skips and not self._before:
+            running = [b for n, b in pl_module.named_buffers() if n.rpartition(".")[2] in _RUNNING]
+            self._before = [(buffer, buffer.detach().clone()) for buffer in running]
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Check the loss."""
-        finite = bool(torch.isfinite(loss.detach()).all())
-        if not trainer.strategy.reduce_boolean_decision(finite, all=True):
-            value = f"{float(loss.detach().mean())}" if not finite else "not finite on another rank"
+        """Look at this rank's loss."""
+        if self._bad_loss is None and not bool(torch.isfinite(loss.detach()).all()):
             blame = getattr(pl_module, "blame", None)
-            source = (blame() if blame is not None and not finite else None) or ""
-            self._stop(
-                trainer,
-                f"the loss is {value} at step {trainer.global_step} (epoch {trainer.current_epoch}){source}; "
-                "lower optimizer.lr, or look for such values in the data",
+            source = (blame() if blame is not None else None) or ""
+            self._bad_loss = (f"the loss is {float(loss.detach().mean())}", source)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Agree on losses and gradients; stop, or take the gradients away so that the step does nothing."""
+        bad, self._bad_loss = self._bad_loss, None
+        norm = None if bad else _gradient_norm(optimizer)
+        fine = bad is None and (norm is None or bool(torch.isfinite(norm)) or _left_to_scaler(trainer))
+        if trainer.strategy.reduce_boolean_decision(fine, all=True):
+            self._in_a_row, self._before = 0, []
+            return
+        if bad is None and not fine:
+            bad = _bad_gradient(pl_module, optimizer)
+        what, source = _of_all_ranks(bad, trainer)
+        where = f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch}){source}"
+        self._in_a_row += 1
+        if not self.skips:
+            self._stop(trainer, f"{where}; lower optimizer.lr, set trainer.gradient_clip_val, or look for such values "
+                       "in the data")  # fmt: skip
+        if self._in_a_row > MOST_IN_A_ROW:
+            self._stop(trainer, f"{where}, and in the {MOST_IN_A_ROW} steps before, which were skipped; lower "
+                       "optimizer.lr, or look for such values in the data")  # fmt: skip
+        self._skip(optimizer, where)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log how many steps were passed over."""
+        if self.skips:
+            pl_module.log("train/skipped", float(self.skipped))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell it."""
+        if self.skipped and trainer.is_global_zero:
+            warnings.warn(
+                f"{self.skipped} of {trainer.global_step} steps were skipped, as they were not finite; the first: "
+                f"{self._first}",
+                stacklevel=2,
             )
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -54,6 +132,16 @@ class StopOnNonFinite(Callback):
                 f"{name} is no longer finite at step {trainer.global_step}, so nothing was saved; "
                 "lower optimizer.lr, or set trainer.gradient_clip_val",
             )
+
+    def _skip(self, optimizer: torch.optim.Optimizer, where: str) -> None:
+        self.skipped += 1
+        self._first = self._first or where
+        for parameter in _parameters(optimizer):
+            parameter.grad = None  # optimizers leave alone what has none: no decay, no momentum
+        with torch.no_grad():
+            for buffer, before in self._before:
+                buffer.copy_(before)
+        self._before = []
 
     def _stop(self, trainer: L.Trainer, message: str) -> None:
         self._stopped = message
@@ -74,3 +162,43 @@ def first_non_finite(module: nn.Module) -> str | None:
         if value.is_floating_point() and not bool(torch.isfinite(value.detach()).all()):
             return name
     return None
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def _gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor | None:
+    """Return a norm of the gradients that this process holds, not finite where one of them is not."""
+    gradients = [p.grad for p in _parameters(optimizer)]
+    local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients if g is not None]
+    # the largest magnitude: sums of squares overflow sooner than gradients do
+    return nn.utils.get_total_norm(local, norm_type=torch.inf) if local else None
+
+
+def _bad_gradient(module: nn.Module, optimizer: torch.optim.Optimizer) -> _Bad:
+    names = {id(p): name for name, p in module.named_parameters()}
+    for p in _parameters(optimizer):
+        gradient = p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad
+        if gradient is not None and not bool(torch.isfinite(gradient).all()):
+            kind = "nan" if bool(gradient.isnan().any()) else "inf"
+            return f"the gradient of {names.get(id(p), 'a parameter')} is {kind}", ""
+    raise AssertionError("a norm that is not finite, of gradients that are")
+
+
+def _left_to_scaler(trainer: L.Trainer) -> bool:
+    scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler is not None and scaler.is_enabled() and scaler.get_scale() >= LEAST_SCALE
+
+
+def _of_all_ranks(bad: _Bad | None, trainer: L.Trainer) -> _Bad:
+    """Return what is bad and where it comes from, as the first rank that knows tells it, on all of them."""
+    if trainer.world_size == 1:
+        assert bad is not None
+        return bad
+    told: list[_Bad | None] = [None] * trainer.world_size
+    dist.all_gather_object(told, bad)
+    known = [(rank, each) for rank, each in enumerate(told) if each is not None]
+    # a loss comes first: one rank's gives all ranks bad gradients
+    rank, (what, source) = min(known, key=lambda each: (not each[1][0].startswith("the loss"), each[0]))
+    return (what, source) if len(known) == len(told) and what == known[-1][1][0] else (f"{what} on rank {rank}", source)

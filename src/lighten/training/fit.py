@@ -3,8 +3,9 @@
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from lighten.training.checkpoint import AtomicCheckpointIO, checkpointing
 from lighten.training.finite import StopOnNonFinite
+from lighten.training.peers import Peers, part
 from lighten.training.preempt import Preempt
 from lighten.training.progress_bar import progress_bar
 from lighten.training.record import History
@@ -39,6 +41,7 @@ def make_trainer(
     logger: Logger | Literal[False] = False,
     monitor: str | None = "student/accuracy",
     seed: int = 0,
+    on_bad_batch: str = "stop",
 ) -> L.Trainer:
     """Return a Trainer that saves safely, records its history, stops on NaN or a signal and shows which stage it is in.
 
@@ -47,11 +50,13 @@ def make_trainer(
     Args:
         folder: the run folder, or one of the stage's own.
         stage: named in the progress bar, such as ``student``.
-        settings: Lightning's Trainer arguments; they win over the defaults here.
+        settings: Lightning's Trainer arguments; they win over the defaults here. ``timeout``, in seconds, is the
+            strategy's: how long processes wait for one that is stopped, or does not come to where the others are.
         callbacks: run before those added here, in their order.
         logger: see :func:`lighten.training.loggers.make_logger`.
         monitor: metric of the best checkpoint; ``None`` keeps no best.
         seed: of everything random in the training steps.
+        on_bad_batch: ``stop`` or ``skip``, see :class:`~lighten.training.finite.StopOnNonFinite`.
     """
     _quieten()
     folder = Path(folder)
@@ -63,11 +68,13 @@ def make_trainer(
         "log_every_n_steps": 10,
         **settings,
     }
+    timeout = given.pop("timeout", None)
     given["precision"] = resolve_precision(given.get("precision", "32-true"), given.get("accelerator", "auto"))
     added: list[Callback] = [
+        Peers(),
         SeedSteps(seed),
         *callbacks,
-        StopOnNonFinite(),
+        StopOnNonFinite(on_bad_batch),
         History(folder / "history.jsonl"),
     ]
     saves = given.setdefault("enable_checkpointing", True)
@@ -79,7 +86,10 @@ def make_trainer(
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    return L.Trainer(**given, callbacks=added, logger=logger, plugins=plugins)
+    trainer = L.Trainer(**given, callbacks=added, logger=logger, plugins=plugins)
+    if timeout is not None:  # Lightning takes it from those alone who make a strategy themselves
+        cast(Any, trainer.strategy)._timeout = timedelta(seconds=timeout)
+    return trainer
 
 
 def leave_processes() -> None:
@@ -88,6 +98,7 @@ def leave_processes() -> None:
     What comes after runs by itself: data loaders serve whole data sets, and a later fit does not wait for this one's
     processes. Lightning leaves the group open.
     """
+    part()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -48,6 +48,8 @@ class StageBar(RichProgressBar):
 class StageLines(ProgressBar):
     """One line an epoch, without control characters: ``student epoch 3/12 train/loss 0.41 (12 s)``.
 
+    Of an epoch that a resumed fit goes on with, the seconds are those since then.
+
     Args:
         stage: such as ``teacher`` or ``student``.
     """
@@ -65,6 +67,10 @@ class StageLines(ProgressBar):
     def enable(self) -> None:
         """Speak again."""
         self._enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of an epoch that goes on: nothing else begins it."""
+        self._begun = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of the epoch."""

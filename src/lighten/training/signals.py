@@ -1,7 +1,10 @@
 """SIGTERM and SIGUSR1 as a flag, for whoever can stop safely. Imports nothing heavy, so that it is armed early."""
 
+import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +46,18 @@ def hold() -> None:
     """
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process killed when the one that has started it ends, ``parent``, and end now if it has; Linux alone.
+
+    Lightning's launcher looks after its processes as long as it lives, and no longer.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 @contextmanager

@@ -1,0 +1,138 @@
+"""The small process beside each rank of a fit, which ends it when it could go on for ever, and tells why.
+
+Run as a script, by :mod:`lighten.training.peers`, with nothing but the standard library: it must be up at once, and
+see what happens while its rank is stopped, waits in a collective, or is gone. Three things end a rank:
+
+- it is stopped (SIGSTOP) for ``patience`` seconds;
+- another rank has failed, and this one still waits ``GRACE`` seconds later;
+- it failed itself, and is still there ``GRACE`` seconds after it has said so.
+
+Whoever fails first leaves one line in a file that all ranks read, so that each can tell it last. Time is counted in
+turns of this process: where a whole job is suspended, or a terminal's Ctrl-Z stops all of it, so is this, and nothing
+is ended.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+
+TURN = 0.5
+"""Seconds between two looks."""
+
+GRACE = 10.0
+"""Seconds that a rank has to end by itself once one has failed: time to print, and to close what is open."""
+
+
+class Guard:
+    """Looks after one process.
+
+    Args:
+        rank: its number, as it is told to people.
+        pid: the process, which is this one's parent.
+        patience: seconds that it may be stopped.
+    """
+
+    def __init__(self, rank: int, pid: int, patience: float) -> None:
+        self.rank = rank
+        self.pid = pid
+        self.patience = patience
+        self.cause: Path | None = None
+        self.failed = self.told = False
+        self._rest = b""
+        self._stopped = self._late = 0.0
+
+    def hear(self, data: bytes) -> bool:
+        """Take what the rank says, a line a word; return whether it has parted from the others."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode().partition(" ")
+            if word == "watch":
+                self.cause, self.failed, self.told = Path(rest), False, False
+            elif word == "failed":
+                self.failed = True
+            elif word == "told":
+                self.told = True
+            elif word == "part":
+                return True
+        return False
+
+    def turn(self, seconds: float) -> bool:
+        """Look once, ``seconds`` after the last time; return whether the rank is gone or was ended."""
+        if os.getppid() != self.pid:
+            if not self.told:
+                self._tell(f"rank {self.rank} was killed (process {self.pid} on {socket.gethostname()})")
+            return True
+        self._stopped = self._stopped + seconds if _is_stopped(self.pid) else 0.0
+        if self._stopped >= self.patience:
+            where = f"process {self.pid} on {socket.gethostname()}"
+            return self._end(f"rank {self.rank} was stopped (SIGSTOP) for {self.patience:g} seconds, {where}")
+        waits = self.told or (not self.failed and self.cause is not None and read_cause(self.cause) is not None)
+        self._late = self._late + seconds if waits else 0.0
+        return self._late >= GRACE and self._end(f"rank {self.rank} did not end")
+
+    def _end(self, why: str) -> bool:
+        if not self.told:
+            self._tell(why)
+        if os.getppid() == self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+        return True
+
+    def _tell(self, why: str) -> None:
+        if self.cause is not None:
+            why = claim_cause(self.cause, why)
+        os.write(2, f"error: {why}\n".encode())
+
+
+def claim_cause(path: Path, why: str) -> str:
+    """Write down why a fit ends, unless that is known already; return what is known."""
+    known = read_cause(path)
+    if known is not None:
+        return known
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        own.write_text(why + "\n")
+        os.link(own, path)  # whole at once, and only for the first
+    except OSError:
+        pass
+    finally:
+        try:
+            own.unlink(missing_ok=True)
+        except OSError:
+            pass
+    return read_cause(path) or why
+
+
+def read_cause(path: Path) -> str | None:
+    """Return why the fit ends, or ``None`` as long as it does not."""
+    try:
+        return path.read_text().rstrip("\n") or None
+    except OSError:
+        return None
+
+
+def _is_stopped(pid: int) -> bool:
+    """Return whether a process is stopped by a signal; a debugger's stop is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] == "T"
+    except OSError:
+        return False
+
+
+def main(rank: int, pid: int, patience: float) -> None:
+    """Look after a rank until it is gone, or parts; its words come through standard input."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # those are for the rank
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    guard, open_ = Guard(rank, pid, patience), True
+    while True:
+        ready, _, _ = select.select([0] if open_ else [], [], [], TURN)
+        data = os.read(0, 65536) if ready else b""
+        open_ = open_ and not (ready and not data)
+        if guard.hear(data) or guard.turn(0.0 if data else TURN):
+            return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
