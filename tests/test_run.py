@@ -298,7 +298,7 @@ def test_a_trained_student_is_quantized_in_every_mode(mode, tmp_path):
         assert "dynamically quantized convolutions slowly" in page
 
 
-def test_every_runtime_gets_its_file_and_is_compared(tmp_path):
+def test_every_runtime_gets_its_file_and_is_compared_and_verified(tmp_path, capsys):
     targets = ["onnx", "openvino", "litert", "executorch"]
     drop = ["compress.quantize.max_drop=0.0005", "compress.quantize.weight_bits=3"]
     folder = smoke(tmp_path, *LIMITS, *drop, f"delivery.targets=[{','.join(targets)}]", name="quantize_cnn")
@@ -316,6 +316,13 @@ def test_every_runtime_gets_its_file_and_is_compared(tmp_path):
     student = lighten.load(folder / "student")
     assert set(student.activation_ranges.left) == set(kept)
     assert "sensitiv" in (folder / "report.html").read_text()
+    assert cli(["verify", str(folder)]) == 0
+    checks = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in ("student.xml", "student.tflite", "student.pte"):
+        assert [check[1:4] for check in checks if name in check] == [
+            ["SHA-256", "of", name], ["bytes", "of", name], ["accuracy", "of", name], ["agreement", "of", name],
+            ["flips", "of", name],
+        ]  # fmt: skip
 
 
 def test_a_target_that_is_not_installed_is_told_before_training(tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """Fits of two processes to which harm comes, and what must have become of them; for tests and the benchmark."""
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,9 +29,13 @@ LAST = {
     "raise": r"(\[rank[{to}]\]: |error: rank [{to}] failed: )?KeyError: 'out of luck'",
     "TERM": r"stopped by SIGTERM after step 4, .* has a checkpoint of it; .*",
     "USR1": r"stopped by SIGUSR1 after step 4, .* has a checkpoint of it; .*",
+    "nan": r"error: the loss is nan on rank [{to}] at step 3 \(epoch 0\); lower optimizer\.lr.*",
     "sleep": r"error: rank [01] has lost the others: .*",
 }
-"""The last line of stderr, as a pattern; ``{{to}}`` are the ranks that harm came to."""
+"""The last line of stderr, as a pattern; ``{to}`` are the ranks that harm came to."""
+
+NOT_OURS = re.compile(r"srun: |slurmstepd\S*: |SIG(TERM|USR1) received: ")
+"""What Slurm adds, and what other ranks than the first say of a signal, as the first one alone tells the end."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Cell:
     launcher: str
     harm: str
     to: str
-    skew: bool
+    skew: bool = False
 
     def __str__(self) -> str:
         return f"{self.launcher} {self.harm} {self.to}{' skewed' if self.skew else ''}"
@@ -146,18 +152,16 @@ def _ended(
     if not all(path.exists() for path in harmed):
         found.append("ended before the harm")
     for pid in late:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     return found
 
 
 def _last_lines(cell: Cell, texts: list[str]) -> list[str]:
     pattern = LAST[cell.harm].replace("{to}", cell.to)
-    found = [] if texts else ["no line"]
-    for text in texts:
-        lines = [line for line in text.splitlines() if line and not line.startswith(("srun:", "slurmstepd:"))]
+    said = [[line for line in text.splitlines() if line and not NOT_OURS.match(line)] for text in texts]
+    found = [] if any(said) else ["no line"]
+    for lines in filter(None, said):
         if cell.harm == "USR1" and cell.launcher == "slurm":  # the job has gone on since
             lines = [line for line in lines if line.startswith("stopped by")]
         if not lines or not re.fullmatch(pattern, lines[-1]):
@@ -178,8 +182,6 @@ def _marked(mark: str) -> list[int]:
 
 
 def _port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -24,12 +24,26 @@ from finished_run import make_plan, make_scores, write_run
 
 import lighten
 from lighten.data import build_data
+from lighten.delivery.student import shrink_run
 from lighten.models import build_model
 from lighten.training.checkpoint import AtomicCheckpointIO, manifest_of, sealed, verify
 
 CASES = {}
 HARMLESS = set()
 """Those that are taken as what they are, without what they wanted."""
+
+
+SAYS = {
+    "checkpoint: pickle": "it cannot be read safely",
+    "checkpoint: URL: http": "is a URL",
+    "checkpoint: of a run that goes on: nothing": "does not fit this run",
+    "data set: files elsewhere": "names a file outside of its folder",
+    "model config: weights elsewhere": "its options name the path of others",
+    "model folder: URL": "is a URL",
+    "onnx: data elsewhere: above": "escapes model directory",
+    "transformers: code from the hub": "names code",
+}
+"""What some must be told for, as they could be refused for another reason."""
 
 
 def hostile(name, *, harmless=False, **options):
@@ -140,7 +154,7 @@ def url_through_a_trainer(home):
         enable_model_summary=False, enable_checkpointing=False, default_root_dir=home.folder, max_epochs=1,
     )  # fmt: skip
     loader = torch.utils.data.DataLoader([(torch.zeros(2), 0)])
-    return partial(trainer.fit, module, loader, ckpt_path="https://example.com/x.ckpt")
+    return partial(trainer.fit, module, loader, loader, ckpt_path="https://example.com/x.ckpt")
 
 
 @hostile("checkpoint: of a run that is shrunk")
@@ -149,7 +163,7 @@ def run_checkpoint(home):
     committed(run / "checkpoints" / "last.ckpt", torch_bytes({"state_dict": {}, "callbacks": home.bomb}))
     config = {"schema": 1, "model": {"name": "mlp", "num_classes": 3, "input_shape": [4], "options": {}}}
     (run / "fit.json").write_text(json.dumps({"schema": 1, "config": config, "quantization": None}))
-    return ["shrink", str(run)]
+    return partial(shrink_run, run)
 
 
 # --- model folders ---------------------------------------------------------------------------------------------------
@@ -218,7 +232,6 @@ CONFIGS = {
     "name out of the folder": {"name": "../../x"},
     "name of no kind": {"name": ["cnn"]},
     "target": {"options": {"_target_": "os.system"}},
-    "weights elsewhere": {"name": "transformers", "options": {"path": "../../elsewhere"}},
     "code elsewhere": {"name": "transformers", "options": {"config": {"model_type": "x", "auto_map": {"a": "x.Y"}}}},
     "blocks without end": {"options": {"widths": [4], "depth": 10**9}},
     "classes without end": {"num_classes": 10**12},
@@ -299,6 +312,15 @@ PRETRAINED = {
     "code from the hub": lambda home: {"config": {"attn_implementation": "evil/kernel"}},
     "quantized": lambda home: {"config": {"quantization_config": {"quant_method": "torchao"}}},
 }
+
+
+@hostile("model config: weights elsewhere")
+def weights_elsewhere(home):
+    model = build_model("transformers", num_classes=2, input_shape=(16,), config=BERT)
+    elsewhere = str(home.marker.with_name("elsewhere"))
+    model.save_pretrained(elsewhere)
+    model.lighten_spec["options"] = {"path": elsewhere}
+    return partial(lighten.load, lighten.save(model, home.folder / "model"))
 
 
 @each("transformers", PRETRAINED)
@@ -558,8 +580,10 @@ def external_data(home, content):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_hostile_file(home, answered, name):
-    answered(CASES[name](home), harmless=name in HARMLESS)
+def test_a_hostile_file(home, answered, capsys, name):
+    work = CASES[name](home)
+    capsys.readouterr()  # what planting it has printed
+    assert SAYS.get(name, "") in answered(work, harmless=name in HARMLESS)
 
 
 def test_there_are_enough():

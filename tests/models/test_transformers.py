@@ -213,3 +213,22 @@ def test_bad_options_of_text_models_are_told_in_one_line(options, says):
 def test_heads_of_text_are_not_for_images():
     with pytest.raises(UserError, match=r"head='masked_lm' is for text, the data's inputs are \(1, 8, 8\)"):
         build_model("transformers", num_classes=5, input_shape=(1, 8, 8), config=VIT, head="masked_lm")
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"attn_implementation": "someone/kernel"}, "config.attn_implementation='someone/kernel' names code"),
+        ({"attn_implementation": {"": "someone/kernel@main:f"}}, "config.attn_implementation='someone/kernel@main:f'"),
+        ({"experts_implementation": "someone/kernel"}, "config.experts_implementation='someone/kernel' names code"),
+        ({"quantization_config": {"quant_method": "awq"}}, "expected weights in floating point"),
+    ],
+)
+def test_a_config_that_asks_for_more_than_a_shape(tmp_path, entry, says):
+    """``transformers`` fetches and runs a kernel of the hub where the package ``kernels`` is installed."""
+    config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2} | entry
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for options in ({"path": str(tmp_path)}, {"config": config}):
+        with pytest.raises(UserError) as caught:
+            build_model("transformers", num_classes=2, input_shape=(16,), **options)
+        assert says in str(caught.value)

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from cluster import until
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
+
+from hangs import Cell, faults
+
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "recipe=smoke", "teacher=null", "student_options={width:4,blocks:1,stem_stride:2}", "batch_size=16",
@@ -99,6 +103,25 @@ def test_a_warned_job_is_queued_again_by_itself_and_ends_with_the_same_weights(j
     assert f"stopped by SIGUSR1 after step {stopped}," in log
     assert f"job {job} is queued again" in log
     assert log.count(f"run {jobs.run(job)}") == 2
+
+
+@pytest.mark.slow
+def test_a_job_longer_than_its_time_limit_goes_on_as_often_as_it_takes(jobs):
+    """Slurm looks at limits every half minute, and warns as much early: a start has 30 to 60 seconds."""
+    settings = ["trainer.max_epochs=40", "trainer.limit_train_batches=150", "compress.quantize.begin=null"]
+    limit = ("--time=2", "--signal=USR1@60")
+    job = jobs.submit("--nodes=2", *limit, "slurm/train.sbatch", *SMALL, *settings)
+    facts = jobs.cluster.wait(job, "COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", seconds=1200)
+    assert facts["JobState"] == "COMPLETED", jobs.log(job)
+    assert facts["TimeLimit"] == "00:02:00"
+    assert int(facts["Restarts"]) >= 1
+    assert jobs.steps(job) == [*range(1, 6001)]
+    assert jobs.log(job).count("stopped by SIGUSR1 after") == int(facts["Restarts"])
+
+
+@pytest.mark.parametrize(("harm", "to"), [("raise", "1"), ("STOP", "0")])
+def test_what_comes_to_one_node_ends_the_job(cluster, tmp_path, harm, to):
+    assert faults(Cell("slurm", harm, to), tmp_path, cluster, seconds=150) == []
 
 
 def test_a_preempted_job_is_queued_again(jobs):

@@ -271,6 +271,15 @@ class Run:
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
+def test_a_signal_that_comes_during_imports_stops_the_first_fit_after_a_step(tmp_path):
+    run = Run(tmp_path, "a")
+    code, said = run.start(run.holds_signals)
+    assert (code, said.count("stopped by SIGTERM after step 1,")) == (143, 1), said
+    (work,) = tmp_path.glob("references/*.fit")
+    assert [path.name[:9] for path in work.glob("checkpoints/*.ckpt")] == ["preempted"]
+
+
+@pytest.mark.slow
 def test_a_run_stopped_at_every_stage_ends_with_the_same_bits(tmp_path):
     whole, stopped = Run(tmp_path / "whole", "a"), Run(tmp_path / "stopped", "a")
     assert whole.start() == (0, "")

@@ -33,8 +33,8 @@ def test_an_epoch_that_goes_on_is_timed_from_there(plain, batches, trainer, caps
                 trainer.save_checkpoint(tmp_path / "mid.ckpt")
 
     trainer(callbacks=[Save()]).fit(plain(), batches, batches)
-    clock = SimpleNamespace(monotonic=lambda ticks=itertools.count(10**8): next(ticks))
-    monkeypatch.setattr("lighten.training.progress_bar.time", clock)
+    ticks = itertools.count(10**8)
+    monkeypatch.setattr("lighten.training.progress_bar.time", SimpleNamespace(monotonic=lambda: next(ticks)))
     fit = trainer(enable_progress_bar=True)
     fit.fit(plain(), batches, batches, ckpt_path=str(tmp_path / "mid.ckpt"))
     (line,) = capsys.readouterr().out.splitlines()

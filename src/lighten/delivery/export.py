@@ -28,7 +28,7 @@ from lighten.quantization.insert import BANK, bank_of, convert
 from lighten.quantization.layers import Form
 from lighten.quantization.post_training import DYNAMIC, HALVES, DynamicLayer, convert_dynamic, left_in_float, mode_of
 from lighten.quantization.sites import Stage
-from lighten.training.files import replace_file
+from lighten.training.files import disk_told, replace_file
 
 OPSET = 18
 """Default operator set: reads in onnxruntime 1.14 and later."""
@@ -85,11 +85,11 @@ def export(
         with tempfile.TemporaryDirectory() as folder:
             onnx = export_onnx(model, example_input, Path(folder) / "model.onnx")
             graph, inputs = _one_sample(model, example_input, Form())
-            with _eval_mode(model), _told(model, target):
+            with _eval_mode(model), _told(model, target, path):
                 write_openvino(onnx, path, work_of(graph, inputs))
         return path
     graph, inputs = _one_sample(model, example_input, LITERT if target == "litert" else EXECUTORCH)
-    with _eval_mode(model), _told(model, target):
+    with _eval_mode(model), _told(model, target, path):
         if target == "litert":
             content = litert_bytes(graph, inputs, mode=mode)
         else:
@@ -125,7 +125,7 @@ def export_onnx(
     graph = _Graph(_exported(model, Form()), len(args), list(kwargs))
     names = [*(["input"] if len(args) == 1 else [f"input_{i}" for i in range(len(args))]), *kwargs]
     dynamic = tuple(_dynamic_dimensions(x) for x in (*args, *kwargs.values()))
-    with quiet(), _eval_mode(model), _told(model, "onnx"):
+    with quiet(), _eval_mode(model), _told(model, "onnx", path):
         program = torch.onnx.export(
             graph,
             (*args, *kwargs.values()),
@@ -282,10 +282,11 @@ def _write(proto: Any, path: Path) -> None:
 
 
 @contextmanager
-def _told(model: nn.Module, target: str) -> Iterator[None]:
-    """Turn what a converter raises, of an operator that it lacks for instance, into one line."""
+def _told(model: nn.Module, target: str, path: Path) -> Iterator[None]:
+    """Turn what a converter raises, of an operator that it lacks or a disk without room, into one line."""
     try:
-        yield
+        with disk_told(path, "be written"):
+            yield
     except UserError:
         raise
     except Exception as error:  # converters' exceptions share no base class

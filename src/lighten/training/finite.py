@@ -201,4 +201,5 @@ def _of_all_ranks(bad: _Bad | None, trainer: L.Trainer) -> _Bad:
     known = [(rank, each) for rank, each in enumerate(told) if each is not None]
     # a loss comes first: one rank's gives all ranks bad gradients
     rank, (what, source) = min(known, key=lambda each: (not each[1][0].startswith("the loss"), each[0]))
-    return (what, source) if len(known) == len(told) and what == known[-1][1][0] else (f"{what} on rank {rank}", source)
+    alike = len(known) == len(told) and all(each[0] == what for _, each in known)
+    return (what, source) if alike else (f"{what} on rank {rank}", source)

@@ -12,6 +12,7 @@ turns of this process: where a whole job is suspended, or a terminal's Ctrl-Z st
 is ended.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -33,12 +34,14 @@ class Guard:
         rank: its number, as it is told to people.
         pid: the process, which is this one's parent.
         patience: seconds that it may be stopped.
+        launcher: the process that has started it and whose end is its own, or 0: what became of that comes first.
     """
 
-    def __init__(self, rank: int, pid: int, patience: float) -> None:
+    def __init__(self, rank: int, pid: int, patience: float, launcher: int = 0) -> None:
         self.rank = rank
         self.pid = pid
         self.patience = patience
+        self.launcher = launcher
         self.cause: Path | None = None
         self.failed = self.told = False
         self._rest = b""
@@ -62,16 +65,22 @@ class Guard:
     def turn(self, seconds: float) -> bool:
         """Look once, ``seconds`` after the last time; return whether the rank is gone or was ended."""
         if os.getppid() != self.pid:
+            self._late += seconds
+            if self._late < GRACE and self.launcher and not _state(self.launcher) and not self._known():
+                return False  # the launcher's own guard tells it
             if not self.told:
                 self._tell(f"rank {self.rank} was killed (process {self.pid} on {socket.gethostname()})")
             return True
-        self._stopped = self._stopped + seconds if _is_stopped(self.pid) else 0.0
+        self._stopped = self._stopped + seconds if _state(self.pid) == "T" else 0.0
         if self._stopped >= self.patience:
             where = f"process {self.pid} on {socket.gethostname()}"
             return self._end(f"rank {self.rank} was stopped (SIGSTOP) for {self.patience:g} seconds, {where}")
-        waits = self.told or (not self.failed and self.cause is not None and read_cause(self.cause) is not None)
+        waits = self.told or (not self.failed and self._known())
         self._late = self._late + seconds if waits else 0.0
         return self._late >= GRACE and self._end(f"rank {self.rank} did not end")
+
+    def _known(self) -> bool:
+        return self.cause is not None and read_cause(self.cause) is not None
 
     def _end(self, why: str) -> bool:
         if not self.told:
@@ -92,16 +101,11 @@ def claim_cause(path: Path, why: str) -> str:
     if known is not None:
         return known
     own = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):
         own.write_text(why + "\n")
         os.link(own, path)  # whole at once, and only for the first
-    except OSError:
-        pass
-    finally:
-        try:
-            own.unlink(missing_ok=True)
-        except OSError:
-            pass
+    with contextlib.suppress(OSError):
+        own.unlink()
     return read_cause(path) or why
 
 
@@ -113,19 +117,20 @@ def read_cause(path: Path) -> str | None:
         return None
 
 
-def _is_stopped(pid: int) -> bool:
-    """Return whether a process is stopped by a signal; a debugger's stop is none."""
+def _state(pid: int) -> str:
+    """Return the letter of a process's state, T where a signal has stopped it; nothing where it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] == "T"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
     except OSError:
-        return False
+        return ""
+    return "" if state in "ZX" else state
 
 
-def main(rank: int, pid: int, patience: float) -> None:
+def main(rank: int, pid: int, patience: float, launcher: int) -> None:
     """Look after a rank until it is gone, or parts; its words come through standard input."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # those are for the rank
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    guard, open_ = Guard(rank, pid, patience), True
+    guard, open_ = Guard(rank, pid, patience, launcher), True
     while True:
         ready, _, _ = select.select([0] if open_ else [], [], [], TURN)
         data = os.read(0, 65536) if ready else b""
@@ -135,4 +140,4 @@ def main(rank: int, pid: int, patience: float) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))

@@ -11,8 +11,9 @@ from typing import Any
 
 import lightning as L
 import torch.distributed as dist
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
+from torch.distributed.constants import default_pg_timeout
 
 from lighten.errors import UserError, one_line
 from lighten.training import guard
@@ -45,7 +46,9 @@ class Peers(Callback):
         mark = trainer.strategy.broadcast(f"{os.getpid()}-{time.time_ns()}")
         timeout = getattr(trainer.strategy, "_timeout", None) or default_pg_timeout
         cause = Path(trainer.default_root_dir) / f"{PREFIX}cause-{mark}{SUFFIX}"
-        _watch(cause, trainer.global_rank, timeout.total_seconds())
+        started = isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
+        launcher = os.getppid() if started and trainer.local_rank > 0 else 0
+        _watch(cause, trainer.global_rank, timeout.total_seconds(), launcher)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Let the others know."""
@@ -91,10 +94,11 @@ def part() -> None:
     _guard = _cause = _known = None
 
 
-def _watch(cause: Path, rank: int, patience: float) -> None:
+def _watch(cause: Path, rank: int, patience: float, launcher: int) -> None:
     global _guard, _cause, _known
     if _guard is None or _guard.poll() is not None:
-        command = [sys.executable, "-I", "-S", guard.__file__, str(rank), str(os.getpid()), str(patience)]
+        words = [rank, os.getpid(), patience, launcher]
+        command = [sys.executable, "-I", "-S", guard.__file__, *map(str, words)]
         _guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     _cause, _known = cause, None
     cause.parent.mkdir(parents=True, exist_ok=True)
