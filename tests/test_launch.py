@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from finished_run import write_run
 
 from lighten.compose import recipe_names
 from lighten.errors import UserError
@@ -18,7 +19,12 @@ RECIPES = ROOT / "recipes"
 def ran(monkeypatch):
     """What the story would have been told of, instead of being told."""
     seen = []
-    monkeypatch.setitem(sys.modules, "lighten.run", SimpleNamespace(run=seen.append))
+
+    def run(recipe):
+        seen.append(recipe)
+        return Path(recipe.runs) / recipe.name / f"{recipe.id}-{recipe.seed}"
+
+    monkeypatch.setitem(sys.modules, "lighten.run", SimpleNamespace(run=run))
     return seen
 
 
@@ -33,6 +39,20 @@ def test_several_runs_in_a_row(ran):
     assert [(r.name, r.seed) for r in ran] == [("smoke", 1), ("smoke", 2), ("prune_cnn", 1), ("prune_cnn", 2)]
 
 
+def test_a_sweep_compares_its_measured_runs(ran, tmp_path, capsys):
+    for seed in (1, 2):
+        write_run(tmp_path / "smoke" / f"a-{seed}")
+    sweep = ["-m", "recipe=smoke", f"runs={tmp_path}", "id=a"]
+    assert main([*sweep, "seed=1,3"], RECIPES) == 0  # of the second there are no scores
+    assert capsys.readouterr().out == ""
+    assert main([*sweep, "seed=1,2,3"], RECIPES) == 0
+    page = tmp_path / "smoke" / "compare.html"
+    assert "smoke/a-2" in page.read_text()
+    out = capsys.readouterr().out
+    assert "2 runs, 2 of them on the Pareto front" in out
+    assert out.endswith(f"comparison {page}\n")
+
+
 def test_one_mistake_keeps_all_from_running(ran, capsys):
     assert main(["-m", "recipe=smoke,prune_cn"], RECIPES) == 2
     assert not ran
@@ -45,6 +65,7 @@ def test_each_run_has_an_environment_of_its_own(monkeypatch):
     def run(_):
         seen.append(os.environ.get("LOCAL_RANK"))
         os.environ["LOCAL_RANK"] = "0"
+        return Path("none")
 
     monkeypatch.setitem(sys.modules, "lighten.run", SimpleNamespace(run=run))
     before = dict(os.environ)

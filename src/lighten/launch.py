@@ -57,10 +57,22 @@ def _run_all(jobs: Sequence[Recipe]) -> None:
     from lighten.run import run
 
     chosen = os.environ.get(JOB) if "LOCAL_RANK" in os.environ else None
+    folders = []
     for number, recipe in enumerate(jobs):
         if chosen in (None, str(number)):
             with _job(number), _leaving_in_order():
-                run(recipe)
+                folders.append(run(recipe))
+    if chosen is None and os.environ.get("SLURM_PROCID", "0") == "0":
+        _compare([folder for folder in folders if (folder / "scores.json").exists()])
+
+
+def _compare(folders: Sequence[Path]) -> None:
+    """Write what a sweep is for beside its runs, and say where."""
+    if len(folders) > 1:
+        from lighten.delivery.compare import compare_runs, summary, write_comparison
+
+        page = write_comparison(folders)
+        print(f"{summary(compare_runs(folders))}\ncomparison {page}")
 
 
 def _plan_all(jobs: Sequence[Recipe]) -> None:

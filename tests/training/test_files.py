@@ -140,7 +140,9 @@ def test_what_no_disk_has_said_passes_unchanged(tmp_path) -> None:
 
     with pytest.raises(KeyError, match="mine"):
         write_whole(tmp_path / "a", fail)
-    for error in (ValueError("(os error 2)"), FileNotFoundError(errno.ENOENT, "no such file"), UserError("told")):
+    told = UserError("told in other words")
+    told.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    for error in (ValueError("(os error 2)"), FileNotFoundError(errno.ENOENT, "no such file"), told):
         with pytest.raises(type(error)) as caught, disk_told(tmp_path):
             raise error
         assert caught.value is error

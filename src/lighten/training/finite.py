@@ -87,13 +87,11 @@ class StopOnNonFinite(Callback):
     ) -> None:
         """Agree on losses and gradients; stop, or take the gradients away so that the step does nothing."""
         bad, self._bad_loss = self._bad_loss, None
-        norm = None if bad else _gradient_norm(optimizer)
-        fine = bad is None and (norm is None or bool(torch.isfinite(norm)) or _left_to_scaler(trainer))
-        if trainer.strategy.reduce_boolean_decision(fine, all=True):
+        if bad is None and (found := _bad_gradient(pl_module, optimizer)) and not _left_to_scaler(trainer):
+            bad = found
+        if trainer.strategy.reduce_boolean_decision(bad is None, all=True):
             self._in_a_row, self._before = 0, []
             return
-        if bad is None and not fine:
-            bad = _bad_gradient(pl_module, optimizer)
         what, source = _of_all_ranks(bad, trainer)
         where = f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch}){source}"
         self._in_a_row += 1
@@ -168,22 +166,18 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def _gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor | None:
-    """Return a norm of the gradients that this process holds, not finite where one of them is not."""
-    gradients = [p.grad for p in _parameters(optimizer)]
-    local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients if g is not None]
-    # the largest magnitude: sums of squares overflow sooner than gradients do
-    return nn.utils.get_total_norm(local, norm_type=torch.inf) if local else None
-
-
-def _bad_gradient(module: nn.Module, optimizer: torch.optim.Optimizer) -> _Bad:
+def _bad_gradient(module: nn.Module, optimizer: torch.optim.Optimizer) -> _Bad | None:
+    """Return which gradient of those that this process holds is not finite, or ``None``."""
+    held = [(p, p.grad) for p in _parameters(optimizer) if p.grad is not None]
+    local = [(p, g.to_local() if isinstance(g, DTensor) else g) for p, g in held]
+    if not local or bool(torch.isfinite(nn.utils.get_total_norm([g for _, g in local]))):
+        return None
     names = {id(p): name for name, p in module.named_parameters()}
-    for p in _parameters(optimizer):
-        gradient = p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad
-        if gradient is not None and not bool(torch.isfinite(gradient).all()):
+    for p, gradient in local:
+        if not bool(torch.isfinite(gradient).all()):
             kind = "nan" if bool(gradient.isnan().any()) else "inf"
             return f"the gradient of {names.get(id(p), 'a parameter')} is {kind}", ""
-    raise AssertionError("a norm that is not finite, of gradients that are")
+    return None  # their squares alone overflow
 
 
 def _left_to_scaler(trainer: L.Trainer) -> bool:
