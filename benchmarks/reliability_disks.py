@@ -76,6 +76,9 @@ PLACES = {
 PLAYED = {"quota": errno.EDQUOT, "broken": errno.EIO, "sealed": errno.EROFS}
 REAL = {"full": errno.ENOSPC, "read-only": errno.EROFS, "taken": errno.EACCES, "limit": errno.EFBIG}
 ROOTS_ONLY = ("full", "read-only", "taken")
+IMPOSSIBLE = ("W&B log", "read-only")
+"""W&B's own process keeps a file open, and no file system is remounted under that."""
+
 QUICK = {
     "checkpoint": "limit", "manifest": "quota", "cache's answers": "broken", "history": "sealed",
     "teacher's weights": "limit", "dense student": "quota", "CSV log": "limit", "student": "limit", "scores": "quota",
@@ -90,6 +93,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, help="cases at most")
     arguments = parser.parse_args(argv)
     cases = [(place, way) for place in arguments.places or PLACES for way in arguments.ways]
+    cases = [case for case in cases if case != IMPOSSIBLE]
     if arguments.quick:
         cases = [case for case in QUICK.items() if not arguments.places or case[0] in arguments.places]
     elif os.geteuid() != 0:

@@ -4,8 +4,8 @@ One rank or both are killed, raise, get SIGTERM or SIGUSR1, or are stopped by SI
 second behind, under Lightning's own launcher, torchrun, and a Slurm of two nodes on this machine. In each of these
 fits all processes must have ended within 30 seconds of what was to be noticed, with none left over; the last line of
 stderr must be the cause; and the exit code must be 143 where a signal asked the run to stop (torchrun's own is 1),
-the job queued again and done on SIGUSR1 under Slurm, and not 0 elsewhere. ``--count`` takes the first so many, ``--jobs``
-runs so many at a time.
+the job queued again and done on SIGUSR1 under Slurm, and not 0 elsewhere. ``--count`` takes the first so many,
+``--jobs`` runs so many at a time.
 """
 
 import argparse

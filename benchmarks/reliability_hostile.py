@@ -72,12 +72,12 @@ def _changed_recipes(count: int, seed: int) -> tuple[Counter[str], tuple[float, 
     sys.path.insert(0, str(TESTS))
     from mutated_recipes import files, words
 
-    sys.modules["lighten.run"] = SimpleNamespace(run=lambda recipe: None)  # type: ignore[assignment]
     answers: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     slowest = (0.0, "")
     with tempfile.TemporaryDirectory() as scratch:
         recipes = Path(scratch)
+        sys.modules["lighten.run"] = SimpleNamespace(run=lambda *given, **named: recipes)  # type: ignore[assignment]
 
         @hypothesis.seed(seed)
         @hypothesis.settings(

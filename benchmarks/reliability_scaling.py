@@ -68,7 +68,8 @@ def main(argv: list[str]) -> int:
             print(
                 f"| {kind}, {counts['parameters']:,} parameters | {world} | {1e3 * steps[world]:.1f} ms "
                 f"| {1e3 * busy[world]:.1f} ms "
-                f"| {world * arguments.batch / steps[world]:,.0f} | {steps[1] / steps[world]:.0%} | {busy[1] / busy[world]:.0%} "
+                f"| {world * arguments.batch / steps[world]:,.0f} | {steps[1] / steps[world]:.0%} "
+                f"| {busy[1] / busy[world]:.0%} "
                 f"| {counts['gradients']:,} bytes a step | {counts['others']:,.0f} bytes a step |"
             )
     print("\n| plan update | processes | median | longest | share of 1,000 steps | plan sent |")

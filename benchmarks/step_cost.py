@@ -7,8 +7,8 @@ data, forward, backward, optimizer, logging, every callback. The price is the la
 the teacher's forward, by medians; the first steps of each are left out.
 
 Logging is timed inside the fits, as the difference of two fits would drown a hundredth of a step in noise: all that
-``self.log`` and Lightning's logger connector take, history and logger included, with the recipes' default of a log point
-every ten steps, as a share of all steps' time. One fit more logs to W&B instead of CSV, offline; its helper processes
+``self.log`` and Lightning's logger connector take, history and logger included, with the recipes' default of a log
+point every ten steps, as a share of all steps' time. One fit more logs to W&B instead of CSV, offline; its helper processes
 take processor time of their own, which is printed too.
 """
 
@@ -28,7 +28,6 @@ from typing import Any
 
 import lightning as L
 import torch
-
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
 
 from lighten import DistillationModule, Prune, Quantize, build_data, build_model
@@ -171,7 +170,7 @@ def _job(name: str, arguments: argparse.Namespace, mine: Any, following: Any, an
 
 def _fit(turn: Turn, name: str, arguments: argparse.Namespace, teacher: torch.nn.Module, data: Any) -> float:
     LOGGING.watch(L.LightningModule, "log", "log_dict")
-    connector = ("log_metrics", "on_batch_start", "on_batch_end", "update_train_step_metrics", "on_epoch_start")
+    connector = ("log_metrics", "on_batch_start", "on_batch_end", "update_train_step_metrics")
     LOGGING.watch(_LoggerConnector, *connector, "on_epoch_end", "update_train_epoch_metrics")
     os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     taught = None if name == PLAIN else teacher

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from finished_run import write_run
 
+from lighten import launch
 from lighten.compose import recipe_names
 from lighten.errors import UserError
 from lighten.launch import main
@@ -79,6 +80,50 @@ def test_a_process_of_a_strategy_joins_its_own_run_alone(ran, monkeypatch):
     monkeypatch.setenv("LIGHTEN_JOB", "1")
     assert main(["-m", "recipe=smoke", "seed=5,6,7"], RECIPES) == 0
     assert [r.seed for r in ran] == [6]
+
+
+def test_a_process_of_a_strategy_ends_with_the_one_that_has_started_it(ran, monkeypatch):
+    bound = []
+    monkeypatch.setattr(launch, "die_with_parent", bound.append)
+    main(["recipe=smoke"], RECIPES)
+    monkeypatch.setenv("LIGHTEN_LAUNCHER", "4321")
+    main(["recipe=smoke"], RECIPES)
+    assert not bound
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    main(["recipe=smoke"], RECIPES)
+    assert bound == [4321]
+
+
+def test_processes_of_a_strategy_are_told_who_starts_them(monkeypatch):
+    seen = []
+
+    def run(_):
+        seen.append(os.environ.get("LIGHTEN_LAUNCHER"))
+        return Path()
+
+    monkeypatch.setitem(sys.modules, "lighten.run", SimpleNamespace(run=run))
+    main(["recipe=smoke"], RECIPES)
+    assert seen == [str(os.getpid())]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_became_of_another_process_is_one_line_and_exit_code_1(monkeypatch, capsys, known):
+    lost, said = RuntimeError("Connection closed by peer"), []
+
+    def run(_):
+        raise lost
+
+    cause_of = {lost: "rank 1 was killed"}.get if known else lambda _: None
+    peers = SimpleNamespace(cause_of=cause_of, told=lambda: said.append("told"), part=lambda: said.append("part"))
+    monkeypatch.setitem(sys.modules, "lighten.run", SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "lighten.training.peers", peers)
+    if known:
+        assert main(["recipe=smoke"], RECIPES) == 1
+        assert capsys.readouterr().err == "error: rank 1 was killed\n"
+    else:
+        with pytest.raises(RuntimeError, match="Connection closed"):
+            main(["recipe=smoke"], RECIPES)
+    assert said == ["told"]
 
 
 def test_a_mistake_during_the_run_is_one_line_and_exit_code_1(monkeypatch, capsys):

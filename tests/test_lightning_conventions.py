@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, shrink
 from lighten.delivery.publish import figures_of
+from lighten.training.finite import StopOnNonFinite
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.record import History, read
 
@@ -259,6 +260,8 @@ def test_throughput_monitor_counts_samples(tmp_path):
 
 
 LOGGING = Path(__file__).parents[1] / "docs" / "guide" / "logging.md"
+SOURCE = Path(__file__).parents[1] / "src" / "lighten"
+FAMILIES = "train|student|teacher|gap|distil|prune|quantize"
 
 
 def documented(heading="Names"):
@@ -293,7 +296,7 @@ def logged(tmp_path_factory):
         layers = {"0": "0"} if losses else "uniform"
         module = DistillationModule(perceptron(), perceptron(), task=task, losses=losses, layers=layers)
         loader = DataLoader(TensorDataset(torch.randn(24, 4), labels()), batch_size=8)
-        fit = trainer(folder, History(folder / "history.jsonl"))
+        fit = trainer(folder, History(folder / "history.jsonl"), StopOnNonFinite("skip"))
         fit.fit(module, loader, loader)
         names |= set(fit.callback_metrics).union(*read(folder / "history.jsonl"))
         names |= set(fit.test(module, loader, verbose=False)[0])
@@ -304,6 +307,16 @@ def test_every_name_that_is_logged_is_documented(logged):
     known = [pattern(name) for name in documented()]
     assert sorted(name for name in logged if not any(each.fullmatch(name) for each in known)) == []
     assert len(logged) > 30
+
+
+def test_every_name_that_the_code_can_log_is_documented():
+    """Whichever module it is in, and whether or not the fits above reach it."""
+    logs = [path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")]
+    logs = [text for text in logs if re.search(r"(self|pl_module)\.log(_dict)?\(|[^.]log_now\(trainer", text)]
+    written = {name for text in logs for name in re.findall(rf'"((?:{FAMILIES})/[^"{{]*)', text)}
+    assert len(logs) >= 4
+    assert len(written) >= 10
+    assert sorted(name for name in written if not any(each.startswith(name) for each in documented())) == []
 
 
 def test_every_documented_name_is_logged(logged):

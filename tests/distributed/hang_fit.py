@@ -42,7 +42,7 @@ def run(recipe):
                 (folder / f"harmed{rank}").write_text(str(time.time()))
                 if harm == "raise":
                     raise KeyError("out of luck")
-                elif harm == "sleep":
+                if harm == "sleep":
                     time.sleep(600)
                 elif harm == "nan":
                     pl_module.poisoned = True
@@ -71,6 +71,7 @@ def run(recipe):
     trainer.fit(model, ckpt_path=str(resumed) if resumed else None, weights_only=True)
     weights = [value.flatten().tolist() for value in model.state_dict().values()]
     (folder / f"weights{trainer.global_rank}").write_text(json.dumps(weights))
+    return folder
 
 
 if __name__ == "__main__":

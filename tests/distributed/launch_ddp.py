@@ -15,6 +15,7 @@ def run(recipe):
     )  # fmt: skip
     trainer.fit(BoringModel())
     (Path(recipe.runs) / f"seed{recipe.seed}-rank{trainer.global_rank}-of{trainer.world_size}").touch()
+    return Path(recipe.runs)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ PLAIN = "student: resnet20\nstudent_options: {width: 4}\ncompress: {prune: {amou
 def no_run(monkeypatch):
     """Composing must do: what gets as far as a run has not been refused."""
 
-    def run(recipe):
+    def run(recipe, *given, **named):
         raise AssertionError(f"{recipe} was run")
 
     monkeypatch.setitem(sys.modules, "lighten.run", SimpleNamespace(run=run))

@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -5,6 +7,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lighten.training.checkpoint import AtomicCheckpointIO
 from lighten.training.finite import StopOnNonFinite
 from lighten.training.fit import make_trainer, resolve_precision
+from lighten.training.peers import Peers
 from lighten.training.record import History
 
 
@@ -29,6 +32,17 @@ def test_settings_win(tmp_path) -> None:
     assert fit.checkpoint_callbacks == []
     assert fit.progress_bar_callback is None
     assert (fit.num_sanity_val_steps, fit.max_steps) == (1, 7)
+
+
+@pytest.mark.parametrize(("settings", "seconds"), [({"timeout": 45.0}, 45), ({}, 1800)])
+def test_the_timeout_is_the_strategys(tmp_path, settings, seconds) -> None:
+    common = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "enable_progress_bar": False}
+    fit = make_trainer(folder=tmp_path, stage="teacher", settings={**common, **settings})
+    assert fit.strategy._timeout == timedelta(seconds=seconds)
+
+
+def test_peers_hear_first(trainer) -> None:
+    assert isinstance(trainer().callbacks[0], Peers)
 
 
 def test_seed_decides_what_dropout_drops(plain, batches, tmp_path) -> None:

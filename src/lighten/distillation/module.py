@@ -22,7 +22,7 @@ from lighten.example import Call, keys_of, logits_of, split_batch
 from lighten.schedule import Setting
 from lighten.training.example import example_call
 from lighten.training.optimizer import OptimizerBuilder, OptimizerSettings
-from lighten.training.progress import fit_progress, fit_steps
+from lighten.training.progress import at_log_point, fit_progress, fit_steps
 
 CHECKPOINT_KEY = "lighten_teacher"
 """Where a checkpoint keeps the teacher's fingerprint."""
@@ -33,7 +33,7 @@ class DistillationModule(L.LightningModule):
 
     Batches are ``(inputs, labels)``, or mappings with ``labels`` whose other entries are the models' keywords (a model
     is spared those that it does not take); either may carry ``keys`` for the cache. Logs ``train/loss``, ``lr``, and
-    with a teacher each loss as ``distil/<loss>`` and its share of the sum as ``distil/share/<loss>`` at each step; on
+    with a teacher each loss as ``distil/<loss>`` and its share of the sum as ``distil/share/<loss>`` at log points; on
     validation and test ``student/…`` and ``teacher/…`` as :class:`Scores` has them, ``gap/accuracy``, ``gap/loss`` and
     ``gap/macro_f1`` (teacher - student), ``gap/retention`` (student / teacher), ``gap/agreement`` and ``gap/kl``.
 
@@ -434,12 +434,14 @@ class DistillationModule(L.LightningModule):
             self.log(shown, values[shown], sync_dist=True, prog_bar=True)
 
     def _log_step(self, loss: Tensor, losses: Mapping[str, Tensor], weighted: Mapping[str, Tensor]) -> None:
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        if not at_log_point(self.trainer):
+            return
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         if self.teacher is not None:
             total = loss.detach().clamp_min(1e-12)
             values.update({f"distil/{name}": value.detach() for name, value in losses.items()})
             values.update({f"distil/share/{name}": value.detach() / total for name, value in weighted.items()})
-        self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict(values)
 
     def _settings(self, layers: str | Mapping[str, str]) -> dict[str, Any]:

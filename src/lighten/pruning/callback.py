@@ -26,7 +26,7 @@ from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.schedule import check_ramp, ramp
 from lighten.training.example import example_call, example_calls
-from lighten.training.progress import fit_steps
+from lighten.training.progress import at_log_point, fit_steps
 from lighten.training.record import log_now
 
 UPDATES = 30
@@ -181,8 +181,7 @@ class Prune(L.Callback):
             if not self._soft_now:
                 self._masks.apply_()
             self._update_if_due(trainer)
-        every = cast(Any, trainer).log_every_n_steps or 1
-        if trainer.global_step % every in (0, every - 1):  # at other steps the trainer passes none to its logger
+        if at_log_point(trainer):
             values = {"prune/amount": self._asked, "prune/sparsity": self.plan.sparsity}
             pl_module.log_dict({**values, "prune/macs": self.plan.saved["macs"]})
 

@@ -16,7 +16,7 @@ from lighten.quantization.insert import BANK, bank_of, hold_norms_, quantize_, s
 from lighten.quantization.layers import FoldedNorm, QuantizedLayer
 from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.example import example_call
-from lighten.training.progress import fit_progress, fit_steps
+from lighten.training.progress import at_log_point, fit_progress, fit_steps
 from lighten.training.record import log_now
 
 
@@ -33,7 +33,7 @@ class Quantize(L.Callback):
     Frozen statistics no longer tame large steps: SGD with momentum, at a rate that batch norm allowed, may diverge from
     ``begin`` on. Set the trainer's ``gradient_clip_val`` (1.0 serves); a warning says so.
 
-    Logs ``quantize/enabled`` and ``quantize/frozen`` (0 or 1) with each batch; when it begins and at each epoch's end
+    Logs ``quantize/enabled`` and ``quantize/frozen`` (0 or 1) at each log point; when it begins and at each epoch's end
     also ``quantize/low/<place>`` and ``quantize/high/<place>``, the range of each activation.
 
     Args:
@@ -135,7 +135,8 @@ class Quantize(L.Callback):
                 bank.stage = Stage.ON
             bank.observing = False
         enabled = bank.stage == Stage.ON
-        pl_module.log_dict({"quantize/enabled": float(enabled), "quantize/frozen": float(frozen)})
+        if at_log_point(trainer):
+            pl_module.log_dict({"quantize/enabled": float(enabled), "quantize/frozen": float(frozen)})
         if enabled and (before != Stage.ON or trainer.is_last_batch):
             log_now(trainer, _ranges(bank))
 

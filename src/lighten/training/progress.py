@@ -28,3 +28,11 @@ def fit_steps(trainer: L.Trainer) -> int:
             f"the fit's length is {steps} steps, expected a finite number above zero; set max_epochs or max_steps"
         )
     return int(steps) * max(1, len(trainer.optimizers))
+
+
+def at_log_point(trainer: L.Trainer) -> bool:
+    """Return whether loggers are told of what this step logs; only every ``log_every_n_steps``-th one is passed on.
+
+    What is logged at the others costs as much, about a tenth of a millisecond a value, and nobody hears of it.
+    """
+    return bool(trainer._logger_connector.should_update_logs)
