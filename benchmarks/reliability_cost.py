@@ -43,10 +43,9 @@ def main(argv: list[str]) -> int:
         bare, safe = (_epochs(found[name][clock], steps) for name in (BARE, SAFE))
         shares = [there / here - 1 for here, there in zip(bare, safe, strict=True)]
         inside[clock] = found[SAFE]["inside"][clock] / sum(safe)
-        print(
-            f"| {says} | {statistics.median(bare):.2f} | {statistics.median(safe):.2f} | "
-            f"{statistics.median(shares):+.2%} | {', '.join(f'{share:+.1%}' for share in shares)} | {inside[clock]:.2%} |"
-        )
+        each = ", ".join(f"{share:+.1%}" for share in shares)
+        medians = f"{statistics.median(bare):.2f} | {statistics.median(safe):.2f} | {statistics.median(shares):+.2%}"
+        print(f"| {says} | {medians} | {each} | {inside[clock]:.2%} |")
     return int(inside["wall"] > MOST)
 
 

@@ -8,8 +8,9 @@ the teacher's forward, by medians; the first steps of each are left out.
 
 Logging is timed inside the fits, as the difference of two fits would drown a hundredth of a step in noise: all that
 ``self.log`` and Lightning's logger connector take, history and logger included, with the recipes' default of a log
-point every ten steps, as a share of all steps' time. One fit more logs to W&B instead of CSV, offline; its helper processes
-take processor time of their own, which is printed too.
+point every ten steps, as a share of all steps' time: by the clock, and by processor time of the fit's thread, which
+others on the machine disturb less. One fit more logs to W&B instead of CSV, offline; its helper processes take
+processor time of their own, which is printed too.
 """
 
 import argparse
@@ -44,7 +45,7 @@ class Stopwatch:
     """Adds up the seconds that functions take, one that calls another counted once."""
 
     def __init__(self) -> None:
-        self.seconds, self._inside = 0.0, False
+        self.seconds, self.busy, self._inside = 0.0, 0.0, False
 
     def watch(self, owner: Any, *names: str) -> None:
         """Put itself around functions of a class."""
@@ -56,12 +57,13 @@ class Stopwatch:
         def watched(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
                 return function(*args, **kwargs)
-            self._inside, begun = True, time.perf_counter()
+            self._inside, begun, busy = True, time.perf_counter(), time.thread_time()
             try:
                 return function(*args, **kwargs)
             finally:
                 self._inside = False
                 self.seconds += time.perf_counter() - begun
+                self.busy += time.thread_time() - busy
 
         return watched
 
@@ -75,21 +77,23 @@ class Turn:
     def __init__(self, mine: Any, following: Any) -> None:
         self.mine, self.following = mine, following
         self.times: list[float] = []
-        self.logging: list[float] = []
+        self.shares: list[tuple[float, float, float]] = []
+        self._busy = 0.0
         self._begun: float | None = None
 
     def take(self) -> None:
         """Give the turn on, if it is held, and wait for the next."""
         self.leave()
         self.mine.acquire()
-        LOGGING.seconds = 0.0
+        LOGGING.seconds = LOGGING.busy = 0.0
+        self._busy = time.thread_time()
         self._begun = time.perf_counter()
 
     def leave(self) -> None:
         """Give the turn on."""
         if self._begun is not None:
             self.times.append(time.perf_counter() - self._begun)
-            self.logging.append(LOGGING.seconds)
+            self.shares.append((LOGGING.seconds, LOGGING.busy, time.thread_time() - self._busy))
             self._begun = None
             self.following.release()
 
@@ -165,7 +169,7 @@ def _job(name: str, arguments: argparse.Namespace, mine: Any, following: Any, an
         else:
             helpers = _fit(turn, name, arguments, teacher, data)
     turn.leave()
-    answers.put((name, {"times": turn.times, "logging": turn.logging, "helpers": helpers}))
+    answers.put((name, {"times": turn.times, "shares": turn.shares, "helpers": helpers}))
 
 
 def _fit(turn: Turn, name: str, arguments: argparse.Namespace, teacher: torch.nn.Module, data: Any) -> float:
@@ -241,11 +245,12 @@ def _print(times: dict[str, list[float]], arguments: argparse.Namespace) -> None
 
 def _print_logging(answers: dict[str, Any]) -> None:
     for name in (PLAIN, DISTILLED, ALL, WANDB):
-        times, logging = answers[name]["times"][WARM_UP:], answers[name]["logging"][WARM_UP:]
-        logger = "W&B" if name == WANDB else "CSV"
-        helpers = f"; W&B's own processes {1e3 * answers[name]['helpers'] / len(times):.2f} ms" if name == WANDB else ""
-        print(f"logging, {name + ', ' + logger:38} {1e3 * sum(logging) / len(times):6.3f} ms a step, "
-              f"{sum(logging) / sum(times):.2%} of it{helpers}")  # fmt: skip
+        times = answers[name]["times"][WARM_UP:]
+        logging, busy, all_busy = (sum(part) for part in zip(*answers[name]["shares"][WARM_UP:], strict=True))
+        words = f"{name}{'' if name == WANDB else ', to CSV'}"
+        print(f"logging, {words:38} {1e3 * logging / len(times):6.3f} ms a step, {logging / sum(times):.2%}; "
+              f"processor {1e3 * busy / len(times):6.3f} ms, {busy / all_busy:.2%}")  # fmt: skip
+    print(f"W&B's own processes take {1e3 * answers[WANDB]['helpers'] / len(times):.2f} ms of a processor a step")
 
 
 if __name__ == "__main__":

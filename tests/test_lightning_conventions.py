@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, shrink
 from lighten.delivery.publish import figures_of
+from lighten.quantization.insert import bank_of
+from lighten.quantization.sites import Stage
 from lighten.training.finite import StopOnNonFinite
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.record import History, read
@@ -157,7 +159,8 @@ def test_lightning_cli_takes_the_callbacks_from_yaml_and_from_the_command_line(t
     assert (type(prune), type(quantize)) == (Prune, Quantize)
     assert prune.plan.widths["net.0"] == (12, 6)
     assert prune.exclude == ("net.5",)
-    assert cli.trainer.callback_metrics["quantize/enabled"] == 1.0
+    assert bank_of(cli.model).stage == Stage.ON
+    assert quantize.begin == 0.5
 
     words = ["--trainer.callbacks+=lighten.Prune", "--trainer.callbacks.amount=0.25", "--trainer.callbacks.end=0.5"]
     quiet = [f"--trainer.{key}={str(value).lower()}" for key, value in QUIET.items()]

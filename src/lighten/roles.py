@@ -219,6 +219,7 @@ def _reference(
     known = fingerprint_of(
         model=name, options=dict(options), data=data.fingerprint, batch_size=recipe.batch_size, seed=recipe.seed,
         fit=asdict(fit), trainer={key: getattr(recipe.trainer, key) for key in DECIDES}, schema=2,
+        **({"on_bad_batch": "skip"} if recipe.on_bad_batch == "skip" else {}),
     )  # fmt: skip
     home = Path(recipe.runs) / "references"
     work = home / f"{known}.{folder.parent.name}-{folder.name}.fit"
@@ -230,8 +231,9 @@ def _reference(
             label_smoothing=fit.optimizer.label_smoothing, num_classes=data.num_classes,
         )  # fmt: skip
         trainer = make_trainer(
-            folder=work, stage=role, settings=settings, seed=recipe.seed, logger=False, monitor=monitor_of(data)
-        )
+            folder=work, stage=role, settings=settings, seed=recipe.seed, logger=False, monitor=monitor_of(data),
+            on_bad_batch=recipe.on_bad_batch,
+        )  # fmt: skip
         resumed = latest_good(work / "checkpoints")
         trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
 

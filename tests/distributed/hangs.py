@@ -21,7 +21,10 @@ SECONDS = 30.0
 """How soon after the harm is noticed all processes must have ended."""
 PATIENCE = 3.0
 """How long a stopped rank is waited for in these fits."""
+HUNG = 300.0
+"""Seconds after which a fit that has not ended is taken for one that never will, however busy the machine."""
 START = 300.0
+"""Seconds that a fit may take to come to the harm."""
 
 LAST = {
     "KILL": r"error: rank [{to}] was killed \(process \d+ on .+\)",
@@ -141,14 +144,17 @@ def _ended(
             break
         time.sleep(0.1)
     noticed = {"STOP": PATIENCE, "sleep": 45.0}.get(cell.harm, 0.0) + (1.0 if cell.skew else 0.0)
-    end = time.monotonic() + noticed + seconds
-    while time.monotonic() < end and not (over() and not (_marked(mark) if left is None else left)):
+    since = time.monotonic() + noticed
+    while time.monotonic() < since + HUNG and not (over() and not (_marked(mark) if left is None else left)):
         time.sleep(0.1)
+    took = time.monotonic() - since
     late, found = _marked(mark) if left is None else [], []
     if not over():
-        found.append(f"has not ended in {seconds:.0f} seconds")
+        found.append(f"hung: has not ended in {HUNG:.0f} seconds")
+    elif took > seconds:
+        found.append(f"ended after {took:.0f} seconds, expected {seconds:.0f}")
     if late:
-        found.append(f"processes left: {late}")
+        found.append(f"hung: processes left: {late}")
     if not all(path.exists() for path in harmed):
         found.append("ended before the harm")
     for pid in late:

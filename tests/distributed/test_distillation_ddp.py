@@ -61,7 +61,7 @@ def test_ranks_end_with_equal_weights_and_equal_scores(plain) -> None:
     _, (first, second) = plain
     assert first["weights"] == second["weights"]
     shared = [name for name in first["metrics"] if name.startswith(("student/", "teacher/", "gap/"))]
-    assert len(shared) == 15
+    assert len(shared) == 16
     assert {n: first["metrics"][n] for n in shared} == {n: second["metrics"][n] for n in shared}
 
 

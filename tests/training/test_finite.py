@@ -3,7 +3,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from lighten import Quantize
 from lighten.errors import UserError
 from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
 from lighten.training.finite import StopOnNonFinite, first_non_finite
@@ -130,6 +132,21 @@ def test_a_skipped_batch_leaves_no_trace(tmp_path, plain, batches, trainer, bad)
     assert all(torch.equal(a, b) for a, b in zip(skipped, missed, strict=True))
     lines = read(tmp_path / "skipped" / "history.jsonl")
     assert [line["train/skipped"] for line in lines if "train/skipped" in line] == [0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.filterwarnings("ignore:1 of 3 steps were skipped")
+def test_a_skipped_batch_is_not_in_the_ranges_either(plain, batches, trainer, at) -> None:
+    """Whether it is the first that is looked at, or a later one."""
+    inputs = torch.randn(12, 5, generator=torch.Generator().manual_seed(2))
+    inputs[4 * at] = float("nan")
+    module = plain()
+    quantize = Quantize(begin=0.1, freeze=0.9)
+    fit = trainer(callbacks=[quantize], on_bad_batch="skip", max_epochs=1)
+    fit.fit(module, DataLoader(TensorDataset(inputs, torch.arange(12) % 2), 4), batches)
+    ranges = [value for name, value in module.state_dict().items() if name.endswith((".low", ".high"))]
+    assert ranges
+    assert all(torch.isfinite(value).all() for value in ranges)
 
 
 def test_ten_skips_in_a_row_are_no_accident(plain, batches, trainer) -> None:

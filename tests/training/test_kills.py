@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-COUNT = 3
+COUNT = 2
 
 
 def test_killed_runs_end_with_the_same_bits_and_damage_is_noticed() -> None:
     """At random, inside saves, before a mask, between a batch's cached answers; then flipped bits and cut ends."""
     ways = ["random", "saves", "resumes", "steps", "fill", "damage"]
-    command = [sys.executable, BENCHMARKS / "reliability.py", "kills", *ways, "--count", str(COUNT), "--epochs", "3"]
+    command = [sys.executable, BENCHMARKS / "reliability.py", "kills", *ways, "--count", str(COUNT), "--epochs", "2"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in told.stdout.splitlines()[2:]]
     assert [row[0] for row in rows] == ways, told.stderr

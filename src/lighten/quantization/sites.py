@@ -144,6 +144,11 @@ class ActivationRanges(nn.Module):
         scale, zero_point = self.parameters_of[index] or (1.0, 0)
         return fake_quantize_learned(x, scale, zero_point, self._gradient[index], relu=relu)
 
+    def forget_batch(self) -> None:
+        """Drop what was observed since the last update: of a step that is passed over."""
+        self._seen, self._histograms, self._gradient = {}, {}, None
+        self.observing = False
+
     def update(self) -> None:
         """Fold what was observed since the last call into the ranges, over all ranks alike.
 

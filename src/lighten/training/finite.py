@@ -1,7 +1,7 @@
 """A fit that meets a NaN or an infinity stops, or passes over that step, and nothing of it is saved."""
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -37,7 +37,7 @@ class StopOnNonFinite(Callback):
 
     Args:
         on_bad_batch: ``stop``, or ``skip``: all ranks pass over such a step, which then changes neither weights nor
-            optimizer nor running statistics, count it as ``train/skipped``, and tell the number at the end.
+            optimizer, running statistics nor ranges, count it as ``train/skipped``, and tell the number at the end.
 
     Raises:
         UserError: with the step, where it comes from and what to do; when skipping, after ten in a row.
@@ -101,7 +101,7 @@ class StopOnNonFinite(Callback):
         if self._in_a_row > MOST_IN_A_ROW:
             self._stop(trainer, f"{where}, and in the {MOST_IN_A_ROW} steps before, which were skipped; lower "
                        "optimizer.lr, or look for such values in the data")  # fmt: skip
-        self._skip(optimizer, where)
+        self._skip(pl_module, optimizer, where)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -131,7 +131,7 @@ class StopOnNonFinite(Callback):
                 "lower optimizer.lr, or set trainer.gradient_clip_val",
             )
 
-    def _skip(self, optimizer: torch.optim.Optimizer, where: str) -> None:
+    def _skip(self, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer, where: str) -> None:
         self.skipped += 1
         self._first = self._first or where
         for parameter in _parameters(optimizer):
@@ -140,6 +140,9 @@ class StopOnNonFinite(Callback):
             for buffer, before in self._before:
                 buffer.copy_(before)
         self._before = []
+        for module in pl_module.modules():
+            if hasattr(module, "forget_batch"):  # observers of activations
+                cast(Any, module).forget_batch()
 
     def _stop(self, trainer: L.Trainer, message: str) -> None:
         self._stopped = message

@@ -97,13 +97,16 @@ class Guard:
 
 def claim_cause(path: Path, why: str) -> str:
     """Write down why a fit ends, unless that is known already; return what is known."""
-    known = read_cause(path)
-    if known is not None:
-        return known
     own = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         own.write_text(why + "\n")
-        os.link(own, path)  # whole at once, and only for the first
+        try:
+            os.link(own, path)  # whole at once, and only for the first
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                os.replace(own, path)
     with contextlib.suppress(OSError):
         own.unlink()
     return read_cause(path) or why

@@ -21,7 +21,7 @@ class SeedSteps(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed; of a fit on the CPU that generator alone, as asking after each kind of device takes half a millisecond."""
+        """Seed; on the CPU its generator alone, as PyTorch asks after each kind of device for half a millisecond."""
         seed = torch.default_generator.manual_seed if pl_module.device.type == "cpu" else torch.manual_seed
         seed(step_seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))
 
