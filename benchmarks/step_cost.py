@@ -102,19 +102,19 @@ class TakeTurns(L.Callback):
     """Waits for the turn before each batch."""
 
     def __init__(self, turn: Turn) -> None:
-        self.turn, self.helpers = turn, 0.0
+        self.turn, self.helpers, self.begun = turn, 0.0, time.perf_counter()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Give the turn on and wait for the next."""
         if trainer.global_step == WARM_UP:
-            self.helpers = _helpers_seconds()
+            self.helpers, self.begun = _helpers_seconds(), time.perf_counter()
         self.turn.take()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note what helper processes took, in seconds of processor time."""
-        self.helpers = _helpers_seconds() - self.helpers
+        """Note what helper processes took: a share of a processor."""
+        self.helpers = (_helpers_seconds() - self.helpers) / (time.perf_counter() - self.begun)
 
 
 def main() -> None:
@@ -250,7 +250,7 @@ def _print_logging(answers: dict[str, Any]) -> None:
         words = f"{name}{'' if name == WANDB else ', to CSV'}"
         print(f"logging, {words:38} {1e3 * logging / len(times):6.3f} ms a step, {logging / sum(times):.2%}; "
               f"processor {1e3 * busy / len(times):6.3f} ms, {busy / all_busy:.2%}")  # fmt: skip
-    print(f"W&B's own processes take {1e3 * answers[WANDB]['helpers'] / len(times):.2f} ms of a processor a step")
+    print(f"W&B's own processes take {answers[WANDB]['helpers']:.2%} of one processor")
 
 
 if __name__ == "__main__":

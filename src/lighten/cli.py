@@ -245,9 +245,8 @@ def _verify(run: Path) -> None:
     checks = verify_run(run, recipe=recipe, say=lambda stage: print(f"{stage} …", file=sys.stderr))
     width = max(len(check.name) for check in checks)
     for check in checks:
-        print(
-            f"{'note' if check.note else 'ok' if check.good else 'BAD':4}  {check.name:{width}}  {check.claimed}  {check.found}"
-        )
+        mark = "note" if check.note else "ok" if check.good else "BAD"
+        print(f"{mark:4}  {check.name:{width}}  {check.claimed}  {check.found}")
     if bad := failures(checks):
         raise UserError(f"{run}: {len(bad)} of {len(checks)} claims do not hold; {bad[0]}")
 

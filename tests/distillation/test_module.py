@@ -1,6 +1,8 @@
 import copy
 
 import lightning as L
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,6 +39,7 @@ def test_training_loss_is_the_weighted_sum_of_its_parts(net, loader, fit) -> Non
     module.log = module.log_dict = lambda *a, **k: None
     sgd = torch.optim.SGD(student.parameters(), lr=0.1)
     trainer = {"optimizers": [sgd], "world_size": 1, "global_step": 0, "estimated_stepping_batches": 10}
+    trainer |= {"_logger_connector": SimpleNamespace(should_update_logs=True), "is_last_batch": False}
     module._trainer = type("T", (), trainer)()
     module.student.eval()
     torch.testing.assert_close(module.training_step((inputs, labels), 0), 0.7 * soft + 0.3 * hard)

@@ -22,7 +22,7 @@ from lighten.example import Call, keys_of, logits_of, split_batch
 from lighten.schedule import Setting
 from lighten.training.example import example_call
 from lighten.training.optimizer import OptimizerBuilder, OptimizerSettings
-from lighten.training.progress import at_log_point, fit_progress, fit_steps
+from lighten.training.progress import fit_progress, fit_steps, logs_now
 
 CHECKPOINT_KEY = "lighten_teacher"
 """Where a checkpoint keeps the teacher's fingerprint."""
@@ -434,9 +434,9 @@ class DistillationModule(L.LightningModule):
             self.log(shown, values[shown], sync_dist=True, prog_bar=True)
 
     def _log_step(self, loss: Tensor, losses: Mapping[str, Tensor], weighted: Mapping[str, Tensor]) -> None:
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        if not at_log_point(self.trainer):
+        if not logs_now(self.trainer):
             return
+        self.log("train/loss", loss.detach(), prog_bar=True)
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         if self.teacher is not None:
             total = loss.detach().clamp_min(1e-12)

@@ -26,7 +26,7 @@ from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.schedule import check_ramp, ramp
 from lighten.training.example import example_call, example_calls
-from lighten.training.progress import at_log_point, fit_steps
+from lighten.training.progress import fit_steps, logs_now
 from lighten.training.record import log_now
 
 UPDATES = 30
@@ -181,7 +181,7 @@ class Prune(L.Callback):
             if not self._soft_now:
                 self._masks.apply_()
             self._update_if_due(trainer)
-        if at_log_point(trainer):
+        if logs_now(trainer):
             values = {"prune/amount": self._asked, "prune/sparsity": self.plan.sparsity}
             pl_module.log_dict({**values, "prune/macs": self.plan.saved["macs"]})
 

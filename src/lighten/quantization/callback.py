@@ -16,7 +16,7 @@ from lighten.quantization.insert import BANK, bank_of, hold_norms_, quantize_, s
 from lighten.quantization.layers import FoldedNorm, QuantizedLayer
 from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.example import example_call
-from lighten.training.progress import at_log_point, fit_progress, fit_steps
+from lighten.training.progress import fit_progress, fit_steps, logs_now
 from lighten.training.record import log_now
 
 
@@ -135,7 +135,7 @@ class Quantize(L.Callback):
                 bank.stage = Stage.ON
             bank.observing = False
         enabled = bank.stage == Stage.ON
-        if at_log_point(trainer):
+        if logs_now(trainer):
             pl_module.log_dict({"quantize/enabled": float(enabled), "quantize/frozen": float(frozen)})
         if enabled and (before != Stage.ON or trainer.is_last_batch):
             log_now(trainer, _ranges(bank))
