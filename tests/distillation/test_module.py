@@ -1,8 +1,7 @@
 import copy
-
-import lightning as L
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F

@@ -102,10 +102,8 @@ def claim_cause(path: Path, why: str) -> str:
         own.write_text(why + "\n")
         try:
             os.link(own, path)  # whole at once, and only for the first
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            if not path.exists():
+        except OSError:
+            if not path.exists():  # a file system without hard links
                 os.replace(own, path)
     with contextlib.suppress(OSError):
         own.unlink()
