@@ -363,10 +363,3 @@ def test_names_of_layers_and_targets_are_text_not_markup(quantized):
     html = render(quantized)
     assert "<img" not in html
     assert html.count("&lt;img src=x&gt;") > 3 * len(layers)
-
-
-def test_a_long_history_does_not_make_a_large_page(run):
-    rows = make_history(steps=1_000_000)
-    assert len(rows) == 100_000
-    (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert len(render(run)) < 300_000
