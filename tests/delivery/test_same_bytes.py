@@ -41,6 +41,7 @@ def exported(tmp_path_factory):
         words = [str(home), str(folder)]
         if number == 0:
             _export(*words)
+            _export(*words)  # runtimes that count through a process must not show it
         else:
             command = [sys.executable, "-c", f"import runpy; runpy.run_path({__file__!r})['_export'](*{words!r})"]
             environment = {**os.environ, "PYTHONHASHSEED": "3"}

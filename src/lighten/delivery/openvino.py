@@ -26,6 +26,10 @@ def write_openvino(onnx: Path, path: Path, facts: Mapping[str, int]) -> None:
             model = openvino.Core().read_model(onnx)  # convert_model would report its use over the network
             for name, value in facts.items():
                 model.set_rt_info(str(value), ["lighten", name])
+            for number, node in enumerate(model.get_ordered_ops()):
+                kind = node.get_type_name()
+                if node.get_friendly_name().removeprefix(f"{kind}_").isdecimal():
+                    node.set_friendly_name(f"{kind}_{number}")  # OpenVINO's own names count on through a process
             openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
         graph, numbers = (folder / "model.xml").read_bytes(), (folder / "model.bin").read_bytes()
         path.unlink(missing_ok=True)

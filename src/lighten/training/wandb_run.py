@@ -131,7 +131,7 @@ class WandbRun(WandbLogger):
             there = {_key_of(line) for line in self._before[: run.starting_step]}
             self._following = run.starting_step
         lost = [line for line in (read(history) if history.exists() else []) if _key_of(line) not in there]
-        for line in []:
+        for line in lost:
             values = {name: float("nan") if v is None else v for name, v in line.items() if name not in OWN_KEYS}
             self._send({**values, "epoch": line["epoch"], STEP: max(0, line["step"] - 1)})
         return set() if self.again else there | {_key_of(line) for line in lost}
