@@ -28,8 +28,8 @@ def test_what_is_installed_is_told_with_its_version(found):
 
 
 def test_what_is_too_old_or_missing_is_a_warning_with_a_command(found, monkeypatch):
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: {"onnx": "1.2", "rich": None}.get(name, real(name)))
+    real = doctor.version_of
+    monkeypatch.setattr(doctor, "version_of", lambda name: {"onnx": "1.2", "rich": None}.get(name, real(name)))
     findings = found()
     assert findings["packages", "onnx"].state == "warning"
     assert findings["packages", "onnx"].found.startswith("1.2, expected >=1.23; pip install 'onnx>=1.23'")
@@ -61,7 +61,7 @@ def test_devices_are_named(found, monkeypatch):
 
 def test_the_command_prints_lines_or_json_and_fails_where_something_must_be_mended(capsys, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr(doctor, "_cpu", lambda field: "avx512_vnni" if field == "flags" else "A processor")
+    monkeypatch.setattr(doctor, "processor", lambda: "A processor")
     assert cli(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "onnxruntime" in out
@@ -69,6 +69,6 @@ def test_the_command_prints_lines_or_json_and_fails_where_something_must_be_mend
     assert cli(["doctor", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["part"] for row in rows} == {"packages", "targets", "machine", "cluster"}
-    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    monkeypatch.setattr(doctor, "version_of", lambda name: None)
     assert cli(["doctor"]) == 1
     assert "to be mended; torch: not installed" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from browser import title_in_browser
 
 import lighten
 from lighten.cli import main as cli
@@ -362,27 +363,9 @@ def test_report_is_one_file_and_says_what_was_measured(folder, scores):
 
 @pytest.mark.parametrize("width", [390, 1440])
 def test_report_does_not_overflow_in_a_browser(folder, tmp_path, width):
-    page = (folder / "report.html").read_text()
-    probe = "<script>document.title = 'w' + document.documentElement.scrollWidth + '/' + innerWidth</script></body>"
-    frame = tmp_path / "frame.html"
-    inner = tmp_path / "report.html"
-    inner.write_text(page.replace("</body>", probe))
-    # a frame: headless windows are never narrower than 500 pixels
-    frame.write_text(
-        f"<iframe id=f src=report.html style='width:{width}px;height:2000px;border:0'></iframe>"
-        "<script>f.onload = () => document.body.append(f.contentDocument.title)</script>"
-    )
-    chromium = shutil.which("chromium")
-    assert chromium, "chromium is missing; install it, as the README says"
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom"]
-    command += [
-        "--disable-background-networking",
-        "--allow-file-access-from-files",
-        f"--user-data-dir={tmp_path}/chrome",
-    ]
-    command += ["--window-size=1600,2200", "--virtual-time-budget=3000", frame.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    needed, given = map(int, re.search(r"w(\d+)/(\d+)", shown).groups())
+    script = "document.title = document.documentElement.scrollWidth + '/' + innerWidth"
+    shown = title_in_browser((folder / "report.html").read_text(), width, tmp_path, script)
+    needed, given = map(int, shown.split("/"))
     assert given == width
     assert needed <= width
 

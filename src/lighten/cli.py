@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lighten.errors import UserError, one_line
 from lighten.training.files import disk_told
@@ -75,53 +76,46 @@ def _parser() -> argparse.ArgumentParser:
     steps.add_parser("train", help="train by recipe, as train.py: lighten train recipe=smoke")
     steps.add_parser("plan", help="print what a recipe would cut and quantize; trains nothing")
     steps.add_parser("recipes", help="list the recipes in ./recipes")
-    text = "quantize the trained model of a folder: writes FOLDER-MODE/ and FOLDER-MODE.onnx beside it"
-    quantize = steps.add_parser(
-        "quantize",
-        help="quantize the trained model of a folder",
-        description=text,
-        epilog="example: lighten quantize runs/prune_cnn/a/dense --mode static",
-    )
+    quantize = _add(
+        steps, "quantize", "quantize the trained model of a folder",
+        "writes FOLDER-MODE/ and FOLDER-MODE.onnx beside it", "runs/prune_cnn/a/dense --mode static",
+    )  # fmt: skip
     quantize.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder, as runs/<recipe>/<id>/dense")
     quantize.add_argument("--mode", default="static", help="static, dynamic, float16 or bfloat16 (default: static)")
     quantize.add_argument("--ranges", default="mse", help="of static: min_max, percentile, mse, entropy, …")
     quantize.add_argument("--weight-bits", type=int, default=8, help="2 to 8, of static and dynamic")
     quantize.add_argument("--calibration", type=int, default=512, help="samples of the validation split, for static")
     quantize.add_argument("--exclude", nargs="*", default=[], metavar="LAYER", help="names, patterns or types")
-    text = "compare runs in a table and a page with the Pareto front: writes compare.html beside them"
-    compare = steps.add_parser(
-        "compare",
-        help="compare runs in a table and a page: writes compare.html",
-        description=text,
-        epilog="example: lighten compare runs/distil_cnn/* --sort bytes",
-    )
+    compare = _add(
+        steps, "compare", "compare runs in a table and a page",
+        "writes compare.html beside them, with the Pareto front", "runs/distil_cnn/* --sort bytes",
+    )  # fmt: skip
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, runs/<recipe>/<id>")
     compare.add_argument("--sort", default="accuracy", help="accuracy, kept, bytes, latency, faster, … (best first)")
     compare.add_argument("--out", type=Path, metavar="FILE", help="of the page (default: in their common folder)")
     compare.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
-    text = "make a W&B workspace: student against teacher, compression, speed, system; for all runs of a project"
-    dashboard = steps.add_parser(
-        "dashboard",
-        help="make a W&B workspace for a project's runs",
-        description=text,
-        epilog="example: lighten dashboard --entity me --project lighten",
-    )
+    dashboard = _add(
+        steps, "dashboard", "make a W&B workspace for a project's runs",
+        "student against teacher, compression, speed, system", "--entity me --project lighten",
+    )  # fmt: skip
     dashboard.add_argument("--entity", required=True, help="the W&B user or team that the project belongs to")
     dashboard.add_argument("--project", default="lighten", help="the W&B project (default: lighten, as runs have it)")
     dashboard.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON, and send nothing")
-    text = "tell what is installed, which targets can be built, threads, devices and the cluster"
-    doctor = steps.add_parser(
-        "doctor",
-        help="tell what is installed and what this machine can do",
-        description=text,
-        epilog="example: lighten doctor --json",
-    )
+    doctor = _add(
+        steps, "doctor", "tell what is installed and what this machine can do",
+        "packages, targets, threads, devices, the cluster", "--json",
+    )  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print JSON")
     for name, text in STEPS.items():
-        example = f"example: lighten {name} runs/distil_cnn/20260101-120000"
-        step = steps.add_parser(name, help=text, description=text, epilog=example)
+        step = _add(steps, name, text, "", "runs/distil_cnn/20260101-120000")
         step.add_argument("run", type=Path, metavar="RUN", help="a run folder, runs/<recipe>/<id>")
     return parser
+
+
+def _add(steps: Any, name: str, text: str, more: str, example: str) -> argparse.ArgumentParser:
+    """Add a step: a line for the list of steps, what its own help says beside it, and arguments as an example."""
+    whole = f"{text}: {more}" if more else text
+    return steps.add_parser(name, help=text, description=whole, epilog=f"example: lighten {name} {example}")
 
 
 def _step(name: str) -> Callable[[Path], object]:
@@ -189,8 +183,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     from lighten.delivery.compare import compare_runs, comparison_json, comparison_table, summary, write_comparison
 
-    page = write_comparison(arguments.runs, arguments.out, sort=arguments.sort)
     runs = compare_runs(arguments.runs, sort=arguments.sort)
+    page = write_comparison(runs, arguments.out, sort=arguments.sort)
     if arguments.json:
         print(comparison_json(runs))
     else:

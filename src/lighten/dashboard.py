@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lighten.errors import UserError
+from lighten.training.wandb_run import STEP
 
 NAME = "lighten"
-STEP = "trainer/global_step"
 MOST_RUNS = 30
 """Shown at once."""
 

@@ -5,11 +5,12 @@ import platform
 import re
 import shutil
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Literal
 
 from lighten.delivery.extras import PACKAGES, require
+from lighten.delivery.provenance import processor, version_of
 from lighten.errors import UserError
 
 State = Literal["ok", "missing", "warning"]
@@ -57,7 +58,7 @@ def _packages() -> list[Finding]:
         wanted = Requirement(line)
         if wanted.marker is not None:
             continue  # belongs to an extra
-        there = _version(wanted.name)
+        there = version_of(wanted.name)
         if there is None:
             found.append(Finding("packages", wanted.name, "warning", f"not installed; pip install '{wanted}'"))
         elif not wanted.specifier.contains(there, prereleases=True):
@@ -66,7 +67,7 @@ def _packages() -> list[Finding]:
         else:
             found.append(Finding("packages", wanted.name, "ok", there))
     for name, use in OPTIONAL.items():
-        there = _version(name)
+        there = version_of(name)
         found.append(Finding("packages", name, "ok" if there else "missing", there or f"pip install {name}, for {use}"))
     return found
 
@@ -79,14 +80,16 @@ def _targets() -> list[Finding]:
         except UserError as error:
             found.append(Finding("targets", target, "missing", str(error)))
             continue
-        there = _version(runtime)
+        there = version_of(runtime)
         package = PACKAGES.get(target, "onnx")
         if there is None:
             found.append(
                 Finding("targets", target, "warning", f"{package} is there, {runtime} is not: {_extra(target)}")
             )
         else:
-            found.append(Finding("targets", target, "ok", f"{package} {_version(package)}, runs in {runtime} {there}"))
+            found.append(
+                Finding("targets", target, "ok", f"{package} {version_of(package)}, runs in {runtime} {there}")
+            )
     return found
 
 
@@ -96,7 +99,7 @@ def _machine() -> list[Finding]:
     from lighten.training.fit import resolve_precision
 
     cores, threads = _cores(), torch.get_num_threads()
-    flags = set(_cpu("flags").split())
+    flags = _instructions()
     integers = [name for name in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm") if name in flags]
     quick = resolve_precision("auto", "cpu") == "bf16-mixed"
     free = shutil.disk_usage(Path.cwd()).free
@@ -104,7 +107,7 @@ def _machine() -> list[Finding]:
     slow = "no instructions for it here: int8 files may be slower than float32"
     many = f", more than cores; set OMP_NUM_THREADS={cores}" if threads > cores else ""
     found = [
-        Finding("machine", "processor", "ok", f"{_cpu('model name') or platform.machine()}, {cores} cores"),
+        Finding("machine", "processor", "ok", f"{processor()}, {cores} cores"),
         Finding("machine", "threads", "warning" if many else "ok", f"{threads} of torch{many}"),
         Finding("machine", "bfloat16", "ok", bfloat16),
         Finding("machine", "int8", "ok" if integers else "missing", ", ".join(integers) or slow),
@@ -132,19 +135,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _extra(target: str) -> str:
     return f"pip install 'lighten[{target}]'"
 
 
-def _cpu(field: str) -> str:
-    """Return a field of the first processor in ``/proc/cpuinfo``; empty where there is none."""
+def _instructions() -> set[str]:
+    """Return the processor's instruction sets, as Linux names them; none where it does not."""
     path = Path("/proc/cpuinfo")
-    found = re.search(rf"^{field}\s*: (.*)$", path.read_text(), re.MULTILINE) if path.exists() else None
-    return found[1] if found else ""
+    found = re.search(r"^(?:flags|Features)\s*: (.*)$", path.read_text(), re.MULTILINE) if path.exists() else None
+    return set(found[1].split()) if found else set()

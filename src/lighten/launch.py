@@ -71,8 +71,8 @@ def _compare(folders: Sequence[Path]) -> None:
     if len(folders) > 1:
         from lighten.delivery.compare import compare_runs, summary, write_comparison
 
-        page = write_comparison(folders)
-        print(f"{summary(compare_runs(folders))}\ncomparison {page}")
+        runs = compare_runs(folders)
+        print(f"{summary(runs)}\ncomparison {write_comparison(runs)}")
 
 
 def _plan_all(jobs: Sequence[Recipe]) -> None:

@@ -7,7 +7,7 @@ no aliases, which multiply, and nothing that is too long, too deep or too large 
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,20 @@ def check_plain(tree: Any, place: str = "", level: int = 0) -> None:
             check_plain(value, _under(place, key), level + 1)
     elif tree is not None:
         raise RecipeError(f"{place}: holds {type(tree).__name__}, expected text, numbers, true, false or null")
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a tree by dotted keys; an empty mapping is a value.
+
+    Example:
+        >>> dict(leaves({"a": {"b": 1}, "c": {}}))
+        {'a.b': 1, 'c': {}}
+    """
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _check_key(place: str, key: Any) -> None:

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from lighten.data import build_data
@@ -28,6 +27,7 @@ from lighten.training.checkpoint import latest_good
 from lighten.training.files import remove_stale
 from lighten.training.fit import make_trainer, resolve_precision
 from lighten.training.optimizer import OptimizerSettings
+from lighten.training.rank import is_rank_zero
 from lighten.training.reference import agreed, fingerprint_of, reference
 
 DECIDES = (
@@ -162,11 +162,6 @@ def seed(recipe: Recipe) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         L.seed_everything(recipe.seed, workers=True, verbose=False)
-
-
-def is_rank_zero() -> bool:
-    """Return whether this process is the one that writes."""
-    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _cache(recipe: Recipe, data: Any, teachers: list[nn.Module]) -> TeacherCache | None:

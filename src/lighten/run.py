@@ -28,7 +28,7 @@ from lighten.quantization.callback import Quantize
 from lighten.quantization.sensitivity import find_float_layers
 from lighten.recipe import CHANGED, Recipe
 from lighten.rehearsal import look_before, rehearse
-from lighten.roles import build, config_of, data_of, is_rank_zero, module_of, monitor_of, seed, student_of, teachers_of
+from lighten.roles import build, config_of, data_of, module_of, monitor_of, seed, student_of, teachers_of
 from lighten.run_folder import keep_recipe, open_folder, settings_of
 from lighten.training.checkpoint import latest_good
 from lighten.training.files import disk_told, remove_stale, told_once
@@ -36,6 +36,7 @@ from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.loggers import ending, make_logger
 from lighten.training.origin import Origin
 from lighten.training.preempt import stop_between_steps
+from lighten.training.rank import is_rank_zero
 from lighten.training.snapshot import Snapshot
 
 

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lighten.delivery.artifacts import write_text
 from lighten.errors import RecipeError, UserError
 from lighten.launch import JOB
+from lighten.plain import leaves
 from lighten.recipe import CHANGED, Recipe, load_recipe, to_yaml
 from lighten.training.origin import differing, told
 
@@ -82,7 +82,7 @@ def keep_recipe(recipe: Recipe, folder: Path) -> None:
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """Return all that decides what is learned, by dotted keys."""
-    return {key: value for key, value in _leaves(asdict(recipe)) if not key.startswith(FREE)}
+    return {key: value for key, value in leaves(asdict(recipe)) if not key.startswith(FREE)}
 
 
 def _is_the_same(recipe: Recipe, written: Path) -> bool:
@@ -103,11 +103,3 @@ def _is_the_same(recipe: Recipe, written: Path) -> bool:
         f"{shown[0]}={here.get(shown[0])}: {written.parent} holds a run with {told(shown, there)}; "
         f"repeat its settings to go on with it{ways}, or give another id"
     )
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

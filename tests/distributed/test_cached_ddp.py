@@ -1,16 +1,12 @@
 """Two ranks and one cache of the teacher's answers: a part each, read by both, and no kill changes the end."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import run_fits
 
 from lighten.distillation.cache import TeacherCache
 
@@ -22,22 +18,12 @@ SAMPLES, VIEWS, STEPS = 1000, 2, 7
 def home(tmp_path_factory) -> Path:
     """Run all fits; return their folder."""
     folder = tmp_path_factory.mktemp("cached")
-    with ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(4)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        ports = [str(probe.getsockname()[1]) for probe in sockets]
-    own = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), *ports],
-        env={**os.environ, **own}, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    told = run_fits(SCRIPT, folder, ports=4)
     ended = json.loads((folder / "ended.json").read_text())
     killed = ended.pop("killed")
     assert killed[1] == -9
     assert killed[0] != 0
-    assert ended == {name: [0, 0] for name in ("straight", "resumed", "again")}, done.stderr[-3000:]
+    assert ended == {name: [0, 0] for name in ("straight", "resumed", "again")}, told[-3000:]
     return folder
 
 

@@ -1,13 +1,10 @@
 """Pruning and quantization over two processes: one plan, one set of ranges, the same bits."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_fits
 
 SCRIPT = Path(__file__).with_name("compression_fit.py")
 
@@ -16,15 +13,7 @@ SCRIPT = Path(__file__).with_name("compression_fit.py")
 def ranks(tmp_path_factory):
     """Return what both ranks ended with, by fit."""
     folder = tmp_path_factory.mktemp("ddp")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)],
-        env={**os.environ, **own}, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_fits(SCRIPT, folder)
     return {
         path.name: [json.loads((path / f"rank{rank}.json").read_text()) for rank in (0, 1)] for path in folder.iterdir()
     }

@@ -1,14 +1,11 @@
 """Losses that couple samples or divide by tokens: two ranks, or two shards, equal one rank on the same batch."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_fits
 
 SCRIPT = Path(__file__).with_name("coupled_fit.py")
 
@@ -18,15 +15,7 @@ def ended(tmp_path_factory):
     """Return what fits ended with, by case and kind."""
     folder = tmp_path_factory.mktemp("coupled")
     for ranks, kind in ((1, "one"), (2, "ddp"), (2, "fsdp2")):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT), str(folder), str(ranks), kind],
-            env={**os.environ, **own}, capture_output=True, text=True, timeout=180, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_fits(SCRIPT, folder, ranks, kind)
     return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
 
 

@@ -1,14 +1,11 @@
 """Quantization-aware training on two ranks is that on one rank with the same global batch."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_fits
 
 SCRIPT = Path(__file__).with_name("quantization_fit.py")
 
@@ -18,15 +15,7 @@ def ended(tmp_path_factory):
     """Return what fits ended with, by rule and number of ranks."""
     folder = tmp_path_factory.mktemp("ddp")
     for ranks in (1, 2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT), str(folder), str(ranks)],
-            env={**os.environ, **own}, capture_output=True, text=True, timeout=180, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_fits(SCRIPT, folder, ranks)
     return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
 
 

@@ -1,14 +1,11 @@
 """FSDP2 over two processes: quantization gives the bits that DDP gives; what cannot be is refused by name."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import run_fits
 
 SCRIPT = Path(__file__).with_name("sharded_fit.py")
 
@@ -17,15 +14,7 @@ SCRIPT = Path(__file__).with_name("sharded_fit.py")
 def ended(tmp_path_factory) -> dict[str, Any]:
     """Return what both ranks saw, by fit and rank."""
     folder = tmp_path_factory.mktemp("sharded")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)],
-        env={**os.environ, **own}, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_fits(SCRIPT, folder)
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 

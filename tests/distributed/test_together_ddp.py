@@ -1,16 +1,12 @@
 """Distil, prune and quantize in one fit: 1, 2 and 4 processes with one global batch end alike."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import run_fits
 
 SCRIPT = Path(__file__).with_name("together_fit.py")
 EXACT = ("plan", "masks", "stage", "ranges")
@@ -20,17 +16,7 @@ EXACT = ("plan", "masks", "stage", "ranges")
 def ended(tmp_path_factory) -> dict[str, dict[str, Any]]:
     """Return what every process saw, by fit and ``<ranks>-<rank>``."""
     folder = tmp_path_factory.mktemp("together")
-    with ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(3)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        ports = [str(probe.getsockname()[1]) for probe in sockets]
-    own = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), *ports],
-        env={**os.environ, **own}, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_fits(SCRIPT, folder, ports=3)
     return {
         case.name: {path.stem: json.loads(path.read_text()) for path in case.iterdir()} for case in folder.iterdir()
     }

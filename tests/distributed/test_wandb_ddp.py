@@ -1,13 +1,10 @@
 """W&B over two processes: rank zero alone logs, each step once, also where a run was stopped and went on."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_fits
 
 from lighten.training.record import OWN_KEYS, read
 from lighten.training.wandb_log import read_records, rows
@@ -19,17 +16,7 @@ SCRIPT = Path(__file__).with_name("wandb_fit.py")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
-           "WANDB_MODE": "offline", "WANDB_SILENT": "true"}  # fmt: skip
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_SERVICE", "_WANDB"))}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)],
-        env={**inherited, **own}, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_fits(SCRIPT, folder, WANDB_MODE="offline", WANDB_SILENT="true")
     return folder / "recipe"
 
 

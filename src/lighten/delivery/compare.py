@@ -13,6 +13,7 @@ from lighten.delivery.scores import Scores, read_scores
 from lighten.delivery.svg import Frame, circle, shorten, spread, text
 from lighten.delivery.templates import environment
 from lighten.errors import UserError, did_you_mean
+from lighten.plain import leaves, read_plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -129,24 +130,19 @@ def compare_runs(runs: Sequence[str | Path], *, sort: str = "accuracy") -> list[
     return sorted(found, key=lambda run: (_loss(column, run.figures[sort]), run.name))
 
 
-def write_comparison(runs: Sequence[str | Path], path: str | Path | None = None, *, sort: str = "accuracy") -> Path:
+def write_comparison(runs: Sequence[Compared], path: str | Path | None = None, *, sort: str = "accuracy") -> Path:
     """Write the comparison as one HTML file and return its path.
 
     Args:
-        runs: see :func:`compare_runs`.
+        runs: what :func:`compare_runs` has found.
         path: where to; by default ``compare.html`` in the folder that holds all runs.
-        sort: see :func:`compare_runs`.
+        sort: the column that they are sorted by.
 
     Raises:
-        UserError: see :func:`compare_runs`; if it cannot be written.
+        DiskError: if it cannot be written.
     """
-    found = compare_runs(runs, sort=sort)
-    common = os.path.commonpath([run.folder.resolve().parent for run in found])
-    target = Path(path) if path is not None else Path(common) / PAGE
-    try:
-        return write_text(target, render(found, sort=sort))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); give another file with --out") from None
+    common = os.path.commonpath([run.folder.resolve().parent for run in runs])
+    return write_text(Path(path) if path is not None else Path(common) / PAGE, render(runs, sort=sort))
 
 
 def render(runs: Sequence[Compared], *, sort: str = "accuracy") -> str:
@@ -250,23 +246,7 @@ def _differences(folders: Sequence[Path]) -> list[tuple[str, ...]]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read ({reason}); leave this run out") from None
-    return dict(_leaves(tree)) if isinstance(tree, dict) else {}
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [(f"{prefix}{key}", value)]
-    return found
+    return dict(leaves(read_plain(path))) if path.exists() else {}
 
 
 def _data(scores: Scores) -> tuple[str, str]:

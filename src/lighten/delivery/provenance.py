@@ -32,7 +32,7 @@ MADE_OF = ("recipe", "teacher", "data", "packages")
 
 def versions() -> dict[str, str | None]:
     """Return the versions of Python and of the packages that matter; ``None`` is not installed."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES}
 
 
 def made_of(recipe: str, teacher: str | None, data: str) -> dict[str, str | None]:
@@ -80,7 +80,7 @@ def provenance(
         },
         "timed_on": {str(name): list(x.shape[1:]) for name, x in inputs if hasattr(x, "shape")},
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "system": platform.platform(terse=True),
         },
@@ -88,7 +88,8 @@ def provenance(
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return what the machine calls its processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -96,7 +97,8 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package; ``None`` is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

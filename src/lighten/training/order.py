@@ -4,11 +4,7 @@ Random numbers come from a counter, not from a generator's history: the finalize
 Flood 2014, "Fast splittable pseudorandom number generators") applied to one coordinate after the other.
 """
 
-import ctypes
 import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +14,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
 from lighten.errors import UserError
+from lighten.training.signals import die_with_parent
 
 Place = tuple[int, int]
 """(epoch, sample): all that a dataset needs to make a sample, augmented or not."""
@@ -30,9 +27,6 @@ _SORTED_AT_ONCE = 50
 
 _BATCHES = 4
 """Stream of the order of batches."""
-
-_PR_SET_PDEATHSIG = 1
-"""Of Linux's ``prctl``: which signal a process gets when its parent dies."""
 
 
 def draw(seed: int, epoch: Any, sample: Any, *, stream: Any = 0) -> np.ndarray:
@@ -251,10 +245,8 @@ def _rank() -> int:
 def _end_with_parent(worker: int) -> None:
     """Let a worker end when its parent is killed: PyTorch's own watch misses a kill while the worker starts."""
     parent = multiprocessing.parent_process()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent.pid:
-        os._exit(1)
+    if parent is not None and parent.pid is not None:
+        die_with_parent(parent.pid)
 
 
 def _as_is(batch: Any) -> Any:

@@ -12,9 +12,9 @@ import lightning as L
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
 
 from lighten.training import signals
+from lighten.training.rank import is_rank_zero
 from lighten.training.signals import PREEMPTED, Preempted
 
 NAME = "preempted"
@@ -99,7 +99,7 @@ def leave(stop: Preempted) -> None:
     Rank zero ends the W&B run, which the next start goes on with, and requeues; the others wait for it, as the end of
     one process ends them all.
     """
-    if getattr(rank_zero_only, "rank", 0) == 0:
+    if is_rank_zero():
         wandb = sys.modules.get("wandb")
         if wandb is not None and wandb.run is not None:
             wandb.finish()

@@ -17,6 +17,7 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.training.files import disk_told, sync_folder, write_whole
+from lighten.training.rank import is_rank_zero
 
 WEIGHTS, MANIFEST, HISTORY = "model.safetensors", "manifest.json", "history.jsonl"
 
@@ -65,7 +66,7 @@ def reference(
         problem, model = "", build()
         fit(model)
         model.cpu().eval()
-        found = agree(_is_zero() and _publish(model, home, work, fingerprint, build))
+        found = agree(is_rank_zero() and _publish(model, home, work, fingerprint, build))
     if found and problem is not None:
         model = _awaited(build, home)
     _clear(work)
@@ -153,10 +154,6 @@ def _clear(work: Path) -> None:
     """Remove what training needed, also where a kill came before."""
     with disk_told(work, "be removed"):
         _remove(work)
-
-
-def _is_zero() -> bool:
-    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _remove(folder: Path) -> None:
