@@ -11,11 +11,16 @@ the highest code: clipped, or rounded there. The result alone says where that is
 backward pass: a convolutional network needs less memory for it than without fake-quantization.
 """
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""What the fused kernels read and write."""
 
 LEVELS = 255
 """Steps of an unsigned 8-bit code."""
@@ -47,18 +52,51 @@ def quantization_parameters(low: float, high: float) -> tuple[float, int]:
     return scale, round(min(max(-low / scale, 0), LEVELS))
 
 
-def fake_quantize(x: Tensor, scale: float, zero_point: int, *, keep_input: bool = False) -> Tensor:
+@dataclass(frozen=True)
+class Watch:
+    """What a GPU observes of an activation while it rounds that: one pass over memory instead of three.
+
+    Attributes:
+        seen: (2,), float32, raised to ``-min(x)`` and ``max(x)`` where it is lower.
+        relu: of ``relu(x)`` instead.
+    """
+
+    seen: Tensor
+    relu: bool = False
+
+
+def fake_quantize(
+    x: Tensor, scale: float, zero_point: int, *, keep_input: bool = False, watch: Watch | None = None
+) -> Tensor:
     """Round ``x`` (any shape) to its nearest 8-bit code and back; the gradient is zero on codes 0 and 255.
 
     Bit-equal to ``quantize_per_tensor`` followed by ``dequantize_per_tensor`` over ``[0, 255]``. The backward pass
     keeps the result, or ``x`` with ``keep_input``, for results that are changed in place afterwards.
+    ``watch`` is for tensors that ``kernels_for`` has kernels for.
     """
-    return _FakeQuantize.apply(x, scale, zero_point, False, keep_input)
+    return _FakeQuantize.apply(x, scale, zero_point, False, keep_input, watch)
 
 
-def fake_quantize_(x: Tensor, scale: float, zero_point: int) -> Tensor:
+def fake_quantize_(x: Tensor, scale: float, zero_point: int, *, watch: Watch | None = None) -> Tensor:
     """Do as ``fake_quantize`` in place; ``x`` must not be needed by the backward pass of what made it."""
-    return _FakeQuantize.apply(x, scale, zero_point, True, False)
+    return _FakeQuantize.apply(x, scale, zero_point, True, False, watch)
+
+
+def kernels_for(x: Tensor) -> Any:
+    """Return the module of fused kernels where ``x`` is on a GPU that they run on, else ``None``."""
+    if not x.is_cuda or x.dtype not in KERNEL_TYPES:
+        return None
+    kernels = _kernels()
+    return kernels if kernels is not None and kernels.is_dense(x) else None
+
+
+@cache
+def _kernels() -> Any:
+    try:
+        from lighten.quantization import fused
+    except ImportError:  # Triton comes with torch's CUDA builds, not on every system
+        return None
+    return fused
 
 
 def fake_quantize_learned(x: Tensor, scale: float, zero_point: int, gradient: Tensor, *, relu: bool = False) -> Tensor:
@@ -142,19 +180,26 @@ def _along(scale: Tensor, x: Tensor, axis: int) -> Tensor:
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, zero_point: int, inplace: bool, keep_input: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: float, zero_point: int, inplace: bool, keep_input: bool, watch: Watch | None
+    ) -> Tensor:
         if inplace:
             ctx.mark_dirty(x)
-        codes = x.mul_(1.0 / scale) if inplace else x * (1.0 / scale)
-        rounded = codes.round_().clamp_(-zero_point, LEVELS - zero_point).mul_(scale)
+        kernels = kernels_for(x)
+        if kernels is not None:
+            seen, relu = (watch.seen, watch.relu) if watch is not None else (None, False)
+            rounded = kernels.round_activation(x, scale, zero_point, inplace=inplace, seen=seen, relu=relu)
+        else:
+            codes = x.mul_(1.0 / scale) if inplace else x * (1.0 / scale)
+            rounded = codes.round_().clamp_(-zero_point, LEVELS - zero_point).mul_(scale)
         ctx.save_for_backward(x if keep_input else rounded)
         ctx.low, ctx.high = (0.5 - zero_point) * scale, (LEVELS - zero_point - 0.5) * scale
         return rounded
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         (kept,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grads[0], kept, ctx.low, ctx.high), None, None, None, None
+        return torch.ops.aten.hardtanh_backward(grads[0], kept, ctx.low, ctx.high), None, None, None, None, None
 
 
 class _FakeQuantizeLearned(torch.autograd.Function):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lighten.quantization.fake_quant import (
     BIAS_LIMIT,
     code_limit,
+    kernels_for,
     quantized_parameters,
     rounded,
 )
@@ -58,6 +59,11 @@ class _Effective(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         ctx.save_for_backward(weight, bias, gamma)
         ctx.norm, ctx.axis, ctx.groups = norm, axis, groups
+        kernels = _kernels_for(weight, axis, groups)
+        if kernels is not None:
+            return kernels.effective(
+                weight, bias, norm, limit=code_limit(bits), bias_unit=input_scale, bias_limit=BIAS_LIMIT
+            )
         if norm is not None:
             weight, bias = fold_batch_norm(weight, bias, norm, axis=axis, groups=groups)
         scale, bias_scale = quantized_parameters(weight, bias, input_scale, bits, axis)
@@ -74,6 +80,10 @@ class _Effective(torch.autograd.Function):
         norm, none = ctx.norm, (None,) * 5
         if norm is None:
             return by_weight, by_bias, None, None, *none
+        kernels = _kernels_for(weight, ctx.axis, ctx.groups)
+        if kernels is not None:
+            to_weight, to_bias, to_gain = kernels.effective_gradients(by_weight, by_bias, weight, bias, norm)
+            return to_weight, to_bias, to_gain, by_bias if norm.bias is not None else None, *none
         inverse = torch.rsqrt(norm.running_var + norm.eps)
         gain = inverse if gamma is None else inverse * gamma
         by_gamma = None
@@ -84,6 +94,13 @@ class _Effective(torch.autograd.Function):
         by_weight = by_weight * along_outputs(gain, weight, axis=ctx.axis, groups=ctx.groups)
         by_beta = by_bias if norm.bias is not None else None
         return by_weight, by_bias * gain if bias is not None else None, by_gamma, by_beta, *none
+
+
+def _kernels_for(weight: Tensor, axis: int, groups: int) -> Any:
+    """Return the fused kernels where they can take ``weight``: output channels first, each in one piece of memory."""
+    if axis or groups > 1 or weight.stride(0) * len(weight) != weight.numel():
+        return None
+    return kernels_for(weight)
 
 
 def _sum_over_inputs(x: Tensor, axis: int, groups: int) -> Tensor:

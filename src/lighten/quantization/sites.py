@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from lighten.errors import UserError
 from lighten.quantization.fake_quant import (
     LEVELS,
+    Watch,
     fake_quantize,
     fake_quantize_,
     fake_quantize_learned,
+    kernels_for,
     quantization_parameters,
 )
 from lighten.quantization.histogram import Histogram, histogram, merge, reduce_histograms
@@ -69,7 +71,8 @@ class ActivationRanges(nn.Module):
         self.shared: dict[int, tuple[Tensor, Tensor]] = {}
         self.only: Only | None = None
         self.rule = rule_of(ranges)
-        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        self._seen: dict[int, Tensor] = {}
+        self._rows: Tensor | None = None
         self._histograms: dict[int, Histogram] = {}
         self._gradient: Tensor | None = None
         self.register_buffer("low", torch.full((len(names),), torch.nan))
@@ -117,7 +120,7 @@ class ActivationRanges(nn.Module):
             self.rule = replace(rule_of(ranges), learned=False)
         self.low.fill_(torch.nan)
         self.high.fill_(torch.nan)
-        self._seen, self._histograms = {}, {}
+        self._seen, self._rows, self._histograms = {}, None, {}
         self.refresh()
         self.stage, self.observing = Stage.OBSERVE, True
 
@@ -126,15 +129,25 @@ class ActivationRanges(nn.Module):
         x = x.detach()
         if not x.numel():
             return
-        low, high = x.amin().float(), x.amax().float()  # seven times as fast together as torch.aminmax
+        low, high = x.amin().float(), x.amax().float()  # on CPUs seven times as fast together as torch.aminmax
         if relu:
             low, high = low.clamp_min(0), high.clamp_min(0)
-        if index in self._seen:
-            low, high = torch.minimum(low, self._seen[index][0]), torch.maximum(high, self._seen[index][1])
-        self._seen[index] = low, high
+        seen = torch.stack([-low, high])
+        self._seen[index] = torch.maximum(seen, self._seen[index]) if index in self._seen else seen
         if self.rule.estimate is not None and not self.learns:
             new = histogram(x.relu() if relu else x)
             self._histograms[index] = merge(self._histograms[index], new) if index in self._histograms else new
+
+    def watch(self, index: int, x: Tensor, *, relu: bool = False) -> Watch | None:
+        """Do as ``observe``, or return how the kernel that will round ``x`` can do it."""
+        if self.rule.estimate is not None or not x.numel() or kernels_for(x) is None:
+            self.observe(index, x, relu=relu)
+            return None
+        if self._rows is None:
+            self._rows = torch.full((len(self.names), 2), -torch.inf, device=x.device)
+        if index not in self._seen:
+            self._seen[index] = self._rows[index]
+        return Watch(self._seen[index], relu)
 
     def learned(self, index: int, x: Tensor, *, relu: bool = False) -> Tensor:
         """Fake-quantize ``x``, or its ReLU, such that its step size learns in the backward pass."""
@@ -146,7 +159,7 @@ class ActivationRanges(nn.Module):
 
     def forget_batch(self) -> None:
         """Drop what was observed since the last update: of a step that is passed over."""
-        self._seen, self._histograms, self._gradient = {}, {}, None
+        self._seen, self._rows, self._histograms, self._gradient = {}, None, {}, None
         self.observing = False
 
     def update(self) -> None:
@@ -174,10 +187,9 @@ class ActivationRanges(nn.Module):
         """Return the extremes seen, over all ranks; infinite the wrong way round where nothing was."""
         if not self.names:
             return self.low, self.high
-        nothing = (self.low.new_tensor(torch.inf), self.low.new_tensor(-torch.inf))
-        lows, highs = zip(*(self._seen.get(i, nothing) for i in range(len(self.names))), strict=True)
-        self._seen = {}
-        extremes = torch.stack([-torch.stack(lows), torch.stack(highs)], dim=1)
+        nothing = torch.full((2,), -torch.inf, device=self.low.device)
+        extremes = torch.stack([self._seen.get(i, nothing) for i in range(len(self.names))])
+        self._seen, self._rows = {}, None
         finite = extremes.isfinite() | (extremes == -torch.inf)
         extremes = torch.where(finite, extremes, torch.inf)
         if _is_parallel():
@@ -254,11 +266,10 @@ class Quantizer:
             x, relu = torch.relu(x), False
         if bank.learns:
             return bank.learned(self.index, x, relu=relu)
-        if bank.observing:
-            bank.observe(self.index, x, relu=relu)
+        watch = bank.watch(self.index, x, relu=relu) if bank.observing else None
         if self.changed or x._is_view():
-            return fake_quantize(x, scale, zero_point, keep_input=self.changed)
-        return fake_quantize_(x, scale, zero_point)
+            return fake_quantize(x, scale, zero_point, keep_input=self.changed, watch=watch)
+        return fake_quantize_(x, scale, zero_point, watch=watch)
 
     def parameters(self) -> tuple[float, int]:
         """Return scale and zero point.
@@ -280,11 +291,12 @@ class Quantizer:
             return _quantize_dequantize(x, *self.parameters(), signed=bank.signed)
         if bank.learns:
             return bank.learned(self.index, x)
-        if bank.observing:
-            bank.observe(self.index, x)
         if bank.stage != Stage.ON or self._is_off():
+            if bank.observing:
+                bank.observe(self.index, x)
             return x
-        return fake_quantize(x, *self.parameters(), keep_input=self.changed)
+        watch = bank.watch(self.index, x) if bank.observing else None
+        return fake_quantize(x, *self.parameters(), keep_input=self.changed, watch=watch)
 
 
 class CallSites:
