@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers as hf
+from quantization_nets import Residual, lived_in
 from torch import nn
 
 from lighten.errors import UserError
@@ -13,6 +14,7 @@ from lighten.quantization.fold import fold_batch_norm
 from lighten.quantization.insert import bank_of
 from lighten.quantization.layers import IntegerEmbedding, IntegerLayer
 from lighten.quantization.parameters import effective_parameters
+from lighten.quantization.sites import Stage
 
 
 def on_grid(x, low, high):
@@ -177,3 +179,35 @@ def test_one_tensor_is_quantized_once_and_the_residual_stream_stays_in_floating_
     assert len(calls) == 3
     assert not bank_of(model).shared
     assert torch.equal(convert(model)(x), model(x))
+
+
+def test_a_model_compiled_in_place_trains_through_int8_as_it_does_uncompiled():
+    """Its graphs hold nothing of int8: no range becomes a constant, and nothing is compiled anew as ranges move."""
+
+    def losses(compiled):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        model, images = lived_in(Residual(4)), torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+        graphs = []
+        if compiled:
+            model.compile(backend=lambda graph, example: graphs.append(graph) or graph.forward)
+        bank = bank_of(quantize_(model.train(), example_input=images))
+        sgd, found = torch.optim.SGD(model.parameters(), 0.01), []
+        for step in range(8):
+            if step == 2:
+                bank.stage, bank.observing = Stage.OBSERVE, True
+            loss = model(images).square().mean()
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            if bank.observing:
+                bank.update()
+                bank.stage = Stage.ON
+            found.append(loss.item())
+        return found, len(graphs)
+
+    plain, none = losses(compiled=False)
+    found, graphs = losses(compiled=True)
+    assert (none, graphs) == (0, 1)
+    assert found == plain
+    assert len(set(plain)) == len(plain)

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """Fake-quantization on a GPU in one pass over memory: the arithmetic of ``fake_quant`` and ``parameters`` as kernels.
 
 Written out in tensor operations, a layer's weight takes some twenty launches and an activation four passes over memory;
@@ -131,15 +132,15 @@ def _is_permuted(x: Tensor) -> bool:
 
 
 @triton.jit
-def _rounded(x: Any) -> Any:
+def _rounded(x):
     return (x + _ROUND) - _ROUND
 
 
 @triton.jit
 def _activation(
-    x_at: Any, out_at: Any, seen_at: Any, inverse: Any, scale: Any, low: Any, high: Any, n: Any,
+    x_at, out_at, seen_at, inverse, scale, low, high, n,
     observe: tl.constexpr, relu: tl.constexpr, block: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     here = at < n
     x = tl.load(x_at + at, here, other=0.0).to(tl.float32)
@@ -156,11 +157,11 @@ def _activation(
 
 @triton.jit
 def _weight(
-    weight_at: Any, bias_at: Any, gamma_at: Any, beta_at: Any, mean_at: Any, var_at: Any, out_at: Any, shift_at: Any,
-    eps: Any, limit: Any, unit: Any, bias_limit: Any, size: Any,
+    weight_at, bias_at, gamma_at, beta_at, mean_at, var_at, out_at, shift_at,
+    eps, limit, unit, bias_limit, size,
     has_norm: tl.constexpr, has_bias: tl.constexpr, has_gamma: tl.constexpr, has_beta: tl.constexpr,
     round_bias: tl.constexpr, block: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     channel = tl.program_id(0)
     start = channel.to(tl.int64) * size
     gain = 1.0
@@ -200,10 +201,10 @@ def _weight(
 
 @triton.jit
 def _gradients(
-    by_weight_at: Any, by_bias_at: Any, weight_at: Any, bias_at: Any, gamma_at: Any, beta_at: Any, mean_at: Any,
-    var_at: Any, out_at: Any, to_bias_at: Any, to_gain_at: Any, eps: Any, size: Any,
+    by_weight_at, by_bias_at, weight_at, bias_at, gamma_at, beta_at, mean_at,
+    var_at, out_at, to_bias_at, to_gain_at, eps, size,
     has_bias: tl.constexpr, has_gamma: tl.constexpr, block: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     channel = tl.program_id(0)
     start = channel.to(tl.int64) * size
     inverse = 1.0 / tl.sqrt(tl.load(var_at + channel).to(tl.float32) + eps)

@@ -1,7 +1,8 @@
 """Layers that compute with quantized numbers: thin subclasses that a model's own layers are turned into.
 
 Only the class of a layer changes. Its name, parameters, ``isinstance`` and hooks survive; while fake-quantization is
-off it is the layer that it was.
+off it is the layer that it was. A model that was compiled in place runs compiled until then and uncompiled from there
+on: ranges that move with every step would be new constants in a graph each time.
 """
 
 from collections.abc import Callable
@@ -73,14 +74,17 @@ class QuantizedLayer:
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer as its bank's stage demands."""
-        stage = self.ranges.stage
-        if stage == Stage.OFF:
+        if self.ranges.stage == Stage.OFF:
             return super().forward(input, *args, **kwargs)  # type: ignore[misc]
+        return self._quantized(input, *args, **kwargs)
+
+    @torch.compiler.disable
+    def _quantized(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with torch._C.DisableTorchFunction():  # what is called in here is no call of the user's forward
             if self.quantize_input is not None:
                 input = self.quantize_input(input)
             output = _compute(self, input, *self.effective_parameters(), *args, **kwargs)
-            if self.quantize_output is None or (self.relu and stage != Stage.ON):
+            if self.quantize_output is None or (self.relu and self.ranges.stage != Stage.ON):
                 return output
             return self.quantize_output.finish_(output, relu=self.relu)
 
@@ -149,9 +153,13 @@ class WatchedForward:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module's own forward, with its calls watched."""
-        ranges = self.ranges
-        if ranges.stage == Stage.OFF:
+        if self.ranges.stage == Stage.OFF:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
+        return self._watched(*args, **kwargs)
+
+    @torch.compiler.disable
+    def _watched(self, *args: Any, **kwargs: Any) -> Any:
+        ranges = self.ranges
         outermost = not ranges.sites
         ranges.sites.push(self.watched_name)
         try:
