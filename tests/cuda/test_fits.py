@@ -179,8 +179,23 @@ def test_scores_are_those_of_the_cpu(score):
     torch.testing.assert_close(score(weight.cuda()).cpu(), score(weight), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"score": "taylor"}, {"score": "auto"}, {"scope": "global"}, {"scope": "sensitivity"}, {"soft": True}, {"score": "random"}],
+    ids=str,
+)
+def test_every_way_to_decide(settings, data, tmp_path):
+    module, prune = module_of(), Prune(0.5, begin=0.1, end=0.6, **settings)
+    fit(module, data, tmp_path, prune, precision="bf16-mixed")
+    assert 0.2 < prune.plan.sparsity < 0.8
+    small = shrink(module.student, prune.plan)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in module.student.parameters())
+
+
 @pytest.mark.parametrize("rule", RULES)
-def test_ranges_are_those_of_the_cpu(rule, data):
+def test_ranges_are_those_of_the_cpu(rule, data, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    near = {"mse": 0.05, "lsq": 0.05, "entropy": 0.2}.get(rule, 1e-3)  # candidates that are nearly as good as each other
     images = images_of(data).split(128)
     model = network().eval()
     here = calibrate_(quantize_(copy.deepcopy(model), example_input=images[0][:2], ranges=rule), images)
@@ -188,8 +203,8 @@ def test_ranges_are_those_of_the_cpu(rule, data):
     on_gpu = [batch.cuda() for batch in images]
     quantize_(there, example_input=on_gpu[0][:2], ranges=rule)
     calibrate_(there, on_gpu)
-    torch.testing.assert_close(bank_of(there).low.cpu(), bank_of(here).low, rtol=2e-2, atol=1e-3)
-    torch.testing.assert_close(bank_of(there).high.cpu(), bank_of(here).high, rtol=2e-2, atol=1e-3)
+    torch.testing.assert_close(bank_of(there).low.cpu(), bank_of(here).low, rtol=near, atol=1e-3)
+    torch.testing.assert_close(bank_of(there).high.cpu(), bank_of(here).high, rtol=near, atol=1e-3)
 
 
 def test_ranges_learn_on_the_gpu(data, tmp_path):
@@ -264,9 +279,8 @@ def test_compile_in_place(data, tmp_path):
     assert bank_of(module.student).stage == Stage.ON
 
 
-@pytest.mark.parametrize("build", [lambda: nn.Linear(8, 8)])
-def test_a_frozen_range_launches_nothing_but_the_rounding(build):
-    bank_model = nn.Sequential(build(), nn.ReLU(), build()).cuda()
+def test_the_kernels_are_what_runs():
+    bank_model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).cuda()
     x = torch.randn(32, 8, device="cuda")
     calibrate_(quantize_(bank_model, example_input=x), [x])
     with torch.no_grad(), torch.profiler.profile() as seen:

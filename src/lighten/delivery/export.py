@@ -212,12 +212,15 @@ def _check(model: nn.Module, path: Path, target: str, opset: int, mode: str | No
 
 def _one_sample(model: nn.Module, example_input: ExampleInput, form: Form) -> tuple[nn.Module, tuple[Any, ...]]:
     """Return the module to export and its inputs by position, with a batch of one."""
-    args, kwargs = map_tensors(lambda x: x[:1].clone(memory_format=CONTIGUOUS) if x.ndim else x, as_call(example_input))
+    args, kwargs = map_tensors(_first_sample, as_call(example_input))
     plain: Any = copy.deepcopy(_exported(model, form))  # LiteRT's converter misreads channels-last tensors
     return _Graph(plain.to(memory_format=CONTIGUOUS), len(args), list(kwargs)), (*args, *kwargs.values())
 
 
 def _exported(model: nn.Module, form: Form) -> nn.Module:
+    """Return what is traced, on the CPU, where codes come out the same whatever device the model is on."""
+    if any(x.device.type != "cpu" for x in (*model.parameters(), *model.buffers())):
+        model = copy.deepcopy(model).cpu()
     if mode_of(model) == DYNAMIC:
         return convert_dynamic(model)
     return convert(model, form) if _is_on(model) else model
@@ -240,9 +243,13 @@ class _Graph(nn.Module):
         return logits_of(self.model(*inputs[: self.positional], **named))
 
 
+def _first_sample(x: Tensor) -> Tensor:
+    return x[:1].cpu().clone(memory_format=CONTIGUOUS) if x.ndim else x.cpu()
+
+
 def _two_samples(x: Tensor) -> Tensor:
     """Return ``x`` with two samples: a batch of one would be taken for a constant."""
-    return torch.cat([x, x])[:2] if x.ndim else x
+    return torch.cat([x, x])[:2].cpu() if x.ndim else x.cpu()
 
 
 def _dynamic_dimensions(x: Any) -> dict[int, Any] | None:

@@ -45,6 +45,8 @@ def _mask_norms(model: nn.Module, plan: Plan) -> None:
 class Masks:
     """Masks on the device of the weights, for a fit that zeroes the same places after every step.
 
+    They follow the weights: a trainer brings those back to the CPU before it says that the fit has ended.
+
     Args:
         model: whose parameters are masked.
         plan: fits the model.
@@ -62,6 +64,8 @@ class Masks:
     @torch.no_grad()
     def apply_(self) -> None:
         """Zero the masked places again."""
+        if self._tensors and self._tensors[0].device != self._masks[0].device:
+            self._masks = [mask.to(tensor.device) for mask, tensor in zip(self._masks, self._tensors, strict=True)]
         if self._tensors:
             torch._foreach_mul_(self._tensors, self._masks)
 
