@@ -56,14 +56,6 @@ def test_masks_put_the_same_places_to_zero_again(build, images):
         assert torch.equal(ours, theirs), name
 
 
-def test_masks_follow_the_model_to_another_device(build, images):
-    model = build("mobile")
-    masks = Masks(model, plan_pruning(model, images, 0.5))
-    model.to("meta")  # any other device; a trainer's is the CPU, after a fit on a GPU
-    masks.apply_()
-    assert {mask.device.type for mask in masks._masks} == {"meta"}
-
-
 def test_masks_keep_a_nan_visible(build, images):
     model = build("flat")
     masks = Masks(model, plan_pruning(model, images, 0.5))
