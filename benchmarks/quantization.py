@@ -47,7 +47,7 @@ from lighten.delivery.latency import interleaved_latency
 from lighten.delivery.measure import predict
 from lighten.delivery.quiet import silent
 from lighten.delivery.runner import OnnxRunner, open_runner
-from lighten.example import Call, as_call, logits_of, split_batch
+from lighten.example import Call, as_call, logits_of, map_tensors, split_batch
 from lighten.quantization.fake_quant import fake_quantize
 from lighten.quantization.insert import bank_of, convert
 from lighten.quantization.observe import RULES
@@ -142,10 +142,12 @@ def _step(arguments: argparse.Namespace) -> None:
 class Step:
     """One training step of a job: plain, or through int8 as ``Quantize`` has it between ``begin`` and ``freeze``."""
 
-    def __init__(self, job: Job, ranges: str | None, precision: str) -> None:
-        self.model, self.job, self.bank = job.build().train(), job, None
-        self.cast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
-        args, kwargs = job.call
+    def __init__(self, job: Job, ranges: str | None, precision: str, *, device: str = "cpu") -> None:
+        self.model, self.bank = job.build().train().to(device), None
+        self.args, self.kwargs = map_tensors(lambda x: x.to(device), job.call)
+        self.labels = job.labels.to(device)
+        self.cast = partial(torch.autocast, device, torch.bfloat16, enabled=precision == "bf16-mixed")
+        args, kwargs = self.args, self.kwargs
         with torch.no_grad():
             for _ in range(10):  # settles the running statistics
                 self.model(*args, **kwargs)
@@ -164,13 +166,13 @@ class Step:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        if self.bank is not None:
+        if self.bank is not None and self.bank.observing:
             self.bank.update()
 
     def loss(self) -> Tensor:
         """Forward alone."""
         with self.cast():
-            return F.cross_entropy(logits_of(self.model(*self.job.call[0], **self.job.call[1])), self.job.labels)
+            return F.cross_entropy(logits_of(self.model(*self.args, **self.kwargs)), self.labels)
 
     def bytes_kept(self) -> int:
         """Return the size of all storages that the backward pass waits for, parameters and buffers aside."""
@@ -537,25 +539,26 @@ def _through_int8(
     return model
 
 
-def _resnet_job(batch: int) -> Job:
+def _resnet_job(batch: int, *, width: int = 16) -> Job:
     images = torch.randn(batch, 1, 28, 28).to(memory_format=torch.channels_last)
-    build = partial(_build, 0, stem_stride=1)
-    return Job("ResNet-20 width 16 at 28x28", build, as_call(images), torch.randint(0, 10, (batch,)))
+    build = partial(_build, 0, stem_stride=1, width=width)
+    return Job(f"ResNet-20 width {width} at 28x28", build, as_call(images), torch.randint(0, 10, (batch,)))
 
 
-def _encoder_job(batch: int) -> Job:
+def _encoder_job(batch: int, *, width: int = 256, layers: int = 2) -> Job:
     with silent():  # it looks for packages that are of no use here
         from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
     settings = DistilBertConfig(
-        vocab_size=WORDS, dim=256, n_layers=2, n_heads=4, hidden_dim=1024, num_labels=10, max_position_embeddings=LENGTH
-    )
+        vocab_size=WORDS, dim=width, n_layers=layers, n_heads=width // 64, hidden_dim=4 * width, num_labels=10,
+        max_position_embeddings=LENGTH,
+    )  # fmt: skip
 
     def build() -> nn.Module:
         torch.manual_seed(0)
         return DistilBertForSequenceClassification(settings)
 
-    title = f"encoder (2 layers, width 256, length {LENGTH})"
+    title = f"encoder ({layers} layers, width {width}, length {LENGTH})"
     return Job(title, build, as_call(_texts(batch)), torch.randint(0, 10, (batch,)))
 
 

@@ -1,9 +1,9 @@
-"""What a training step through int8 costs on a GPU: ``python benchmarks/quantization_cuda.py [--precision bf16-mixed]``.
+"""What training through int8 costs on a GPU: ``python benchmarks/quantization_cuda.py [--precision bf16-mixed …]``.
 
-One process, all steps in turn, each waited for; medians. A step is forward, backward, optimizer, ranges. Plain, through
-int8 while ranges follow the data and once they are frozen; the latter two also with fake-quantization written out in
-tensor operations instead of fused kernels. Then one activation and one layer's weight alone, in several ways:
-tensor operations, PyTorch's own fused operator, ``torch.compile``, the kernels of ``lighten``.
+Whole steps first (forward, backward, optimizer, ranges), in one process, in turn, each waited for, medians: plain;
+through int8 while ranges follow the data, and once they are frozen; and with fake-quantization written out in tensor
+operations instead of fused kernels. Then an activation alone, rounded and observed in several ways: time on the GPU,
+time that the processor takes to launch it, and how many results differ from float32 arithmetic. Then a layer's weight.
 """
 
 import argparse
@@ -15,18 +15,15 @@ from functools import partial
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
-from quantization import Job, _encoder_job, _resnet_job
+from quantization import Job, Step, _encoder_job, _resnet_job
 from torch import Tensor, nn
+from triton.testing import do_bench
 
-from lighten import quantize_
-from lighten.example import logits_of, map_tensors
 from lighten.quantization import fake_quant, fused, parameters, sites
-from lighten.quantization.insert import bank_of
-from lighten.quantization.sites import Stage
 
 WARM_UP = 10
-CASES: dict[str, tuple[Callable[[int], Job], int]] = {}
+SCALE, ZERO_POINT = 0.05, 100
+SHAPES = ((128, 16, 28, 28), (1024, 64, 28, 28))
 
 
 def main() -> None:
@@ -37,22 +34,32 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     torch.manual_seed(0)
-    for job in (_resnet_job(128), _wide_job(1024), _base_job(64), _encoder_job(16)):
+    jobs = (_resnet_job(128), _resnet_job(1024, width=64), _encoder_job(16), _encoder_job(64, width=768, layers=6))
+    for job in jobs:
         for precision in arguments.precision:
-            _steps(job, precision, arguments.steps)
-    _alone()
+            _whole_steps(job, precision, arguments.steps)
+    for dtype in (torch.bfloat16, torch.float32):
+        for shape in SHAPES:
+            _activation(shape, dtype)
+    for width in (16, 512):
+        _weight(width)
 
 
-def _steps(job: Job, precision: str, rounds: int) -> None:
-    steps = {
-        "plain": Step(job, precision),
-        "through int8": Step(job, precision, quantized=True),
-        "through int8, ranges frozen": Step(job, precision, quantized=True, follows=False),
-        "through int8, tensor operations": Step(job, precision, quantized=True, fused=False),
+def _whole_steps(job: Job, precision: str, rounds: int) -> None:
+    plain, follows, frozen, written_out = (
+        Step(job, ranges, precision, device="cuda") for ranges in (None, *["moving_average"] * 3)
+    )
+    frozen.bank.observing = False
+    steps: dict[str, Callable[[], None]] = {
+        "plain": plain,
+        "through int8": follows,
+        "through int8, ranges frozen": frozen,
+        "through int8, tensor operations": partial(_without_kernels, written_out),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
     for k in range(WARM_UP + rounds):
         for name in steps if k % 2 else reversed(steps):
+            torch.cuda.synchronize()
             start = time.perf_counter()
             steps[name]()
             torch.cuda.synchronize()
@@ -62,157 +69,100 @@ def _steps(job: Job, precision: str, rounds: int) -> None:
     base = statistics.median(times["plain"][WARM_UP:])
     for name, mine in times.items():
         median = statistics.median(mine[WARM_UP:])
-        print(f"| {name} | {1e3 * median:.2f} ms | {median / base:.2f} | {steps[name].memory() / 1e6:.0f} MB |", flush=True)
+        memory = f"{_memory(steps[name]) / 1e6:.0f} MB"
+        print(f"| {name} | {1e3 * median:.2f} ms | {median / base:.2f} | {memory} |", flush=True)
 
 
-class Step:
-    """A training step of a job on the GPU."""
+def _memory(step: Callable[[], None]) -> int:
+    """Return the most that a step takes besides what is there before it, in bytes."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
-    def __init__(
-        self, job: Job, precision: str, *, quantized: bool = False, follows: bool = True, fused: bool = True
-    ) -> None:
-        self.model = job.build().train().cuda()
-        if any(p.dim() == 4 for p in self.model.parameters()):
-            self.model = self.model.to(memory_format=torch.channels_last)
-        self.args, self.kwargs = map_tensors(lambda t: t.cuda(), job.call)
-        self.labels, self.bank, self.follows, self.fused = job.labels.cuda(), None, follows, fused
-        self.cast = partial(torch.autocast, "cuda", torch.bfloat16, enabled=precision == "bf16-mixed")
-        with torch.no_grad():
-            for _ in range(10):  # settles the running statistics
-                self.model(*self.args, **self.kwargs)
-        if quantized:
-            quantize_(self.model, example_input=self.kwargs or self.args)
-            self.bank = bank_of(self.model)
-            self.bank.stage, self.bank.observing = Stage.OBSERVE, True
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.001, momentum=0.9)
-        self.step()
-        if self.bank is not None:
-            self.bank.update()
-            self.bank.stage, self.bank.observing = Stage.ON, follows
 
-    def __call__(self) -> None:
-        with without_kernels(self.fused):
-            self.step()
-        if self.bank is not None and self.follows:
-            self.bank.update()
-
-    def step(self) -> None:
-        """Forward, backward, optimizer."""
-        with self.cast():
-            loss = F.cross_entropy(logits_of(self.model(*self.args, **self.kwargs)), self.labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-
-    def memory(self) -> int:
-        """Return the most that a step takes besides what is there before it."""
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        self()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+def _without_kernels(run: Callable[[], object]) -> None:
+    with _tensor_operations():
+        run()
 
 
 @contextmanager
-def without_kernels(fused: bool) -> Iterator[None]:
-    """Do with tensor operations what else kernels do, unless ``fused``."""
-    if fused:
+def _tensor_operations() -> Iterator[None]:
+    """Do with tensor operations what else fused kernels do."""
+    patches = [
+        mock.patch.object(module, "kernels_for", return_value=None) for module in (fake_quant, parameters, sites)
+    ]
+    with patches[0], patches[1], patches[2]:
         yield
-        return
-    nothing = {"kernels_for": lambda x: None}
-    with mock.patch.multiple(fake_quant, **nothing), mock.patch.multiple(parameters, **nothing):
-        with mock.patch.multiple(sites, **nothing):
-            yield
 
 
-def _alone() -> None:
-    from triton.testing import do_bench
+def _activation(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = (3 * torch.randn(shape, device="cuda")).to(dtype).to(memory_format=torch.channels_last)
+    exact = _in_float(x, torch.tensor(1 / SCALE, device="cuda"), torch.tensor(SCALE, device="cuda"))
+    numbers = torch.tensor([1 / SCALE, SCALE], device="cuda").unbind()
+    seen = torch.full((2,), -torch.inf, device="cuda")
+    kernel = partial(fused.round_activation, x, SCALE, ZERO_POINT, inplace=False)
+    ways: dict[str, Callable[[], Tensor]] = {
+        "tensor operations": partial(_written_out, x),
+        "torch.fake_quantize_per_tensor_affine": partial(
+            torch.fake_quantize_per_tensor_affine, x, SCALE, ZERO_POINT, 0, 255
+        ),
+        "torch.compile": partial(_compiled(), x, *numbers),
+        "lighten": kernel,
+        "tensor operations, observed": partial(_observed, x),
+        "lighten, observed": partial(kernel, seen=seen),
+    }
+    print(f"\nan activation of {x.numel():,} numbers, {str(dtype).removeprefix('torch.')}\n\n"
+          "| way | on the GPU | to launch | not as in float32 |\n|---|---:|---:|---:|")  # fmt: skip
+    for name, way in ways.items():
+        wrong = int((way() != exact).sum())
+        took = do_bench(way, return_mode="median", warmup=10, rep=50)
+        print(f"| {name} | {1e3 * took:.1f} us | {1e6 * _launch(way):.1f} us | {wrong / x.numel():.2%} |", flush=True)
 
-    def written_out(x: Tensor, scale: float, zero_point: int) -> Tensor:
-        return (x * (1.0 / scale)).round_().clamp_(-zero_point, 255 - zero_point).mul_(scale)
 
-    def in_float(x: Tensor, inverse: Tensor, scale: Tensor) -> Tensor:
-        return ((x.float() * inverse).round().clamp(-100, 155) * scale).to(x.dtype)
+def _written_out(x: Tensor) -> Tensor:
+    return (x * (1.0 / SCALE)).round_().clamp_(-ZERO_POINT, 255 - ZERO_POINT).mul_(SCALE)
 
-    compiled = torch.compile(in_float, dynamic=True)
-    scale, zero_point = 0.05, 100
-    tensors = torch.tensor(1 / scale, device="cuda"), torch.tensor(scale, device="cuda")
-    for dtype in (torch.float32, torch.bfloat16):
-        for shape in ((128, 16, 28, 28), (1024, 64, 28, 28)):
-            x = (3 * torch.randn(shape, device="cuda")).to(dtype).to(memory_format=torch.channels_last)
-            seen = torch.full((2,), -torch.inf, device="cuda")
-            exact = ((x.float() * (1 / scale)).round().clamp(-100, 155) * scale).to(dtype)
-            ways = {
-                "tensor operations": lambda: written_out(x, scale, zero_point),
-                "torch.fake_quantize_per_tensor_affine": lambda: torch.fake_quantize_per_tensor_affine(
-                    x, scale, zero_point, 0, 255
-                ),
-                "torch.compile": lambda: compiled(x, *tensors),
-                "lighten": lambda: fused.round_activation(x, scale, zero_point, inplace=False),
-                "tensor operations, observed": lambda: (x.amin().float(), x.amax().float(), written_out(x, scale, 100)),
-                "lighten, observed": lambda: fused.round_activation(x, scale, zero_point, inplace=False, seen=seen),
-            }
-            for name, way in ways.items():
-                try:
-                    result = way()
-                    result = result[-1] if isinstance(result, tuple) else result
-                    wrong = int((result != exact).sum())
-                    device = do_bench(way, return_mode="median", warmup=10, rep=50)
-                    print(f"{tuple(shape)} {str(dtype)[6:]}: {name}: {1e3 * device:.1f} us on the device, "
-                          f"{1e6 * _launch(way):.1f} us to launch, {wrong} of {x.numel()} not as in float32", flush=True)  # fmt: skip
-                except Exception as error:  # a way that does not work here is named
-                    print(f"{name}: {type(error).__name__}: {error!s:.150}", flush=True)
-    for width in (16, 64, 512):
-        layer, norm = nn.Conv2d(width, width, 3).cuda(), nn.BatchNorm2d(width).cuda().eval()
-        for fuse in (False, True):
 
-            def way() -> Tensor:
-                with without_kernels(fuse):
-                    weight, bias = parameters.effective_parameters(layer.weight, layer.bias, norm, 0.02)
-                    torch.autograd.backward([weight, bias], [weight, bias])
+def _observed(x: Tensor) -> Tensor:
+    x.amin().float(), x.amax().float()
+    return _written_out(x)
 
-            print(f"weight of {width} x {width} x 3 x 3 with norm, forward and backward, "
-                  f"{'kernels' if fuse else 'tensor operations'}: {1e6 * _launch(way):.0f} us to launch", flush=True)  # fmt: skip
+
+def _in_float(x: Tensor, inverse: Tensor, scale: Tensor) -> Tensor:
+    return ((x.float() * inverse).round().clamp(-ZERO_POINT, 255 - ZERO_POINT) * scale).to(x.dtype)
+
+
+def _compiled() -> Callable[..., Tensor]:
+    torch._dynamo.reset()
+    return torch.compile(_in_float)
+
+
+def _weight(width: int) -> None:
+    layer, norm = nn.Conv2d(width, width, 3).cuda(), nn.BatchNorm2d(width).cuda().eval()
+    parts = [layer.weight, layer.bias, norm.weight]
+
+    def both_ways() -> None:
+        weight, bias = parameters.effective_parameters(layer.weight, layer.bias, norm, 0.02)
+        torch.autograd.grad([weight, bias], parts, [weight, bias])
+
+    print(f"\na weight of {width} x {width} x 3 x 3 and its norm, forward and backward, to launch: "
+          f"{1e6 * _launch(partial(_without_kernels, both_ways)):.0f} us by tensor operations, "
+          f"{1e6 * _launch(both_ways):.0f} us by kernels", flush=True)  # fmt: skip
 
 
 def _launch(way: Callable[[], object]) -> float:
     """Return the seconds that the processor takes for one call."""
-    for _ in range(5):
-        way()
     times = []
-    for _ in range(30):
+    for _ in range(35):
         torch.cuda.synchronize()
         start = time.perf_counter()
         way()
         times.append(time.perf_counter() - start)
     torch.cuda.synchronize()
-    return statistics.median(times)
-
-
-def _wide_job(batch: int) -> Job:
-    from lighten import build_model
-
-    images = torch.randn(batch, 1, 28, 28).to(memory_format=torch.channels_last)
-
-    def build() -> nn.Module:
-        torch.manual_seed(0)
-        return build_model("resnet20", num_classes=10, input_shape=(1, 28, 28), width=64, stem_stride=1)
-
-    return Job("ResNet-20 width 64 at 28x28", build, ((images,), {}), torch.randint(0, 10, (batch,)))
-
-
-def _base_job(batch: int) -> Job:
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification
-
-    settings = DistilBertConfig(num_labels=10)
-
-    def build() -> nn.Module:
-        torch.manual_seed(0)
-        return DistilBertForSequenceClassification(settings)
-
-    texts = {"input_ids": torch.randint(5, 30000, (batch, 128)), "attention_mask": torch.ones(batch, 128).long()}
-    return Job("DistilBERT's shape (6 layers, width 768, length 128)", build, ((), texts), torch.randint(0, 10, (batch,)))
+    return statistics.median(times[5:])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Settings for all tests: few threads, no network, tests' own helpers on the path."""
+"""Settings for all tests: few threads, no network, tests' own helpers on the path, GPU kernels interpreted if need be."""
 
 import os
 import sys
@@ -11,3 +11,5 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 
 torch.set_num_threads(2)
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton

@@ -181,7 +181,14 @@ def test_scores_are_those_of_the_cpu(score):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"score": "taylor"}, {"score": "auto"}, {"scope": "global"}, {"scope": "sensitivity"}, {"soft": True}, {"score": "random"}],
+    [
+        {"score": "taylor"},
+        {"score": "auto"},
+        {"score": "random"},
+        {"scope": "global"},
+        {"scope": "sensitivity"},
+        {"soft": True},
+    ],
     ids=str,
 )
 def test_every_way_to_decide(settings, data, tmp_path):
@@ -195,7 +202,7 @@ def test_every_way_to_decide(settings, data, tmp_path):
 @pytest.mark.parametrize("rule", RULES)
 def test_ranges_are_those_of_the_cpu(rule, data, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    near = {"mse": 0.05, "lsq": 0.05, "entropy": 0.2}.get(rule, 1e-3)  # candidates that are nearly as good as each other
+    near = {"mse": 0.05, "lsq": 0.05, "entropy": 0.2}.get(rule, 1e-3)  # others are nearly as good
     images = images_of(data).split(128)
     model = network().eval()
     here = calibrate_(quantize_(copy.deepcopy(model), example_input=images[0][:2], ranges=rule), images)

@@ -49,9 +49,11 @@ def test_halves_go_to_the_even_code_and_nan_stays():
 @pytest.mark.parametrize("memory", ["contiguous", "channels last", "transposed"])
 def test_the_layout_is_kept(memory):
     x = draw((4, 6, 5, 5))
-    x = {"contiguous": x, "channels last": x.to(memory_format=torch.channels_last), "transposed": x.permute(3, 0, 2, 1)}[
-        memory
-    ]
+    x = {
+        "contiguous": x,
+        "channels last": x.to(memory_format=torch.channels_last),
+        "transposed": x.permute(3, 0, 2, 1),
+    }[memory]
     assert fused.is_dense(x)
     y = fused.round_activation(x, 0.05, 100, inplace=False)
     assert torch.equal(y, in_float(x, 0.05, 100))
@@ -123,7 +125,8 @@ def test_a_layers_parameters_and_gradients_are_those_of_tensor_operations(name, 
     trained = [p for p in case.parameters() if norm is None or p is not norm.bias or norm.affine]
 
     def run():
-        made = [p for p in parameters.effective_parameters(layer.weight, layer.bias, norm, unit, bits=bits) if p is not None]
+        pair = parameters.effective_parameters(layer.weight, layer.bias, norm, unit, bits=bits)
+        made = [p for p in pair if p is not None]
         upstream = [torch.randn(p.shape, generator=torch.Generator().manual_seed(3)).to(DEVICE) for p in made]
         return [p.detach() for p in made], torch.autograd.grad(made, trained, upstream)
 

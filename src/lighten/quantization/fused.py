@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def"
 """Fake-quantization on a GPU in one pass over memory: the arithmetic of ``fake_quant`` and ``parameters`` as kernels.
 
 Written out in tensor operations, a layer's weight takes some twenty launches and an activation four passes over memory;
@@ -6,6 +5,7 @@ here it is one of each, so that a step through int8 launches no more than the pl
 whatever they are stored in, so that bfloat16 activations get the codes of float32 arithmetic.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ BLOCK = 4096
 
 MOST = 1024
 """Elements of a filter that one program holds at a time."""
+
+_ALREADY = nullcontext()
 
 _ROUND = tl.constexpr(12582912.0)
 """1.5 * 2^23: added and taken away, a float32 below 2^22 is rounded to even."""
@@ -74,7 +76,7 @@ def effective(
     out = torch.empty_like(weight)
     has_bias = bias is not None or norm is not None
     shift = torch.empty(len(weight), dtype=weight.dtype, device=weight.device) if has_bias else None
-    size = weight[0].numel()
+    size = weight.numel() // len(weight)
     with _on(weight):
         _weight[(len(weight),)](
             weight, bias, *_norm_of(norm), out, shift, norm.eps if norm is not None else 0.0, float(limit),
@@ -100,7 +102,7 @@ def effective_gradients(
     out = torch.empty_like(weight)
     to_bias = torch.empty_like(by_bias) if bias is not None else None
     to_gain = torch.empty_like(norm.weight) if norm.weight is not None else None
-    size = weight[0].numel()
+    size = weight.numel() // len(weight)
     with _on(weight):
         _gradients[(len(weight),)](
             by_weight, by_bias, weight, bias, *_norm_of(norm), out, to_bias, to_gain, norm.eps, size,
@@ -119,7 +121,8 @@ def _affine(norm: Any) -> tuple[bool, bool]:
 
 def _on(x: Tensor) -> Any:
     """Launch on the tensor's own device, which is not always the current one."""
-    return torch.cuda.device_of(x)
+    elsewhere = x.is_cuda and x.get_device() != torch.cuda.current_device()
+    return torch.cuda.device_of(x) if elsewhere else _ALREADY
 
 
 def _is_permuted(x: Tensor) -> bool:
@@ -181,9 +184,8 @@ def _weight(
         w = tl.load(weight_at + start + at, at < size, other=0.0).to(tl.float32)
         largest = tl.maximum(largest, tl.abs(w * gain), tl.PropagateNan.ALL)
     scale = tl.maximum(tl.max(largest) / limit, 1e-20)
-    if round_bias:
-        if has_norm or has_bias:
-            scale = tl.maximum(scale, tl.abs(shift) / (unit * bias_limit))
+    if round_bias and (has_norm or has_bias):
+        scale = tl.maximum(scale, tl.abs(shift) / (unit * bias_limit))
     for first in range(0, size, block):
         at = first + tl.arange(0, block)
         w = tl.load(weight_at + start + at, at < size, other=0.0).to(tl.float32)
@@ -196,7 +198,7 @@ def _weight(
             # a code may be larger than what the sum with a constant rounds
             codes = tl.where(tl.abs(codes) < 4194304.0, _rounded(codes), codes)
             shift = tl.minimum(tl.maximum(codes, -bias_limit), bias_limit) * step
-        tl.store(shift_at + channel, shift.to(shift_at.dtype.element_ty))
+        tl.store(shift_at + channel, shift.to(shift_at.dtype.element_ty))  # type: ignore[attr-defined]
 
 
 @triton.jit

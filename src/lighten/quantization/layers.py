@@ -76,9 +76,10 @@ class QuantizedLayer:
         """Run the layer as its bank's stage demands."""
         if self.ranges.stage == Stage.OFF:
             return super().forward(input, *args, **kwargs)  # type: ignore[misc]
+        if torch.compiler.is_compiling():
+            return _uncompiled(QuantizedLayer._quantized)(self, input, *args, **kwargs)
         return self._quantized(input, *args, **kwargs)
 
-    @torch.compiler.disable
     def _quantized(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with torch._C.DisableTorchFunction():  # what is called in here is no call of the user's forward
             if self.quantize_input is not None:
@@ -155,9 +156,10 @@ class WatchedForward:
         """Run the module's own forward, with its calls watched."""
         if self.ranges.stage == Stage.OFF:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
+        if torch.compiler.is_compiling():
+            return _uncompiled(WatchedForward._watched)(self, *args, **kwargs)
         return self._watched(*args, **kwargs)
 
-    @torch.compiler.disable
     def _watched(self, *args: Any, **kwargs: Any) -> Any:
         ranges = self.ranges
         outermost = not ranges.sites
@@ -306,6 +308,10 @@ def _transposed(
     )
     convolve = getattr(nn.functional, f"conv_transpose{spatial}d")
     return convolve(x, weight, bias, layer.stride, layer.padding, padding, layer.groups, layer.dilation)
+
+
+_uncompiled = torch.compiler.disable
+"""Wraps what a compiler must call and not look into; outside of one that would only cost time."""
 
 
 @cache

@@ -232,7 +232,8 @@ class _Recorder(TorchFunctionMode):
     def run(self, call: Call) -> list[_Event]:
         modes = {module: module.training for module in self._model.modules()}
         try:
-            with torch.no_grad(), torch.random.fork_rng(), torch.compiler.set_stance("force_eager"), self._hooks(), self:
+            uncompiled = torch.compiler.set_stance("force_eager")
+            with torch.no_grad(), torch.random.fork_rng(), uncompiled, self._hooks(), self:
                 self._model.eval()
                 output = self._model(*call[0], **call[1])
         finally:
