@@ -50,6 +50,7 @@ def _whole_steps(job: Job, precision: str, rounds: int) -> None:
         Step(job, ranges, precision, device="cuda") for ranges in (None, *["moving_average"] * 3)
     )
     frozen.bank.observing = False
+    fits = (plain, follows, frozen, written_out)
     steps: dict[str, Callable[[], None]] = {
         "plain": plain,
         "through int8": follows,
@@ -67,8 +68,9 @@ def _whole_steps(job: Job, precision: str, rounds: int) -> None:
     print(f"\n{job.title}, batch {len(job.labels)}, {precision}\n\n| step | median | against plain | memory |\n"
           "|---|---:|---:|---:|")  # fmt: skip
     base = statistics.median(times["plain"][WARM_UP:])
-    for name, mine in times.items():
+    for fit, (name, mine) in zip(fits, times.items(), strict=True):
         median = statistics.median(mine[WARM_UP:])
+        fit.optimizer.zero_grad()
         memory = f"{_memory(steps[name]) / 1e6:.0f} MB"
         print(f"| {name} | {1e3 * median:.2f} ms | {median / base:.2f} | {memory} |", flush=True)
 

@@ -281,7 +281,7 @@ def test_a_shard_of_one_over_nccl(data, tmp_path):
 
 def test_compile_in_place(data, tmp_path):
     module = module_of()
-    module.student.compile()
+    module.student.compile(backend="aot_eager")
     fit(module, data, tmp_path, *both(), precision="bf16-mixed", limit_train_batches=10)
     assert bank_of(module.student).stage == Stage.ON
 
