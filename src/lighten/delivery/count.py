@@ -137,7 +137,14 @@ def _gemm_macs(node: Any, shapes: dict[str, Shape]) -> int:
     return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if transposed else 1]
 
 
+def _attention_macs(node: Any, shapes: dict[str, Shape]) -> int:
+    """Count queries by keys, then those by values; heads stand beside each other or have a dimension of their own."""
+    query, keys, output = shapes[node.input[0]], shapes[node.input[1]][-2], shapes[node.output[0]]
+    return (math.prod(query) + math.prod(output)) * keys
+
+
 MACS: dict[str, Callable[[Any, dict[str, Shape]], int]] = {
+    "Attention": _attention_macs,
     "Conv": _conv_macs(1),
     "ConvInteger": _conv_macs(1),
     "QLinearConv": _conv_macs(3),

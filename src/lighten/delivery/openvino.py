@@ -1,13 +1,16 @@
 """OpenVINO's form of a model: ``model.xml``, the graph, and ``model.bin`` beside it, the numbers."""
 
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lighten.delivery.extras import need
 from lighten.delivery.quiet import silent
-from lighten.training.files import PREFIX, SUFFIX, replace_file
+from lighten.training.files import PREFIX, SUFFIX, naming, replace_together
 
 
 def write_openvino(onnx: Path, path: Path, facts: Mapping[str, int]) -> None:
@@ -18,22 +21,35 @@ def write_openvino(onnx: Path, path: Path, facts: Mapping[str, int]) -> None:
 
     Raises:
         UserError: if OpenVINO is not installed.
+        DiskError: if the disk refuses; the old files then stay.
     """
     (openvino,) = need("openvino", "openvino")
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=path.parent))
+    with naming(path):
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=path.parent))
+        try:
+            with silent():
+                model = openvino.Core().read_model(onnx)  # convert_model would report its use over the network
+                for name, value in facts.items():
+                    model.set_rt_info(str(value), ["lighten", name])
+                for number, node in enumerate(model.get_ordered_ops()):
+                    kind = node.get_type_name()
+                    if node.get_friendly_name().removeprefix(f"{kind}_").isdecimal():
+                        node.set_friendly_name(f"{kind}_{number}")  # OpenVINO's own names count on through a process
+                _save(openvino, model, folder, room=2 * onnx.stat().st_size)
+            replace_together({folder / "model.bin": path.with_suffix(".bin"), folder / "model.xml": path})
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _save(openvino: Any, model: Any, folder: Path, *, room: int) -> None:
+    """Save; of a disk that refuses, OpenVINO knows no more than that, so ``room`` bytes are tried to learn why."""
     try:
-        with silent():
-            model = openvino.Core().read_model(onnx)  # convert_model would report its use over the network
-            for name, value in facts.items():
-                model.set_rt_info(str(value), ["lighten", name])
-            for number, node in enumerate(model.get_ordered_ops()):
-                kind = node.get_type_name()
-                if node.get_friendly_name().removeprefix(f"{kind}_").isdecimal():
-                    node.set_friendly_name(f"{kind}_{number}")  # OpenVINO's own names count on through a process
-            openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
-        graph, numbers = (folder / "model.xml").read_bytes(), (folder / "model.bin").read_bytes()
-        path.unlink(missing_ok=True)
-        replace_file(path.with_suffix(".bin"), lambda file: file.write(numbers))
-        replace_file(path, lambda file: file.write(graph))
-    finally:
-        shutil.rmtree(folder)
+        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    except RuntimeError as error:
+        if "iostream" not in str(error):
+            raise
+        with (folder / "again").open("wb") as file:
+            file.write(bytes(room))
+            file.flush()
+            os.fsync(file.fileno())
+        raise OSError(errno.EIO, os.strerror(errno.EIO)) from error

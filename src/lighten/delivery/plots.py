@@ -202,10 +202,10 @@ def _curves(
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return None
-    low, high = _range(curves, base)
+    low, high = range_of([curve.points for curve in curves], base)
     curves = [replace(c, points=[p for p in c.points if low <= p[1] <= high]) for c in curves]
     frame = Frame((0, 1), (low, high), margin=LABELLED)
-    _bands(frame, bands)
+    draw_bands(frame, bands)
     frame.y_axis(tick)
     frame.x_axis(ticks(0, 1, 4), lambda v: percent(v, 0), "of the fit")
     for curve in curves:
@@ -223,17 +223,24 @@ def _curves(
     return frame.drawing(title, "; ".join(f"{c.name} ends at {label(c.points[-1][1])}" for c in curves))
 
 
-def _range(curves: Sequence[Curve], base: float | None) -> tuple[float, float]:
-    """Return the range of the last nine tenths of the fit, so that the first steps do not flatten the rest."""
-    late = [y for curve in curves for x, y in curve.points if x >= 0.1] or [y for c in curves for _, y in c.points]
+def range_of(lines: Sequence[Sequence[Point]], base: float | None = None) -> tuple[float, float]:
+    """Return the range of the last nine tenths of the fit, so that the first steps do not flatten the rest.
+
+    Args:
+        lines: points (share of the fit, value).
+        base: where the range begins, instead of at the lowest value.
+    """
+    late = [y for line in lines for x, y in line if x >= 0.1] or [y for line in lines for _, y in line]
     low, high = min(late) if base is None else base, max(late)
     pad = (high - low or abs(high) or 1.0) * 0.08
     return (low - pad if base is None else base), high + pad
 
 
-def _bands(frame: Frame, bands: Sequence[Phase]) -> None:
+def draw_bands(frame: Frame, bands: Sequence[Phase], *, named: bool = True) -> None:
+    """Tint the phases of a fit, with their names above where there is room."""
     _, top, _, bottom = frame.box
     for band in bands:
         start, end = frame.at(band.begin, frame.y[0])[0], frame.at(band.end, frame.y[0])[0]
         frame.add(rectangle(start, top, end - start, bottom - top, f"band {band.css}"))
-        frame.add(text(start + 3, top - 7, band.name, f"mark {band.css}"))
+        if named:
+            frame.add(text(start + 3, top - 7, band.name, f"mark {band.css}"))

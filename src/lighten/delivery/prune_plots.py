@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lighten.delivery.figures import percent
 from lighten.delivery.svg import Frame, Point, circle, line, rectangle, shorten, svg, text
@@ -40,6 +40,20 @@ class Panel:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Panels:
+    """A figure of several drawings, as wide as the page; ``broad`` ones stand at most three in a row.
+
+    ``legend`` holds colours and what they mean.
+    """
+
+    heading: str
+    panels: list[Panel]
+    caption: str
+    broad: bool = False
+    legend: tuple[tuple[str, str], ...] = ()
+
+
 def heaviest(groups: "Sequence[GroupPlan]", most: int = MOST) -> "list[GroupPlan]":
     """Return the groups that carry the most multiply-accumulates, the widest of equal ones, in the plan's order."""
     ranked = sorted(range(len(groups)), key=lambda i: (-groups[i].macs, -groups[i].width_before, i))
@@ -55,6 +69,46 @@ def asked(plan: "Plan") -> tuple[str, float] | None:
     """Return of what a share was asked for, and which; ``None`` where the plan does not say."""
     amount = plan.settings.get("amount")
     return None if amount is None else (plan.settings.get("target", "channels"), amount)
+
+
+def section(plan: "Plan") -> dict[str, Any]:
+    """Return the section on the plan: what was asked for and what came of it, in words and in plots."""
+    groups = heaviest(plan.groups)
+    capped = len(groups) < len(plan.groups)
+    rule = f" Drawn are the {len(groups)} of {len(plan.groups)} groups that carry the most MACs." if capped else ""
+    before, after = (sum(getattr(group, f"width_{when}") for group in plan.groups) for when in ("before", "after"))
+    many = f"{len(plan.groups)} group{'s' if len(plan.groups) != 1 else ''}"
+    drawn = [
+        Panels(
+            "Saved against asked",
+            savings_panels(plan),
+            "What went, as shares of the network before pruning (of the channels: of those that can go). The stroke is "
+            "what was asked.",
+        ),
+        Panels(
+            "Kept and removed channels",
+            width_panels(groups),
+            f"A group is a set of layers that must be cut alike. Of {before} channels in {many}, {after} are "
+            f"left. Filled: kept. Outlined: removed.{rule}",
+            broad=True,
+        ),
+        Panels(
+            "Norms and the cut",
+            norm_panels(groups),
+            "How many channels of a group have which L2 norm, from 0 to its largest. Filled, upward: kept. Outlined, "
+            "downward: removed, with the norm they had when they went. The dashed line is the cut, where one norm "
+            "parts the two; other scores take channels from anywhere. Below, the score that was used, and why where "
+            f"it was chosen for the group.{rule}",
+        ),
+        Panels(
+            "Sensitivity",
+            curve_panels(groups),
+            "Damage to the outputs when a share of this group alone is removed: the mean KL divergence from the whole "
+            "network’s, in nats, logarithmic, all groups over the same axes. The dashed line and the ring are the "
+            f"share that was chosen.{rule}",
+        ),
+    ]
+    return {"plots": [figure for figure in drawn if figure.panels], "summary": _achieved(plan)}
 
 
 def savings_panels(plan: "Plan") -> list[Panel]:
@@ -96,6 +150,15 @@ def damage_at(group: "GroupPlan", share: float) -> float | None:
         if x <= share <= end:
             return low + (high - low) * (share - x) / (end - x)
     return None
+
+
+def _achieved(plan: "Plan") -> str:
+    found = asked(plan)
+    wanted = f"Asked for: {percent(found[1], 1)} of the {SAVED[found[0]]}. " if found else ""
+    gone = [f"{percent(share, 1)} of the {SAVED[key]}" for key, share in savings(plan).items()]
+    strength = plan.settings.get("strength", 1.0)
+    early = f" The plan was made at {percent(strength, 0)} of the full strength." if strength < 1 else ""
+    return f"{wanted}Gone: {', '.join(gone)}.{early}"
 
 
 def _savings_panel(key: str, share: float, amount: float | None) -> Panel:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lighten.delivery import plots, prune_plots, quant_plots, quantized
+from lighten.delivery import fit_plots, plots, prune_plots, quant_plots, quantized
 from lighten.delivery.artifacts import (
     HistoryRows,
     as_plan,
@@ -14,6 +14,9 @@ from lighten.delivery.artifacts import (
     recipe_name,
     write_text,
 )
+from lighten.delivery.confusion import FILE as CONFUSION
+from lighten.delivery.confusion import confusion_rows
+from lighten.delivery.failed import failed_since, standing
 from lighten.delivery.figures import (
     MEANING,
     NAMES,
@@ -25,6 +28,7 @@ from lighten.delivery.figures import (
     rows,
     sentence,
 )
+from lighten.delivery.prune_plots import Panels
 from lighten.delivery.scores import Scores, read_scores, reference_of
 from lighten.delivery.templates import environment
 
@@ -33,6 +37,19 @@ if TYPE_CHECKING:
 
 MOST_LAYERS = 30
 """A table of more layers than this is folded away until it is asked for."""
+
+MOST_MISTAKES = 12
+"""The most pairs of classes that are shown of the confusion table."""
+
+
+ALONG = {
+    "Student against teacher": "On the validation split, and what the fit was told to do. Tinted as above: pruning, "
+    "int8, ranges fixed. The figures at the lines’ ends are the last ones.",
+    "Compression": "The share of channels that each group keeps, and the lowest and highest value that each quantized "
+    "place has seen, as they changed along the fit.",
+    "System": "Of the machine that trained: this process’s share of all cores, memory, and optimizer steps a second, "
+    "pauses left out.",
+}
 
 
 @dataclass(frozen=True)
@@ -52,20 +69,6 @@ class Plot:
     svg: str
     caption: str
     tall: bool = False
-
-
-@dataclass(frozen=True)
-class Panels:
-    """A figure of several drawings, as wide as the page; ``broad`` ones stand at most three in a row.
-
-    ``legend`` holds colours and what they mean.
-    """
-
-    heading: str
-    panels: list[prune_plots.Panel]
-    caption: str
-    broad: bool = False
-    legend: tuple[tuple[str, str], ...] = ()
 
 
 def write_report(run: str | Path) -> Path:
@@ -101,9 +104,15 @@ def _context(run: Path) -> dict[str, Any]:
         "run_id": run_id,
         "folder": f"runs/{recipe}/{run_id}/student",
         "recipe_text": _read(run / "recipe.yaml"),
-        "notes": [*history.notes, *_missing(scores, plan)],
+        "notes": [*failed_since(run, scores is not None), *history.notes, *_missing(scores, plan)],
+        "standing": None if scores else standing(run, history.rows),
         "plots": _plots(scores, history),
-        "pruned": _pruned(plan) if plan else None,
+        "along": [
+            Panels(section, drawings, ALONG.get(section, ""), broad=True)
+            for section, drawings in fit_plots.fit_panels(history)
+        ],
+        "mistakes": _mistakes(run),
+        "pruned": prune_plots.section(plan) if plan else None,
         "warnings": quantized.warnings_of(scores),
         "runtimes": quantized.runtimes(scores),
         "quantized": _quantized(run, scores),
@@ -202,46 +211,6 @@ def _class_plot(scores: Scores | None) -> list[tuple[str, str | None, str, bool]
     return [("Class by class", svg, caption, len(names) > 20)]
 
 
-def _pruned(plan: "Plan") -> dict[str, Any]:
-    """Return the section on the plan: what was asked for and what came of it, in words and in plots."""
-    groups = prune_plots.heaviest(plan.groups)
-    capped = len(groups) < len(plan.groups)
-    rule = f" Drawn are the {len(groups)} of {len(plan.groups)} groups that carry the most MACs." if capped else ""
-    before, after = (sum(getattr(group, f"width_{when}") for group in plan.groups) for when in ("before", "after"))
-    many = f"{len(plan.groups)} group{'s' if len(plan.groups) != 1 else ''}"
-    drawn = [
-        Panels(
-            "Saved against asked",
-            prune_plots.savings_panels(plan),
-            "What went, as shares of the network before pruning (of the channels: of those that can go). The stroke is "
-            "what was asked.",
-        ),
-        Panels(
-            "Kept and removed channels",
-            prune_plots.width_panels(groups),
-            f"A group is a set of layers that must be cut alike. Of {before} channels in {many}, {after} are "
-            f"left. Filled: kept. Outlined: removed.{rule}",
-            broad=True,
-        ),
-        Panels(
-            "Norms and the cut",
-            prune_plots.norm_panels(groups),
-            "How many channels of a group have which L2 norm, from 0 to its largest. Filled, upward: kept. Outlined, "
-            "downward: removed, with the norm they had when they went. The dashed line is the cut, where one norm "
-            "parts the two; other scores take channels from anywhere. Below, the score that was used, and why where "
-            f"it was chosen for the group.{rule}",
-        ),
-        Panels(
-            "Sensitivity",
-            prune_plots.curve_panels(groups),
-            "Damage to the outputs when a share of this group alone is removed: the mean KL divergence from the whole "
-            "network’s, in nats, logarithmic, all groups over the same axes. The dashed line and the ring are the "
-            f"share that was chosen.{rule}",
-        ),
-    ]
-    return {"plots": [figure for figure in drawn if figure.panels], "summary": _achieved(plan)}
-
-
 def _quantized(run: Path, scores: Scores | None) -> dict[str, Any] | None:
     """Return the section on int8: how it was done, what it brings, and layer by layer; ``None`` without any."""
     compression, sensitivity = quantized.read_compression(run), quant_plots.read_sensitivity(run)
@@ -266,13 +235,16 @@ def _sensitivity(sensitivity: dict[str, Any]) -> Panels | None:
     return Panels("Sensitivity to int8", panels, quant_plots.caption(sensitivity), True, legend) if panels else None
 
 
-def _achieved(plan: "Plan") -> str:
-    found = prune_plots.asked(plan)
-    wanted = f"Asked for: {percent(found[1], 1)} of the {prune_plots.SAVED[found[0]]}. " if found else ""
-    gone = [f"{percent(share, 1)} of the {prune_plots.SAVED[key]}" for key, share in prune_plots.savings(plan).items()]
-    strength = plan.settings.get("strength", 1.0)
-    early = f" The plan was made at {percent(strength, 0)} of the full strength." if strength < 1 else ""
-    return f"{wanted}Gone: {', '.join(gone)}.{early}"
+def _mistakes(run: Path) -> dict[str, Any] | None:
+    """Return the most frequent wrong answers of the compressed model beside those of the others."""
+    if not (run / CONFUSION).exists():
+        return None
+    columns, counted = confusion_rows(run)
+    wrong = sorted((row for row in counted if row[0] != row[1]), key=lambda row: (-row[-1], row[0], row[1]))
+    if not wrong:
+        return None
+    models = [NAMES.get(name, name) for name in columns[2:]]  # type: ignore[call-overload]
+    return {"models": models, "rows": wrong[:MOST_MISTAKES], "of": len(wrong)}
 
 
 def _missing(scores: Scores | None, plan: "Plan | None") -> list[str]:

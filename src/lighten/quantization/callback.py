@@ -131,7 +131,7 @@ class Quantize(L.Callback):
         frozen, before = bank.stage == Stage.ON and not bank.observing, bank.stage
         if bank.observing:
             if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-                bank.update()
+                bank.update(f" at step {trainer.global_step - 1} (epoch {trainer.current_epoch})")
                 bank.stage = Stage.ON
             bank.observing = False
         enabled = bank.stage == Stage.ON

@@ -236,7 +236,8 @@ def stored(layer: Any, name: str, dtype: torch.dtype) -> Tensor | None:
     if value is None or scale is None:
         return value
     info, axis = torch.iinfo(dtype), channel_axis(layer) if name == "weight" else 0
-    along = (scale, torch.zeros_like(scale, dtype=torch.int64), axis, info.min, info.max, dtype)
+    zeros = torch.zeros(len(scale), dtype=torch.int64, device=scale.device)
+    along = (scale, zeros, axis, info.min, info.max, dtype)
     if value.is_floating_point():
         value = torch.ops.quantized_decomposed.quantize_per_channel(value, *along)
     return torch.ops.quantized_decomposed.dequantize_per_channel(value, *along)

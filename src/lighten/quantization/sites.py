@@ -162,8 +162,11 @@ class ActivationRanges(nn.Module):
         self._seen, self._rows, self._histograms, self._gradient = {}, None, {}, None
         self.observing = False
 
-    def update(self) -> None:
+    def update(self, when: str = "") -> None:
         """Fold what was observed since the last call into the ranges, over all ranks alike.
+
+        Args:
+            when: told where something was not finite, such as ``" at step 3"``.
 
         Raises:
             UserError: if a place was never reached, or its activations were not finite.
@@ -171,7 +174,7 @@ class ActivationRanges(nn.Module):
         missing = [name for i, name in enumerate(self.names) if i not in self._seen and self.parameters_of[i] is None]
         if missing:
             raise UserError(f"quantize: {missing[0]!r} was not reached by the forward pass; name it in exclude")
-        low, high = self._reduced_extremes()
+        low, high = self._reduced_extremes(when)
         reached = high > -torch.inf
         if not self.learns and self.rule.estimate is not None:
             low, high = self._estimates(low, high)
@@ -183,7 +186,7 @@ class ActivationRanges(nn.Module):
             self.high.copy_(torch.where(reached, high, self.high))
         self.refresh()
 
-    def _reduced_extremes(self) -> tuple[Tensor, Tensor]:
+    def _reduced_extremes(self, when: str) -> tuple[Tensor, Tensor]:
         """Return the extremes seen, over all ranks; infinite the wrong way round where nothing was."""
         if not self.names:
             return self.low, self.high
@@ -196,7 +199,7 @@ class ActivationRanges(nn.Module):
             dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
         for name, (low, high) in zip(self.names, extremes.tolist(), strict=True):
             if max(low, high) == math.inf:
-                raise UserError(f"quantize: activations at {name!r} are not finite; lower the learning rate")
+                raise UserError(f"quantize: activations at {name!r} are not finite{when}; lower the learning rate")
         return -extremes[:, 0], extremes[:, 1]
 
     def _estimates(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
