@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lighten.delivery.count_litert import count_litert
+from lighten.delivery.onnx_stem import padded_weights
 from lighten.delivery.runner import (
     ExecuTorchRunner,
     LiteRtRunner,
@@ -95,8 +96,8 @@ def count_onnx(path: Path, feed: dict[str, Any]) -> Size:
     """Count an ONNX file, its external data included.
 
     Parameters are the constants that the graph computes with, once each; scales, zero points, running
-    statistics and shapes are none. MACs follow from the shapes that one run of ``feed`` produces, so dynamic
-    shapes need no inference.
+    statistics and shapes are none, nor are the zeros that a first layer was widened by. MACs follow from the
+    shapes that one run of ``feed`` produces, so dynamic shapes need no inference.
     """
     import onnx
 
@@ -110,8 +111,10 @@ def count_onnx(path: Path, feed: dict[str, Any]) -> Size:
         model = onnx.inliner.inline_local_functions(model)
     constants = _constants(model)
     shapes = _shapes(model, path, feed) | {name: tuple(t.dims) for name, t in constants.items()}
+    for name, zeros in padded_weights(model.graph).items():
+        shapes[name] = (shapes[name][0], shapes[name][1] - zeros, *shapes[name][2:])
     return {
-        "parameters": sum(math.prod(constants[name].dims) for name in _weights(model, constants)),
+        "parameters": sum(math.prod(shapes[name]) for name in _weights(model, constants)),
         "macs": sum(MACS[node.op_type](node, shapes) for node in _counted(model)),
         "bytes": sum(file.stat().st_size for file in {path, *external}),
     }

@@ -19,7 +19,9 @@ from lighten.delivery.folder import CONFIG, load
 from lighten.delivery.litert import FORM as LITERT
 from lighten.delivery.litert import litert_bytes
 from lighten.delivery.onnx_modes import dynamic_integers, store_halves
+from lighten.delivery.onnx_stem import widen_stems
 from lighten.delivery.openvino import write_openvino
+from lighten.delivery.progress import Say, Stages, silent
 from lighten.delivery.quiet import quiet
 from lighten.delivery.student import FIT
 from lighten.errors import UserError, did_you_mean
@@ -83,7 +85,8 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     if target == "openvino":
         with tempfile.TemporaryDirectory() as folder:
-            onnx = export_onnx(model, example_input, Path(folder) / "model.onnx", opset=OPSETS.start)
+            onnx = Path(folder) / "model.onnx"
+            _write(_onnx(model, example_input, path, OPSETS.start), onnx)
             graph, inputs = _one_sample(model, example_input, Form())
             with _eval_mode(model), _told(model, target, path):
                 write_openvino(onnx, path, work_of(graph, inputs))
@@ -118,9 +121,17 @@ def export_onnx(
     Raises:
         UserError: if the opset is out of range, or fake-quantizers were inserted but have no ranges.
     """
+    path = Path(path)
+    proto = _onnx(model, example_input, path, opset)
+    widen_stems(proto)
+    _write(proto, path)
+    return path
+
+
+def _onnx(model: nn.Module, example_input: ExampleInput, path: Path, opset: int) -> Any:
+    """Return the model as ``onnx.ModelProto``; ``path`` is what an error names."""
     if opset not in OPSETS:
         raise UserError(f"opset={opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
-    path = Path(path)
     args, kwargs = map_tensors(_two_samples, as_call(example_input))
     graph = _Graph(_exported(model, Form()), len(args), list(kwargs))
     names = [*(["input"] if len(args) == 1 else [f"input_{i}" for i in range(len(args))]), *kwargs]
@@ -142,18 +153,21 @@ def export_onnx(
         proto = dynamic_integers(proto, left_in_float(model))
     elif mode in HALVES:
         store_halves(proto, mode, left_in_float(model))
-    _write(proto, path)
-    return path
+    return proto
 
 
 FLOAT = "student_float32.onnx"
 """The quantized student in float32: what the int8 file is timed against."""
 
 
-def export_run(run: str | os.PathLike[str]) -> list[Path]:
+def export_run(run: str | os.PathLike[str], *, say: Say = silent) -> list[Path]:
     """Write ``student.onnx`` from ``student/``, and ``teacher.onnx`` and ``dense.onnx`` where their folders are there.
 
     Beside ``student.onnx`` come the files of other targets, and ``student_float32.onnx`` where it is quantized.
+
+    Args:
+        run: the run folder.
+        say: called with the name of each file before it is written, and the share of files that are.
 
     Raises:
         UserError: if there is no student yet, a folder is damaged, or a target's package is not installed.
@@ -163,16 +177,23 @@ def export_run(run: str | os.PathLike[str]) -> list[Path]:
         raise UserError(f"{run / 'student'}: no such model folder; make it with `lighten shrink {run}`")
     settings = read_json(run / FIT, made_by="lighten train recipe=…")
     targets, opset, files = settings.get("targets", ["onnx"]), settings.get("opset", OPSET), []
-    for role in ("teacher", "dense", "student"):
-        if (run / role / CONFIG).exists():
-            model = load(run / role)
-            shape = read_json(run / role / CONFIG, made_by=f"lighten shrink {run}")["model"]["input_shape"]
-            example = example_of(shape)
-            files.append(export_onnx(model, example, run / f"{role}.onnx", opset=opset))
+    roles = [role for role in ("teacher", "dense", "student") if (run / role / CONFIG).exists()]
     others = [target for target in targets if target != "onnx"]
-    files += [_export_target(model, example, run / f"student{SUFFIXES[target]}", target) for target in others]
+    quantized = any(settings.get(key) is not None for key in ("quantization", "after_training"))
+    stages = Stages(say, len(roles) + len(others) + quantized)
+    for role in roles:
+        stages(f"{role}.onnx")
+        model = load(run / role)
+        shape = read_json(run / role / CONFIG, made_by=f"lighten shrink {run}")["model"]["input_shape"]
+        example = example_of(shape)
+        files.append(export_onnx(model, example, run / f"{role}.onnx", opset=opset))
+    for target in others:
+        path = run / f"student{SUFFIXES[target]}"
+        stages(path.name)
+        files.append(_export_target(model, example, path, target))
     (run / FLOAT).unlink(missing_ok=True)
     if mode_of(model) is not None:
+        stages(FLOAT)
         files.append(export_onnx(in_float(model), example, run / FLOAT, opset=opset))
     return files
 
