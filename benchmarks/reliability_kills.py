@@ -261,7 +261,8 @@ def result(runs: Path) -> dict[str, str]:
     assert ranges, "nothing was quantized"
     (masks,) = [v for k, v in state["callbacks"].items() if k.startswith("Prune{")]
     assert masks["plan"]
-    rows = [{k: v for k, v in row.items() if k != "time"} for row in read(home / "history.jsonl")]
+    lines = read(home / "history.jsonl")
+    rows = [{k: v for k, v in line.items() if k != "time" and not k.startswith("system/")} for line in lines]
     found: dict[str, Any] = {
         "weights": weights, "ranges": ranges, "optimizer": state["optimizer_states"], "masks": masks,
         "schedule": state["lr_schedulers"], "step": state["global_step"], "history": rows,

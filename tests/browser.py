@@ -5,14 +5,15 @@ import subprocess
 from pathlib import Path
 
 
-def title_in_browser(page: str, width: int, folder: Path, script: str) -> str:
-    """Return what ``document.title`` is after ``script`` has run in the page.
+def title_in_browser(page: str, width: int, folder: Path, script: str, *, dark: bool = False) -> str:
+    """Return what ``document.title`` is after ``script`` has run in the page, of which the console has nothing to say.
 
     Args:
         page: the HTML.
         width: of the frame, in pixels.
         folder: to write into, an empty one.
         script: JavaScript that sets the title.
+        dark: whether the reader prefers dark pages.
     """
     chromium = shutil.which("chromium")
     assert chromium, "chromium is missing; install it, as the README says"
@@ -25,6 +26,10 @@ def title_in_browser(page: str, width: int, folder: Path, script: str) -> str:
     )
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom"]
     command += ["--disable-background-networking", "--allow-file-access-from-files", "--window-size=1600,2200"]
+    command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--enable-logging=stderr"]
     command += [f"--user-data-dir={folder}/chrome", "--virtual-time-budget=3000", frame.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    told = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not told, told
+    shown = done.stdout
     return shown.partition("<output>")[2].partition("</output>")[0].replace("&nbsp;", "\N{NO-BREAK SPACE}")

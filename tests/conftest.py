@@ -1,4 +1,4 @@
-"""Settings for all tests: few threads, no network, tests' own helpers on the path, GPU kernels interpreted if need be."""
+"""Settings for all tests: few threads, no network, tests' helpers on the path, GPU kernels interpreted if need be."""
 
 import os
 import sys

@@ -74,7 +74,7 @@ def make_scores(*, teacher: bool = True) -> dict[str, Any]:
             "flips_of": 2000,
         },
         "classes": {
-            "names": CLASSES,
+            "names": list(CLASSES),
             "recall": {
                 "teacher": recall if teacher else None,
                 "student": [r - 0.004 for r in recall],
@@ -121,11 +121,29 @@ def make_history(steps: int = 1200, epochs: int = 30) -> list[dict[str, Any]]:
             "quantize/enabled": float(t >= 0.7),
             "quantize/frozen": float(t >= 0.9),
             "lr": 0.1 * (1 + math.cos(math.pi * t)) / 2,
+            "distil/share/soft_labels": 0.6 + 0.2 * t,
+            "distil/share/cross_entropy": 0.4 - 0.2 * t,
+            "prune/macs": 0.6 * ramp,
+            "system/cpu": 48 + 10 * noise,
+            "system/proc.memory.rssMB": 812.0 + 40 * t,
+            "system/memory_percent": 14.2,
         }
+        if 0.1 <= t <= 0.6 and step // 10 % max(1, steps // 500) == 0:
+            row |= {f"prune/kept/{name}": 1 - ramp * (before - after) / before for name, before, after in GROUPS}
+        if t >= 0.7 and (step % (steps // epochs) == 0):
+            row |= {f"quantize/low/{name}.output": -0.1 * place - t for place, (name, *_) in enumerate(GROUPS)}
+            row |= {f"quantize/high/{name}.output": 1.0 + place + t for place, (name, *_) in enumerate(GROUPS)}
         if step % (steps // epochs) == 0:
             dip = 0.035 * math.exp(-(((t - 0.45) / 0.13) ** 2)) + 0.008 * (0.7 <= t < 0.76)
             student = 0.905 - 0.22 * math.exp(-7 * t) - dip + 0.004 * math.sin(step)
             row |= {"student/accuracy": student, "teacher/accuracy": 0.9165, "gap/accuracy": 0.9165 - student}
+            row |= {"gap/retention": student / 0.9165, "gap/agreement": student - 0.01, "gap/kl": 0.9165 - student}
+            for name, of_student, of_teacher in (
+                ("macro_f1", student - 0.004, 0.9152), ("loss", 1.2 - student, 0.241),
+                ("worst_class", student - 0.19, 0.741), ("ece", 0.03 + 0.02 * t, 0.021),
+            ):  # fmt: skip
+                row |= {f"student/{name}": of_student, f"teacher/{name}": of_teacher}
+            row |= {f"gap/{name}": row[f"teacher/{name}"] - row[f"student/{name}"] for name in ("macro_f1", "loss")}
         rows.append(row)
     return rows
 

@@ -30,6 +30,7 @@ NAMES = [
     "mask_",
     "measure",
     "plan_pruning",
+    "push_to_hub",
     "quantize_",
     "quantize_post_training",
     "register_data",

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from lighten.cli import main
-from lighten.dashboard import SECTIONS, as_json, publish, workspace
+from lighten.dashboard import as_json, publish, workspace
 from lighten.errors import UserError
+from lighten.panels import SECTIONS
 
 SNAPSHOT = Path(__file__).with_name("dashboard.txt")
 

@@ -25,7 +25,7 @@ from lighten.quantization.insert import bank_of
 from lighten.quantization.sites import Stage
 from lighten.training.finite import StopOnNonFinite
 from lighten.training.optimizer import OptimizerSettings
-from lighten.training.record import History, read
+from lighten.training.record import OWN_KEYS, History, read
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
 
@@ -179,6 +179,15 @@ def test_lightning_cli_refuses_a_setting_that_a_callback_has_not(tmp_path, capsy
     assert "beginn" in capsys.readouterr().err
 
 
+class AtStart(L.Callback):
+    """Keeps which plan is there before the first step."""
+
+    plan = None
+
+    def on_fit_start(self, trainer, pl_module):
+        self.plan = trainer.callbacks[0].plan and trainer.callbacks[0].plan.hash
+
+
 MONITORED = [(Own, "val_loss", "min"), (distilled, "student/accuracy", "max")]
 
 
@@ -197,10 +206,13 @@ def test_the_best_checkpoint_is_kept_found_again_and_gone_on_with(make, monitor,
     assert best[monitor] == pytest.approx(keep.best_model_score.item())
 
     L.seed_everything(0, verbose=False)
-    again, longer = make(), trainer(tmp_path, keep_best(), enable_checkpointing=True, max_epochs=6)
+    resumed = AtStart()
+    again, longer = make(), trainer(tmp_path, keep_best(), resumed, enable_checkpointing=True, max_epochs=6)
     longer.fit(again, data, ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
     assert longer.current_epoch == 6
-    assert longer.callbacks[0].plan.hash == fit.callbacks[0].plan.hash  # what is removed stays so
+    removed = fit.callbacks[0].plan.hash
+    assert resumed.plan == removed, "the plan is the checkpoint's, not made anew from zeros"
+    assert longer.callbacks[0].plan.hash == removed  # what is removed stays so
     assert longer.callback_metrics["quantize/enabled"] == 1.0
 
 
@@ -303,7 +315,7 @@ def logged(tmp_path_factory):
         fit.fit(module, loader, loader)
         names |= set(fit.callback_metrics).union(*read(folder / "history.jsonl"))
         names |= set(fit.test(module, loader, verbose=False)[0])
-    return names - {"step", "epoch", "progress", "time"}
+    return names - set(OWN_KEYS)
 
 
 def test_every_name_that_is_logged_is_documented(logged):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lighten.delivery.export import export_onnx as export_onnx
     from lighten.delivery.folder import load as load
     from lighten.delivery.folder import save as save
+    from lighten.delivery.hub import push_to_hub as push_to_hub
     from lighten.delivery.measure import measure as measure
     from lighten.distillation.cache import TeacherCache as TeacherCache
     from lighten.distillation.initialise import student_from_teacher as student_from_teacher
@@ -48,6 +49,7 @@ _HOMES = {
     "mask_": "pruning.mask",
     "measure": "delivery.measure",
     "plan_pruning": "pruning.decide",
+    "push_to_hub": "delivery.hub",
     "quantize_": "quantization.insert",
     "quantize_post_training": "quantization.post_training",
     "register_data": "data",

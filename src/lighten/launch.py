@@ -12,16 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from lighten.arguments import STEPS
 from lighten.compose import compose_all, recipe_names
 from lighten.errors import RecipeError, UserError, one_line
 from lighten.recipe import Recipe, RecipeWarning
-from lighten.training.signals import Preempted, armed, die_with_parent
+from lighten.training.signals import Preempted, armed, die_with_parent, release
 
 USAGE = """usage: python train.py recipe=NAME [KEY=VALUE ...]
        python train.py -m recipe=NAME,NAME [KEY=VALUE,VALUE ...]
 
 Trains, compresses, exports, measures and reports. Keys are those of the recipes, dotted:
   python train.py recipe=distil_cnn trainer.max_epochs=20 compress.prune.amount=0.4
+
+All that `lighten` does, it does too: python train.py measure RUN, with the data and models that it registers.
 """
 JOB = "LIGHTEN_JOB"
 """Which of several recipes a process that a strategy starts belongs to."""
@@ -35,9 +38,15 @@ def main(argv: Sequence[str], recipes: Path) -> int:
     """Run the recipes that ``argv`` asks for and return the exit code.
 
     Args:
-        argv: ``recipe=NAME`` and overrides; ``-m`` for every combination of comma-separated values.
+        argv: ``recipe=NAME`` and overrides; ``-m`` for every combination of comma-separated values; or a step of
+            ``lighten`` and what that takes.
         recipes: the folder of ``NAME.yaml`` files.
     """
+    if argv and argv[0] in STEPS:  # of a train.py that knows data and models which `lighten` does not
+        from lighten.cli import main as step
+
+        release()
+        return step(argv, recipes=recipes)
     if {"-h", "--help"} & set(argv):
         print(USAGE + f"\nRecipes: {', '.join(recipe_names(recipes))}")
         return 0
@@ -48,9 +57,16 @@ def main(argv: Sequence[str], recipes: Path) -> int:
         return _guarded(lambda: _run_all(_composed(argv, recipes)))
 
 
-def plan(argv: Sequence[str], recipes: Path) -> int:
+def plan(argv: Sequence[str], recipes: Path, *, as_json: bool = False) -> int:
     """Print what the recipes that ``argv`` asks for would prune and quantize; train nothing. Returns the exit code."""
-    return _guarded(lambda: _plan_all(_composed(argv, recipes)))
+
+    def work() -> None:
+        jobs = _composed(argv, recipes)
+        from lighten.planning import print_plans, print_plans_json
+
+        (print_plans_json if as_json else print_plans)(jobs)
+
+    return _guarded(work)
 
 
 def _run_all(jobs: Sequence[Recipe]) -> None:
@@ -75,28 +91,6 @@ def _compare(folders: Sequence[Path]) -> None:
         print(f"{summary(runs)}\ncomparison {write_comparison(runs)}")
 
 
-def _plan_all(jobs: Sequence[Recipe]) -> None:
-    from rich.console import Console
-
-    from lighten.quantization.table import format_rows
-    from lighten.rehearsal import matched_layers, plan, quantization_plan
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    for recipe in jobs:
-        prunes = recipe.compress.prune.amount is not None
-        quantizes = recipe.compress.quantize.begin is not None or recipe.compress.quantize.mode == "static"
-        matches = matched_layers(recipe)
-        for loss, pairs in matches.items():
-            width = max(len(match.student) for match in pairs)
-            print(f"{loss}: student's layer, teacher's")
-            print("\n".join(f"  {match.student:{width}}  {match.teacher}" for match in pairs))
-        if prunes or not (quantizes or matches):
-            planned, times = plan(recipe)
-            console.print(planned.rich(times))
-        if quantizes:
-            print(format_rows(quantization_plan(recipe)))
-
-
 def _guarded(work: Callable[[], None]) -> int:
     try:
         work()
@@ -104,11 +98,12 @@ def _guarded(work: Callable[[], None]) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except UserError as error:
+        _ended_by(error)  # other ranks tell it too
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except Preempted as stop:
         return int(stop.code or 0)
-    except RuntimeError as error:
+    except Exception as error:
         cause = _ended_by(error)
         if cause is None:
             raise
@@ -120,7 +115,7 @@ def _guarded(work: Callable[[], None]) -> int:
     return 0
 
 
-def _ended_by(error: RuntimeError) -> str | None:
+def _ended_by(error: Exception) -> str | None:
     """Return what became of the process that this one waited for, if that is what ``error`` says."""
     return cast("str | None", sys.modules[_PEERS].cause_of(error)) if _PEERS in sys.modules else None
 

@@ -14,7 +14,7 @@ from lighten.delivery.folder import CONFIG
 from lighten.delivery.student import first_samples
 from lighten.distillation.layers import matches_of
 from lighten.distillation.match import Match
-from lighten.distillation.preflight import Finding, preflight
+from lighten.distillation.preflight import Finding, preflight, too_many_words
 from lighten.distillation.terms import FEATURES
 from lighten.errors import UserError
 from lighten.example import as_call, example_of, split_batch
@@ -89,6 +89,7 @@ def matched_layers(recipe: Recipe) -> dict[str, list[Match]]:
 def rehearse(recipe: Recipe, data: Any) -> None:
     """Find on an untrained student what would stop the run after hours: names, amounts, an unfit checkpoint."""
     student = untrained_student(recipe, data)
+    _check_words(data, "student", student)
     _rehearse_distillation(recipe, data, student)
     example, prune, quantize = example_of(data.input_shape), recipe.compress.prune, recipe.compress.quantize
     if prune.amount is not None:
@@ -147,10 +148,19 @@ def _rehearse_distillation(recipe: Recipe, data: Any, student: nn.Module) -> Non
         )
     folders = checkpoints(recipe)
     teachers = [given_teacher(recipe, data, folder) for folder in folders] or [untrained_teacher(recipe, data)]
+    for teacher in teachers:
+        _check_words(data, "teacher", teacher)
     module = module_of(recipe, data, student, teachers)
     if module.layers is not None:
         module.layers.open(as_call(example_of(data.input_shape)))
         module.layers.close()
+
+
+def _check_words(data: Any, name: str, model: nn.Module) -> None:
+    """Refuse a model whose embedding has no rows for the tokenizer's last words: it would fail at the first of them."""
+    problem = too_many_words(data.tokenizer, name, model) if hasattr(data, "tokenizer") else None
+    if problem is not None:
+        raise UserError(f"data {data.name}: {problem}, or give it a larger vocab_size")
 
 
 def _some_inputs(data: Any, samples: int = 128) -> list[Any]:

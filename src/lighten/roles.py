@@ -233,7 +233,7 @@ def _reference(
         trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)
 
     def agree(found: bool) -> bool:
-        trainer = make_trainer(folder=work, stage=role, settings=settings, seed=recipe.seed, logger=False)
+        trainer = make_trainer(folder=folder, stage=role, settings=settings, seed=recipe.seed, logger=False)
         return found if trainer.world_size == 1 else agreed(found, trainer)
 
     return reference(home, lambda: build(recipe, data, name, options), train, known, work=work, agree=agree)

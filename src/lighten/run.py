@@ -17,6 +17,7 @@ from lighten.delivery.card import write_card
 from lighten.delivery.export import export_run
 from lighten.delivery.folder import save
 from lighten.delivery.measure import measure_run
+from lighten.delivery.progress import progress
 from lighten.delivery.provenance import versions
 from lighten.delivery.publish import publish
 from lighten.delivery.report import write_report
@@ -31,6 +32,7 @@ from lighten.rehearsal import look_before, rehearse
 from lighten.roles import build, config_of, data_of, module_of, monitor_of, seed, student_of, teachers_of
 from lighten.run_folder import keep_recipe, open_folder, settings_of
 from lighten.training.checkpoint import latest_good
+from lighten.training.failure import failure_kept
 from lighten.training.files import disk_told, remove_stale, told_once
 from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.loggers import ending, make_logger
@@ -51,7 +53,7 @@ def run(recipe: Recipe) -> Path:
         DiskError: if that is a disk: what was saved before is kept.
     """
     folder = open_folder(recipe)
-    with disk_told(folder), told_once():
+    with failure_kept(folder), disk_told(folder), told_once():
         if is_rank_zero():
             remove_stale(folder, deep=True)
         _run(recipe, folder)
@@ -125,11 +127,11 @@ def _deliver(folder: Path, console: Console, *, task: str) -> None:
         console.print(f"student {student}")
         return
     stop_between_steps()
-    with console.status("export"):
-        export_run(folder)
+    with progress("export", console) as say:
+        export_run(folder, say=say)
     stop_between_steps()
-    with console.status("measure") as status:
-        scores = measure_run(folder, say=lambda stage: status.update(f"measure {stage}"))
+    with progress("measure", console, ticks=False) as say:
+        scores = measure_run(folder, say=say)
     write_card(folder)
     report = write_report(folder)
     console.print(closing_table(scores))

@@ -162,9 +162,12 @@ def test_the_command_prints_a_table_or_json_and_says_where_the_page_is(runs, tmp
         (lambda runs: [runs[0], runs[0].parent / "none"], "no such folder"),
         (lambda runs: [runs[0], without_scores(runs[1])], "lighten measure"),
         (lambda runs: [runs[0], broken(runs[1])], "scores.json lacks figures; make it again"),
+        (lambda runs: [runs[0], of_schema(runs[1], 2)], "job-1/scores.json: schema 2, expected 1; make it again with"),
+        (lambda runs: [runs[0], of_schema(runs[1], None)], "job-1/scores.json: schema None, expected 1"),
+        (lambda runs: [runs[0], cut(runs[1])], "job-1/scores.json: cannot be read as JSON"),
         (lambda runs: [runs[0], torn(runs[1])], r"recipe\.yaml: cannot be read as YAML \(line"),
     ],
-    ids=["one", "twice", "missing", "unmeasured", "broken", "torn"],
+    ids=["one", "twice", "missing", "unmeasured", "broken", "newer", "foreign", "cut", "torn"],
 )
 def test_what_cannot_be_compared_gets_a_line(runs, change, message):
     with pytest.raises(UserError, match=message) as error:
@@ -184,6 +187,17 @@ def without_scores(folder):
 
 def broken(folder):
     edit(folder, "models", "compressed", value=None)
+    return folder
+
+
+def of_schema(folder, number):
+    edit(folder, "schema", value=number)
+    return folder
+
+
+def cut(folder):
+    path = folder / "scores.json"
+    path.write_text(path.read_text()[:200])
     return folder
 
 

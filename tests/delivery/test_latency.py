@@ -65,3 +65,17 @@ def test_batches_are_the_first_samples_repeated_where_there_are_fewer():
     assert args[0].flatten().tolist() == kwargs["mask"].flatten().tolist() == [0, 1, 2, 0, 1]
     assert kwargs["scale"].ndim == 0
     assert batch_of(((x,), {}), 1)[0][0].shape == (1, 1)
+
+
+def test_the_share_that_is_done_is_told_once_a_second_and_never_while_a_model_runs(clock):
+    calls, told = [], []
+    runners = {name: Fake(name, clock, calls, [200_000_000]) for name in "ab"}
+    batches = {"batch_1": ((), {}), "batch_32": ((), {})}
+
+    def tell(share):
+        told.append(round(share, 3))
+        assert (len(calls) - WARM_UP * 2 * (1 + (share > 0.5))) % 2 == 0
+
+    interleaved_latency(runners, batches, seconds=4.0, tell=tell)
+    assert told == [0.15, 0.3, 0.45, 0.65, 0.8, 0.95]  # a round takes 0.4 s: after 1.2, 2.4 and 3.6 of 4 s
+    interleaved_latency(runners, batches, seconds=0.0, tell=lambda share: pytest.fail("nothing to tell"))

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from finished_run import (
     make_compression,
@@ -19,9 +20,11 @@ from finished_run import (
     write_run,
 )
 
+from lighten.delivery.confusion import write_confusion
 from lighten.delivery.figures import amount, figure, milliseconds, percent
 from lighten.delivery.report import render, write_report
 from lighten.errors import UserError
+from lighten.panels import SECTIONS
 
 
 class Page(HTMLParser):
@@ -104,10 +107,99 @@ def test_all_plots_are_there_with_words_for_those_who_cannot_see_them(run):
     html = render(run)
     page = Page(html)
     drawings = [a for tag, a in page.tags if tag == "svg"]
-    assert len(drawings) == 5 + 3 + 3 + 12  # along the fit, savings, widths, and norms of each group
+    assert len(drawings) == 5 + 17 + 3 + 3 + 12  # large and small along the fit, savings, widths, norms of each group
     assert all(a.get("role") == "img" and (a.get("aria-label") or a.get("aria-labelledby")) for a in drawings)
     for heading in ("Student against teacher", "Pruning and quantization", "Kept and removed", "Size, latency"):
         assert heading in page.text
+
+
+def test_each_panel_of_the_dashboard_has_its_like(run):
+    """By its title where it is drawn over steps, by its figures where it compares models, by its table."""
+    rows = [row | {"system/gpu.memoryAllocatedMB": 2048.0} for row in make_history()]
+    (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    confuse(run, {"teacher": [0, 1, 2], "student": [0, 1, 1], "compressed": [0, 2, 1]})
+    page = Page(render(run))
+    shown, words_of = {key for key, _ in page.figures}, page.text
+    places = {attributes.get("id") for _, attributes in page.tags}
+    large = {"Accuracy": "Student against teacher", "Training loss": "Training loss"}
+    large |= {"Int8: on, ranges frozen": "Pruning and quantization"}
+    names = dict.fromkeys(re.findall(r"latency_batch_(?:1|32)_ms", " ".join(METRICS)))
+    as_scored = {name: f"latency_ms.{name.removeprefix('latency_').removesuffix('_ms')}.median" for name in names}
+    for panel in [panel for panels in SECTIONS.values() for panel in panels]:
+        if panel.kind in ("lines", "family", "system"):
+            assert large.get(panel.title, panel.title) in words_of, panel.title
+        elif panel.kind == "table":
+            assert {"confusion": "mistakes", "plan": "pruned"}[panel.metrics[0]] in places
+        else:
+            for metric in panel.metrics:
+                *whose, name = metric.split("/")[1:]
+                key = ".".join(["models", *whose, as_scored.get(name, name)] if whose else ["comparison", name])
+                assert key in shown, metric
+
+
+METRICS = [metric for panels in SECTIONS.values() for panel in panels for metric in panel.metrics]
+
+
+def confuse(run, answers):
+    predicted = {model: np.array(given) for model, given in answers.items()}
+    write_confusion(run, ["shirt", "coat", "<b>bag</b>"], predicted, np.array([0, 1, 2]))
+
+
+def test_mistakes_are_those_of_the_confusion_table(run):
+    assert "mistakes" not in {a.get("id") for _, a in Page(render(run)).tags}
+    confuse(run, {"teacher": [0, 1, 2], "student": [0, 1, 1], "compressed": [0, 2, 1]})
+    page = Page(render(run))
+    assert ["It is", "Answered", "Teacher", "Student", "Compressed"] in page.table
+    assert [row for row in page.table if row[0] in ("<b>bag</b>", "coat", "shirt")] == [
+        ["<b>bag</b>", "coat", "0", "1", "1"], ["coat", "<b>bag</b>", "0", "0", "1"],
+    ]  # fmt: skip
+    confuse(run, {"compressed": [0, 1, 2]})
+    assert "mistakes" not in {a.get("id") for _, a in Page(render(run)).tags}, "there are none"
+
+
+@pytest.mark.parametrize(
+    ("gone", "steps", "told"),
+    [
+        (["history.jsonl"], 0, "before the student’s fit"),
+        ([], 40, "in the fit, after step 400 of 1200"),
+        ([], 120, "while the student was cut"),
+    ],
+)
+def test_a_run_that_failed_says_where_and_of_what(run, gone, steps, told):
+    for name in ("scores.json", "student/config.json", *gone):
+        (run / name).unlink()
+    if steps:
+        lines = [json.dumps(row) + "\n" for row in make_history()[:steps]]
+        (run / "history.jsonl").write_text("".join(lines) + '{"step": 40')
+    killed = Page(render(run))
+    assert f"Nothing says that it failed; it was last seen {told}." in killed.text
+    (run / "failure.json").write_text(json.dumps({"error": "loss is <b>NaN</b>"}))
+    failed = Page(render(run))
+    assert f"Failed {told}." in failed.text
+    assert "What stopped it: loss is <b>NaN</b>" in failed.text
+    assert "Not measured yet" not in failed.text
+
+
+def test_where_it_failed_is_told_by_the_files_that_are_there(run):
+    (run / "scores.json").unlink()
+    (run / "failure.json").write_text('{"error": "x"}')
+    assert "Failed while its files were exported." in Page(render(run)).text
+    (run / "student.onnx").touch()
+    assert "Failed while its files were measured." in Page(render(run)).text
+    (run / "history.jsonl").unlink()
+    (run / "fit.json").touch()
+    (run / "student" / "config.json").unlink()
+    assert "Failed at the beginning of the fit." in Page(render(run)).text
+
+
+def test_a_failure_after_the_scores_is_noted(run):
+    assert "failed" not in Page(render(run)).text
+    (run / "failure.json").write_text('{"error": "no network"}')
+    page = Page(render(run))
+    assert "The last start of this run failed: no network" in page.text
+    assert page.figures
+    (run / "failure.json").write_text("{")
+    assert "failed" not in Page(render(run)).text, "a broken note is none"
 
 
 @pytest.mark.parametrize("missing", ["scores.json", "plan.json", "history.jsonl", "recipe.yaml"])

@@ -1,8 +1,12 @@
 """The files besides ONNX, each run by its runtime: what they compute, and that they compute it in integers."""
 
+import contextlib
+import errno
 import json
 import logging
+import os
 import re
+import resource
 import sys
 
 import numpy as np
@@ -13,8 +17,10 @@ from quantization_nets import Residual, lived_in
 
 from lighten import build_model, calibrate_, export, measure, quantize_
 from lighten.delivery.count import count
+from lighten.delivery.openvino import write_openvino
 from lighten.delivery.runner import open_runner
 from lighten.errors import UserError
+from lighten.training.files import DiskError
 
 SUFFIXES = {"openvino": ".xml", "litert": ".tflite", "executorch": ".pte"}
 TARGETS = pytest.mark.parametrize("target", SUFFIXES)
@@ -387,3 +393,47 @@ def test_texts_of_any_length_run_in_every_runtime(target, tmp_path):
     with torch.no_grad():
         reference = text(**batch).logits.numpy()
     np.testing.assert_allclose(found, reference, atol=0.05 * reference.std())
+
+
+@contextlib.contextmanager
+def small_files(most):
+    """Let no file grow beyond ``most`` bytes in the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@TARGETS
+def test_a_disk_that_refuses_is_told_in_one_line_and_leaves_the_old_files(target, floating, tmp_path):
+    """At the first bytes and at the last; OpenVINO itself says nothing of the reason."""
+    path, onnx = written(floating, target, tmp_path), export(floating, EXAMPLE, tmp_path / "model.onnx")
+
+    def again():
+        return write_openvino(onnx, path, {}) if target == "openvino" else written(floating, target, tmp_path)
+
+    again()
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    largest = max(len(content) for name, content in before.items() if name != onnx.name)
+    for most in (64, largest - 1):
+        with small_files(most), pytest.raises(DiskError) as caught:
+            again()
+        assert str(caught.value).startswith(f"{path} cannot be written (File too large); ")
+        assert "\n" not in str(caught.value)
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_an_openvino_pair_is_flushed_before_the_old_one_goes(floating, tmp_path, monkeypatch):
+    written(floating, "openvino", tmp_path)
+    onnx = export(floating, EXAMPLE, tmp_path / "model.onnx")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def refuse(descriptor):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(DiskError, match=r"model\.xml cannot be written \(Disk quota exceeded\)"):
+        write_openvino(onnx, tmp_path / "model.xml", {})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -33,6 +33,8 @@ LAST = {
     "TERM": r"stopped by SIGTERM after step 4, .* has a checkpoint of it; .*",
     "USR1": r"stopped by SIGUSR1 after step 4, .* has a checkpoint of it; .*",
     "nan": r"error: the loss is nan on rank [{to}] at step 3 \(epoch 0\); lower optimizer\.lr.*",
+    "range": r"error: quantize: activations at '\S+' are not finite at step 3 \(epoch 1\); lower the learning rate",
+    "disk": r"error: (rank 0 failed: )?checkpoint \S+\.ckpt could not be written \(No space left on device\); .*",
     "sleep": r"error: rank [01] has lost the others: .*",
 }
 """The last line of stderr, as a pattern; ``{to}`` are the ranks that harm came to."""

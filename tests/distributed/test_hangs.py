@@ -11,28 +11,42 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from hangs import MATRIX, SCRIPT, Cell, faults
+from torch.utils._pytree import tree_leaves
+
+from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
+from lighten.training.files import remove_stale
 
 CELLS = [
     Cell("lightning", "KILL", "0"),
     Cell("lightning", "STOP", "0,1"),
     Cell("lightning", "raise", "1", skew=True),
     Cell("lightning", "nan", "1"),
+    Cell("lightning", "range", "1"),
+    Cell("lightning", "disk", "0"),
     Cell("torchrun", "STOP", "1", skew=True),
     Cell("torchrun", "USR1", "0"),
 ]
 A_HANG = 150.0
+LAST = "last-epoch=000-step=0000002"
+"""The checkpoint of the first epoch where an epoch has two steps."""
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def folders(tmp_path_factory):
+    return {cell: tmp_path_factory.mktemp(cell.harm) for cell in CELLS}
+
+
+@pytest.fixture(scope="module")
+def found(folders):
     """Return what was wrong with the end of each fit; two run at a time."""
 
     def run(cell):
-        return faults(cell, tmp_path_factory.mktemp(cell.harm), seconds=A_HANG)
+        return faults(cell, folders[cell], seconds=A_HANG)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(CELLS, pool.map(run, CELLS), strict=True))
@@ -41,6 +55,25 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_all_end_and_the_last_line_is_the_cause(found, cell):
     assert found[cell] == []
+
+
+@pytest.mark.parametrize("harm", ["range", "disk"])
+def test_the_last_good_checkpoint_stays_and_is_finite(found, folders, harm):
+    """The harm comes in the last step of the second epoch, right before its checkpoint."""
+    (folder,) = [folders[cell] for cell in found if cell.harm == harm]
+    remove_stale(folder, deep=True)  # as the next start does
+    kept = sorted(path.name for path in (folder / "run" / "checkpoints").iterdir())
+    assert kept == [f"{LAST}.ckpt", f"{LAST}.ckpt.manifest.json"]
+    checkpoint = AtomicCheckpointIO().load_checkpoint(latest_good(folder / "run" / "checkpoints"))
+    tensors = tree_leaves([checkpoint["state_dict"], checkpoint["optimizer_states"]])
+    assert all(tensor.isfinite().all() for tensor in tensors if isinstance(tensor, torch.Tensor))
+    assert not any("nan" in line.lower() or "inf" in line.lower() for line in _history(folder))
+    assert not list(folder.rglob(".*"))
+
+
+def _history(folder):
+    path = folder / "run" / "history.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lighten.arguments import STEPS
 from lighten.cli import main as lighten
 from lighten.compose import compose_all
 from lighten.launch import main as train
@@ -141,6 +142,9 @@ def follow(command, shorter, run, place, capsys):
     words = [word if run is None or word != "RUN" else str(run) for word in shlex.split(command)]
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]  # a variable of the environment
+    words = words[: next((place for place, word in enumerate(words) if word in (">", ">>")), None)]
+    if words[:2] == ["python", "train.py"] and words[2] in STEPS:
+        words = ["lighten", *words[2:]]
     if words[:2] in (["python", "train.py"], ["lighten", "train"]):
         if not shorter:
             assert compose_all(words[2:], Path("recipes")), place

@@ -15,7 +15,7 @@ def test_a_refused_run_says_so_and_goes_on_with_the_same_bits() -> None:
 
 @pytest.mark.slow
 def test_so_it_does_at_other_places_and_when_it_delivers() -> None:
-    _all_good(count=9)
+    _all_good(count=13)
 
 
 def _all_good(*places: str, count: int) -> None:

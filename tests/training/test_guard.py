@@ -122,6 +122,19 @@ def test_of_several_causes_the_first_counts(watched):
     assert [path.name for path in watched.cause.parent.iterdir()] == ["cause"]
 
 
+def test_a_disk_that_takes_nothing_more_is_told_too(tmp_path, monkeypatch):
+    cause, others = tmp_path / "full" / "cause", tmp_path / "elsewhere"
+    others.mkdir()
+    monkeypatch.setenv("TMPDIR", str(others))
+    assert read_cause(cause) is None
+    assert claim_cause(cause, "rank 0 failed: no room") == "rank 0 failed: no room"
+    assert [path.name for path in others.iterdir()] == ["cause"]
+    cause.parent.mkdir()  # room for a later one: it is not the first
+    assert claim_cause(cause, "rank 1 was killed") == read_cause(cause) == "rank 0 failed: no room"
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    assert claim_cause(tmp_path / "gone" / "cause", "nobody hears it") == "nobody hears it"
+
+
 def test_words_may_come_in_pieces():
     guarded = Guard(0, PID, 3.0)
     assert not guarded.hear(b"watch /a ")

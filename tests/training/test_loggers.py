@@ -6,6 +6,7 @@ import pytest
 from lighten.errors import UserError
 from lighten.training.fit import make_trainer
 from lighten.training.loggers import make_logger
+from lighten.training.record import OWN_KEYS, read
 
 
 @pytest.fixture
@@ -24,8 +25,11 @@ def test_csv(run) -> None:
     folder, _ = run("csv")
     (path,) = (folder / "csv").rglob("metrics.csv")
     rows = list(csv.DictReader(path.read_text().splitlines()))
-    assert len([row for row in rows if row["train/loss"]]) == 3
-    assert len([row for row in rows if row["student/accuracy"]]) == 1
+    lines = read(folder / "history.jsonl")
+    for name, count in (("train/loss", 3), ("student/accuracy", 1)):
+        told = [(line["step"] - 1, pytest.approx(line[name])) for line in lines if name in line]
+        assert [(int(row["step"]), float(row[name])) for row in rows if row[name]] == told
+        assert len(told) == count
 
 
 def test_tensorboard(run) -> None:
@@ -34,8 +38,12 @@ def test_tensorboard(run) -> None:
     folder, _ = run("tensorboard")
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
-    assert {"train/loss", "student/accuracy"} <= set(events.Tags()["scalars"])
-    assert len(events.Scalars("train/loss")) == 3
+    lines = read(folder / "history.jsonl")
+    names = {name for line in lines for name in line} - set(OWN_KEYS)
+    assert names == {"train/loss", "student/accuracy"} == set(events.Tags()["scalars"]) - {"epoch", "hp_metric"}
+    for name in names:
+        told = [(line["step"] - 1, pytest.approx(line[name])) for line in lines if name in line]
+        assert [(event.step, event.value) for event in events.Scalars(name)] == told
 
 
 def test_wandb_offline(run, monkeypatch) -> None:

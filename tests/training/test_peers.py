@@ -1,3 +1,5 @@
+import contextlib
+import os
 import signal
 from datetime import timedelta
 from pathlib import Path
@@ -6,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch.distributed as dist
 
+from lighten import launch
 from lighten.errors import UserError
 from lighten.training import guard, peers
 from lighten.training.fit import leave_processes
@@ -55,6 +58,17 @@ def test_a_rank_is_watched_with_the_strategys_patience_until_it_parts(rank, tmp_
     assert peers._guard is None
 
 
+def test_what_an_earlier_fit_had_to_leave_elsewhere_is_removed_once_it_is_old(rank, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    old, new, other = [tmp_path / name for name in (".writing-cause-1-2.tmp", ".writing-cause-3-4.tmp", "cause")]
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    rank.peers.setup(rank.trainer, None, "fit")
+    assert [path.exists() for path in (old, new, other)] == [False, True, True]
+
+
 def test_what_fails_here_is_left_for_the_others(rank):
     rank.peers.on_exception(rank.trainer, None, KeyError("luck"))
     assert guard.read_cause(rank.cause) == "rank 1 failed: KeyError: 'luck'"
@@ -67,6 +81,23 @@ def test_what_fails_here_is_left_for_the_others(rank):
 def test_a_users_mistake_is_told_in_its_own_words(rank):
     rank.peers.on_exception(rank.trainer, None, UserError("the disk\nis full"))
     assert guard.read_cause(rank.cause) == "rank 1 failed: the disk is full"
+
+
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [
+        (UserError("no such\nthing"), "a rank failed: no such thing"),
+        (KeyError("luck"), "a rank failed: KeyError: 'luck'"),
+    ],
+    ids=["a user's mistake", "another"],
+)
+def test_what_fails_between_two_fits_is_left_for_the_others_too(rank, error, left):
+    def fail():
+        raise error
+
+    with contextlib.suppress(KeyError):
+        assert launch._guarded(fail) == 1
+    assert guard.read_cause(rank.cause) == left
 
 
 def test_being_asked_to_stop_is_no_failure(rank):

@@ -31,6 +31,13 @@ def test_a_line_per_log_point_with_what_was_logged_then(tmp_path, plain, batches
     assert times[0] >= 0
 
 
+def test_a_line_tells_how_busy_the_machine_is(tmp_path, plain, batches, trainer) -> None:
+    trainer(max_epochs=1).fit(plain(), batches, batches)
+    lines = read(tmp_path / "history.jsonl")
+    assert len(lines) == 4
+    assert all({"system/cpu", "system/proc.memory.rssMB", "system/memory_percent"} <= set(line) for line in lines)
+
+
 def test_resume_drops_what_comes_again_and_doubles_nothing(tmp_path, plain, batches, trainer) -> None:
     trainer(max_epochs=3).fit(plain(), batches, batches)
     path = tmp_path / "history.jsonl"

@@ -191,26 +191,70 @@ def test_what_rank_zero_has_found_is_waited_for_and_what_it_has_not_is_trained(t
 ASK = """
 import os, sys
 import lightning as L
+from lighten.training.fit import leave_processes
 from lighten.training.reference import agreed
-trainer = L.Trainer(devices=2, accelerator="cpu", strategy="ddp", logger=False, enable_checkpointing=False)
+trainer = L.Trainer(devices=2, accelerator="cpu", strategy="ddp", logger=False, enable_checkpointing=False,
+                    default_root_dir=sys.argv[1])
 first, second = agreed(os.environ["LOCAL_RANK"] == "0", trainer), agreed(os.environ["LOCAL_RANK"] == "1", trainer)
+leave_processes()
 sys.exit(0 if (first, second) == (True, False) else 3)
 """
 
 
-def test_all_ranks_get_rank_zeros_answer() -> None:
+def two_ranks(script, *words) -> list[tuple[int, str]]:
+    """Run a script as two ranks, started from outside; return the exit codes and what was written to stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", ASK], env={**common, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", script, *map(str, words)], env={**common, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE, text=True,
         )
         for rank in "01"
-    ]
+    ]  # fmt: skip
     errors = [rank.communicate(timeout=200)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    return [(rank.returncode, error) for rank, error in zip(ranks, errors, strict=True)]
+
+
+def test_all_ranks_get_rank_zeros_answer(tmp_path) -> None:
+    ended = two_ranks(ASK, tmp_path)
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert not list(tmp_path.iterdir())
+
+
+DIE = """
+import os, signal, sys
+import lightning as L
+from lighten.launch import _guarded
+from lighten.training.reference import agreed
+trainer = L.Trainer(devices=2, accelerator="cpu", strategy="ddp", logger=False, enable_checkpointing=False,
+                    default_root_dir=sys.argv[1])
+told, count = trainer.strategy.broadcast, [0]
+def broadcast(value, src=0):
+    count[0] += 1
+    if count[0] == int(sys.argv[2]) and os.environ["LOCAL_RANK"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return told(value, src)
+trainer.strategy.broadcast = broadcast
+sys.exit(_guarded(lambda: agreed(True, trainer)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("time", "says"),
+    [
+        pytest.param(1, "error: the fit's processes did not come together (", id="at once", marks=pytest.mark.slow),
+        pytest.param(2, "error: rank 0 was killed (process ", id="as they ask"),
+    ],
+)
+def test_who_waits_for_rank_zeros_answer_ends_when_that_is_killed(tmp_path, time, says) -> None:
+    zero, one = two_ranks(DIE, tmp_path, time)
+    assert zero[0] == -signal.SIGKILL
+    assert one[0] == 1
+    assert one[1].splitlines()[-1].startswith(says)
+    assert "Traceback" not in one[1]
 
 
 def test_fingerprints_depend_on_values_not_on_order() -> None:

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize
-from lighten.dashboard import SECTIONS
 from lighten.errors import UserError
+from lighten.panels import SECTIONS
 from lighten.training.checkpoint import latest_good
 from lighten.training.fit import make_trainer
 from lighten.training.loggers import ending, make_logger
@@ -272,6 +272,49 @@ def test_after_kill_9_less_than_a_block_is_missing_and_the_next_start_sends_it(t
     assert killed_fit(folder, -1) == 0
     assert sent(folder) == written(folder)
     assert [step for step, metrics in sent(folder) if "train/loss" in metrics] == list(range(180))
+
+
+def test_a_full_folder_is_told_and_what_it_lost_is_sent_by_the_next_start(tmp_path, monkeypatch) -> None:
+    """W&B itself drops what its disk does not take, and says nothing."""
+    import wandb
+
+    folder, real = tmp_path / "recipe" / "one", wandb.teardown
+
+    def fill_up(*arguments):
+        real(*arguments)
+        (log,) = logs(folder)
+        os.truncate(log, log.stat().st_size // 2)
+
+    with monkeypatch.context() as full:
+        full.setattr(wandb, "teardown", fill_up)
+        with pytest.warns(UserWarning, match=r"holds the run only in part.*history\.jsonl has all") as told:
+            fit(folder)
+    assert "\n" not in str(told[0].message)
+    there = sent(folder)
+    assert 0 < len(there) < len(written(folder))
+    logger = make_logger("wandb", folder)
+    with ending(logger):
+        logger.catch_up()  # the fit is done: nothing logs
+    assert sent(folder) == written(folder)
+
+
+@pytest.mark.parametrize("key", [None, "0" * 40], ids=["no key", "no network"])
+def test_no_key_and_no_network_are_one_line_each_from_wandb_itself(tmp_path, monkeypatch, key) -> None:
+    import wandb
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    wandb.teardown()
+    with pytest.raises(UserError, match=r"^logger=wandb: W&B does not start \(.*WANDB_MODE=offline") as told:
+        make_logger("wandb", tmp_path / "r" / "one")
+    wandb.teardown()
+    assert "\n" not in str(told.value)
+    assert key or "No API key" in str(told.value)
 
 
 def test_without_a_key_or_a_network_one_line_says_so_before_the_fit(tmp_path, monkeypatch) -> None:

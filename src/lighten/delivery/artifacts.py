@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,11 +106,19 @@ class HistoryRows:
 
     def series(self, key: str) -> list[tuple[float, float]]:
         """Return ``(progress, value)`` wherever ``key`` was logged as a finite number."""
-        return [
-            (float(row["progress"]), float(row[key]))
-            for row in self.rows
-            if _is_number(row.get(key)) and _is_number(row.get("progress"))
-        ]
+        return self.every_series.get(key, [])
+
+    @cached_property
+    def every_series(self) -> dict[str, list[tuple[float, float]]]:
+        """The series of each key that was ever logged as a finite number."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for row in self.rows:
+            if _is_number(row.get("progress")):
+                at = float(row["progress"])
+                for key, value in row.items():
+                    if _is_number(value):
+                        found.setdefault(key, []).append((at, float(value)))
+        return found
 
 
 def read_history(path: Path) -> HistoryRows:

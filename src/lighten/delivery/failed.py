@@ -53,5 +53,6 @@ def _where(run: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     last = rows[-1]
     share = float(last["progress"])
     if share < 1 and not (run / FILES_OF[0][1]).exists():
-        return f"in the fit, after step {last['step']} of {round(last['step'] / share) if share else '?'}"
+        of = f" of {last['step'] / share:.0f}" if share > 0 else ""
+        return f"in the fit, after step {last['step']}{of}"
     return next((where for where, file in FILES_OF if not (run / file).exists()), "after everything was measured")

@@ -45,11 +45,11 @@ class _Line:
 
 def fit_panels(history: HistoryRows) -> list[tuple[str, list[Drawing]]]:
     """Return the drawings of each section of :data:`~lighten.panels.SECTIONS` that the history has something of."""
-    series = _series(history)
-    bands = phases(history)
+    series, bands = history.every_series, phases(history)
+    last = max((row["progress"] for row in history.rows), default=1.0)
     drawn = []
     for section, panels in SECTIONS.items():
-        found = [_drawn(panel, series, bands) for panel in panels if panel.title not in ABOVE]
+        found = [_drawn(panel, series, bands, last) for panel in panels if panel.title not in ABOVE]
         if section == "System":
             found.append(_speed(history, bands))
         if any(found):
@@ -57,24 +57,7 @@ def fit_panels(history: HistoryRows) -> list[tuple[str, list[Drawing]]]:
     return drawn
 
 
-def _series(history: HistoryRows) -> Series:
-    """Return ``(progress, value)`` of everything that was logged as a finite number, read in one pass.
-
-    What is told only when it changes, the channels of groups, holds to the end.
-    """
-    found: dict[str, list[Point]] = {}
-    for row in history.rows:
-        at = float(row["progress"])
-        for name, value in row.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                found.setdefault(name, []).append((at, float(value)))
-    for name, points in found.items():
-        if name.startswith(KEPT):
-            points.append((float(history.rows[-1]["progress"]), points[-1][1]))
-    return found
-
-
-def _drawn(panel: Panel, series: Series, bands: Sequence[Phase]) -> Drawing | None:
+def _drawn(panel: Panel, series: Series, bands: Sequence[Phase], last: float) -> Drawing | None:
     if panel.kind in ("lines", "system"):
         names = [name for name in panel.metrics if name in series]
         own = len(panel.metrics) == 1
@@ -85,6 +68,8 @@ def _drawn(panel: Panel, series: Series, bands: Sequence[Phase]) -> Drawing | No
     if not names:
         return None
     show = _format(names, panel.metrics[0])
+    if panel.metrics[0] == KEPT:  # told only when it changes
+        series = {name: [*series[name], (last, series[name][-1][1])] for name in names}
     if len(names) > NAMED:
         return _many(panel, names, series, show)
     lines = [

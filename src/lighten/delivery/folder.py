@@ -91,7 +91,8 @@ def load(folder: str | Path, *, runtime: str = "torch") -> Any:
     Args:
         folder: as ``save`` wrote it.
         runtime: ``"torch"`` for the module; ``"onnxruntime"`` for a callable from an array (batch, ...) to logits
-            (batch, classes), which runs the ``<folder>.onnx`` beside it.
+            (batch, classes), which runs the ``<folder>.onnx`` beside it, or the ``model.onnx`` in it that
+            ``push_to_hub`` makes of that.
 
     Raises:
         UserError: if a file is missing, damaged, or does not fit the others.
@@ -173,7 +174,8 @@ def _open_onnx(folder: Path) -> Callable[..., Any]:
 
     from lighten.delivery.runner import open_session
 
-    path = folder.with_name(f"{folder.name}.onnx")
+    path, inside = folder.with_name(f"{folder.name}.onnx"), folder / "model.onnx"
+    path = inside if inside.exists() and not path.exists() else path
     if not path.exists():
         raise UserError(f"{path}: no such file; make it with `lighten export RUN`")
     session = open_session(path, path, threads=1)

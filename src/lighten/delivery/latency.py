@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypedDict, TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ def interleaved_latency(
     seconds: float = 3.0,
     min_rounds: int = 7,
     max_rounds: int = 2000,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> dict[Name, dict[str, Latency]]:
     """Time models call by call in turn: one call of each is a round, and every other round runs backwards.
 
@@ -39,17 +40,19 @@ def interleaved_latency(
         seconds: how long each entry of ``batches`` is timed, warm-up and the first ``min_rounds`` aside.
         min_rounds: rounds that are always made.
         max_rounds: rounds after which it ends early.
+        tell: called between two rounds, once a second, with the share of the time that has passed.
 
     Returns:
         ``{model: {batch: {"median": ms, "p90": ms}}}``.
     """
     result: dict[Name, dict[str, Latency]] = {name: {} for name in runners}
-    for label, call in batches.items():
+    for place, (label, call) in enumerate(batches.items()):
         feeds = {name: runner.feed(call) for name, runner in runners.items()}
         for name, runner in runners.items():
             for _ in range(WARM_UP):
                 runner.run(feeds[name])
-        for name, times in _time(runners, feeds, seconds, min_rounds, max_rounds).items():
+        share = _Share(tell, place / len(batches), len(batches) * seconds)
+        for name, times in _time(runners, feeds, seconds, min_rounds, max_rounds, share).items():
             median, p90 = np.percentile(times, [50, 90])
             result[name][label] = {"median": float(median), "p90": float(p90)}
     return result
@@ -64,12 +67,26 @@ def batch_of(call: Call, size: int) -> Call:
     return args, kwargs
 
 
+class _Share:
+    """Tells once a second which share of all timing is done; more often it would disturb what is timed."""
+
+    def __init__(self, tell: Callable[[float], None], done: float, whole: float) -> None:
+        self._tell, self._done, self._whole, self._next = tell, done, whole, 1.0
+
+    def after(self, passed: float) -> None:
+        """Take the seconds of this batch size that have passed."""
+        if passed >= self._next and self._whole > 0:
+            self._tell(min(self._done + passed / self._whole, 1.0))
+            self._next = passed + 1.0
+
+
 def _time(
     runners: Mapping[Name, Runner],
     feeds: Mapping[Name, object],
     seconds: float,
     min_rounds: int,
     max_rounds: int,
+    share: "_Share",
 ) -> dict[Name, list[float]]:
     """Return the milliseconds of every call by model."""
     times: dict[Name, list[float]] = {name: [] for name in runners}
@@ -77,10 +94,12 @@ def _time(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        end = time.perf_counter() + seconds
+        begin = time.perf_counter()
         for done in range(max_rounds):
-            if done >= min_rounds and time.perf_counter() >= end:
+            passed = time.perf_counter() - begin
+            if done >= min_rounds and passed >= seconds:
                 break
+            share.after(passed)
             for name in order:
                 start = time.perf_counter_ns()
                 runners[name].run(feeds[name])

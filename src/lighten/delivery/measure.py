@@ -1,6 +1,6 @@
 """Measurement of models on data, and of a whole run into ``scores.json``."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from lighten.delivery.export import FLOAT, SUFFIXES
 from lighten.delivery.extras import require
 from lighten.delivery.gate import gate
 from lighten.delivery.latency import Latency, batch_of, interleaved_latency
+from lighten.delivery.progress import Say, Stages, silent
 from lighten.delivery.provenance import provenance
 from lighten.delivery.runner import Model, Runner, open_runner
 from lighten.delivery.scores import SCHEMA, ModelScores, Role, Scores, compare, quality, write_scores
@@ -74,7 +75,7 @@ def predict(path_or_model: Model, dataloader: Iterable[Any], *, threads: int = 1
         return _predict(runner, dataloader)
 
 
-def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None] = lambda stage: None) -> Scores:
+def measure_run(run: str | Path, *, threads: int = 1, say: Say = silent) -> Scores:
     """Measure the files of a run folder on its test split and write ``scores.json``.
 
     Reads ``student.onnx``, ``dense.onnx``, ``teacher.onnx`` where there was a teacher, and ``student/``,
@@ -83,7 +84,7 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None]
     Args:
         run: the run folder.
         threads: how many threads each model may use.
-        say: called with the name of each stage as it begins.
+        say: called with the name of each stage as it begins and goes on, and the share of all work that is done.
 
     Raises:
         UserError: if a file is missing or cannot be read.
@@ -94,26 +95,28 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None]
     settings = read_json(run / FIT, made_by="lighten train recipe=…") if (run / FIT).exists() else {}
     files = {role: run / name for role, name in FILES.items() if role != "teacher" or (run / name).exists()}
     config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
-    say("test data")
+    targets = [] if settings.get("targets", ["onnx"]) == ["onnx"] else settings["targets"]
+    stages = Stages(say, len(files) + 3 + (len(targets) + 1 if targets else 0))
+    stages("test data")
     data = _test_data(config)
     loader = data.test_dataloader()
     with ExitStack() as stack:
         runners = {role: stack.enter_context(open_runner(path, threads=threads)) for role, path in files.items()}
         predicted: dict[Role, np.ndarray] = {}
         for role, runner in runners.items():
-            say(f"accuracy of {files[role].name}")
-            logits, labels = _predict(runner, loader)
+            stages(f"accuracy of {files[role].name}")
+            logits, labels = _predict(runner, stages.each(loader))
             predicted[role] = logits.argmax(axis=1)
         call = _first_call(loader)
-        say("latency, models in turn")
+        stages("latency, models in turn")
         twin = stack.enter_context(open_runner(run / FLOAT, threads=threads)) if (run / FLOAT).exists() else None
         timed: dict[str, Runner] = {str(role): runner for role, runner in runners.items()}
         if twin is not None:
             timed["float"] = twin
-        latency = interleaved_latency(timed, _batches(call, BATCH_SIZES))
+        latency = interleaved_latency(timed, _batches(call, BATCH_SIZES), tell=stages.part)
         sizes = {role: count(runner, batch_of(call, 1)) for role, runner in runners.items()}
-        say("accuracy of the fake-quantized student in PyTorch")
-        in_pytorch = predict(folder.load(run / "student"), loader, threads=threads)[0].argmax(axis=1)
+        stages("accuracy of student/ in PyTorch")
+        in_pytorch = predict(folder.load(run / "student"), stages.each(loader), threads=threads)[0].argmax(axis=1)
     classes = list(config["classes"])
     models: dict[Role, ModelScores | None] = {"teacher": None}
     recall: dict[str, list[float | None] | None] = {"teacher": None}
@@ -125,10 +128,8 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Callable[[str], None]
     if twin is not None:
         compared = {"int8": latency["compressed"], "float": latency["float"]}
         scores["gate"] = gate(files["compressed"], run / FLOAT, compared, runtime=runners["compressed"].runtime)
-    if settings.get("targets", ["onnx"]) != ["onnx"]:
-        scores["targets"] = _targets(
-            run, settings["targets"], loader, predicted["compressed"], in_pytorch, threads, say
-        )
+    if targets:
+        scores["targets"] = _targets(run, targets, loader, predicted["compressed"], in_pytorch, threads, stages)
     scores["classes"] = {"names": classes, "recall": recall}
     scores["provenance"] = provenance(run, files, data, config, len(labels), call)
     write_confusion(run, classes, predicted, labels)
@@ -143,7 +144,7 @@ def _targets(
     in_onnx: np.ndarray,
     in_pytorch: np.ndarray,
     threads: int,
-    say: Callable[[str], None],
+    stages: Stages,
 ) -> dict[str, Any]:
     """Return what each runtime makes of the student's file; latencies are taken in turn."""
     found: dict[str, Any] = {}
@@ -158,11 +159,11 @@ def _targets(
             except UserError as error:
                 found[target] = {"missing": str(error)}
         call = _first_call(loader)
-        say("latency, runtimes in turn")
-        latency = interleaved_latency(runners, _batches(call, BATCH_SIZES))
+        stages("latency, runtimes in turn")
+        latency = interleaved_latency(runners, _batches(call, BATCH_SIZES), tell=stages.part)
         for target, runner in runners.items():
-            say(f"accuracy in {runner.runtime}")
-            logits, labels = _predict(runner, loader)
+            stages(f"accuracy in {runner.runtime}")
+            logits, labels = _predict(runner, stages.each(loader))
             answers = logits.argmax(axis=1)
             found[target] = {
                 "file": Path(runner.name).name,

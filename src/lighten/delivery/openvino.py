@@ -12,6 +12,9 @@ from lighten.delivery.extras import need
 from lighten.delivery.quiet import silent
 from lighten.training.files import PREFIX, SUFFIX, naming, replace_together
 
+MARGIN = 2**20
+"""Bytes that a graph may have beyond what its ONNX file has."""
+
 
 def write_openvino(onnx: Path, path: Path, facts: Mapping[str, int]) -> None:
     """Convert an ONNX file to ``path`` and the ``.bin`` file beside it, numbers as they are.
@@ -35,19 +38,20 @@ def write_openvino(onnx: Path, path: Path, facts: Mapping[str, int]) -> None:
                     kind = node.get_type_name()
                     if node.get_friendly_name().removeprefix(f"{kind}_").isdecimal():
                         node.set_friendly_name(f"{kind}_{number}")  # OpenVINO's own names count on through a process
-                _save(openvino, model, folder, room=2 * onnx.stat().st_size)
+                _save(openvino, model, folder, room=2 * onnx.stat().st_size + MARGIN)
             replace_together({folder / "model.bin": path.with_suffix(".bin"), folder / "model.xml": path})
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _save(openvino: Any, model: Any, folder: Path, *, room: int) -> None:
-    """Save; of a disk that refuses, OpenVINO knows no more than that, so ``room`` bytes are tried to learn why."""
+    """Save; OpenVINO does not know why a disk refuses, so ``room`` bytes more than it has written are tried."""
     try:
         openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
     except RuntimeError as error:
         if "iostream" not in str(error):
             raise
+        room += sum(path.stat().st_size for path in folder.iterdir())
         with (folder / "again").open("wb") as file:
             file.write(bytes(room))
             file.flush()

@@ -94,7 +94,7 @@ def compression_plot(history: HistoryRows) -> str | None:
     if not sparsity and not strips:
         return None
     top = max([value for _, value in [*sparsity, *asked]] + [0.1])
-    frame = Frame((0, 1), (0, min(1.0, top * 1.15)), margin=(50.0, 26.0, 16.0, 36.0 + 24 * len(strips)))
+    frame = Frame((0, 1), (0, min(1.0, top * 1.15)), margin=(50.0, 26.0, 22.0, 36.0 + 24 * len(strips)))
     frame.y_axis(lambda v: percent(v, 0))
     frame.area(downsample(sparsity, POINTS), "fill prune")
     frame.path(downsample(asked, POINTS), "dashed prune")

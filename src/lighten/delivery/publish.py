@@ -70,7 +70,7 @@ def plan_rows(plan: Plan) -> list[list[Any]]:
 def _tell_wandb(logger: WandbRun, run: Path, figures: Mapping[str, float]) -> None:
     import wandb
 
-    logger.open()
+    logger.catch_up()
     experiment = logger.experiment
     experiment.summary.update(dict(figures))
     if (run / "plan.json").exists():

@@ -251,7 +251,7 @@ def _missing(scores: Scores | None, plan: "Plan | None") -> list[str]:
     notes = []
     if scores and scores["models"]["teacher"] is None:
         notes.append("This run had no teacher: everything is compared with the dense student.")
-    if plan is None:
+    if scores and plan is None:
         notes.append("This run has no pruning plan: the shape of its layers is as it was.")
     return notes
 

@@ -1,6 +1,6 @@
 """Does a run folder still hold what its ``scores.json`` claims? Everything that can be recomputed is."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lighten.delivery.count import count
 from lighten.delivery.extras import require
 from lighten.delivery.latency import batch_of
 from lighten.delivery.measure import FILES, predict
+from lighten.delivery.progress import Say, Stages, silent
 from lighten.delivery.provenance import MADE_OF, PARTS, versions
 from lighten.delivery.runner import open_runner
 from lighten.delivery.scores import (
@@ -47,9 +48,7 @@ class Check:
     note: bool = False
 
 
-def verify_run(
-    run: str | Path, *, recipe: str | None = None, say: Callable[[str], None] = lambda stage: None
-) -> list[Check]:
+def verify_run(run: str | Path, *, recipe: str | None = None, say: Say = silent) -> list[Check]:
     """Recompute all that a run claims, and compare: hashes, sizes, ratios, origins, pages, accuracies, parity.
 
     Latencies belong to the machine that measured them and are not taken again; they are under the seal of
@@ -58,21 +57,23 @@ def verify_run(
     Args:
         run: the run folder.
         recipe: the SHA-256 of the settings in ``recipe.yaml``, where somebody knows how to read them.
-        say: called with the name of each stage as it begins.
+        say: called with the name of each stage as it begins and goes on, and the share of all work that is done.
 
     Raises:
         UserError: if there are no scores, or a file that they speak of cannot be run.
     """
     run = open_run(run)
     scores = read_scores(run)
-    say("hashes and sizes")
+    targets = [name for name, found in scores.get("targets", {}).items() if "file" in found and name != "onnx"]
+    stages = Stages(say, 3 + sum(model is not None for model in scores["models"].values()) + len(targets))
+    stages("hashes and sizes")
     files, sealed = _files(run, scores), _seal(run, scores)
     checks = [sealed, *files, *_ratios(scores)]
     if all(check.good for check in files):  # what is another file needs no measuring
-        say("origins")
+        stages("origins")
         checks += [*_origins(run, scores, recipe), *_checkpoints(run, scores)]
         checks += _pages(run) if sealed.good else []
-        checks += _answers(run, scores, say)
+        checks += _answers(run, scores, stages)
     return checks + _packages(scores)
 
 
@@ -158,7 +159,7 @@ def _pages(run: Path) -> Iterator[Check]:
             yield Check(name, "of these scores", "so it is" if same else f"another; `lighten {step} {run}`", same)
 
 
-def _answers(run: Path, scores: Scores, say: Callable[[str], None]) -> Iterator[Check]:
+def _answers(run: Path, scores: Scores, stages: Stages) -> Iterator[Check]:
     from lighten.data import build_data
     from lighten.delivery import folder
 
@@ -171,14 +172,14 @@ def _answers(run: Path, scores: Scores, say: Callable[[str], None]) -> Iterator[
     answers: dict[Role, np.ndarray] = {}
     for role, model in scores["models"].items():
         if model is not None:
-            say(f"accuracy of {FILES[role]}")
-            logits, labels = predict(run / FILES[role], data.test_dataloader())
+            stages(f"accuracy of {FILES[role]}")
+            logits, labels = predict(run / FILES[role], stages.each(data.test_dataloader()))
             answers[role] = logits.argmax(axis=1)
             recall = scores["classes"]["recall"][role]
             yield from _quality(FILES[role], model, recall, answers[role], labels, logits.shape[1])
             yield from _work(run / FILES[role], model, data.test_dataloader())
-    say("parity with the fake-quantized student in PyTorch")
-    in_pytorch = predict(folder.load(run / "student"), data.test_dataloader())[0].argmax(axis=1)
+    stages("parity with student/ in PyTorch")
+    in_pytorch = predict(folder.load(run / "student"), stages.each(data.test_dataloader()))[0].argmax(axis=1)
     stated: Any = scores["comparison"]
     reference = answers[reference_of(scores)[0]]
     agreement = float(np.mean(reference == answers["compressed"]))
@@ -187,7 +188,7 @@ def _answers(run: Path, scores: Scores, say: Callable[[str], None]) -> Iterator[
     yield _number("samples", stated["flips_of"], len(labels))
     for target, found in scores.get("targets", {}).items():
         if "file" in found and target != "onnx":
-            yield from _target(run, target, found, data.test_dataloader(), answers["compressed"], in_pytorch, say)
+            yield from _target(run, target, found, data.test_dataloader(), answers["compressed"], in_pytorch, stages)
 
 
 def _quality(
@@ -213,7 +214,7 @@ def _work(path: Path, model: ModelScores, batches: Iterable[Any]) -> Iterator[Ch
 
 def _target(
     run: Path, target: str, stated: Mapping[str, Any], batches: Any, in_onnx: np.ndarray, in_pytorch: np.ndarray,
-    say: Callable[[str], None],
+    stages: Stages,
 ) -> Iterator[Check]:  # fmt: skip
     name = stated["file"]
     try:
@@ -221,8 +222,8 @@ def _target(
     except UserError as error:
         yield Check(f"accuracy of {name}", f"{stated['accuracy']:.2%}", str(error), note=True)
         return
-    say(f"accuracy of {name}")
-    logits, labels = predict(run / name, batches)
+    stages(f"accuracy of {name}")
+    logits, labels = predict(run / name, stages.each(batches))
     answers = logits.argmax(axis=1)
     yield _share(f"accuracy of {name}", stated["accuracy"], float(np.mean(answers == labels)))
     yield _share(f"agreement of {name}", stated["agreement"], float(np.mean(answers == in_onnx)))

@@ -107,6 +107,24 @@ def preflight(
     return sorted(dict.fromkeys(found), key=lambda f: f.severity != ERROR)
 
 
+def too_many_words(tokenizer: Any, name: str, model: nn.Module) -> str | None:
+    """Return what is wrong where a tokenizer has more words than a model's embedding has rows, ``None`` if it has not.
+
+    Args:
+        tokenizer: with ``get_vocab()``, or a mapping of tokens to ids.
+        name: of the model, in the message.
+        model: one without a token embedding takes all words.
+    """
+    vocabulary, rows = _vocabulary(tokenizer), embedding_rows(model)
+    token = max(vocabulary, key=lambda t: vocabulary[t], default="")
+    if rows is None or not vocabulary or vocabulary[token] < rows:
+        return None
+    return (
+        f"tokenizer gives ids up to {vocabulary[token]} ({token!r}), the {name}'s embedding has {rows} rows; "
+        f"use the {name}'s own tokenizer"
+    )
+
+
 def _settings(
     task: str, temperature: Setting, losses: Mapping[str, Setting] | None, teacher: bool
 ) -> Iterator[Finding]:
@@ -208,16 +226,9 @@ def _tokenizers(ours: Any, theirs: Any, models: Mapping[str, nn.Module]) -> Iter
                         "tokenize the data with the teacher's",
                     )
                     break
-    largest = max(vocabulary.values(), default=-1)
     for name, model in models.items():
-        rows = embedding_rows(model)
-        if rows is not None and largest >= rows:
-            token = max(vocabulary, key=lambda t: vocabulary[t])
-            yield Finding(
-                ERROR,
-                f"tokenizer gives ids up to {largest} ({token!r}), the {name}'s embedding has {rows} rows; "
-                f"use the {name}'s own tokenizer",
-            )
+        if (problem := too_many_words(ours, name, model)) is not None:
+            yield Finding(ERROR, problem)
 
 
 def _normalisations(

@@ -41,11 +41,12 @@ def can_quantize(module: nn.Module) -> bool:
 
 def is_conv1d(module: nn.Module) -> bool:
     """Return whether ``module`` is the linear layer of GPT-2 in ``transformers``, which has its weight transposed."""
-    return _is_conv1d(type(module))
+    kind: Any = type(module)
+    return _is_conv1d(kind)
 
 
 @cache
-def _is_conv1d(layer: type) -> bool:
+def _is_conv1d(layer: Any) -> bool:
     return any(c.__name__ == "Conv1D" and c.__module__ == "transformers.pytorch_utils" for c in layer.__mro__)
 
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,26 @@ def disk_told(path: Path, what: str = "be read or written") -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """Let what a disk refuses in the block name ``target``: not the temporary file, and not no file at all.
+
+    Raises:
+        DiskError: if the disk refuses.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        raise DiskError(target, error) from error
+    except Exception as error:
+        found = next(filter(None, map(_refusal, _chain(error))), None)
+        if found is None:
+            raise
+        raise DiskError(target, found) from error
+
+
+@contextlib.contextmanager
 def told_once() -> Iterator[None]:
     """Keep log files and dashboards' threads from telling, each with a traceback, what a disk refuses.
 
@@ -114,14 +134,14 @@ def replace_file(target: Path, write: Callable[[BufferedRandom], Any]) -> tuple[
     """
     temporary = _beside(target)
     try:
-        with _naming(target), temporary.open("w+b") as file:
+        with naming(target), temporary.open("w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
-        with _naming(target):
+        with naming(target):
             os.replace(temporary, target)
             sync_folder(target.parent)
     except BaseException:
@@ -143,7 +163,7 @@ def write_whole(target: Path, save: Callable[[Path], Any]) -> None:
     """
     temporary = _beside(target)
     try:
-        with _naming(target):
+        with naming(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove(temporary)
             save(temporary)
@@ -156,13 +176,33 @@ def write_whole(target: Path, save: Callable[[Path], Any]) -> None:
             _remove(temporary)
 
 
+def replace_together(files: Mapping[Path, Path]) -> None:
+    """Flush files and give them their names in order, without a moment at which old and new ones lie together.
+
+    Args:
+        files: from new files to their targets on the same disk. The last one is what a reader opens: its old file goes
+            before any other is replaced.
+
+    Raises:
+        DiskError: if the disk refuses; where it has no room for the new files, the old ones stay.
+    """
+    *_, last = files.values()
+    with naming(last):
+        for new in files:
+            _sync(new)
+        last.unlink(missing_ok=True)
+        for new, target in files.items():
+            os.replace(new, target)
+        sync_folder(last.parent)
+
+
 def append_line(path: Path, text: str) -> None:
     """Append ``text`` and a line's end to a text file.
 
     Raises:
         DiskError: if the disk refuses; what is appended may then be cut short.
     """
-    with _naming(path), path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
 
 
@@ -188,22 +228,6 @@ def remove_stale(folder: Path, *, deep: bool = False, age: float = 0.0) -> None:
 
 def _beside(target: Path) -> Path:
     return target.with_name(f"{PREFIX}{target.name}-{os.getpid()}{SUFFIX}")
-
-
-@contextlib.contextmanager
-def _naming(target: Path) -> Iterator[None]:
-    """Let what a disk refuses name ``target``: not the temporary file, and not no file at all."""
-    try:
-        yield
-    except DiskError:
-        raise
-    except OSError as error:
-        raise DiskError(target, error) from error
-    except Exception as error:
-        found = next(filter(None, map(_refusal, _chain(error))), None)
-        if found is None:
-            raise
-        raise DiskError(target, found) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -96,26 +96,44 @@ class Guard:
 
 
 def claim_cause(path: Path, why: str) -> str:
-    """Write down why a fit ends, unless that is known already; return what is known."""
-    own = path.with_name(f"{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
-        own.write_text(why + "\n")
-        try:
-            os.link(own, path)  # whole at once, and only for the first
-        except OSError:
-            if not path.exists():  # a file system without hard links
-                os.replace(own, path)
-    with contextlib.suppress(OSError):
-        own.unlink()
+    """Write down why a fit ends, unless that is known already; return what is known.
+
+    A disk that takes nothing more is a cause too: then it is left in the system's temporary folder, where the ranks of
+    this machine find it.
+    """
+    for place in _places(path):
+        if (known := read_cause(path)) is not None:
+            return known
+        own = place.with_name(f"{place.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w") as file:
+                file.write(why + "\n")
+            try:
+                os.link(own, place)  # whole at once, and only for the first
+            except OSError:
+                if not place.exists():  # a file system without hard links
+                    os.replace(own, place)
+        with contextlib.suppress(OSError):
+            own.unlink()
     return read_cause(path) or why
 
 
 def read_cause(path: Path) -> str | None:
     """Return why the fit ends, or ``None`` as long as it does not."""
-    try:
-        return path.read_text().rstrip("\n") or None
-    except OSError:
-        return None
+    for place in _places(path):
+        with contextlib.suppress(OSError):
+            if known := place.read_text().rstrip("\n"):
+                return known
+    return None
+
+
+def elsewhere() -> Path:
+    """Return where a cause is left that the run's own disk does not take."""
+    return Path(os.environ.get("TMPDIR") or "/tmp")
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    return path, elsewhere() / path.name
 
 
 def _state(pid: int) -> str:

@@ -26,6 +26,9 @@ LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|time
 WAIT = 4.0
 """Seconds that whoever has lost another rank waits for what became of that."""
 
+OLD = 3600.0
+"""Seconds after which nobody needs a cause any more that was left outside of its run folder."""
+
 _guard: "subprocess.Popen[bytes] | None" = None
 _cause: Path | None = None
 _known: str | None = None
@@ -40,20 +43,25 @@ class Peers(Callback):
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Begin to watch; ranks agree on the file that tells why a fit has ended."""
-        if trainer.world_size == 1 or os.name != "posix":
-            return
-        mark = trainer.strategy.broadcast(f"{os.getpid()}-{time.time_ns()}")
-        timeout = getattr(trainer.strategy, "_timeout", None) or default_pg_timeout
-        cause = Path(trainer.default_root_dir) / f"{PREFIX}cause-{mark}{SUFFIX}"
-        started = isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
-        launcher = os.getppid() if started and trainer.local_rank > 0 else 0
-        _watch(cause, trainer.global_rank, timeout.total_seconds(), launcher)
+        """Begin to watch."""
+        watch(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Let the others know."""
         if not isinstance(exception, Preempted):
             cause_of(exception, trainer.global_rank)
+
+
+def watch(trainer: L.Trainer) -> None:
+    """Begin to watch the ranks that a trainer has brought together; they agree on the file that tells why they end."""
+    if trainer.world_size == 1 or os.name != "posix":
+        return
+    mark = trainer.strategy.broadcast(f"{os.getpid()}-{time.time_ns()}")
+    timeout = getattr(trainer.strategy, "_timeout", None) or default_pg_timeout
+    cause = Path(trainer.default_root_dir) / f"{PREFIX}cause-{mark}{SUFFIX}"
+    started = isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
+    launcher = os.getppid() if started and trainer.local_rank > 0 else 0
+    _watch(cause, trainer.global_rank, timeout.total_seconds(), launcher)
 
 
 def cause_of(error: BaseException, rank: int | None = None) -> str | None:
@@ -63,7 +71,7 @@ def cause_of(error: BaseException, rank: int | None = None) -> str | None:
     """
     global _known
     if _guard is None or _cause is None:
-        if isinstance(error, dist.DistError):
+        if isinstance(error, dist.DistError) or (dist.is_initialized() and _is_lost(error)):
             return f"the fit's processes did not come together ({one_line(error, 200)}); see what the others say"
         return None
     _say("failed")
@@ -101,6 +109,10 @@ def _watch(cause: Path, rank: int, patience: float, launcher: int) -> None:
         command = [sys.executable, "-I", "-S", guard.__file__, *map(str, words)]
         _guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     _cause, _known = cause, None
+    for left in guard.elsewhere().glob(f"{PREFIX}cause-*"):
+        with contextlib.suppress(OSError):  # others' too lie there
+            if time.time() - left.stat().st_mtime > OLD:
+                left.unlink()
     cause.parent.mkdir(parents=True, exist_ok=True)
     _say(f"watch {cause.absolute()}")
 

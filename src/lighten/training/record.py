@@ -15,19 +15,21 @@ from lightning.pytorch.utilities import rank_zero_only
 from lighten.errors import UserError
 from lighten.training.files import append_line, disk_told, replace_file
 from lighten.training.progress import fit_steps
+from lighten.training.usage import NAMES, Usage
 
-OWN_KEYS = ("step", "epoch", "progress", "time")
-"""What a line says beside the metrics."""
+OWN_KEYS = ("step", "epoch", "progress", "time", *NAMES)
+"""What a line says beside the metrics: where the fit is, and how busy the machine."""
 
 
 class History(Callback):
     """Appends a line to ``path`` whenever the fit logs: every ``log_every_n_steps`` steps and after validation.
 
-    A line is ``{"step", "epoch", "progress", "time", <metric>...}`` with what was logged at that moment:
+    A line is ``{"step", "epoch", "progress", "time", "system/…", <metric>...}`` with what was logged at that moment:
     ``step`` counts optimizer steps done, ``progress`` is their share of the fit (null for a fit without end),
-    ``time`` is seconds since the fit began, pauses between resumed parts left out; a value that is not
-    finite is null. Rank zero writes, line by line. On resume, lines beyond the resumed step are dropped. A line that
-    cannot be written stops the fit, as a checkpoint does: a report with holes would look like a whole one.
+    ``time`` is seconds since the fit began, pauses between resumed parts left out, ``system/…`` is what
+    :mod:`~lighten.training.usage` finds; a value that is not finite is null. Rank zero writes, line by line. On resume,
+    lines beyond the resumed step are dropped. A line that cannot be written stops the fit, as a checkpoint does: a
+    report with holes would look like a whole one.
 
     Args:
         path: the file; its folder is made.
@@ -41,6 +43,7 @@ class History(Callback):
         self._elapsed = 0.0
         self._begun: float | None = None
         self._steps: int | None = None
+        self._usage = Usage()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Listen to what is logged, whichever other loggers there are."""
@@ -49,7 +52,7 @@ class History(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop lines that the resumed fit will write again, and start the clock."""
-        self._begun = time.monotonic()
+        self._begun, self._usage = time.monotonic(), Usage()
         try:
             self._steps = fit_steps(trainer)
         except UserError:
@@ -77,6 +80,7 @@ class History(Callback):
             "epoch": trainer.current_epoch,
             "progress": None if self._steps is None else min(1.0, step / self._steps),
             "time": round(self._time(), 3),
+            **self._usage.look(),
         }
         line.update({k: float(v) for k, v in metrics.items() if k not in line})
         append_line(self.path, json.dumps({k: _plain(v) for k, v in line.items()}))

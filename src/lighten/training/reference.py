@@ -17,6 +17,7 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.training.files import disk_told, sync_folder, write_whole
+from lighten.training.peers import watch
 from lighten.training.rank import is_rank_zero
 
 WEIGHTS, MANIFEST, HISTORY = "model.safetensors", "manifest.json", "history.jsonl"
@@ -74,12 +75,16 @@ def reference(
 
 
 def agreed(found: bool, trainer: L.Trainer) -> bool:
-    """Return rank zero's answer on all ranks; their processes are started where there are none yet."""
+    """Return rank zero's answer on all ranks; their processes are started where there are none yet.
+
+    From here on they are watched as in a fit: whatever happens to one ends them all.
+    """
     strategy: Any = trainer.strategy
     strategy.connect(L.LightningModule())
 
     def ask() -> bool:
         strategy.setup_environment()
+        watch(trainer)
         return bool(strategy.broadcast(found))
 
     return ask() if strategy.launcher is None else strategy.launcher.launch(ask, trainer=trainer)

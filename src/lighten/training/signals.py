@@ -48,6 +48,12 @@ def hold() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
+def release() -> None:
+    """Let the signals that :func:`hold` keeps waiting end the process, as is usual."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def die_with_parent(parent: int) -> None:
     """Have this process killed when the one that has started it ends, ``parent``, and end now if it has; Linux alone.
 

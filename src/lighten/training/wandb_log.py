@@ -23,8 +23,13 @@ def rows(folder: str | Path, run_id: str) -> list[dict[str, Any]]:
         folder: holds ``wandb/``.
         run_id: W&B's id of the run.
     """
-    logs = Path(folder).glob(f"wandb/*run-*/run-{run_id}.wandb")
-    return [row for path in sorted(logs, key=lambda path: _opened_at(path)) for row in read_rows(path)]
+    return [row for path in logs(folder, run_id) for row in read_rows(path)]
+
+
+def logs(folder: str | Path, run_id: str) -> list[Path]:
+    """Return the logs of a run, one for each time it was opened, the earliest first."""
+    found = Path(folder).glob(f"wandb/*run-*/run-{run_id}.wandb")
+    return sorted(found, key=lambda path: path.parent.name.partition("run-")[2])
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -55,5 +60,6 @@ def read_records(path: Path) -> Iterator[Any]:
         at += 7 + length
 
 
-def _opened_at(path: Path) -> str:
-    return path.parent.name.partition("run-")[2]
+def is_whole(path: Path) -> bool:
+    """Return whether a log goes up to the end of its run: a disk that is full loses what follows, and W&B is silent."""
+    return any(record.WhichOneof("record_type") == "exit" for record in read_records(path))

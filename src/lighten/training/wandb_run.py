@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lighten.errors import UserError
 from lighten.training.record import OWN_KEYS, read
-from lighten.training.wandb_log import rows
+from lighten.training.wandb_log import is_whole, logs, rows
 
 STEP = "trainer/global_step"
 """What every curve is drawn against: the number of optimizer steps before the one that a value belongs to."""
@@ -93,14 +93,20 @@ class WandbRun(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send a row, unless W&B has it from before a kill; first of all those that it has lost."""
-        if self._there is None:
-            self.open()
-            self._there = self._go_on()
+        self.catch_up()
+        assert self._there is not None
         key = _key(step or 0, metrics)
         if key in self._there:
             self._there.discard(key)
         else:
             self._send({**metrics, STEP: step or 0})
+
+    @rank_zero_only
+    def catch_up(self) -> None:
+        """Open the run and send what W&B lacks of the history, where the fit itself has nothing left to log."""
+        self.open()
+        if self._there is None:
+            self._there = self._go_on()
 
     @rank_zero_only
     def finish(self, exit_code: int = 0, *, preempted: bool = False) -> None:
@@ -116,9 +122,21 @@ class WandbRun(WandbLogger):
             return
         if preempted:
             self.experiment.mark_preempting()
+        offline = self.experiment.offline
         self.experiment.finish(exit_code=exit_code)
         wandb.teardown(exit_code)  # finish alone leaves the last 32 KiB to be written by and by
         self._experiment = None
+        if offline:
+            self._check()
+
+    def _check(self) -> None:
+        """Warn of a log that does not go up to the end: W&B goes on without a word where its disk is full."""
+        newest = logs(self.folder, run_id(self.folder))[-1:]
+        if not (newest and is_whole(newest[0])):
+            rank_zero_warn(
+                f"logger=wandb: {self.folder / 'wandb'} holds the run only in part, as its disk was full or failed; "
+                "history.jsonl has all of it: make room and give the same command again, which adds what is missing"
+            )
 
     def _go_on(self) -> set[Key]:
         """Send what W&B has lost; return what it has."""
