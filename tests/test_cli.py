@@ -105,7 +105,7 @@ def test_a_folder_that_is_no_run_gives_one_line(capsys, tmp_path, step):
 def test_a_run_that_lacks_what_a_step_needs_gives_one_line(capsys, tmp_path, step):
     run = write_run(tmp_path / "runs" / "x" / "y")
     assert main([step, str(run)]) == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(f"{step} ")]  # its progress
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.endswith(" …")]  # its progress
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
 
@@ -138,8 +138,8 @@ def test_json_is_alone_on_standard_output_and_progress_is_plain(capsys, quick, f
     finished = shutil.copytree(finished, tmp_path / "tiny" / "one")
     assert main(["export", str(finished), "--json"]) == 0
     made, err = json_of(capsys)
-    assert err.splitlines()[0] == "export dense.onnx"
-    assert re.fullmatch(r"export student\.onnx \(about \d+ s left\)", err.splitlines()[1])
+    assert err.splitlines()[0] == "export dense.onnx …"
+    assert re.fullmatch(r"export student\.onnx \(about \d+ s left\) …", err.splitlines()[1])
     assert made["run"] == str(finished)
     for entry in made["files"]:
         content = (finished / entry["file"]).read_bytes()
@@ -149,7 +149,7 @@ def test_json_is_alone_on_standard_output_and_progress_is_plain(capsys, quick, f
     assert main(["measure", str(finished), "--json"]) == 0
     scores, err = json_of(capsys)
     assert scores == json.loads((finished / "scores.json").read_text())
-    assert [re.sub(r" \(about \d+ s left\)", "", line) for line in err.splitlines()] == [
+    assert [re.sub(r"( \(about \d+ s left\))? …$", "", line) for line in err.splitlines()] == [
         "measure test data", "measure accuracy of dense.onnx", "measure accuracy of student.onnx",
         "measure latency, models in turn", "measure accuracy of student/ in PyTorch",
     ]  # fmt: skip
@@ -169,10 +169,33 @@ def test_json_is_alone_on_standard_output_and_progress_is_plain(capsys, quick, f
 
 def test_without_json_the_files_are_listed(capsys, monkeypatch, finished):
     made = [finished / "dense.onnx", finished / "student.onnx"]
-    monkeypatch.setattr("lighten.delivery.export.export_run", lambda run, say: made)
+    monkeypatch.setattr("lighten.delivery.export.export_run", lambda run, say: say("something", 0.0) or made)
     assert main(["export", str(finished)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"{path} ({path.stat().st_size:,} bytes)" for path in made]
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [f"{path} ({path.stat().st_size:,} bytes)" for path in made]
+    assert shown.err == "export something …\n"
+
+
+TALKERS = {
+    "export": "lighten.delivery.export.export_run", "measure": "lighten.delivery.measure.measure_run",
+    "verify": "lighten.delivery.verify.verify_run", "doctor": "lighten.doctor.examine",
+    "plan": "lighten.planning.plan_json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", TALKERS)
+def test_what_talks_in_the_middle_of_a_step_is_not_in_its_json(capsys, monkeypatch, finished, step):
+    def talk(*args, **kwargs):
+        print("noise")
+        return []
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(TALKERS[step], talk)
+    monkeypatch.setattr("lighten.delivery.artifacts.read_json", lambda path, made_by: {})
+    given = {"doctor": [], "plan": ["recipe=smoke"]}.get(step, [str(finished)])
+    assert main([step, *given, "--json"]) == 0
+    _, err = json_of(capsys)
+    assert err == "noise\n"
 
 
 def json_of(capsys):
@@ -259,6 +282,14 @@ def test_recipes_as_json(capsys, monkeypatch):
     assert smoke["command"] == "python train.py recipe=smoke"
     assert smoke["file"] == str(Path("recipes") / "smoke.yaml")
     assert [row["name"] for row in rows] == sorted(p.stem for p in (ROOT / "recipes").glob("*.yaml"))
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    command = [sys.executable, "-m", "lighten.cli", "recipes", "--json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        started.stdout.close()
+        assert started.stderr.read() == b""
+    assert started.returncode == 1
 
 
 def test_plan_as_json_is_an_array_of_what_each_recipe_does(capsys, monkeypatch):

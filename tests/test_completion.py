@@ -14,7 +14,7 @@ from lighten.recipe import Recipe
 ASK = """
 source "$1"
 complete -p lighten > /dev/null || exit 3
-COMP_LINE="$2" COMP_POINT=${#2} COMP_WORDS=($2) COMP_CWORD=0
+COMP_LINE="$2" COMP_POINT=${#2} COMP_WORDS=($2) COMP_CWORD=0 COMPREPLY=(stale)
 _lighten
 printf '%s\\n' "${COMPREPLY[@]}"
 """

@@ -42,3 +42,9 @@ def test_standard_output_comes_back_after_an_error(capsys):
         raise KeyError
     print("here")
     assert capsys.readouterr().out == "here\n"
+
+
+def test_it_holds_where_python_writes_somewhere_else_than_to_the_first_file(capsys):
+    with stdout_aside():
+        print("aside")
+    assert capsys.readouterr() == ("", "aside\n")

@@ -17,6 +17,7 @@ With ``--json`` a step prints JSON, and that alone, to standard output; progress
 """
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -52,10 +53,13 @@ def main(argv: Sequence[str] | None = None, *, recipes: Path = RECIPES) -> int:
     try:
         if arguments.step in OF_A_RUN:
             with _made_elsewhere(arguments.run, arguments.step), disk_told(arguments.run):
-                check_known(arguments.run, arguments.step)
-                _OF_A_RUN.get(arguments.step, _make)(arguments)
+                _on_a_run(arguments)
         else:
             _OTHERS[arguments.step](arguments, recipes)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
@@ -74,12 +78,21 @@ def _by_recipe(step: str, argv: Sequence[str], recipes: Path) -> int:
     return launch(argv, recipes)
 
 
+def _on_a_run(arguments: argparse.Namespace) -> None:
+    """Run a step; where it fails on a model or data that nobody has registered here, say who can do it."""
+    try:
+        _OF_A_RUN.get(arguments.step, _make)(arguments)
+    except UserError:
+        check_known(arguments.run, arguments.step)
+        raise
+
+
 @contextmanager
 def _made_elsewhere(run: Path, step: str) -> Iterator[None]:
     """Tell in one line what a step stumbles over: a run folder may come from anyone and hold anything."""
     try:
         yield
-    except UserError:
+    except (UserError, BrokenPipeError):
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]

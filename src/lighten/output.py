@@ -10,7 +10,7 @@ from typing import Any
 
 def print_json(value: Any) -> None:
     """Print plain values as indented JSON; numbers that are not finite raise ``ValueError``."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 @contextmanager

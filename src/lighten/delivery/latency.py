@@ -12,6 +12,9 @@ from lighten.example import Call, map_tensors
 
 Name = TypeVar("Name", bound=str)
 
+SECONDS = 3.0
+"""How long each batch size is timed."""
+
 WARM_UP = 3
 """Calls of each model before the clock counts."""
 
@@ -27,7 +30,7 @@ def interleaved_latency(
     runners: Mapping[Name, Runner],
     batches: Mapping[str, Call],
     *,
-    seconds: float = 3.0,
+    seconds: float = SECONDS,
     min_rounds: int = 7,
     max_rounds: int = 2000,
     tell: Callable[[float], None] = lambda share: None,

@@ -13,7 +13,7 @@ from lighten.delivery.count import Size, count
 from lighten.delivery.export import FLOAT, SUFFIXES
 from lighten.delivery.extras import require
 from lighten.delivery.gate import gate
-from lighten.delivery.latency import Latency, batch_of, interleaved_latency
+from lighten.delivery.latency import SECONDS, Latency, batch_of, interleaved_latency
 from lighten.delivery.progress import Say, Stages, silent
 from lighten.delivery.provenance import provenance
 from lighten.delivery.runner import Model, Runner, open_runner
@@ -26,6 +26,8 @@ FILES: dict[Role, str] = {"teacher": "teacher.onnx", "student": "dense.onnx", "c
 """Which file of a run folder each role of ``scores.json`` is measured on."""
 
 BATCH_SIZES = (1, 32)
+TIMED = SECONDS * len(BATCH_SIZES)
+"""Seconds of taking latencies, warm-up aside."""
 
 
 def measure(
@@ -96,7 +98,7 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Say = silent) -> Scor
     files = {role: run / name for role, name in FILES.items() if role != "teacher" or (run / name).exists()}
     config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
     targets = [] if settings.get("targets", ["onnx"]) == ["onnx"] else settings["targets"]
-    stages = Stages(say, len(files) + 3 + (len(targets) + 1 if targets else 0))
+    stages = Stages(say, len(files) + len(targets) + 2, known=TIMED * (2 if targets else 1))
     stages("test data")
     data = _test_data(config)
     loader = data.test_dataloader()
@@ -108,7 +110,7 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Say = silent) -> Scor
             logits, labels = _predict(runner, stages.each(loader))
             predicted[role] = logits.argmax(axis=1)
         call = _first_call(loader)
-        stages("latency, models in turn")
+        stages("latency, models in turn", seconds=TIMED)
         twin = stack.enter_context(open_runner(run / FLOAT, threads=threads)) if (run / FLOAT).exists() else None
         timed: dict[str, Runner] = {str(role): runner for role, runner in runners.items()}
         if twin is not None:
@@ -159,7 +161,7 @@ def _targets(
             except UserError as error:
                 found[target] = {"missing": str(error)}
         call = _first_call(loader)
-        stages("latency, runtimes in turn")
+        stages("latency, runtimes in turn", seconds=TIMED)
         latency = interleaved_latency(runners, _batches(call, BATCH_SIZES), tell=stages.part)
         for target, runner in runners.items():
             stages(f"accuracy in {runner.runtime}")

@@ -19,34 +19,49 @@ def silent(stage: str, done: float) -> None:
 
 
 class Stages:
-    """The stages of long work, each as long as the others for all that is known, told as they begin and go on.
+    """The stages of long work, told as they begin and go on, with the share of all its time that has passed.
+
+    What is left is what is known of it, and for every other stage the mean of those that are done.
 
     Args:
         say: is told.
-        count: how many there are.
+        count: how many stages there are whose length is not known.
+        known: seconds of all others together.
 
     Example:
-        >>> stages = Stages(lambda stage, done: print(stage, done), 2)
+        >>> stages = Stages(lambda stage, done: print(stage), 2)
         >>> stages("read")
-        read 0.0
-        >>> list(stages.each(["a", "b"]))
-        read 0.25
-        read 0.5
-        ['a', 'b']
+        read
     """
 
-    def __init__(self, say: Say, count: int) -> None:
-        self._say, self._count = say, count
-        self._begun, self._name = -1, ""
+    def __init__(self, say: Say, count: int, *, known: float = 0.0) -> None:
+        self._say, self._count, self._known = say, count, known
+        self._begun = self._stage_begun = time.monotonic()
+        self._name, self._seconds = "", 0.0  # of the stage that goes on, if it is known how long that is
+        self._finished, self._spent, self._told = -1, 0.0, 0.0
 
-    def __call__(self, name: str) -> None:
-        """Begin the next stage."""
-        self._begun, self._name = self._begun + 1, name
+    def __call__(self, name: str, *, seconds: float = 0.0) -> None:
+        """Begin the next stage; ``seconds`` is how long it takes, where that is known."""
+        now = time.monotonic()
+        if self._seconds:
+            self._known -= self._seconds
+        else:
+            self._finished += 1
+            self._spent += now - self._stage_begun
+        self._stage_begun, self._name, self._seconds = now, name, seconds
         self.part(0.0)
 
     def part(self, share: float) -> None:
-        """Tell which share of this stage is done, in [0, 1]."""
-        self._say(self._name, min((self._begun + share) / self._count, 1.0))
+        """Tell how far this stage is, in [0, 1]."""
+        now = time.monotonic()
+        passed, left = now - self._stage_begun, self._known - self._seconds * share
+        finished, spent, count = self._finished, self._spent, float(self._count - self._finished)
+        if not self._seconds and share > 0:
+            finished, spent, count = finished + 1, spent + passed / share, count - share
+        left = max(left, 0.0) + max(count, 0.0) * spent / finished if finished > 0 else float("inf")
+        past = now - self._begun
+        self._told = max(self._told, past / (past + left) if past + left else 0.0)
+        self._say(self._name, self._told)
 
     def each(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items of which this stage consists; where nobody knows how many there are, in silence."""
@@ -94,6 +109,6 @@ def _lines(title: str, console: "Console") -> Say:
         if stage != told:
             told, passed = stage, time.monotonic() - begun
             left = f" (about {passed * (1 - done) / done:.0f} s left)" if done else ""
-            console.print(f"{title} {stage}{left}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{title} {stage}{left} …", markup=False, highlight=False, soft_wrap=True)
 
     return say
