@@ -13,6 +13,12 @@ from lighten.training.guard import GRACE, Guard, claim_cause, read_cause
 PID, LAUNCHER = 4321, 1234
 
 
+@pytest.fixture(autouse=True)
+def nothing_elsewhere(monkeypatch, tmp_path):
+    """The temporary folder that all share may hold a cause of somebody else's."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+
+
 @pytest.fixture
 def watched(monkeypatch, capfd, tmp_path):
     """A guard of a process that is not there, with what it does to it, and what it says."""
