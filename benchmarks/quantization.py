@@ -473,7 +473,11 @@ def _prepared(original: Path) -> Path:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     path = original.with_suffix(".prepared.onnx")
-    quant_pre_process(str(original), str(path))
+    with contextlib.chdir(original.parent):  # it leaves files behind
+        try:
+            quant_pre_process(str(original), str(path))
+        except Exception:  # of shapes that it cannot infer from symbols
+            quant_pre_process(str(original), str(path), skip_symbolic_shape=True)
     return path
 
 
