@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -178,3 +179,17 @@ def test_train_py_tells_mistakes_in_one_line_of_stderr(argv, says, tmp_path):
     assert done.stderr.startswith(says)
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_warning_is_one_line_though_lightning_writes_them_its_own_way(monkeypatch, tmp_path) -> None:
+    """It sets its own way when it is imported, which is after the command line was read."""
+    told = []
+
+    def run(recipe: object) -> Path:
+        told.append(warnings.formatwarning(UserWarning("of two\nlines"), UserWarning, "file.py", 1))
+        return tmp_path
+
+    monkeypatch.setattr("lighten.run.run", run)
+    monkeypatch.setattr(warnings, "formatwarning", lambda *_: "Lightning's own\n")
+    launch._run_all([object()])
+    assert told == ["warning: of two lines\n"]

@@ -50,7 +50,6 @@ def main(argv: Sequence[str], recipes: Path) -> int:
     if {"-h", "--help"} & set(argv):
         print(USAGE + f"\nRecipes: {', '.join(recipe_names(recipes))}")
         return 0
-    warnings.formatwarning = cast(Any, _warning_line)
     if LAUNCHER in os.environ and "LOCAL_RANK" in os.environ:
         die_with_parent(int(os.environ[LAUNCHER]))
     with armed():
@@ -72,6 +71,7 @@ def plan(argv: Sequence[str], recipes: Path, *, as_json: bool = False) -> int:
 def _run_all(jobs: Sequence[Recipe]) -> None:
     from lighten.run import run
 
+    warnings.formatwarning = cast(Any, _warning_line)  # here, as Lightning sets its own when it is imported
     chosen = os.environ.get(JOB) if "LOCAL_RANK" in os.environ else None
     folders = []
     for number, recipe in enumerate(jobs):

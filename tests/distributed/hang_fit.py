@@ -6,6 +6,7 @@ infinite activation, which fake-quantization hides from the loss) or disk (it ta
 """
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -104,5 +105,6 @@ if __name__ == "__main__":
     hold()
     from lighten.launch import main
 
+    importlib.import_module("lightning.pytorch")  # as lighten.run does before it runs
     sys.modules["lighten.run"] = SimpleNamespace(run=run)
     sys.exit(main(sys.argv[1:], Path(__file__).parents[2] / "recipes"))
