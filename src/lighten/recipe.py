@@ -183,7 +183,7 @@ class Delivery:
     """What comes out."""
 
     targets: list[str] = field(default_factory=lambda: ["onnx"])
-    opset: int = 23
+    opset: int = 18
 
 
 @dataclass
