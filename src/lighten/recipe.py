@@ -183,7 +183,7 @@ class Delivery:
     """What comes out."""
 
     targets: list[str] = field(default_factory=lambda: ["onnx"])
-    opset: int = 18
+    opset: int | None = None
 
 
 @dataclass
@@ -300,7 +300,8 @@ def _check_numbers(recipe: Recipe) -> None:
     _whole("teacher_fit.max_epochs", recipe.teacher_fit.max_epochs, 0)
     _whole("student_fit.max_epochs", recipe.student_fit.max_epochs, 0)
     _whole("compress.prune.align", prune.align, 1)
-    _whole("delivery.opset", recipe.delivery.opset, 18, 23)
+    if recipe.delivery.opset is not None:
+        _whole("delivery.opset", recipe.delivery.opset, 18, 23)
     _whole("compress.quantize.weight_bits", quantize.weight_bits, 2, 8)
     _whole("compress.quantize.calibration", quantize.calibration, 1)
     if quantize.max_drop is not None:

@@ -5,8 +5,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import transformers
 from quantization_nets import Residual, lived_in
 
+from lighten.delivery.count import count_onnx
 from lighten.delivery.export import export_onnx
 from lighten.errors import UserError
 from lighten.quantization import calibrate_, convert, quantize_
@@ -96,3 +98,23 @@ def test_bad_requests_give_one_line(model, tmp_path):
     with pytest.raises(UserError, match="are off"):
         export_onnx(quantize_(Residual(), example_input=torch.zeros(2, 1, 8, 8)), EXAMPLE, tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_operator_set_is_the_oldest_that_serves(tmp_path):
+    """Older runtimes read an older one; attention is one operator from 23 on, and counts as its products do."""
+    convolutional = export_onnx(lived_in(Residual()), EXAMPLE, tmp_path / "cnn.onnx")
+    assert onnx.load(convolutional).opset_import[0].version == 18
+    settings = transformers.DistilBertConfig(vocab_size=50, dim=16, n_layers=1, n_heads=2, hidden_dim=32, num_labels=3)
+    encoder = transformers.DistilBertForSequenceClassification(settings).eval()
+    ids = torch.randint(50, (2, 7))
+    words = {"input_ids": ids, "attention_mask": (ids > 9).long().index_fill(1, torch.tensor([0]), 1)}
+    files = {opset: export_onnx(encoder, words, tmp_path / f"{opset}.onnx", opset=opset) for opset in (None, 18)}
+    assert {opset: onnx.load(file).opset_import[0].version for opset, file in files.items()} == {None: 23, 18: 18}
+    feed = {name: value.numpy() for name, value in words.items()}
+    with torch.no_grad():
+        expected = encoder(**words).logits.numpy()
+    for file in files.values():
+        found = onnxruntime.InferenceSession(str(file)).run(None, feed)[0]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    one = {name: value[:1] for name, value in feed.items()}
+    assert count_onnx(files[None], one)["macs"] == count_onnx(files[18], one)["macs"]
