@@ -3,12 +3,17 @@
 Without a GPU they run in Triton's interpreter, on the CPU, in a process that was told so.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from quantization_nets import Residual, lived_in
 from torch import nn
 
-from lighten.quantization import fake_quant, fused, parameters
-from lighten.quantization.fake_quant import BIAS_LIMIT, code_limit
+from lighten.quantization import fake_quant, fused, parameters, quantize_, sites
+from lighten.quantization.fake_quant import code_limit
+from lighten.quantization.insert import bank_of
+from lighten.quantization.sites import Stage
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAYOUTS = {"flat": (5,), "odd": (3, 7, 11, 13), "several programs": (70_001,), "empty": (0, 4)}
@@ -145,8 +150,45 @@ def test_a_layers_parameters_and_gradients_are_those_of_tensor_operations(name, 
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_kernels_are_for_gpus_and_what_they_can_read(monkeypatch):
-    assert fake_quant.kernels_for(torch.ones(3)) is None
-    weight = draw((4, 3)).double()
-    assert fake_quant.kernels_for(weight) is None
-    assert BIAS_LIMIT == 2**30
+@pytest.mark.parametrize(
+    ("is_cuda", "dtype", "dense", "found"),
+    [
+        (True, torch.float32, True, True), (True, torch.bfloat16, True, True), (True, torch.float64, True, False),
+        (True, torch.float32, False, False), (False, torch.float32, True, False),
+    ],
+)  # fmt: skip
+def test_kernels_are_for_gpus_and_what_they_can_read(is_cuda, dtype, dense, found, monkeypatch):
+    monkeypatch.setattr(fused, "is_dense", lambda x: dense)
+    assert fake_quant.kernels_for(SimpleNamespace(is_cuda=is_cuda, dtype=dtype)) is (fused if found else None)
+
+
+def test_a_model_trains_by_kernels_as_by_tensor_operations(monkeypatch):
+    """Two batches an update: what is seen gathers over both, and none of it is carried into the next."""
+
+    def trained(kernels):
+        for module in (fake_quant, parameters, sites):
+            monkeypatch.setattr(module, "kernels_for", kernels)
+        torch.manual_seed(0)
+        model = lived_in(Residual(4)).train().to(DEVICE)
+        bank = bank_of(quantize_(model, example_input=draw((2, 1, 8, 8))))
+        bank.stage, bank.observing = Stage.OBSERVE, True
+        sgd, ranges, losses = torch.optim.SGD(model.parameters(), 0.01), [], []
+        for step in range(4):
+            sgd.zero_grad()
+            for half in range(2):
+                loss = model(draw((8, 1, 8, 8), seed=2 * step + half) * (4 - step)).square().mean()
+                loss.backward()
+                losses.append(loss.item())
+            bank.update()
+            bank.stage = Stage.ON
+            sgd.step()
+            ranges.append(torch.stack([bank.low, bank.high]).cpu())
+        return torch.stack(ranges), losses
+
+    used = []
+    expected = trained(lambda x: None)
+    found = trained(lambda x: used.append(x) or fused)
+    assert used
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
+    assert found[1] == pytest.approx(expected[1], rel=1e-4)
+    assert not torch.equal(expected[0][1], expected[0][3])
