@@ -51,3 +51,9 @@ def test_of_a_run_in_floating_point_there_is_the_comparison_alone():
     shown = printed(make_scores())
     assert not [word for word in ("Warning", "In each runtime", "not measured", "Against") if word in shown]
     assert shown.rstrip().endswith("Compressed: what you deploy.")
+
+
+@pytest.mark.parametrize("ratio", [1.02, 0.985])
+def test_a_ratio_that_rounds_to_one_is_neither_faster_nor_slower(ratio):
+    told = printed(make_scores() | {"gate": make_gate(speedup_batch_1=ratio, size_ratio=ratio, warnings=[])})
+    assert "onnxruntime: as large (402 kB → 121 kB), as fast at batch 1 (1.12 ms → 0.621 ms)," in told

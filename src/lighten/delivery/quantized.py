@@ -204,16 +204,22 @@ def _cell(scores: Scores, target: Mapping[str, Any], place: str, keys: Sequence[
     return tuple(parts)
 
 
+ALIKE = {("smaller", "larger"): "as large", ("faster", "slower"): "as fast"}
+"""What is said of a ratio that rounds to one."""
+
+
 def _said(
     found: Mapping[str, Any], ratio: str, words: tuple[str, str], what: str, show: Any, when: str = ""
 ) -> Parts | None:
-    """Return ``"3.6× smaller (1.09 MB → 303 kB)"`` in parts; ``None`` where the ratio is not known."""
+    """Return ``"3.6× smaller (1.09 MB → 303 kB)"`` or ``"as large (…)"`` in parts; ``None`` if the ratio is unknown."""
     value = found.get(ratio)
     if value is None:
         return None
     less = 0 < value < 1
-    parts: list[Figure | str] = [Figure(f"gate.{ratio}", value, times(1 / value if less else value))]
-    parts.append(f" {words[less]}{when}")
+    shown = times(1 / value if less else value)
+    parts: list[Figure | str] = [Figure(f"gate.{ratio}", value, shown), f" {words[less]}{when}"]
+    if shown == times(1.0):
+        parts = [f"{ALIKE[words]}{when}"]
     before, after = (_at(found, f"{side}_{what}") for side in ("float", "int8"))
     if before is not None and after is not None:
         ends = [Figure(f"gate.{s}_{what}", v, show(v)) for s, v in (("float", before), ("int8", after))]
