@@ -1,0 +1,112 @@
+"""Look at a model without leaving a trace: what a forward keeps, counts or installs is put back."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LIBRARIES = ("torch", "lightning", "pytorch_lightning", "builtins", "wandb")
+"""Packages whose objects are not looked into: they belong to the training, not to the model."""
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Leave ``model`` as it is now, whatever runs inside: attributes, hooks, weights, modes, random numbers.
+
+    Every module's attributes get their values back, with all dicts, lists, sets and plain objects among them, which keep
+    their identity. So do the numbers in parameters, buffers, gradients and other tensors that a module holds. The random
+    numbers of PyTorch (on the devices of ``model``), NumPy and Python go on as if nothing had been drawn.
+
+    Args:
+        model: any module; its weights are copied for the time being.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with preserved(norm):
+        ...     _ = norm.eval()(torch.ones(3, 2))
+        >>> norm.training, norm.num_batches_tracked.item()
+        (True, 0)
+    """
+    found = _Snapshot(model)
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a forward may draw from it)
+    try:
+        with torch.random.fork_rng(devices=gpus_of(model)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        found.restore()
+
+
+def gpus_of(model: nn.Module) -> list[int]:
+    """Return the indices of the GPUs that hold weights of ``model``, in order."""
+    return sorted({p.device.index for p in model.parameters() if p.is_cuda and p.device.index is not None})
+
+
+class _Snapshot:
+    """What modules hold: the contents of all containers, and copies of all tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._known: set[int] = set()
+        self._kinds: list[tuple[nn.Module, type]] = []
+        self._contents: list[tuple[Any, Any]] = []
+        self._tensors: list[tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]] = []
+        for module in model.modules():
+            self._kinds.append((module, type(module)))
+            self._take(module.__dict__)
+
+    def restore(self) -> None:
+        for module, kind in self._kinds:
+            if type(module) is not kind:
+                module.__class__ = kind
+        for holder, content in self._contents:
+            if isinstance(holder, list):
+                holder[:] = content
+            else:
+                holder.clear()
+                holder.update(content)
+        with torch.no_grad():
+            for tensor, data, values, grad, grad_values in self._tensors:
+                if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
+                    tensor.data = data
+                if not _same(data, values):
+                    data.copy_(values)
+                if tensor.is_leaf and tensor.grad is not grad:
+                    tensor.grad = grad
+                if grad is not None and grad_values is not None and not _same(grad, grad_values):
+                    grad.copy_(grad_values)
+
+    def _take(self, value: Any) -> None:
+        if id(value) in self._known:
+            return
+        self._known.add(id(value))
+        if isinstance(value, Tensor):
+            self._take_tensor(value)
+        elif isinstance(value, dict | list | set):
+            self._contents.append((value, value.copy()))
+            for item in value.values() if isinstance(value, dict) else value:
+                self._take(item)
+        elif isinstance(value, tuple | frozenset):
+            for item in value:
+                self._take(item)
+        elif not isinstance(value, nn.Module | type) and hasattr(value, "__dict__") and _is_foreign(value):
+            self._take(value.__dict__)
+
+    def _take_tensor(self, tensor: Tensor) -> None:
+        if tensor.device.type == "meta" or torch.nn.parameter.is_lazy(tensor):
+            return
+        grad = tensor.grad if tensor.is_leaf else None
+        values = None if grad is None else grad.detach().clone()
+        self._tensors.append((tensor, tensor.detach(), tensor.detach().clone(), grad, values))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def _is_foreign(value: Any) -> bool:
+    return not callable(value) and type(value).__module__.partition(".")[0] not in LIBRARIES
