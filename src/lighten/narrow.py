@@ -1,11 +1,11 @@
 """A narrower student: the feed-forward nodes of an encoder that matter least are cut away before training."""
 
-import copy
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
+from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.example import ExampleInput
 from lighten.models.transformers import options_of
@@ -38,7 +38,7 @@ def narrow(model: nn.Module, amount_kept: float, example_input: ExampleInput, *,
     if not nodes or not hasattr(model, "config"):
         raise UserError(f"{type(model).__name__} has no feed-forward layers of BERT, RoBERTa or DistilBERT to narrow")
     if amount_kept == 1:
-        return copy.deepcopy(model)
+        return clone(model)
     others = [name for name in layers if name not in nodes]
     plan = plan_pruning(model, example_input, 1 - amount_kept, score=score, scope="uniform", exclude=others)
     small: Any = shrink(model, plan)

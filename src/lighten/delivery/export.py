@@ -1,6 +1,5 @@
 """A trained model as a file that an integer runtime reads."""
 
-import copy
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lighten.clone import clone
 from lighten.delivery.artifacts import open_run, read_json
 from lighten.delivery.count import work_of
 from lighten.delivery.executorch import FORM as EXECUTORCH
@@ -207,7 +207,7 @@ def export_run(run: str | os.PathLike[str], *, say: Say = silent) -> list[Path]:
 
 def in_float(model: nn.Module) -> nn.Module:
     """Return a copy of a quantized model that computes in float32, with the same weights."""
-    model = copy.deepcopy(model)
+    model = clone(model)
     if hasattr(model, BANK):
         bank_of(model).stage = Stage.OFF
     for module in model.modules():
@@ -241,14 +241,14 @@ def _check(model: nn.Module, path: Path, target: str, opset: int | None, mode: s
 def _one_sample(model: nn.Module, example_input: ExampleInput, form: Form) -> tuple[nn.Module, tuple[Any, ...]]:
     """Return the module to export and its inputs by position, with a batch of one."""
     args, kwargs = map_tensors(_first_sample, as_call(example_input))
-    plain: Any = copy.deepcopy(_exported(model, form))  # LiteRT's converter misreads channels-last tensors
+    plain: Any = clone(_exported(model, form))  # LiteRT's converter misreads channels-last tensors
     return _Graph(plain.to(memory_format=CONTIGUOUS), len(args), list(kwargs)), (*args, *kwargs.values())
 
 
 def _exported(model: nn.Module, form: Form) -> nn.Module:
     """Return what is traced, on the CPU, where codes come out the same whatever device the model is on."""
     if any(x.device.type != "cpu" for x in (*model.parameters(), *model.buffers())):
-        model = copy.deepcopy(model).cpu()
+        model = clone(model).cpu()
     if mode_of(model) == DYNAMIC:
         return convert_dynamic(model)
     return convert(model, form) if _is_on(model) else model

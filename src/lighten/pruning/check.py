@@ -1,6 +1,5 @@
 """Two models, one input: do they agree? The input is made from the shapes that a plan remembers."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.example import Call, map_tensors
-from lighten.pruning.trace import first_line, random_state_kept
+from lighten.pruning.trace import random_state_kept
 
 
 def describe(call: Call) -> dict[str, Any]:
@@ -26,33 +26,6 @@ def synthesise(description: Mapping[str, Any], device: torch.device, dtype: torc
     """Return a call of that description: normal floats of ``dtype``, integers drawn within the range that was seen."""
     args = tuple(_synthesise(value, device, dtype) for value in description["args"])
     return args, {name: _synthesise(value, device, dtype) for name, value in description["kwargs"].items()}
-
-
-def clone(model: nn.Module) -> nn.Module:
-    """Return a deep copy without gradients and without the trainer that a Lightning module may hold."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        trainer = module.__dict__.get("_trainer")
-        if trainer is not None:
-            memo[id(trainer)] = trainer
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            memo[id(parameter.grad)] = None
-    for value in tree_leaves([list(module.__dict__.values()) for module in model.modules()]):
-        if isinstance(value, Tensor) and not value.is_leaf:  # what a forward or a hook has kept
-            memo[id(value)] = value.detach().clone()
-    try:
-        copied = copy.deepcopy(model, memo)
-    except Exception as error:
-        raise UserError(
-            f"{type(model).__name__} cannot be copied ({first_line(error)}); give a model that can"
-        ) from error
-    for module in copied.modules():
-        if module.__dict__.get("_trainer") is not None:
-            module.__dict__["_trainer"] = None
-    for parameter in copied.parameters():
-        parameter.grad = None
-    return copied
 
 
 def difference(

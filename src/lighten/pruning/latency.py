@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.pruning.allocate import Candidate, Sensitivity, allocate, pressure
-from lighten.pruning.check import clone, synthesise
+from lighten.pruning.check import synthesise
 from lighten.pruning.cost import costs_of
 from lighten.pruning.groups import Structure
 from lighten.pruning.mask import mask_

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.pruning.check import clone, difference, is_blank, synthesise
+from lighten.pruning.check import difference, is_blank, synthesise
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.example import Call, map_tensors
 from lighten.pruning.allocate import Candidate, Curve, allocate
-from lighten.pruning.check import clone
 from lighten.pruning.groups import Structure
 from lighten.pruning.mask import mask_
 from lighten.pruning.plan import Plan

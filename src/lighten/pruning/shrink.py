@@ -6,8 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.pruning.check import clone, difference
+from lighten.pruning.check import difference
 from lighten.pruning.mask import check_fits, mask_, tensors_of
 from lighten.pruning.norms import maskable, restore_
 from lighten.pruning.plan import Plan

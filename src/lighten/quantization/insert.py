@@ -1,6 +1,5 @@
 """Insert fake-quantizers into a model, give them ranges, convert the model to integers."""
 
-import copy
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.example import Call, ExampleInput, as_call, split_batch
 from lighten.names import match_names
@@ -159,7 +159,7 @@ def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
         raise UserError("the model's fake-quantizers are off; calibrate_ it or train it with Quantize before export")
     import_module("torch.ao.quantization.fx._decomposed")  # registers the operators, which an exporter must find
 
-    converted = copy.deepcopy(model).eval()
+    converted = clone(model).eval()
     hold_norms_(converted)
     for module in list(converted.modules()):
         if isinstance(module, QuantizedEmbedding):

@@ -1,6 +1,5 @@
 """Quantization of a trained model: no training, a little data or none."""
 
-import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lighten.clone import clone
 from lighten.errors import UserError, did_you_mean
 from lighten.example import ExampleInput
 from lighten.quantization.fake_quant import (
@@ -66,7 +66,7 @@ def quantize_post_training(
         raise UserError(f"mode={mode!r}: {did_you_mean(mode, MODES)}")
     if hasattr(model, "lighten_quantization"):
         raise UserError(f"{type(model).__name__} is quantized already; give the float model")
-    model = copy.deepcopy(model).eval()
+    model = clone(model).eval()
     if mode == STATIC:
         if batches is None:
             raise UserError("static quantization needs calibration data; give a few hundred samples as batches")
@@ -167,7 +167,7 @@ def left_in_float(model: nn.Module) -> dict[str, Tensor]:
 
 def convert_dynamic(model: nn.Module) -> nn.Module:
     """Return a copy of what ``dynamic_`` made, for export: embeddings hold int8 codes, other weights lie on a grid."""
-    model = copy.deepcopy(model)
+    model = clone(model)
     settings: Any = model.lighten_quantization
     left = _left(model)
     for name, module in list(model.named_modules()):

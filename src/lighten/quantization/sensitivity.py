@@ -1,6 +1,5 @@
 """Which layers suffer most from int8, and which to leave in floating point so that accuracy stays."""
 
-import copy
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.example import Call, logits_of, split_batch
 from lighten.quantization.insert import bank_of, calibrate_, quantize_
@@ -102,13 +102,13 @@ def find_float_layers(
         raise UserError("sensitivity needs at least one batch, none was given")
     if any(labels is None for _, labels in data):
         raise UserError("sensitivity: a batch without labels; expected (inputs, labels) or a dict with 'labels'")
-    model = copy.deepcopy(model).eval()
+    model = clone(model).eval()
     floating = _logits(model, data)
     labels = torch.cat([torch.as_tensor(y) for _, y in data]).to(floating.device)
     baseline = _accuracy(floating, labels)
 
     def quantized(left: Sequence[str]) -> nn.Module:
-        copied, (args, kwargs) = copy.deepcopy(model), data[0][0]
+        copied, (args, kwargs) = clone(model), data[0][0]
         quantize_(
             copied, example_input=kwargs or args, exclude=[*exclude, *left], ranges=ranges, weight_bits=weight_bits
         )
