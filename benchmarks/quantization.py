@@ -42,12 +42,13 @@ from pruning import DENSE, DENSE_EPOCHS, IMAGE, _build, _data, _fit
 from torch import Tensor, nn
 
 from lighten import Quantize, export, export_onnx, quantize_
+from lighten.batch import BatchFormat
 from lighten.delivery.export import SUFFIXES
 from lighten.delivery.latency import interleaved_latency
 from lighten.delivery.measure import predict
 from lighten.delivery.quiet import silent
 from lighten.delivery.runner import OnnxRunner, open_runner
-from lighten.example import Call, as_call, logits_of, map_tensors, split_batch
+from lighten.example import Call, as_call, logits_of, map_tensors
 from lighten.quantization.fake_quant import fake_quantize
 from lighten.quantization.insert import bank_of, convert
 from lighten.quantization.observe import RULES
@@ -344,14 +345,14 @@ def _speed(arguments: argparse.Namespace) -> None:
     data.setup("fit")
     images, labels = next(iter(data.test_dataloader()))
     resnet = replace(_resnet_job(32), call=as_call(images[:32]), labels=labels[:32])
-    _race(resnet, [split_batch(batch)[0] for batch in _calibration(data)], (1, 32), arguments)
+    _race(resnet, [BatchFormat().split(batch).call for batch in _calibration(data)], (1, 32), arguments)
     _race(_encoder_job(1), [as_call(_texts(8)) for _ in range(4)], (1,), arguments)
 
 
 def _kernels(arguments: argparse.Namespace) -> None:
     data = _data(seed=0)
     data.setup("fit")
-    job, calibration = _resnet_job(1), [split_batch(batch)[0] for batch in _calibration(data)]
+    job, calibration = _resnet_job(1), [BatchFormat().split(batch).call for batch in _calibration(data)]
     runs = 5 if arguments.quick else 100
     print(f"\n{job.title}, one thread: microseconds in onnxruntime's kernels, medians of {runs} calls\n")
     print("| | all |\n|---|---|")
@@ -516,7 +517,7 @@ def _contestants(seed: int, data: Any, folder: Path, arguments: argparse.Namespa
         yield f"dense, {mode}", file(quantize_post_training(dense, mode=mode))
     for bits in arguments.bits:
         yield f"dense, static, {bits}-bit weights", file(quantize_post_training(dense, images, weight_bits=bits))
-    calls = [split_batch(batch)[0] for batch in images]
+    calls = [BatchFormat().split(batch).call for batch in images]
     yield "dense, static by onnxruntime", _their_static(original, calls, folder / "their-static.onnx")
     plain = copy.deepcopy(dense)
     _fit(plain, data, FINE_TUNING, arguments, arguments.epochs)

@@ -1,10 +1,15 @@
 """Example inputs: one tensor, a tuple of positionals or a dict of keywords, handled alike."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from lighten.errors import UserError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one forward call."""
@@ -27,28 +32,6 @@ def map_tensors(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
     return torch.utils._pytree.tree_map(lambda x: fn(x) if isinstance(x, Tensor) else x, tree)
 
 
-def split_batch(batch: Any) -> tuple[Call, Any]:
-    """Split a batch into the model's call and its labels.
-
-    Args:
-        batch: ``(inputs, labels)`` or ``(inputs, labels, keys)``, or a mapping with ``labels`` whose other entries are
-            keywords of the model (``keys`` aside); a lone tensor has no labels.
-    """
-    if isinstance(batch, Mapping):
-        return ((), {k: v for k, v in batch.items() if k not in ("labels", "keys")}), batch.get("labels")
-    if isinstance(batch, list | tuple) and len(batch) in (2, 3):
-        inputs, labels = batch[:2]
-        return as_call(tuple(inputs) if isinstance(inputs, list) else inputs), labels
-    return as_call(batch), None
-
-
-def keys_of(batch: Any) -> Tensor | None:
-    """Return a batch's keys, int64 (batch,), one number for each view of each sample; ``None`` where it has none."""
-    if isinstance(batch, Mapping):
-        return batch.get("keys")
-    return batch[2] if isinstance(batch, list | tuple) and len(batch) == 3 else None
-
-
 def example_of(input_shape: Sequence[int], samples: int = 2) -> ExampleInput:
     """Return zeros such as a model takes: images for (channels, height, width), tokens for (length,).
 
@@ -60,15 +43,93 @@ def example_of(input_shape: Sequence[int], samples: int = 2) -> ExampleInput:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def logits_of(output: Any) -> Tensor:
-    """Return the logits of a model's output: the tensor itself, ``.logits``, ``["logits"]`` or the first entry."""
+def logits_of(output: Any, which: str | int | None = None, *, setting: str = "outputs") -> Tensor:
+    """Return the logits in what a model returns.
+
+    A tensor is what it is. Of several values ``which`` says the name or position; without it only what is certain is
+    taken: ``logits``, or the one value that is a tensor.
+
+    Args:
+        output: what the model returned.
+        which: of several values.
+        setting: how messages call ``which``.
+
+    Raises:
+        UserError: if it is not certain which is meant, or it is not there, or no tensor.
+
+    Example:
+        >>> logits_of({"kind": torch.ones(1), "box": torch.zeros(1)}, "kind")
+        tensor([1.])
+    """
     if isinstance(output, Tensor):
         return output
-    if hasattr(output, "logits"):
+    if which is None and isinstance(getattr(output, "logits", None), Tensor):
         return output.logits
+    values = _values(output)
+    tensors = [name for name, value in values.items() if isinstance(value, Tensor)]
+    if which is None:
+        if "logits" in tensors or len(tensors) == 1:
+            return values["logits" if "logits" in tensors else tensors[0]]
+        found = ", ".join(map(repr, tensors))
+        if not found:
+            raise UserError(f"the model returns {type(output).__name__}, expected logits, or an output with 'logits'")
+        raise UserError(
+            f"the model returns several tensors ({found}), and nothing says which one is meant; "
+            f"name it, as in {setting}={tensors[0]!r}"
+        )
+    if isinstance(which, int) and which not in values:
+        which = dict(enumerate(values)).get(which, which)
+    if which not in tensors:
+        raise UserError(
+            f"{setting}={which!r}, and the model returns {', '.join(map(repr, tensors))}; name one of these"
+        )
+    return values[which]
+
+
+def _values(output: Any) -> dict[Any, Any]:
     if isinstance(output, Mapping):
-        return output["logits"]
-    return output[0]
+        return dict(output)
+    if hasattr(output, "_asdict"):
+        return dict(output._asdict())
+    if is_dataclass(output):
+        return {field.name: getattr(output, field.name) for field in fields(output)}
+    return dict(enumerate(output)) if isinstance(output, list | tuple) else {}
+
+
+def run(module: nn.Module, call: Call) -> Any:
+    """Call ``module``.
+
+    Raises:
+        UserError: if its forward does not take these arguments, or one of them is no tensor but an array.
+    """
+    args, kwargs = call
+    try:
+        return module(*args, **kwargs)
+    except (TypeError, AttributeError) as error:
+        _check_call(module, call, error)
+        raise
+
+
+def _check_call(module: nn.Module, call: Call, error: Exception) -> None:
+    args, kwargs = call
+    name = type(module).__name__
+    if any(isinstance(value, np.ndarray) for value in torch.utils._pytree.tree_leaves(call)):
+        raise UserError(
+            f"the batch gives {name} a NumPy array, expected a tensor; convert it with torch.from_numpy in the data set"
+        ) from error
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        given = [f"{len(args)} by position"] * bool(args) + [repr(key) for key in kwargs]
+        example = 'batch={"image": "input", "target": "label"}' if kwargs else 'batch=("input", "input", "label")'
+        raise UserError(
+            f"{name}.forward takes ({', '.join(signature.parameters)}), and the batch gives it "
+            f"{', '.join(given) or 'nothing'}; say what the parts of a batch are, as in {example}"
+        ) from error
 
 
 def capture_call(root: nn.Module, target: nn.Module, call: Call) -> Call:

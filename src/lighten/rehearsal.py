@@ -8,6 +8,7 @@ import torch.distributed as dist
 from rich.console import Console
 from torch import nn
 
+from lighten.batch import BatchFormat
 from lighten.delivery.artifacts import read_json
 from lighten.delivery.extras import require
 from lighten.delivery.folder import CONFIG
@@ -17,7 +18,7 @@ from lighten.distillation.match import Match
 from lighten.distillation.preflight import Finding, preflight, too_many_words
 from lighten.distillation.terms import FEATURES
 from lighten.errors import UserError
-from lighten.example import as_call, example_of, split_batch
+from lighten.example import Call, as_call, example_of
 from lighten.models.pretrained import resolve
 from lighten.pruning.decide import decide, plan_pruning, settle, study
 from lighten.pruning.latency import predict
@@ -50,7 +51,7 @@ def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]]]:
     student = untrained_student(recipe, data)
     settings = Settings(s.amount, score=s.score, scope=s.scope, target=s.target, align=s.align, rate_norm=s.rate_norm)
     structure = study(student, as_call(example_of(data.input_shape, 1)), exclude=s.exclude)
-    calibration = [split_batch(batch)[0] for batch in _some_inputs(data)] if s.scope == "sensitivity" else None
+    calibration = _some_calls(data) if s.scope == "sensitivity" else None
     planned = decide(
         structure, student, settings, findings=settle(structure, student, settings, calibration=calibration)
     )
@@ -124,7 +125,7 @@ def look_before(recipe: Recipe, data: Any, student: nn.Module, teachers: list[nn
             task=data.task, num_classes=data.num_classes, class_names=data.class_names,
             tokenizer=data.tokenizer if text else None, temperature=value_at(recipe.distil.temperature, 0.0),
             losses=recipe.distil.losses or labels_alone, normalisation=None if text else (data.mean, data.std),
-            seconds=_PREFLIGHT / len(teachers), **_facts(recipe, data, number),
+            seconds=_PREFLIGHT / len(teachers), keyed=data.keyed, **_facts(recipe, data, number),
         )  # fmt: skip
         known = {finding.message for finding in findings}
         which = f"teacher {number + 1} of {len(teachers)}: " if number else ""
@@ -163,9 +164,10 @@ def _check_words(data: Any, name: str, model: nn.Module) -> None:
         raise UserError(f"data {data.name}: {problem}, or give it a larger vocab_size")
 
 
-def _some_inputs(data: Any, samples: int = 128) -> list[Any]:
+def _some_calls(data: Any, samples: int = 128) -> list[Call]:
     data.setup("fit")
-    return list(first_samples(data.train_dataloader(), samples))
+    form = BatchFormat(keyed=data.keyed)
+    return [form.split(batch).call for batch in first_samples(data.train_dataloader(), samples)]
 
 
 def _of_all_ranks(messages: list[str]) -> list[str]:

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 from word_tokenizer import save_tokenizer
 
+from lighten.batch import BatchFormat
 from lighten.data.masking import IGNORED
 from lighten.data.text import TextData
 from lighten.data.text_part import Part, Texts
 from lighten.errors import UserError
-from lighten.example import keys_of, split_batch
 from lighten.training import order as order_module
 
 
@@ -115,9 +115,10 @@ def test_keys_name_the_sample_in_training_alone(module):
         loader.sampler.set_epoch(epoch)
         for batch in loader:
             assert batch["keys"].dtype == torch.int64
-            for ids, key in zip(unpadded(batch), keys_of(batch).tolist(), strict=True):
+            for ids, key in zip(unpadded(batch), BatchFormat().split(batch).keys.tolist(), strict=True):
                 assert ids == data.tokenizer(data.train_set.texts[key], truncation=True, max_length=32)["input_ids"]
-            call, labels = split_batch(batch)
+            parts = BatchFormat().split(batch)
+            call, labels = parts.call, parts.labels
             assert set(call[1]) == {"input_ids", "attention_mask"}
             assert len(labels) == 8
     assert not any("keys" in b for loader in (data.val_dataloader(), data.test_dataloader()) for b in loader)

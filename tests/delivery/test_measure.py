@@ -56,12 +56,47 @@ def test_mappings_are_called_by_keyword():
     [
         ([], "no data to measure on"),
         ([torch.eye(3)], "a batch without labels"),
+        ([(torch.eye(3), torch.arange(3), torch.ones(3))], "nothing says what they are"),
+        ([{"input": torch.eye(3), "target": torch.arange(3)}], "'input', 'target'; name them"),
+        ([(torch.eye(3), torch.eye(3))], r"labels are float32 of shape \(3, 3\)"),
+        ([(torch.eye(3), torch.ones(3, 3).long())], r"int64 of shape \(3, 3\)"),
+        ([(torch.ones(3, 2, 3), torch.arange(3))], r"logits of shape \(3, 2, 3\)"),
+        ([(torch.eye(3).numpy(), torch.arange(3))], "NumPy array"),
         (batches(labels=(0, 1, 3, 0, 1, 2, 2)), "answers 3 classes, but the labels go from 0 to 3"),
         ([(torch.full((2, 3), torch.nan), torch.zeros(2, dtype=torch.long))], "its logits hold NaN or infinity"),
     ],
-    ids=["empty", "unlabelled", "foreign", "nan"],
+    ids=[
+        "empty",
+        "unlabelled",
+        "unnamed",
+        "otherwise named",
+        "one-hot",
+        "dense",
+        "dense logits",
+        "array",
+        "foreign",
+        "nan",
+    ],
 )
 def test_data_that_cannot_be_measured_on_say_so_in_one_line(data, says):
     with pytest.raises(UserError, match=says) as caught:
         measure(identity(), data)
     assert "\n" not in str(caught.value)
+
+
+def test_data_are_read_once_so_that_a_generator_will_do():
+    assert measure(identity(), (batch for batch in batches()), batch_sizes=[1])["accuracy"] == pytest.approx(6 / 7)
+
+
+def test_roles_say_what_the_parts_of_a_batch_are():
+    class Shifted(nn.Module):
+        def forward(self, x, shift=None):
+            return x if shift is None else x.roll(1, 1)
+
+    x, other, labels = torch.eye(3), torch.zeros(3, dtype=torch.int64), torch.arange(3)
+    roles = ("input", "ignore", "label")
+    assert measure(Shifted(), [(x, other, labels)], batch=roles, batch_sizes=[1])["accuracy"] == 1.0
+    roles = ("input", "input", "label")
+    assert measure(Shifted(), [(x, other, labels)], batch=roles, batch_sizes=[1])["accuracy"] == 0.0
+    named = {"target": "label", "image": "input"}
+    assert measure(identity(), [{"image": x, "target": labels}], batch=named, batch_sizes=[1])["accuracy"] == 1.0

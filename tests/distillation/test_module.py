@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_told_in_one_line(net, loader, fit, tmp_path, build
 
 
 def test_a_batch_without_labels_is_told(net, fit) -> None:
-    with pytest.raises(UserError, match="no labels"):
+    with pytest.raises(UserError, match="without labels"):
         fit(DistillationModule(net(4)), DataLoader(torch.randn(4, 3, 6, 6), 2))
 
 

@@ -11,10 +11,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification
 
+from lighten.batch import BatchFormat
 from lighten.data import build_data
 from lighten.distillation.preflight import Finding, preflight
 from lighten.distillation.teacher import fingerprint
-from lighten.example import logits_of, split_batch
+from lighten.example import logits_of
 from lighten.models.registry import build_model
 
 TEXT_SIZES = {"num_attention_heads": 2, "num_hidden_layers": 1, "max_position_embeddings": 64}
@@ -23,7 +24,8 @@ TEXT_SIZES = {"num_attention_heads": 2, "num_hidden_layers": 1, "max_position_em
 def trained(model, batches, lr):
     optimizer = torch.optim.Adam(model.parameters(), lr)
     for batch in batches:
-        (args, kwargs), labels = split_batch(batch)
+        parts = BatchFormat().split(batch)
+        (args, kwargs), labels = parts.call, parts.labels
         optimizer.zero_grad()
         F.cross_entropy(logits_of(model(*args, **kwargs)), labels).backward()
         optimizer.step()

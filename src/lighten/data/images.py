@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lighten.batch import KeyedBatch
 from lighten.data.checks import check_at_least
 from lighten.data.split import stratified
 from lighten.errors import UserError
@@ -56,7 +57,7 @@ class ImageSet:
         seed: of the augmentation; ``None`` leaves images as they are.
         shift: pixels.
         views: different augmentations of a sample; ``None`` draws another one each epoch.
-        keyed: batches have a third entry, keys int64 (batch,): view * N + sample.
+        keyed: batches are a ``KeyedBatch``, with keys int64 (batch,): view * N + sample.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class ImageSet:
         batch = pixels.float().sub_(self._mean).div_(self._std), self.labels[chosen]
         if not self.keyed:
             return batch
-        return *batch, torch.from_numpy(views * len(self) + samples)
+        return KeyedBatch(*batch, torch.from_numpy(views * len(self) + samples))
 
 
 def draw_augmentation(

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from lighten.batch import BatchFormat, Roles
 from lighten.delivery.artifacts import open_run, read_json, recipe_name
 from lighten.delivery.confusion import write_confusion
 from lighten.delivery.count import Size, count
@@ -20,7 +23,7 @@ from lighten.delivery.runner import Model, Runner, open_runner
 from lighten.delivery.scores import SCHEMA, ModelScores, Role, Scores, compare, quality, write_scores
 from lighten.delivery.student import FIT
 from lighten.errors import UserError
-from lighten.example import Call, split_batch
+from lighten.example import Call
 
 FILES: dict[Role, str] = {"teacher": "teacher.onnx", "student": "dense.onnx", "compressed": "student.onnx"}
 """Which file of a run folder each role of ``scores.json`` is measured on."""
@@ -36,15 +39,17 @@ def measure(
     *,
     threads: int = 1,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    batch: Roles | None = None,
 ) -> ModelScores:
     """Measure one model: quality on all of ``dataloader``, size, and latency on its first samples.
 
     Args:
         path_or_model: a path to an ``.onnx``, ``.xml`` (OpenVINO), ``.tflite`` or ``.pte`` file, run in its runtime on
             the CPU, or a torch module, run in PyTorch where it stands.
-        dataloader: batches of ``(inputs, labels)``, or mappings with ``labels``.
+        dataloader: batches of ``(inputs, labels)``, or mappings with ``labels``; read once. One label a sample.
         threads: how many threads each call may use.
         batch_sizes: the sizes that latency is measured at.
+        batch: what the parts of other batches are, such as ``("input", "input", "label")`` or ``{"target": "label"}``.
 
     Returns:
         Accuracy and macro-F1 in [0, 1], parameters, MACs of one sample, bytes (a module's in memory),
@@ -60,21 +65,25 @@ def measure(
         (10, 8, ['batch_1', 'batch_32'])
     """
     with open_runner(path_or_model, threads=threads) as runner:
-        logits, labels = _predict(runner, dataloader)
-        call = _first_call(dataloader)
+        form, batches = BatchFormat(batch), iter(dataloader)
+        first = list(islice(batches, 1))
+        logits, labels = _predict(runner, chain(first, batches), form)
+        call = form.split(first[0]).call
         latency = interleaved_latency({"model": runner}, _batches(call, batch_sizes))["model"]
         accuracy, macro_f1, _ = quality(logits.argmax(axis=1), labels, logits.shape[1])
         return _model_scores(runner, count(runner, batch_of(call, 1)), accuracy, macro_f1, latency)
 
 
-def predict(path_or_model: Model, dataloader: Iterable[Any], *, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def predict(
+    path_or_model: Model, dataloader: Iterable[Any], *, threads: int = 1, batch: Roles | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return logits, shape (samples, classes), and labels, shape (samples,), over all of ``dataloader``.
 
     Raises:
         UserError: as ``measure``.
     """
     with open_runner(path_or_model, threads=threads) as runner:
-        return _predict(runner, dataloader)
+        return _predict(runner, dataloader, BatchFormat(batch))
 
 
 def measure_run(run: str | Path, *, threads: int = 1, say: Say = silent) -> Scores:
@@ -180,14 +189,17 @@ def _targets(
     return {target: found[target] for target in targets}
 
 
-def _predict(runner: Runner, dataloader: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _predict(
+    runner: Runner,
+    dataloader: Iterable[Any],
+    form: BatchFormat = BatchFormat(),  # noqa: B008 (frozen)
+) -> tuple[np.ndarray, np.ndarray]:
     logits, labels = [], []
     for batch in dataloader:
-        call, target = split_batch(batch)
-        if target is None:
-            raise UserError(f"{runner.name}: a batch without labels; expected (inputs, labels) or a dict with 'labels'")
-        logits.append(runner.run(runner.feed(call)))
-        labels.append(np.asarray(target))
+        parts = form.labelled(batch)
+        answers = _class_indices(runner.name, parts.labels)
+        logits.append(_one_answer_each(runner.name, runner.run(runner.feed(parts.call)), len(answers)))
+        labels.append(answers)
     if not logits:
         raise UserError(f"{runner.name}: no data to measure on; expected at least one batch")
     scores, answers = np.concatenate(logits), np.concatenate(labels)
@@ -201,8 +213,27 @@ def _predict(runner: Runner, dataloader: Iterable[Any]) -> tuple[np.ndarray, np.
     return scores, answers
 
 
+def _class_indices(name: str, labels: Any) -> np.ndarray:
+    found = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise UserError(
+            f"{name}: labels are {found.dtype} of shape {found.shape}, expected class indices (batch,): one answer a "
+            "sample is what can be measured"
+        )
+    return found.astype(np.int64)
+
+
+def _one_answer_each(name: str, logits: np.ndarray, samples: int) -> np.ndarray:
+    if logits.ndim != 2 or len(logits) != samples:
+        raise UserError(
+            f"{name}: gives logits of shape {logits.shape} for {samples} labels, expected (batch, classes): one answer "
+            "a sample is what can be measured"
+        )
+    return logits
+
+
 def _first_call(dataloader: Iterable[Any]) -> Call:
-    return split_batch(next(iter(dataloader)))[0]
+    return BatchFormat().split(next(iter(dataloader))).call
 
 
 def _batches(call: Call, sizes: Sequence[int]) -> dict[str, Call]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lighten.delivery.extras import need
 from lighten.delivery.quiet import silent
 from lighten.errors import UserError
-from lighten.example import Call, logits_of, map_tensors
+from lighten.example import Call, logits_of, map_tensors, run
 
 Model = str | Path | nn.Module
 """A path to an ``.onnx``, ``.xml``, ``.tflite`` or ``.pte`` file, or a torch module."""
@@ -235,7 +235,7 @@ class TorchRunner:
     @torch.no_grad()
     def run(self, feed: Call) -> np.ndarray:
         """Call the module once; bringing the logits to the CPU waits for an accelerator."""
-        return logits_of(self.module(*feed[0], **feed[1])).float().cpu().numpy()
+        return logits_of(run(self.module, feed)).float().cpu().numpy()
 
 
 def open_session(model: Path | bytes, name: Path, *, threads: int, optimise: bool = True) -> Any:

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from lighten.batch import BatchFormat
 from lighten.delivery.artifacts import open_run, read_json, write_json, write_text
 from lighten.delivery.folder import CONFIG, build, cut, load, save, save_tokenizer
 from lighten.errors import UserError
-from lighten.example import split_batch
 from lighten.pruning.plan import Plan
 from lighten.quantization.post_training import STATIC, quantize_post_training
 from lighten.quantization.sensitivity import find_float_layers
@@ -97,7 +97,7 @@ def _calibrated(
     batches = _validation(config, samples) if mode == STATIC else None
     small: Any = quantize_post_training(model, batches, mode=mode, **settings)
     if batches is not None:
-        count = sum(len(split_batch(batch)[1]) for batch in batches)
+        count = sum(len(BatchFormat().labelled(batch).labels) for batch in batches)
         small.lighten_quantization |= {"calibration": {"samples": count, "split": "validation"}}
     for name in ("lighten_spec", "lighten_plan"):
         if hasattr(model, name):

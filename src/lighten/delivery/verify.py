@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lighten.batch import BatchFormat
 from lighten.delivery import card, report
 from lighten.delivery.artifacts import open_run, read_json, sha256
 from lighten.delivery.count import count
@@ -29,7 +30,6 @@ from lighten.delivery.scores import (
 )
 from lighten.delivery.student import FIT
 from lighten.errors import UserError
-from lighten.example import split_batch
 from lighten.training.checkpoint import AtomicCheckpointIO, verify
 from lighten.training.origin import ORIGIN
 
@@ -205,7 +205,7 @@ def _quality(
 
 
 def _work(path: Path, model: ModelScores, batches: Iterable[Any]) -> Iterator[Check]:
-    call = batch_of(split_batch(next(iter(batches)))[0], 1)
+    call = batch_of(BatchFormat().split(next(iter(batches))).call, 1)
     with open_runner(path) as runner:
         size: Mapping[str, Any] = count(runner, call)
     yield _number(f"parameters of {path.name}", model["parameters"], size["parameters"])

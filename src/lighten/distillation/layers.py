@@ -102,6 +102,11 @@ class Layers:
             for module, training in modes.items():
                 module.training = training
 
+    @property
+    def opened(self) -> bool:
+        """Whether the layers are watched."""
+        return self._watches is not None
+
     def pairs(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """Return the features of the last pass of both, by loss, the student's projected where it has to be."""
         if self._watches is None:

@@ -21,6 +21,7 @@ def soft_labels(
     *,
     mask: Tensor | None = None,
     count: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     r"""Return the soft-label loss: how far the student's softened distribution is from the teacher's.
 
@@ -38,6 +39,7 @@ def soft_labels(
         mask: (batch,) or (batch, length), zero where a position is padding or otherwise left out.
         count: N; by default the positions that are not left out. Ranks that hold unequal numbers of positions give
             their mean, so that the mean of their losses is the loss of the whole batch.
+        weights: (batch,), what the loss of each sample is multiplied with; N stays.
 
     Returns:
         A scalar in nats, zero where both agree.
@@ -54,7 +56,7 @@ def soft_labels(
     student = F.log_softmax(upcast(student_logits) / temperature, dim=-1)
     teacher = F.log_softmax(_as(teacher_logits, student) / temperature, dim=-1)
     divergence = (teacher.exp() * (teacher - student)).sum(-1)
-    return masked_mean(divergence, mask, count) * temperature**2
+    return masked_mean(weighted(divergence, weights), mask, count) * temperature**2
 
 
 def dkd(
@@ -65,6 +67,7 @@ def dkd(
     *,
     alpha: float = 1.0,
     beta: float = 8.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     r"""Return decoupled distillation: the labelled class against the rest, and the rest among themselves.
 
@@ -84,6 +87,7 @@ def dkd(
         temperature: T > 0.
         alpha: weight of the labelled class against the rest.
         beta: weight of the rest among themselves.
+        weights: (batch,), what the loss of each sample is multiplied with; N stays.
 
     Raises:
         UserError: as ``soft_labels``, if the labels do not fit, or there is one class alone.
@@ -104,7 +108,8 @@ def dkd(
     others = F.kl_div(
         F.log_softmax(rest_s, dim=-1), F.log_softmax(rest_t, dim=-1), reduction="none", log_target=True
     ).sum(-1)
-    return masked_mean(alpha * target + beta * others, torch.ones_like(target)) * temperature**2  # zero of no samples
+    values = weighted(alpha * target + beta * others, None if weights is None else weights[keep])
+    return masked_mean(values, torch.ones_like(target)) * temperature**2  # zero of no samples
 
 
 def dist(
@@ -144,7 +149,9 @@ def dist(
     return temperature**2 * (beta * between + gamma * within)
 
 
-def soft_binary_labels(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+def soft_binary_labels(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float, *, weights: Tensor | None = None
+) -> Tensor:
     r"""Return the soft-label loss where each class is a question of its own, as in multi-label tasks.
 
     .. math:: T^2 \cdot \frac{1}{BC} \sum_{b,c}
@@ -157,6 +164,7 @@ def soft_binary_labels(student_logits: Tensor, teacher_logits: Tensor, temperatu
         student_logits: (batch, classes).
         teacher_logits: the same shape.
         temperature: T > 0.
+        weights: (batch,), what the loss of each sample is multiplied with; N stays.
 
     Raises:
         UserError: as ``soft_labels``.
@@ -168,11 +176,16 @@ def soft_binary_labels(student_logits: Tensor, teacher_logits: Tensor, temperatu
     sure, unsure = torch.sigmoid(teacher), torch.sigmoid(-teacher)
     divergence = sure * (F.logsigmoid(teacher) - F.logsigmoid(student))
     divergence = divergence + unsure * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-    return divergence.mean() * temperature**2
+    return weighted(divergence, weights).mean() * temperature**2
 
 
 def cross_entropy(
-    student_logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, count: Tensor | None = None
+    student_logits: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    *,
+    count: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     r"""Return the cross-entropy with the true labels; of masked language models, with the masked tokens.
 
@@ -187,6 +200,7 @@ def cross_entropy(
         labels: (batch,) or (batch, length), integers in [0, classes); positions of -100 are left out.
         label_smoothing: epsilon in [0, 1).
         count: N, as in ``soft_labels``.
+        weights: (batch,), what the loss of each sample is multiplied with; N stays.
 
     Returns:
         A scalar in nats; zero where no position has a label.
@@ -195,13 +209,12 @@ def cross_entropy(
         UserError: if the shapes do not fit, or the labels are not integers.
     """
     _check_labels(student_logits, labels)
-    logits = upcast(student_logits).flatten(0, -2)
-    labels = labels.flatten().long()
-    values = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, ignore_index=IGNORED, reduction="none")
-    return masked_mean(values, labels != IGNORED, count)
+    logits, answers = upcast(student_logits).flatten(0, -2), labels.flatten().long()
+    values = F.cross_entropy(logits, answers, label_smoothing=label_smoothing, ignore_index=IGNORED, reduction="none")
+    return masked_mean(weighted(values.view(labels.shape), weights), labels != IGNORED, count)
 
 
-def binary_cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
+def binary_cross_entropy(student_logits: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> Tensor:
     r"""Return the cross-entropy of yes-or-no questions, one a class, mean over batch and classes.
 
     .. math:: -\frac{1}{BC} \sum_{b,c} y_{bc} \log \sigma(s_{bc}) + (1 - y_{bc}) \log \sigma(-s_{bc})
@@ -209,16 +222,18 @@ def binary_cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         student_logits: (batch, classes).
         labels: (batch, classes), in [0, 1].
+        weights: (batch,), what the loss of each sample is multiplied with; N stays.
 
     Raises:
         UserError: if the shapes differ.
     """
     _check_targets(student_logits, labels)
     logits = upcast(student_logits)
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    values = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    return weighted(values, weights).mean()
 
 
-def mean_squared_error(student_values: Tensor, targets: Tensor) -> Tensor:
+def mean_squared_error(student_values: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Tensor:
     r"""Return the mean squared difference, to the labels of a regression task or to its teacher's answers.
 
     .. math:: \frac{1}{BK} \sum_{b,k} (s_{bk} - y_{bk})^2
@@ -228,13 +243,19 @@ def mean_squared_error(student_values: Tensor, targets: Tensor) -> Tensor:
     Args:
         student_values: (batch, targets).
         targets: the same shape.
+        weights: (batch,), what the loss of each sample is multiplied with; N stays.
 
     Raises:
         UserError: if the shapes differ.
     """
     _check_targets(student_values, targets)
     values = upcast(student_values)
-    return F.mse_loss(values, targets.detach().to(values.dtype))
+    return weighted((values - targets.detach().to(values.dtype)).square(), weights).mean()
+
+
+def weighted(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Return ``values`` (batch, …) times the weights (batch,) of their samples, where there are any."""
+    return values if weights is None else values * weights.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None, count: Tensor | None = None) -> Tensor:

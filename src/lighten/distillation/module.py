@@ -10,15 +10,18 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lighten.batch import BatchFormat, Parts, Roles
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.layers import Layers, matches_of, restore_projections_
 from lighten.distillation.loss import IGNORED
 from lighten.distillation.match import UNIFORM, blocks
 from lighten.distillation.scores import Likeness, Scores
+from lighten.distillation.targets import check_labels, check_range, check_weights
 from lighten.distillation.teacher import Teacher, accepted, check_apart
 from lighten.distillation.terms import Ranks, Seen, Terms, check_terms
+from lighten.distillation.tokens import NextTokens
 from lighten.errors import UserError
-from lighten.example import Call, keys_of, logits_of, split_batch
+from lighten.example import Call, logits_of, run
 from lighten.schedule import Setting
 from lighten.training.example import example_call
 from lighten.training.optimizer import OptimizerBuilder, OptimizerSettings
@@ -32,16 +35,17 @@ class DistillationModule(L.LightningModule):
     """Trains a student on labels and, where there is a teacher, on what the teacher makes of the same batches.
 
     Batches are ``(inputs, labels)``, or mappings with ``labels`` whose other entries are the models' keywords (a model
-    is spared those that it does not take); either may carry ``keys`` for the cache. Logs ``train/loss``, ``lr``, and
-    with a teacher each loss as ``distil/<loss>`` and its share of the sum as ``distil/share/<loss>`` at log points; on
-    validation and test ``student/…`` and ``teacher/…`` as :class:`Scores` has them, ``gap/accuracy``, ``gap/loss`` and
-    ``gap/macro_f1`` (teacher - student), ``gap/retention`` (student / teacher), ``gap/agreement`` and ``gap/kl``.
+    is spared those that it does not take); ``batch`` says what the parts of others are. Logs ``train/loss``, ``lr``,
+    and with a teacher each loss as ``distil/<loss>`` and its share of the sum as ``distil/share/<loss>`` at log
+    points; on validation and test ``student/…`` and ``teacher/…`` as :class:`Scores` has them, ``gap/accuracy``,
+    ``gap/loss`` and ``gap/macro_f1`` (teacher - student), ``gap/retention`` (student / teacher), ``gap/agreement`` and
+    ``gap/kl``.
 
     The teacher is frozen in place and kept outside: in no state dict, optimizer, DDP bucket or checkpoint,
     and always in eval mode. A checkpoint keeps its fingerprint and refuses to go on with another one.
 
     Args:
-        student: returns logits (batch, classes), or an output with ``logits``.
+        student: returns logits (batch, classes), or an output with ``logits``; ``outputs`` says which of others.
         teacher: the same, or several of which the logits are averaged; ``None`` trains on labels alone.
         temperature: of the soft labels, above zero; a number, or a schedule ``{from, to, begin, end, shape}``.
         soft_weight: weight of the soft labels in [0, 1]; the rest is for the labels.
@@ -49,7 +53,8 @@ class DistillationModule(L.LightningModule):
         loss_options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
         layers: which layers hints and the like compare: ``"uniform"``, or patterns of the student's names to patterns
             of the teacher's.
-        task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``.
+        task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``: answers for masked tokens, or
+            for the next ones where the student is a causal language model whose labels are its input ids.
         teacher_weights: of several teachers; equal by default.
         teacher_precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` goes with the trainer.
         compile_teacher: run it through ``torch.compile``.
@@ -61,6 +66,12 @@ class DistillationModule(L.LightningModule):
             usually an :class:`OptimizerSettings`, which is also the default.
         label_smoothing: of the cross-entropy, in [0, 1).
         num_classes: checked against the logits where given.
+        batch: a role for each part of a batch, ``("input", "input", "label")``, or for entries of a mapping,
+            ``{"target": "label"}``: ``"input"``, ``"label"``, ``"weight"`` (of samples: multiplies their losses, not
+            their scores), ``"key"`` (for the cache) or ``"ignore"``. With a cache, the third of three parts
+            is keys.
+        outputs: name or position of the student's output that is trained, where it has several.
+        teacher_outputs: the teacher's, by default the same.
 
     Raises:
         UserError: for a setting out of its range, layers that do not match, or a student that shares parameters with
@@ -91,20 +102,27 @@ class DistillationModule(L.LightningModule):
         optimizer: OptimizerBuilder | None = None,
         label_smoothing: float = 0.0,
         num_classes: int | None = None,
+        batch: Roles | None = None,
+        outputs: str | int | None = None,
+        teacher_outputs: str | int | None = None,
     ) -> None:
         super().__init__()
+        self.batch_format, self.outputs = BatchFormat(batch, keyed=cache is not None), outputs
         weights = check_terms(losses, soft_weight, temperature, teacher=teacher is not None, task=task)
         if not 0.0 <= label_smoothing < 1.0:
             raise UserError(f"label_smoothing={label_smoothing}, expected a number in [0, 1)")
         self.teacher = None
         if teacher is not None:
             self.teacher = Teacher(
-                teacher, weights=teacher_weights, precision=teacher_precision, compiled=compile_teacher
-            )
+                teacher, weights=teacher_weights, precision=teacher_precision, compiled=compile_teacher,
+                outputs=outputs if teacher_outputs is None else teacher_outputs,
+            )  # fmt: skip
             for each in self.teacher.modules:
                 check_apart(student, each)
         self.student = student
         self.terms = Terms(weights, temperature, task=task, label_smoothing=label_smoothing, options=loss_options)
+        if self.batch_format.weighted:
+            self.terms.check_weighted()
         self.task = task
         self.num_classes = num_classes
         self.cache = cache
@@ -122,11 +140,13 @@ class DistillationModule(L.LightningModule):
         self._scores: dict[str, Scores] = {}
         self._likeness: Likeness | None = None
         self._logits: dict[str, Tensor] = {}
+        self._next_tokens = NextTokens()
         self._batch_size = 0
         self.save_hyperparameters(self._settings(layers))
 
     def setup(self, stage: str) -> None:
         """Look at the layers that are compared, and project where widths differ; before a strategy wraps anything."""
+        self._next_tokens = NextTokens()
         if stage != "fit":
             return
         check_sync(self.trainer)
@@ -157,7 +177,14 @@ class DistillationModule(L.LightningModule):
             self.cache.refresh()
 
     def configure_model(self) -> None:
-        """Shard the student where the strategy has a mesh of devices (FSDP2), and the teacher where that is asked."""
+        """Shard the student where the strategy has a mesh of devices (FSDP2), and the teacher where that is asked.
+
+        A callback that copies the module in its ``setup`` (``WeightAveraging``) calls it before ours runs: projections
+        have to be there by then.
+        """
+        if self.layers is not None and not self.layers.opened and self._fits:
+            self.layers.open(example_call(self.trainer, self, self.student))
+            self.layers.close()
         mesh = self.device_mesh
         if mesh is None:
             return
@@ -173,11 +200,14 @@ class DistillationModule(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the weighted sum of the losses, a scalar."""
-        call, labels = split_batch(batch)
-        logits = self._student_logits(call, labels, first=batch_idx == 0)
-        seen = Seen(logits, labels, mask=call[1].get("attention_mask"))
+        parts = self.batch_format.labelled(batch)
+        call = parts.call
+        logits, labels = self._answers(parts, first=batch_idx == 0)
+        if parts.weights is not None:
+            check_weights(parts.weights, len(logits), look=self._looks(labels))
+        seen = Seen(logits, labels, mask=call[1].get("attention_mask"), weights=parts.weights)
         if self.terms.asks_teacher or self.layers is not None:
-            seen.teacher = self._teacher_logits(call, keys_of(batch))
+            seen.teacher = self._teacher_logits(call, parts.keys)
             self._check_outputs(logits, seen.teacher)
         if self.layers is not None:
             seen.pairs = self.layers.pairs()
@@ -225,7 +255,8 @@ class DistillationModule(L.LightningModule):
             batch = dataset.__getitems__([(self.current_epoch, sample) for sample in mine.tolist()])
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                self._teacher_logits(split_batch(batch)[0], keys_of(batch))
+                parts = self.batch_format.split(batch)
+                self._teacher_logits(parts.call, parts.keys)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the scores of student and teacher."""
@@ -237,8 +268,7 @@ class DistillationModule(L.LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the student's logits, (batch, classes)."""
-        call, _ = split_batch(batch)
-        return logits_of(self(*call[0], **call[1]))
+        return self._run_student(self.batch_format.split(batch).call)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
@@ -274,8 +304,7 @@ class DistillationModule(L.LightningModule):
         restore_projections_(self.projections, checkpoint.get("state_dict", {}))
         saved = checkpoint.get(CHECKPOINT_KEY)
         given = None if self.teacher is None else self.teacher.fingerprint
-        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
-        if saved != given and (fitting or (saved and given)):
+        if saved != given and (self._fits or (saved and given)):
             raise UserError(
                 f"the checkpoint's teacher is {_short(saved)}, the one given is {_short(given)}; "
                 "give the teacher that this student began with, or start anew"
@@ -348,50 +377,35 @@ class DistillationModule(L.LightningModule):
         gathered: Any = self.all_gather(rows, sync_grads=rows.requires_grad)
         return gathered.flatten(0, 1)
 
-    def _student_logits(self, call: Call, labels: Any, *, first: bool = False) -> Tensor:
-        self._check_labels(labels)
+    def _answers(self, parts: Parts, *, first: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the student's logits for a batch, and the labels that they are held against."""
+        labels = check_labels(parts.labels, self.task)
         if first and self.training and len(labels) == 1 and _uses_batch_statistics(self.student):
             raise UserError(_batch_of_one(self.student))
-        args, kwargs = accepted(self.student, call)
+        if self.task == "masked_lm":
+            teachers = [] if self.teacher is None else self.teacher.modules
+            labels = self._next_tokens.labels(self.student, parts.call, labels, teachers)
         try:
-            logits = logits_of(self.student(*args, **kwargs))
+            logits = self._run_student(parts.call)
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 raise UserError(_batch_of_one(self.student)) from error
             raise
-        dims = 3 if self.task == "masked_lm" else 2
-        if logits.ndim != dims:
-            expected = "(batch, length, classes)" if dims == 3 else "(batch, classes)"
-            raise UserError(f"the student returns logits of shape {tuple(logits.shape)}, expected {expected}")
         if self.num_classes not in (None, logits.shape[-1]):
             raise UserError(f"the student gives {logits.shape[-1]} classes, the data have {self.num_classes}")
-        self._check_range(labels, logits.shape[-1])
-        return logits
+        check_range(logits, labels, self.task, look=self._looks(labels))
+        return logits, labels
 
-    def _check_labels(self, labels: Any) -> None:
-        if not isinstance(labels, Tensor):
-            raise UserError("the batch has no labels, expected (inputs, labels) or a mapping with 'labels'")
-        dims = {"classification": (1,), "regression": (1, 2), "multilabel": (2,), "masked_lm": (2,)}[self.task]
-        if labels.ndim not in dims:
-            expected = {"classification": "(batch,) of class indices", "masked_lm": "(batch, length) of tokens"}
-            raise UserError(
-                f"labels have shape {tuple(labels.shape)}, expected {expected.get(self.task, '(batch, outputs)')}"
-            )
+    def _run_student(self, call: Call) -> Tensor:
+        return logits_of(run(self.student, accepted(self.student, call)), self.outputs)
 
-    def _check_range(self, labels: Tensor, classes: int) -> None:
-        if self.task in ("regression", "multilabel"):
-            return
-        if labels.device.type != "cpu" and self.current_epoch > 0:
-            return  # seen already, and looking again would make the host wait for the device
-        labels = labels[labels != IGNORED]
-        if not len(labels):
-            return
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= classes:
-            raise UserError(
-                f"labels run from {low} to {high}, expected 0 to {classes - 1} for {classes} classes; "
-                "map them to class indices, or give the model more classes"
-            )
+    @property
+    def _fits(self) -> bool:
+        return self._trainer is not None and self.trainer.state.fn == "fit"
+
+    def _looks(self, labels: Tensor) -> bool:
+        """Return whether values are looked at; after the first epoch the host would wait for the device for nothing."""
+        return labels.device.type == "cpu" or self.current_epoch == 0
 
     def _check_outputs(self, student_logits: Tensor, teacher_logits: Tensor) -> None:
         student, teacher = student_logits.shape, teacher_logits.shape
@@ -401,10 +415,11 @@ class DistillationModule(L.LightningModule):
             )
 
     def _score(self, batch: Any) -> None:
-        call, labels = split_batch(batch)
-        logits = {"student": self._student_logits(call, labels)}
+        parts = self.batch_format.labelled(batch)
+        answers, labels = self._answers(parts)
+        logits = {"student": answers}
         if self.teacher is not None:
-            logits["teacher"] = self.teacher.logits(call, self.device)
+            logits["teacher"] = self.teacher.logits(parts.call, self.device)
             self._check_outputs(logits["student"], logits["teacher"])
             if self.task in ("classification", "masked_lm"):
                 self._likeness = self._likeness or Likeness(self.device)
@@ -419,7 +434,16 @@ class DistillationModule(L.LightningModule):
     def _log_scores(self) -> None:
         values: dict[str, Tensor] = {}
         for name, scores in self._scores.items():
-            values.update(scores.compute(name))
+            found = scores.compute(name)
+            if found is None and self.trainer.sanity_checking:
+                return  # the first batches alone may have no label
+            if found is None:
+                data = "test" if self.trainer.testing else "validation"
+                raise UserError(
+                    f"every label of the {data} data is {IGNORED}, which leaves its sample out; expected some that "
+                    "count: label them, or leave these data out"
+                )
+            values.update(found)
         for name in ("accuracy", "macro_f1", "pearson", "loss"):
             if f"teacher/{name}" in values:
                 values[f"gap/{name}"] = values[f"teacher/{name}"] - values[f"student/{name}"]

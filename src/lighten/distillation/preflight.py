@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lighten.batch import BatchFormat
 from lighten.distillation.preflight_answers import check_answers
 from lighten.distillation.preflight_data import (
     ERROR,
@@ -55,6 +56,7 @@ def preflight(
     teacher_normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
     samples: int = 512,
     seconds: float = 8.0,
+    keyed: bool = False,
 ) -> list[Finding]:
     """Return what looks wrong with a fit that is about to begin, errors first; nothing where it looks sound.
 
@@ -64,7 +66,7 @@ def preflight(
     Args:
         student: on any device; ``None`` leaves out what concerns it.
         teacher: likewise.
-        train: gives batches as ``lighten.example.split_batch`` takes them, from the start each time it is iterated.
+        train: gives batches as ``lighten.batch.BatchFormat`` takes them, from the start each time it is iterated.
         validation: likewise.
         task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``.
         num_classes: outputs that models should have.
@@ -79,8 +81,9 @@ def preflight(
         teacher_normalisation: those that the teacher was trained with.
         samples: to look at, of each loader at most.
         seconds: after which no further batch is fetched or run.
+        keyed: the third of three parts of a batch are keys.
     """
-    end = time.monotonic() + seconds
+    end, form = time.monotonic() + seconds, BatchFormat(keyed=keyed)
     parts = Part("training"), Part("validation")
     models = {name: m for name, m in (("teacher", teacher), ("student", student)) if m is not None}
     found = [
@@ -92,7 +95,7 @@ def preflight(
     ]
     with torch.no_grad(), _untouched(models.values(), (train, validation)):
         for part, loader, share in zip(parts, (train, validation), (0.25, 0.33), strict=True):
-            look(part, loader, samples, time.monotonic() + share * (end - time.monotonic()))
+            look(part, loader, samples, time.monotonic() + share * (end - time.monotonic()), form)
             found += check_inputs(part, normalisation, tokenizer, models)
             labelled = not (wrong := list(check_labels(part, task, num_classes, class_names)))
             found += wrong

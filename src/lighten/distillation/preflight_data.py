@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import RandomSampler, SequentialSampler, Subset
 
+from lighten.batch import BatchFormat
 from lighten.distillation.loss import IGNORED
-from lighten.example import Call, map_tensors, split_batch
+from lighten.example import Call, map_tensors
 
 _KEPT = 128 << 20
 """Bytes of inputs that are kept of a part, the first batch aside."""
@@ -64,11 +65,12 @@ class Part:
         return torch.cat([labels.detach().cpu() for _, labels, _ in self.batches])
 
 
-def look(part: Part, loader: Iterable[Any], samples: int, end: float) -> None:
+def look(part: Part, loader: Iterable[Any], samples: int, end: float, form: BatchFormat) -> None:
     """Fill ``part`` with up to ``samples`` samples, fetching none after the time ``end``."""
     kept = 0
     for batch in loader:
-        call, labels = split_batch(batch)
+        parts = form.split(batch)
+        call, labels = parts.call, parts.labels
         rows = _rows(call)
         part.sizes.append(rows)
         taken = min(rows, samples - part.samples)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric, Metric, SumMetric
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
@@ -43,6 +43,7 @@ class Scores:
         self.task = task
         self.metrics: dict[str, Metric] = {k: m.to(device) for k, m in _metrics(task, outputs).items()}
         self.loss = MeanMetric(nan_strategy="disable").to(device)
+        self.samples = SumMetric(nan_strategy="disable").to(device)
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -50,6 +51,7 @@ class Scores:
         logits = logits.float()
         if self.task in ("classification", "masked_lm"):
             logits, labels = logits[labels != IGNORED], labels[labels != IGNORED]
+        self.samples.update(len(labels))
         if not len(labels):
             return
         if self.task == "regression":
@@ -60,14 +62,16 @@ class Scores:
             logits, labels = torch.sigmoid(logits), labels.round().long()
         else:
             # a loss per sample: torchmetrics 1.9 drops weights together with its NaN handling
-            self.loss.update(F.cross_entropy(logits, labels, reduction="none"))
+            self.loss.update(F.cross_entropy(logits, labels.long(), reduction="none"))
         probabilities = logits.softmax(-1) if "ece" in self.metrics else logits
         answers = logits if self.task in ("regression", "multilabel") else logits.argmax(-1)
         for name, metric in self.metrics.items():
             metric.update(probabilities if name == "ece" else answers, labels)
 
-    def compute(self, prefix: str) -> dict[str, Tensor]:
-        """Return ``{prefix}/<score>``, scalars; every rank must call it."""
+    def compute(self, prefix: str) -> dict[str, Tensor] | None:
+        """Return ``{prefix}/<score>``, scalars, or ``None`` if there was no label; every rank must call it."""
+        if not self.samples.compute():
+            return None
         values = {name: metric.compute() for name, metric in self.metrics.items()}
         if "confusion" in values:
             values |= _of_classes(values.pop("confusion"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError, did_you_mean
-from lighten.example import Call, logits_of, map_tensors
+from lighten.example import Call, logits_of, map_tensors, run
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What a teacher may compute in."""
@@ -28,6 +28,7 @@ class Teacher:
             normalised geometric mean of their distributions (Hinton et al. 2015, section 5).
         precision: ``"float32"``, ``"bfloat16"`` or ``"float16"`` by autocast; ``None`` goes with the trainer.
         compiled: run through ``torch.compile``.
+        outputs: name or position of the logits in what a teacher returns, where it returns several values.
 
     Raises:
         UserError: if there is none, a weight is missing or not above zero, the precision is unknown, or a teacher has
@@ -41,6 +42,7 @@ class Teacher:
         weights: Sequence[float] | None = None,
         precision: str | None = None,
         compiled: bool = False,
+        outputs: str | int | None = None,
     ) -> None:
         modules = [module] if isinstance(module, nn.Module) else list(module)
         if not modules:
@@ -60,6 +62,7 @@ class Teacher:
         self.weights = [w / sum(given) for w in given]
         self.precision = precision
         self.compiled = compiled
+        self.outputs = outputs
         self._run: list[Any] | None = None
         self._device: torch.device | None = None
         self._fingerprint: str | None = None
@@ -80,7 +83,7 @@ class Teacher:
         """
         self._ready(device)
         assert self._run is not None
-        found = [self._logits_of(module, run, call) for module, run in zip(self.modules, self._run, strict=True)]
+        found = [self._logits_of(module, asked, call) for module, asked in zip(self.modules, self._run, strict=True)]
         if len(found) == 1:
             return found[0]
         shapes = {tuple(x.shape) for x in found}
@@ -112,13 +115,12 @@ class Teacher:
             if module.training:
                 module.eval()
 
-    def _logits_of(self, module: nn.Module, run: Any, call: Call) -> Tensor:
+    def _logits_of(self, module: nn.Module, asked: Any, call: Call) -> Tensor:
         dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
         if dtype is not None:  # a trainer in true half precision casts the batch, not the teacher
             call = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, call)
-        args, kwargs = accepted(module, call)
         with self._autocast():
-            return logits_of(run(*args, **kwargs))
+            return logits_of(run(asked, accepted(module, call)), self.outputs, setting="teacher_outputs")
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision is None or self._device is None:

@@ -44,6 +44,7 @@ class Seen:
         teacher: logits, where a loss asks for them.
         pairs: by loss, the features of the matched layers, the student's projected where it has to be.
         mask: (batch, length), zero at padding, of texts.
+        weights: (batch,), of samples.
     """
 
     student: Tensor
@@ -51,6 +52,7 @@ class Seen:
     teacher: Tensor | None = None
     pairs: Mapping[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     mask: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,12 @@ class Terms:
         """The losses that compare layers."""
         return [name for name in self.weights if name in FEATURES]
 
+    def check_weighted(self) -> None:
+        """Raise ``UserError`` if a loss cannot weigh its samples."""
+        for name in self.weights:
+            if name == "dist" or name in FEATURES:
+                raise UserError(f"batch has weights of samples, which {name!r} does not take; leave out one of both")
+
     @property
     def uses_logits(self) -> bool:
         """Whether a loss looks at the student's logits at all times."""
@@ -121,22 +129,22 @@ class Terms:
             return self._feature_loss(name, seen, ranks)
         if name == "mean_squared_error" or (name == "soft_labels" and self.task == "regression"):
             targets = seen.labels if name == "mean_squared_error" else _there(seen.teacher)
-            return mean_squared_error(seen.student, targets.reshape(seen.student.shape))
+            return mean_squared_error(seen.student, targets.reshape(seen.student.shape), weights=seen.weights)
         if name == "cross_entropy":
             if self.task == "multilabel":
-                return binary_cross_entropy(seen.student, seen.labels)
+                return binary_cross_entropy(seen.student, seen.labels, weights=seen.weights)
             count = _count(seen.labels != IGNORED, ranks) if self.task == "masked_lm" else None
-            return cross_entropy(seen.student, seen.labels, self.label_smoothing, count=count)
+            return cross_entropy(seen.student, seen.labels, self.label_smoothing, count=count, weights=seen.weights)
         teacher = _there(seen.teacher)
         if name == "dkd":
-            return dkd(seen.student, teacher, seen.labels, temperature, **options)
+            return dkd(seen.student, teacher, seen.labels, temperature, weights=seen.weights, **options)
         if name == "dist":
             return dist(ranks.gather(seen.student), ranks.gather(teacher), temperature, **options)
         if self.task == "multilabel":
-            return soft_binary_labels(seen.student, teacher, temperature)
+            return soft_binary_labels(seen.student, teacher, temperature, weights=seen.weights)
         mask = seen.mask if seen.student.ndim == 3 else None
         count = None if mask is None else _count(mask, ranks)
-        return soft_labels(seen.student, teacher, temperature, mask=mask, count=count)
+        return soft_labels(seen.student, teacher, temperature, mask=mask, count=count, weights=seen.weights)
 
     def _feature_loss(self, name: str, seen: Seen, ranks: Ranks) -> Tensor:
         values = []

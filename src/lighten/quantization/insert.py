@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from lighten.batch import BatchFormat, Roles
 from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.example import Call, ExampleInput, as_call, split_batch
+from lighten.example import Call, ExampleInput, as_call, run
 from lighten.names import match_names
 from lighten.quantization.fold import is_foldable
 from lighten.quantization.functions import Site
@@ -80,13 +81,16 @@ def quantize_(
     return model
 
 
-def calibrate_(model: nn.Module, batches: Iterable[Any], *, ranges: str | None = None) -> nn.Module:
+def calibrate_(
+    model: nn.Module, batches: Iterable[Any], *, ranges: str | None = None, batch: Roles | None = None
+) -> nn.Module:
     """Set the ranges of a quantized ``model`` from data, enable fake-quantization, return the model.
 
     Args:
         model: as ``quantize_`` left it; runs in eval mode without gradients, its modes are left as found.
         batches: inputs, ``(inputs, labels)`` pairs or dicts (``labels`` are ignored).
         ranges: another rule than the one ``quantize_`` was given.
+        batch: what the parts of other batches are, such as ``("input", "input", "label")`` or ``{"target": "label"}``.
 
     Raises:
         UserError: if there is no batch, or the model was not quantized.
@@ -97,15 +101,16 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, ranges: str | None =
     bank = None
     try:
         model.eval()
-        for batch in batches:
-            args, kwargs = inputs_of_batch(batch)
+        form = BatchFormat(batch)
+        for each in batches:
+            call = inputs_of_batch(each, form)
             with torch.no_grad():
                 if not hasattr(model, BANK):
-                    model(*args, **kwargs)
+                    run(model, call)
                 if bank is None:
                     bank = bank_of(model)
                     bank.restart(ranges)
-                model(*args, **kwargs)
+                run(model, call)
             if bank.rule.estimate is None:
                 bank.update()  # a histogram gathers all batches first
     finally:
@@ -121,13 +126,13 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, ranges: str | None =
     return model
 
 
-def inputs_of_batch(batch: Any) -> Call:
+def inputs_of_batch(batch: Any, form: BatchFormat) -> Call:
     """Return the model's arguments in a batch of calibration data.
 
     Raises:
         UserError: if it holds labels alone.
     """
-    args, kwargs = split_batch(batch)[0]
+    args, kwargs = form.split(batch).call
     if not args and not kwargs:
         raise UserError("calibration: a batch holds labels alone; expected inputs, (inputs, labels) or a dict")
     return args, kwargs

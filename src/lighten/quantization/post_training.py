@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lighten.batch import BatchFormat, Roles
 from lighten.clone import clone
 from lighten.errors import UserError, did_you_mean
 from lighten.example import ExampleInput
@@ -38,6 +39,7 @@ def quantize_post_training(
     ranges: str = "mse",
     weight_bits: int = 8,
     exclude: Sequence[str] = (),
+    batch: Roles | None = None,
 ) -> nn.Module:
     """Return a quantized copy of a trained model, in eval mode; ``model`` is left as it is.
 
@@ -53,6 +55,7 @@ def quantize_post_training(
         ranges: of ``"static"``: how a range is found, a name from ``observe.RULES``.
         weight_bits: 2 to 8, of the two int8 modes.
         exclude: names, patterns or types of layers that stay as they are.
+        batch: what the parts of other batches are, as of ``calibrate_``.
 
     Raises:
         UserError: on an unknown mode, a setting out of range, or static quantization without data.
@@ -74,9 +77,9 @@ def quantize_post_training(
         first = next(given, None)
         if first is None:
             raise UserError("calibration needs at least one batch, none was given")
-        args, kwargs = inputs_of_batch(first)
+        args, kwargs = inputs_of_batch(first, BatchFormat(batch))
         quantize_(model, example_input=kwargs or args, exclude=exclude, weight_bits=weight_bits, ranges=ranges)
-        calibrate_(model, chain([first], given))
+        calibrate_(model, chain([first], given), batch=batch)
         model.lighten_quantization |= {"mode": STATIC}  # type: ignore[operator]
         return model
     if mode == DYNAMIC:

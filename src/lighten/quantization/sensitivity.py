@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lighten.batch import BatchFormat, Roles
 from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.example import Call, logits_of, split_batch
+from lighten.example import Call, logits_of, run
 from lighten.quantization.insert import bank_of, calibrate_, quantize_
 from lighten.quantization.layers import QuantizedEmbedding, QuantizedLayer
 from lighten.quantization.sites import Only
@@ -75,6 +76,7 @@ def find_float_layers(
     ranges: str = "mse",
     weight_bits: int = 8,
     exclude: Sequence[str] = (),
+    batch: Roles | None = None,
 ) -> Sensitivity:
     """Find the fewest layers to leave in floating point so that accuracy drops by ``max_drop`` at most.
 
@@ -90,6 +92,7 @@ def find_float_layers(
         ranges: as of ``quantize_``.
         weight_bits: likewise.
         exclude: layers that stay in floating point in any case.
+        batch: what the parts of other batches are, as of ``calibrate_``.
 
     Raises:
         UserError: on a drop that is no share, data that is empty or without labels, or what ``quantize_`` refuses.
@@ -97,14 +100,19 @@ def find_float_layers(
     if not 0 <= max_drop < 1:
         raise UserError(f"max_drop={max_drop}: expected a share in [0, 1), as 0.01 for one point of accuracy")
     begun = time.perf_counter()
-    data = [split_batch(batch) for batch in batches]
+    form = BatchFormat(batch)
+    given = list(batches)
+    data = [(parts.call, parts.labels) for parts in map(form.labelled, given)]
     if not data:
         raise UserError("sensitivity needs at least one batch, none was given")
-    if any(labels is None for _, labels in data):
-        raise UserError("sensitivity: a batch without labels; expected (inputs, labels) or a dict with 'labels'")
     model = clone(model).eval()
     floating = _logits(model, data)
     labels = torch.cat([torch.as_tensor(y) for _, y in data]).to(floating.device)
+    if labels.shape != floating.shape[:-1] or labels.is_floating_point():
+        raise UserError(
+            f"sensitivity: labels are {labels.dtype} of shape {tuple(labels.shape)}, logits of shape "
+            f"{tuple(floating.shape)}; expected class indices, one a sample"
+        )
     baseline = _accuracy(floating, labels)
 
     def quantized(left: Sequence[str]) -> nn.Module:
@@ -112,7 +120,7 @@ def find_float_layers(
         quantize_(
             copied, example_input=kwargs or args, exclude=[*exclude, *left], ranges=ranges, weight_bits=weight_bits
         )
-        return calibrate_(copied, (kwargs or ([*args], labels) for (args, kwargs), labels in data))
+        return calibrate_(copied, given, batch=batch)
 
     whole = quantized([])
     ranking = [
@@ -166,7 +174,7 @@ def _one_by_one(model: nn.Module, data: Sequence[tuple[Call, Any]]) -> Iterable[
 
 @torch.no_grad()
 def _logits(model: nn.Module, data: Sequence[tuple[Call, Any]]) -> Tensor:
-    return torch.cat([logits_of(model(*args, **kwargs)).float() for (args, kwargs), _ in data])
+    return torch.cat([logits_of(run(model, call)).float() for call, _ in data])
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lighten.batch import BatchFormat, Parts
 from lighten.errors import UserError
-from lighten.example import Call, as_call, capture_call, map_tensors, split_batch
+from lighten.example import Call, as_call, capture_call, map_tensors
 
 
 def example_call(trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Module, *, samples: int = 2) -> Call:
@@ -22,7 +23,7 @@ def example_call(trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Mo
         UserError: if there is neither, or ``pl_module.forward`` cannot be run on it, or does not reach ``target``.
     """
     array = pl_module.example_input_array
-    given = (as_call(array) for _ in range(1)) if array is not None else _batches(trainer, samples)
+    given = (as_call(array) for _ in range(1)) if array is not None else _batches(trainer, pl_module, samples)
     return next(_captured(pl_module, target, given))
 
 
@@ -34,7 +35,7 @@ def example_calls(
     Raises:
         UserError: as :func:`example_call`.
     """
-    return list(_captured(pl_module, target, _batches(trainer, samples)))
+    return list(_captured(pl_module, target, _batches(trainer, pl_module, samples)))
 
 
 def _captured(pl_module: L.LightningModule, target: nn.Module, given: Iterator[Call]) -> Iterator[Call]:
@@ -52,7 +53,7 @@ def _captured(pl_module: L.LightningModule, target: nn.Module, given: Iterator[C
         ) from error
 
 
-def _batches(trainer: L.Trainer, samples: int) -> Iterator[Call]:
+def _batches(trainer: L.Trainer, pl_module: L.LightningModule, samples: int) -> Iterator[Call]:
     """Yield the first batches, cut so that they hold ``samples`` in all."""
     loop = {
         "fit": trainer.fit_loop,
@@ -69,16 +70,25 @@ def _batches(trainer: L.Trainer, samples: int) -> Iterator[Call]:
         if batch is None:
             raise UserError("the data loader is empty; give it at least one batch")
         while batch is not None and samples > 0:
-            call, size = _cut(batch, samples)
+            call, size = _cut(batch, samples, pl_module)
             yield call
             samples -= size
             batch = next(batches, None) if samples > 0 else None
 
 
-def _cut(batch: Any, samples: int) -> tuple[Call, int]:
+def _cut(batch: Any, samples: int, pl_module: L.LightningModule) -> tuple[Call, int]:
     """Return the call of a batch with ``samples`` samples at most, and how many it had."""
-    call, labels = split_batch(batch)
+    parts = _parts(batch, pl_module)
+    call, labels = parts.call, parts.labels
     size = len(labels) if isinstance(labels, Tensor) and labels.ndim else None
     cut = map_tensors(lambda t: t[:samples] if size is None or (t.ndim and len(t) == size) else t, call)
     known = [len(t) for t in tree_leaves(call) if isinstance(t, Tensor) and t.ndim]
     return cut, size or max(known, default=samples)
+
+
+def _parts(batch: Any, pl_module: L.LightningModule) -> Parts:
+    """Return the parts of a batch as the module names them; of others' modules the first part is its input."""
+    named = getattr(pl_module, "batch_format", None)
+    if named is None and isinstance(batch, list | tuple) and len(batch) > 2:
+        named = BatchFormat(("input", "label", *["ignore"] * (len(batch) - 2)))
+    return (named or BatchFormat()).split(batch)
