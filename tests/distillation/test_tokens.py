@@ -58,11 +58,18 @@ def test_labels_that_differ_stay_in_this_batch_and_later_ones(causal):
 
 def test_a_copy_is_refused_once_it_is_no_accident():
     few = torch.full_like(IDS, -100)
-    few[:, 2] = IDS[:, 2]
+    few[0] = IDS[0]
     tokens = NextTokens()
     assert tokens.labels(Words(False), CALL, few, []) is few
     with pytest.raises(UserError, match="learn to copy"):
-        tokens.labels(Words(False), CALL, few, [])
+        tokens.labels(Words(False), CALL, IDS, [])
+
+
+def test_a_few_chosen_tokens_may_be_labelled_as_they_are():
+    chosen = torch.where(torch.arange(6) < 2, IDS, -100)
+    tokens = NextTokens()
+    for _ in range(3):
+        assert tokens.labels(Words(False), CALL, chosen, []) is chosen
 
 
 def test_a_teacher_that_sees_other_tokens_is_refused():

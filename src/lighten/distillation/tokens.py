@@ -28,7 +28,7 @@ class NextTokens:
     def __init__(self) -> None:
         self._causal: bool | None = None
         self._settled: bool | None = None
-        self._labelled = 0
+        self._labelled = self._tokens = 0
 
     def labels(self, student: nn.Module, call: Call, labels: Tensor, teachers: Sequence[nn.Module]) -> Tensor:
         """Return the labels (batch, length) of what each position is to predict.
@@ -53,13 +53,14 @@ class NextTokens:
             self._settled = False
             return False
         self._labelled += int(there.sum())
+        self._tokens += there.numel()
         if self._labelled >= ENOUGH:
-            if not self._causal:
+            if not self._causal and self._labelled > self._tokens / 2:
                 raise UserError(
                     f"all {self._labelled} labels looked at repeat the input ids, and {type(student).__name__} sees "
                     "these: it would learn to copy; mask inputs and label those, or take a causal language model"
                 )
-            self._settled = True
+            self._settled = self._causal
         return self._causal
 
 
