@@ -105,18 +105,19 @@ def run(module: nn.Module, call: Call) -> Any:
     args, kwargs = call
     try:
         return module(*args, **kwargs)
-    except (TypeError, AttributeError) as error:
-        _check_call(module, call, error)
+    except (TypeError, AttributeError):
+        check_call(module, call)
         raise
 
 
-def _check_call(module: nn.Module, call: Call, error: Exception) -> None:
+def check_call(module: nn.Module, call: Call) -> None:
+    """Raise ``UserError`` if ``module.forward`` does not take these arguments, or one of them is a NumPy array."""
     args, kwargs = call
     name = type(module).__name__
     if any(isinstance(value, np.ndarray) for value in torch.utils._pytree.tree_leaves(call)):
         raise UserError(
             f"the batch gives {name} a NumPy array, expected a tensor; convert it with torch.from_numpy in the data set"
-        ) from error
+        )
     try:
         signature = inspect.signature(module.forward)
     except (TypeError, ValueError):
@@ -129,7 +130,7 @@ def _check_call(module: nn.Module, call: Call, error: Exception) -> None:
         raise UserError(
             f"{name}.forward takes ({', '.join(signature.parameters)}), and the batch gives it "
             f"{', '.join(given) or 'nothing'}; say what the parts of a batch are, as in {example}"
-        ) from error
+        ) from None
 
 
 def capture_call(root: nn.Module, target: nn.Module, call: Call) -> Call:

@@ -2,6 +2,7 @@ import hashlib
 import json
 from dataclasses import replace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -149,6 +150,34 @@ def test_only_training_batches_have_keys_and_only_when_asked():
     assert all(len(batch) == 2 for loader in (data.val_dataloader(), data.test_dataloader()) for batch in loader)
     data.keyed = False
     assert all(len(batch) == 2 for batch in data.train_dataloader())
+
+
+class Memorizer(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(())), []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch[0])
+        return self.weight * batch[0].mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec")
+def test_batches_that_are_learned_by_heart_are_the_same_in_each_epoch():
+    model = Memorizer()
+    settings = {"max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+    trainer = L.Trainer(overfit_batches=2, enable_checkpointing=False, log_every_n_steps=1, **settings)
+    data = module(augment=False)
+    trainer.fit(model, data)
+    first, second, *again = model.seen
+    assert torch.equal(torch.cat([first, second]), data.train_set.__getitems__([(0, i) for i in range(16)])[0])
+    assert torch.equal(torch.cat(again), torch.cat([first, second]))
 
 
 def test_keys_and_enough_views_change_no_image():

@@ -93,3 +93,32 @@ def test_numbers_too_large_for_float16_are_named(batches):
         quantize_post_training(model, mode="float16")
     with pytest.raises(UserError, match="Residual is quantized already"):
         quantize_post_training(quantize_post_training(Residual(), mode="bfloat16"), mode="dynamic")
+
+
+class Both(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(4, 8)
+
+    def forward(self, x1, x2):
+        return self.a(x1) + self.b(x2)
+
+
+def test_a_model_of_two_inputs_is_calibrated_with_both_once_the_parts_are_named():
+    x1, x2, labels = torch.randn(32, 3), torch.randn(32, 4), torch.zeros(32)
+    model = Both()
+    with pytest.raises(UserError, match="nothing says what they are"):
+        quantize_post_training(model, [(x1, x2, labels)])
+    with pytest.raises(UserError, match=r"Both.forward takes \(x1, x2\)"):
+        quantize_post_training(model, [(x1, x2)])
+    roles = ("input", "input", "label")
+    named = quantize_post_training(model, [(x1, x2, labels)], batch=roles)
+    nested = quantize_post_training(model, [((x1, x2), labels)])
+    assert torch.equal(named(x1, x2), nested(x1, x2))
+    assert torch.allclose(named(x1, x2), model(x1, x2), atol=0.1)
+
+
+def test_batches_of_inputs_alone_are_taken_as_loaders_give_them(batches):
+    model = lived_in(Residual())
+    alone = quantize_post_training(model, [[x] for x, _ in batches])
+    assert torch.equal(alone(batches[0][0]), quantize_post_training(model, batches)(batches[0][0]))

@@ -18,7 +18,7 @@ from lighten.batch import KeyedBatch
 from lighten.data.checks import check_at_least
 from lighten.data.split import stratified
 from lighten.errors import UserError
-from lighten.training.order import DataOrder, OrderedLoader, Place, draw_below, loader_options
+from lighten.training.order import FixedOrder, OrderedLoader, Place, draw_below, loader_options, overfits
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,13 @@ class ImageData(L.LightningDataModule):
     def train_dataloader(self) -> OrderedLoader:
         """Return shuffled, augmented batches; a last one that is not full is dropped."""
         self.train_set.keyed = self.keyed
-        return OrderedLoader(self.train_set, batch_size=self.batch_size, seed=self.seed, workers=self.workers)
+        return OrderedLoader(
+            self.train_set,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            workers=self.workers,
+            shuffle=not overfits(self.trainer),
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out samples in order: every choice is made on these."""
@@ -267,7 +273,7 @@ class ImageData(L.LightningDataModule):
         return self._in_order(self.test_set)
 
     def _in_order(self, dataset: ImageSet) -> DataLoader[Any]:
-        order = DataOrder(len(dataset), seed=self.seed, shuffle=False)
+        order = FixedOrder(len(dataset), seed=self.seed)
         return DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_size=self.batch_size,

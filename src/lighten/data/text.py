@@ -15,7 +15,7 @@ from lighten.data.text_part import Texts, check_part, hold_out
 from lighten.data.text_set import Masking, TextSet
 from lighten.data.tokens import Tokenizer, Tokens, cached_tokens
 from lighten.errors import UserError, did_you_mean
-from lighten.training.order import DataOrder, OrderedLoader, loader_options
+from lighten.training.order import FixedOrder, OrderedLoader, loader_options, overfits
 
 OBJECTIVES = ("labels", "mlm")
 _FIXED_SEED = 20181011
@@ -218,6 +218,7 @@ class TextData(L.LightningDataModule):
             seed=self.seed,
             workers=self.workers,
             lengths=self.train_set.lengths if self.bucket else None,
+            shuffle=not overfits(self.trainer),
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -250,7 +251,7 @@ class TextData(L.LightningDataModule):
         )
 
     def _in_order(self, dataset: TextSet) -> DataLoader[Any]:
-        order = DataOrder(len(dataset), seed=self.seed, shuffle=False)
+        order = FixedOrder(len(dataset), seed=self.seed)
         return DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_size=self.batch_size,

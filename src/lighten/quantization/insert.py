@@ -10,7 +10,7 @@ from torch import nn
 from lighten.batch import BatchFormat, Roles
 from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.example import Call, ExampleInput, as_call, run
+from lighten.example import Call, ExampleInput, as_call, check_call
 from lighten.names import match_names
 from lighten.quantization.fold import is_foldable
 from lighten.quantization.functions import Site
@@ -103,14 +103,14 @@ def calibrate_(
         model.eval()
         form = BatchFormat(batch)
         for each in batches:
-            call = inputs_of_batch(each, form)
+            args, kwargs = inputs_of_batch(each, form, model)
             with torch.no_grad():
                 if not hasattr(model, BANK):
-                    run(model, call)
+                    model(*args, **kwargs)
                 if bank is None:
                     bank = bank_of(model)
                     bank.restart(ranges)
-                run(model, call)
+                model(*args, **kwargs)
             if bank.rule.estimate is None:
                 bank.update()  # a histogram gathers all batches first
     finally:
@@ -126,15 +126,16 @@ def calibrate_(
     return model
 
 
-def inputs_of_batch(batch: Any, form: BatchFormat) -> Call:
+def inputs_of_batch(batch: Any, form: BatchFormat, model: nn.Module) -> Call:
     """Return the model's arguments in a batch of calibration data.
 
     Raises:
-        UserError: if it holds labels alone.
+        UserError: if it holds labels alone, or what ``model`` does not take.
     """
     args, kwargs = form.split(batch).call
     if not args and not kwargs:
         raise UserError("calibration: a batch holds labels alone; expected inputs, (inputs, labels) or a dict")
+    check_call(model, (args, kwargs))
     return args, kwargs
 
 

@@ -77,7 +77,7 @@ def quantize_post_training(
         first = next(given, None)
         if first is None:
             raise UserError("calibration needs at least one batch, none was given")
-        args, kwargs = inputs_of_batch(first, BatchFormat(batch))
+        args, kwargs = inputs_of_batch(first, BatchFormat(batch), model)
         quantize_(model, example_input=kwargs or args, exclude=exclude, weight_bits=weight_bits, ranges=ranges)
         calibrate_(model, chain([first], given), batch=batch)
         model.lighten_quantization |= {"mode": STATIC}  # type: ignore[operator]

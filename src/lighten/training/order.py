@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from lighten.errors import UserError
 from lighten.training.signals import die_with_parent
@@ -137,6 +137,18 @@ class DataOrder(Sampler[Place]):
             self.bucket = None
 
 
+class FixedOrder(DataOrder, SequentialSampler):  # type: ignore[misc]
+    """Yields samples as they lie, 0, 1, 2 …; Lightning knows by the type that nothing is shuffled.
+
+    Args:
+        samples: in the data set.
+        seed: of the run.
+    """
+
+    def __init__(self, samples: int, *, seed: int) -> None:
+        super().__init__(samples, seed=seed, shuffle=False)
+
+
 class OrderedLoader(DataLoader[Any]):
     """A training ``DataLoader`` that goes on in mid-epoch where a checkpoint left off.
 
@@ -150,15 +162,20 @@ class OrderedLoader(DataLoader[Any]):
         seed: of the order.
         workers: processes that fetch ahead; 0 fetches in this one.
         lengths: of each sample; given, a batch holds samples of similar length.
+        shuffle: off, every epoch has the samples as they lie.
 
     Raises:
         UserError: if ``batch_size`` is below 1 or there is not one full batch.
     """
 
     def __init__(
-        self, dataset: Any, *, batch_size: int, seed: int, workers: int = 0, lengths: np.ndarray | None = None
-    ) -> None:
-        order = DataOrder(len(dataset), seed=seed, shuffle=True, lengths=lengths, batch_size=batch_size)
+        self, dataset: Any, *, batch_size: int, seed: int, workers: int = 0,
+        lengths: np.ndarray | None = None, shuffle: bool = True,
+    ) -> None:  # fmt: skip
+        if shuffle:
+            order = DataOrder(len(dataset), seed=seed, shuffle=True, lengths=lengths, batch_size=batch_size)
+        else:
+            order, lengths = FixedOrder(len(dataset), seed=seed), None
         most = len(dataset) // world_size() if lengths is not None else len(order)
         if not 1 <= batch_size <= most:
             raise UserError(
@@ -231,6 +248,11 @@ def loader_options(workers: int) -> dict[str, Any]:
         "collate_fn": _as_is,
         "worker_init_fn": _end_with_parent,
     }
+
+
+def overfits(trainer: Any) -> bool:
+    """Return whether the fit is to learn a few batches by heart (``overfit_batches``), so the same ones each epoch."""
+    return trainer is not None and trainer.overfit_batches > 0
 
 
 def world_size() -> int:
