@@ -17,9 +17,9 @@ LIBRARIES = ("torch", "lightning", "pytorch_lightning", "builtins", "wandb")
 def preserved(model: nn.Module) -> Iterator[None]:
     """Leave ``model`` as it is now, whatever runs inside: attributes, hooks, weights, modes, random numbers.
 
-    Every module's attributes get their values back, with all dicts, lists, sets and plain objects among them, which keep
-    their identity. So do the numbers in parameters, buffers, gradients and other tensors that a module holds. The random
-    numbers of PyTorch (on the devices of ``model``), NumPy and Python go on as if nothing had been drawn.
+    Every module's attributes get their values back, with all dicts, lists, sets and plain objects among them, which
+    keep their identity. So do the numbers in parameters, buffers, gradients and other tensors that a module holds. The
+    random numbers of PyTorch (on the devices of ``model``), NumPy and Python go on as if nothing had been drawn.
 
     Args:
         model: any module; its weights are copied for the time being.

@@ -32,7 +32,7 @@ def test_places_are_the_inputs_and_outputs_of_integer_operations():
         ":add0.output",
         ":pool0.output",
     ]
-    assert set(bank_of(model).calls) == {":relu0", ":add0", ":relu1", ":keep0", ":pool0", ":keep1"}
+    assert set(bank_of(model).sites.names) == {":relu0", ":add0", ":relu1", ":keep0", ":pool0", ":keep1"}
     assert summary(model) == "3 layers, 5 activations in int8"
 
 
@@ -174,11 +174,11 @@ def test_misuse_gives_one_line(batches):
         calibrate_(model, [torch.full((2, 1, 8, 8), torch.nan)])
 
 
-def test_ranges_that_never_saw_data_are_told(batches):
+def test_ranges_that_never_saw_data_are_told():
     model = quantize_(lived_in(Residual()), example_input=EXAMPLE)
     bank_of(model).stage = Stage.ON  # frozen before a batch was observed
-    with pytest.raises(UserError, match=r"'conv1.input' has no range yet; run data through it first"):
-        model(batches[0])
+    with pytest.raises(UserError, match="no activation has a range yet; run data through the model before export"):
+        convert(model)
 
 
 @pytest.mark.parametrize("ranges", ["min_max", "mse"])

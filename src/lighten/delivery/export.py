@@ -28,7 +28,7 @@ from lighten.delivery.student import FIT
 from lighten.errors import UserError, did_you_mean
 from lighten.example import ExampleInput, as_call, example_of, logits_of, map_tensors
 from lighten.quantization.insert import BANK, bank_of, convert
-from lighten.quantization.layers import Form
+from lighten.quantization.layers import Form, unbecome
 from lighten.quantization.post_training import DYNAMIC, HALVES, DynamicLayer, convert_dynamic, left_in_float, mode_of
 from lighten.quantization.sites import Stage
 from lighten.training.files import disk_told, replace_file
@@ -212,7 +212,7 @@ def in_float(model: nn.Module) -> nn.Module:
         bank_of(model).stage = Stage.OFF
     for module in model.modules():
         if isinstance(module, DynamicLayer):
-            module.__class__ = type(module).__mro__[2]
+            unbecome(module)
     model.lighten_quantization = None  # type: ignore[assignment]
     return model
 

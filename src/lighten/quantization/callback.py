@@ -1,7 +1,7 @@
 """Quantization-aware training as a callback: when fake-quantization begins and when its ranges freeze."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -12,10 +12,12 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.names import find_module
-from lighten.quantization.insert import BANK, bank_of, hold_norms_, quantize_, summary
+from lighten.quantization.insert import BANK, bank_of, follow_, hold_norms_, quantize_, summary, unquantize_
 from lighten.quantization.layers import FoldedNorm, QuantizedLayer
 from lighten.quantization.sites import ActivationRanges, Stage
+from lighten.training.averages import averaged_copies
 from lighten.training.example import example_call
+from lighten.training.loading import before_loading
 from lighten.training.progress import fit_progress, fit_steps, logs_now
 from lighten.training.record import log_now
 
@@ -79,12 +81,19 @@ class Quantize(L.Callback):
                 "pieces of several; use ddp or ModelParallelStrategy (FSDP2)"
             )
         target = find_module(pl_module, self.module)[1]
+        if stage == "fit" and hasattr(target, BANK) and not self._made(target):
+            unquantize_(target)  # an earlier fit had other settings
         if hasattr(target, BANK):
             hold_norms_(target)
             return
         args, kwargs = example_call(trainer, pl_module, target)
         quantize_(target, example_input=kwargs if kwargs and not args else args, **self.settings)
         rank_zero_info(f"quantize: {summary(target)}")
+
+    def _made(self, target: nn.Module) -> bool:
+        """Return whether the fake-quantizers in ``target`` are those that these settings make."""
+        found: Any = target.lighten_quantization
+        return all(found[key] == value for key, value in self.settings.items())
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fold the norms that ``sync_batchnorm`` has put in; refuse shards that part a layer from its norm."""
@@ -94,11 +103,15 @@ class Quantize(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fold the norms that ``sync_batchnorm`` has left behind."""
-        hold_norms_(find_module(pl_module, self.module)[1])
+        target = find_module(pl_module, self.module)[1]
+        hold_norms_(target)
+        bank_of(target).held = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a fit in which quantization cannot begin; warn of steps that frozen statistics may not bear."""
         target = find_module(pl_module, self.module)[1]
+        self._share(trainer, pl_module)
+        bank_of(target).held = True
         steps = fit_steps(trainer)
         if math.ceil(self.begin * steps) >= steps:
             raise UserError(f"quantize begin={self.begin}: leaves none of the fit's {steps} steps; begin earlier")
@@ -134,6 +147,7 @@ class Quantize(L.Callback):
                 bank.update(f" at step {trainer.global_step - 1} (epoch {trainer.current_epoch})")
                 bank.stage = Stage.ON
             bank.observing = False
+        self._share(trainer, pl_module)
         enabled = bank.stage == Stage.ON
         if logs_now(trainer):
             pl_module.log_dict({"quantize/enabled": float(enabled), "quantize/frozen": float(frozen)})
@@ -145,14 +159,50 @@ class Quantize(L.Callback):
         if self._bank(pl_module).stage == Stage.OFF and not trainer.interrupted:
             rank_zero_warn(f"quantize: the fit stopped before begin={self.begin}; the model is still in floating point")
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put ranges and stage also where another callback has put averaged weights that have none."""
+        name, target = find_module(pl_module, self.module)
+        state = bank_of(target).state_dict(prefix=".".join(filter(None, [name, f"{BANK}."])))
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], **state}
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave no observer behind."""
         target = find_module(pl_module, self.module)[1]
         if hasattr(target, BANK):
-            bank_of(target).observing = False
+            bank_of(target).observing = bank_of(target).held = False
+
+    def _share(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give stage and ranges to copies of the module that other callbacks keep: those average weights alone."""
+        name, target = find_module(pl_module, self.module)
+        for averaged in averaged_copies(trainer, pl_module, name):
+            follow_(averaged, target)
 
     def _bank(self, pl_module: L.LightningModule) -> ActivationRanges:
         return bank_of(find_module(pl_module, self.module)[1])
+
+
+@before_loading
+def refuse_float_network(module: nn.Module, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``state_dict``, without ranges that are not in use yet and that ``module`` has no place for.
+
+    Raises:
+        UserError: if it is of a network that computes through int8, and ``module`` does not.
+    """
+    suffix = f"{BANK}.stage_code"
+    for key in [key for key in state_dict if key.endswith(suffix)]:
+        root = key.removesuffix(suffix).removesuffix(".")
+        modules = dict(module.named_modules())
+        if root not in modules or hasattr(modules[root], BANK):
+            continue
+        if int(state_dict[key]) != Stage.OFF:
+            raise UserError(
+                f"the state dict is of a network that was trained through int8, and {type(module).__name__} has no "
+                "fake-quantizers: its weights alone are another network; give the trainer Quantize too, with the "
+                "settings of that fit, or call quantize_ on the module before loading"
+            )
+        ranges = key.removesuffix("stage_code")
+        state_dict = {name: value for name, value in state_dict.items() if not name.startswith(ranges)}
+    return state_dict
 
 
 def _ranges(bank: ActivationRanges) -> dict[str, float]:

@@ -10,9 +10,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def is_foldable(norm: nn.Module) -> bool:
     """Return whether ``norm`` is a batch norm with running statistics, which is then a scale and a shift.
 
-    One that synchronises its statistics over ranks is, too.
+    One that synchronises its statistics over ranks is, too. One that does more, such as applying its activation, is
+    not, nor one whose statistics are the plain average of all batches, which they no longer are once they are frozen.
     """
-    return isinstance(norm, _BatchNorm) and norm.track_running_stats and norm.running_var is not None
+    kind = type(norm)
+    plain = kind.forward in FORWARDS and kind.__call__ is nn.Module.__call__ and "forward" not in norm.__dict__
+    if not (isinstance(norm, _BatchNorm) and plain):
+        return False
+    return norm.track_running_stats and norm.running_var is not None and norm.momentum is not None
+
+
+FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+"""What a batch norm computes, and nothing else."""
 
 
 def fold_batch_norm(

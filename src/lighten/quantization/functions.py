@@ -1,14 +1,15 @@
 """The functions, besides layers, that integer runtimes compute, and the mode that reaches them in a user's forward."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lighten.quantization.sites import ActivationRanges, Quantizer, Stage
+from lighten.quantization.calls import tensors_in
+from lighten.quantization.sites import ActivationRanges, Quantizer, Site
 
 RELU, RELU6, ADD, POOL, CAT, KEEP = "relu", "relu6", "add", "pool", "cat", "keep"
 """Kinds of calls. ``KEEP`` moves values about without changing them (max pooling, reshape, slice, pad with zeros)."""
@@ -31,70 +32,83 @@ _KINDS: dict[Any, str] = {
 
 
 def kind_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """Return the kind of a call, or ``None`` for functions that stay in floating point."""
+    """Return the kind of a call, or ``None`` for functions that stay in floating point.
+
+    Args:
+        function: what is called.
+        args: as :func:`positional` returns them.
+        kwargs: likewise.
+    """
     kind = _KINDS.get(function)
-    if kind is not None and not _is_floating(args[0] if args else kwargs.get("input")):
+    if kind is None or not args or not _is_floating(args[0]):
         return None
-    if kind == POOL and function in (torch.mean, _T.mean):
+    if function in (torch.mean, _T.mean):
         return POOL if _is_spatial_mean(args, kwargs) else None
     if kind == ADD and not (len(args) > 1 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)):
+        return None
+    if kind == KEEP and kwargs.get("return_indices"):
         return None
     if function is F.pad and (kwargs.get("value") or kwargs.get("mode", "constant") != "constant" or len(args) > 2):
         return None
     return kind
 
 
-class Site(NamedTuple):
-    """What happens at one call.
+def positional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with what it computes on in front, where it was given by name."""
+    if not kwargs or function not in _KINDS:
+        return args, kwargs
+    for name, place in OPERANDS.items():
+        if name in kwargs and len(args) == place:
+            args, kwargs = (*args, kwargs[name]), {key: value for key, value in kwargs.items() if key != name}
+    return args, kwargs
 
-    Attributes:
-        inputs: quantizers by position.
-        output: quantizer, if any.
-        relu: the ReLU behind is computed here, together with the output's fake-quantization.
-        done: the call is such a ReLU.
-    """
 
-    inputs: Mapping[int, Quantizer]
-    output: Quantizer | None
-    relu: bool = False
-    done: bool = False
+OPERANDS = {"input": 0, "tensors": 0, "other": 1}
+"""Names of what functions compute on, and at which position it stands."""
 
 
 class SiteMode(TorchFunctionMode):
     """While active, applies the quantizers of each watched call of the innermost module.
 
     Args:
-        bank: whose stack says which module that is.
-        sites: by module and call, ``"layer1.0:add0"``.
+        bank: whose calls and sites these are.
     """
 
-    def __init__(self, bank: ActivationRanges, sites: Mapping[str, Site]) -> None:
+    def __init__(self, bank: ActivationRanges) -> None:
         super().__init__()
-        self.bank, self.sites = bank, sites
+        self.bank = bank
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        kind = kind_of(func, args, kwargs)
-        key = self.bank.sites.next(kind) if kind else None
-        site = self.sites.get(key) if key else None
+        args, kwargs = positional(func, args, kwargs or {})
+        kind, calls = kind_of(func, args, kwargs), self.bank.calls
+        identity = calls.identify(kind, inputs_of(kind, args)) if kind else None
+        site = self.bank.sites.find(identity) if identity else None
         if site is None:
-            return func(*args, **kwargs)
+            output = func(*args, **kwargs)
+            rectified = False
+        else:
+            output, rectified = self._at(site, kind, func, args, kwargs)
+        calls.follow(output, tensors_in(args, kwargs), rectified=rectified)
+        return output
+
+    def _at(self, site: Site, kind: str | None, func: Any, args: Any, kwargs: Any) -> tuple[Any, bool]:
+        """Return what the call returns, and whether that is a sum with its ReLU."""
         if site.inputs:
             args = _quantized(args, site.inputs)
-        if self.bank.stage == Stage.ON:
-            if site.done:
-                return args[0] if args else kwargs["input"]
+        if self.bank.computes_int8:
+            if site.done and self.bank.calls.origin(args[0]).rectified:
+                return args[0], False
             if kind == ADD and site.output is not None:
-                return site.output.finish_(func(*args, **kwargs), relu=site.relu)
+                return site.output.finish_(func(*args, **kwargs), relu=site.relu), site.relu
         output = func(*args, **kwargs)
-        return output if site.relu or site.output is None else site.output(output)
+        return (output if site.relu or site.output is None else site.output(output)), False
 
 
 def inputs_of(kind: str, args: tuple[Any, ...]) -> list[Any]:
     """Return the tensors that a call of ``kind`` computes on; positions are those of ``Site.inputs``."""
     if kind == CAT:
         return list(args[0])
-    return [a for a in args[:2] if isinstance(a, Tensor)] if kind == ADD else [args[0]]
+    return list(args[:2]) if kind == ADD else [args[0]]
 
 
 def _quantized(args: tuple[Any, ...], quantizers: Mapping[int, Quantizer]) -> tuple[Any, ...]:

@@ -1,8 +1,8 @@
 """Insert fake-quantizers into a model, give them ranges, convert the model to integers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,8 +13,8 @@ from lighten.errors import UserError
 from lighten.example import Call, ExampleInput, as_call, check_call
 from lighten.names import match_names
 from lighten.quantization.fold import is_foldable
-from lighten.quantization.functions import Site
 from lighten.quantization.layers import (
+    FUSED,
     INT8,
     FoldedNorm,
     Form,
@@ -24,9 +24,13 @@ from lighten.quantization.layers import (
     become,
     can_quantize,
     to_integers_,
+    unbecome,
+    why_not,
 )
 from lighten.quantization.observe import rule_of
-from lighten.quantization.sites import ActivationRanges, Quantizer, Stage
+from lighten.quantization.prove import failing, is_unchanged, outputs_of
+from lighten.quantization.record import LAYER
+from lighten.quantization.sites import ActivationRanges, Quantizer, Site, Stage
 from lighten.quantization.trace import Placement, place_quantizers
 
 FORM = Form()
@@ -69,8 +73,8 @@ def quantize_(
     """
     check_bits(weight_bits)
     rule_of(ranges)
-    if any(isinstance(module, ActivationRanges) for module in model.modules()):
-        raise UserError(f"{type(model).__name__} has fake-quantizers already; quantize a fresh model")
+    if banks_of(model):
+        raise UserError(f"{type(model).__name__} has fake-quantizers already; take them off with unquantize_ first")
     layers, left = quantizable(model, exclude)
     settings = {"exclude": list(exclude), "weight_bits": weight_bits, "ranges": ranges}
     model.lighten_quantization = settings  # type: ignore[assignment]
@@ -122,6 +126,8 @@ def calibrate_(
         raise UserError("calibration needs at least one batch, none was given")
     if bank.rule.estimate is not None:
         bank.update()
+    if bank.unknown():
+        raise UserError(f"quantize: {bank.unknown()[0]!r} was not reached by the forward pass; name it in exclude")
     bank.stage = Stage.ON
     return model
 
@@ -139,12 +145,28 @@ def inputs_of_batch(batch: Any, form: BatchFormat, model: nn.Module) -> Call:
     return args, kwargs
 
 
+def unquantize_(model: nn.Module) -> nn.Module:
+    """Take all fake-quantizers off ``model``, in place, and return it: the float network that it was made of."""
+    for module in list(model.modules()):
+        unbecome(module)
+        if hasattr(module, BANK):
+            delattr(module, BANK)
+        module.__dict__.pop("lighten_quantization", None)
+    return model
+
+
 def bank_of(model: nn.Module) -> ActivationRanges:
     """Return the bank of a quantized model."""
     bank = getattr(model, BANK, None)
     if not isinstance(bank, ActivationRanges):
         raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
     return bank
+
+
+def banks_of(model: nn.Module) -> list[ActivationRanges]:
+    """Return the banks in ``model``, and the one that its layers belong to where it is a part of a quantized model."""
+    banks = [m if isinstance(m, ActivationRanges) else m.__dict__.get("ranges") for m in model.modules()]
+    return list({id(bank): bank for bank in banks if isinstance(bank, ActivationRanges)}.values())
 
 
 def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
@@ -160,9 +182,12 @@ def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
     Raises:
         UserError: if the ranges are not known yet.
     """
-    bank = bank_of(model)
-    if bank.stage != Stage.ON:
+    if not banks_of(model):
+        raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
+    if any(bank.stage != Stage.ON for bank in banks_of(model)):
         raise UserError("the model's fake-quantizers are off; calibrate_ it or train it with Quantize before export")
+    if any(bank.names and len(bank.unknown()) == len(bank.names) for bank in banks_of(model)):
+        raise UserError("no activation has a range yet; run data through the model before export")
     import_module("torch.ao.quantization.fx._decomposed")  # registers the operators, which an exporter must find
 
     converted = clone(model).eval()
@@ -177,7 +202,8 @@ def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
                 _replace(converted, norm, nn.Identity())
                 module.__dict__.pop("norm")
                 module.__dict__.pop("norm_name")
-    bank_of(converted).stage, bank_of(converted).signed = Stage.EXPORT, form.signed
+    for bank in banks_of(converted):
+        bank.stage, bank.signed = Stage.EXPORT, form.signed
     return converted
 
 
@@ -189,19 +215,23 @@ def hold_norms_(model: nn.Module) -> None:
     Raises:
         UserError: if something that cannot be folded has taken a norm's place.
     """
-    bank = bank_of(model)
-    for layer in [m for m in model.modules() if isinstance(m, QuantizedLayer) and m.norm_name is not None]:
-        norm = model.get_submodule(str(layer.norm_name))
-        if norm is layer.norm:
-            continue
-        if not is_foldable(norm):
-            raise UserError(
-                f"quantize: {layer.norm_name!r} was a batch norm and is now {type(norm).__name__}, which cannot be "
-                "folded; leave it as it was from setup to the fit's end"
+    for root in [module for module in model.modules() if hasattr(module, BANK)]:
+        for layer in [m for m in root.modules() if isinstance(m, QuantizedLayer) and m.norm_name is not None]:
+            norm = root.get_submodule(str(layer.norm_name))
+            if norm is layer.norm:
+                continue
+            if not is_foldable(norm):
+                raise UserError(
+                    f"quantize: {layer.norm_name!r} was a batch norm and is now {type(norm).__name__}, which cannot be "
+                    "folded; leave it as it was from setup to the fit's end"
+                )
+            become(norm, FoldedNorm)
+            norm.__dict__.update(
+                ranges=layer.ranges,
+                quantize_output=None if layer.relu else layer.quantize_output,
+                was_momentum=norm.momentum,
             )
-        become(norm, FoldedNorm)
-        norm.__dict__["ranges"] = bank
-        layer.__dict__["norm"] = norm
+            layer.__dict__["norm"] = norm
 
 
 def check_bits(weight_bits: object) -> None:
@@ -221,11 +251,12 @@ def summary(model: nn.Module) -> str:
 def quantizable(model: nn.Module, exclude: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return the names of layers to quantize, and of those that stay in floating point, with why."""
     names = [name for name, module in model.named_modules() if can_quantize(module)]
-    left: dict[str, str] = {}
+    whys = {name: why_not(module) for name, module in model.named_modules()}
+    left = {name: why for name, why in whys.items() if why is not None}
     for pattern in exclude:
         matched = matched_modules(model, pattern)
         layers = [name for name in names if name in matched]
-        if not layers:
+        if not layers and not matched & set(left):
             kinds = sorted({type(model.get_submodule(name)).__name__ for name in matched})
             raise UserError(
                 f"exclude={pattern!r}: {', '.join(kinds)} has no int8 form and stays in floating point anyway; "
@@ -234,7 +265,8 @@ def quantizable(model: nn.Module, exclude: Sequence[str]) -> tuple[list[str], di
         left |= dict.fromkeys(layers, f"excluded by {pattern!r}")
     names = [name for name in names if name not in left]
     if not names:
-        raise UserError(f"{type(model).__name__} has no layer left to quantize; int8 forms have {INT8}")
+        why = "".join(f"; {name!r}: {why}" for name, why in left.items())
+        raise UserError(f"{type(model).__name__} has no layer left to quantize; int8 forms have {INT8}{why}")
     return names, left
 
 
@@ -248,12 +280,49 @@ def matched_modules(model: nn.Module, pattern: str) -> set[str]:
 def _insert(
     model: nn.Module, call: Call, layers: Sequence[str], left: dict[str, str], settings: dict[str, Any]
 ) -> None:
+    """Place quantizers, and prove that the model computes what it did while they round nothing.
+
+    Layers, and modules whose own calls of functions are quantized, that fail the proof stay in floating point.
+    """
+    before = outputs_of(model, call)
+
+    def is_right(placement: Placement) -> bool:
+        unquantize_(model)
+        if not placement.layers and not placement.tables:
+            return True
+        install_(model, placement, settings, left)
+        return is_unchanged(model, bank_of(model), call, before)
+
+    def placed(parts: Sequence[tuple[str, str]]) -> Placement:
+        unwatched = {name for kind, name in frames if (kind, name) not in parts}
+        unquantize_(model)
+        return place_quantizers(model, call, [name for kind, name in parts if kind == LAYER], unwatched)
+
     placement = place_quantizers(model, call, layers)
-    if not placement.layers and not placement.tables:
-        why = ", ".join(f"{name!r} {reason}" for name, reason in placement.left.items())
+    if not is_right(placement):
+        frames = [("calls", name) for name in sorted(placement.frames)]
+        parts = [*((LAYER, name) for name in layers), *frames]
+        failed = failing(parts, lambda some: is_right(placed(some)))
+        left |= {name or type(model).__name__: f"its {kind} would change the outputs" for kind, name in failed}
+        placement = placed([part for part in parts if part not in failed])
+        is_right(placement)
+    if not hasattr(model, BANK):
+        why = ", ".join(f"{name!r} {reason}" for name, reason in {**left, **placement.left}.items())
         raise UserError(f"quantize: no layer of {type(model).__name__} can be quantized: {why}")
-    bank = ActivationRanges(placement.places, settings["ranges"])
-    bank.left = left | placement.left
+
+
+def install_(model: nn.Module, placement: Placement, settings: dict[str, Any], left: Mapping[str, str]) -> None:
+    """Turn the layers, norms and forwards of ``model`` into quantized ones, as ``placement`` has it, in place.
+
+    Args:
+        model: whose quantizers these are, or a copy of it.
+        placement: what belongs where.
+        settings: as ``quantize_`` was given them.
+        left: layers that stay in floating point, and why.
+    """
+    bank = ActivationRanges(placement.places, settings["ranges"], settings["weight_bits"])
+    bank.left, bank.placement = {**left, **placement.left}, placement
+    bank.untrained = set(placement.untrained)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if device.type != "meta":  # weights that come later find the bank where they go
         bank.to(device)
@@ -263,6 +332,7 @@ def _insert(
         become(layer, QuantizedLayer)
         layer.__dict__.update(
             ranges=bank,
+            layer_name=name,
             weight_bits=settings["weight_bits"],
             input_place=index[place.input],
             quantize_input=_reader(bank, index, placement, place.input) if place.quantizes_input else None,
@@ -270,14 +340,24 @@ def _insert(
             norm=None,
             norm_name=place.norm,
             relu=place.relu,
+            relu_module=model.get_submodule(place.relu_module) if place.relu_module else None,
         )
     for name in placement.tables:
         table = model.get_submodule(name)
         become(table, QuantizedEmbedding)
-        table.__dict__.update(ranges=bank, weight_bits=settings["weight_bits"])
+        table.__dict__.update(ranges=bank, layer_name=name, weight_bits=settings["weight_bits"])
     _watch_calls(model, placement, bank, index)
     model.add_module(BANK, bank)
+    model.lighten_quantization = settings  # type: ignore[assignment]
     hold_norms_(model)
+
+
+def follow_(copied: nn.Module, model: nn.Module) -> None:
+    """Give a copy of ``model`` its fake-quantizers too, where it was made before them, and their stage and ranges."""
+    bank = bank_of(model)
+    if not hasattr(copied, BANK):
+        install_(copied, bank.placement, cast(Any, model.lighten_quantization), bank.left)
+    bank_of(copied).follow(bank)
 
 
 def _watch_calls(model: nn.Module, placement: Placement, bank: ActivationRanges, index: dict[str, int]) -> None:
@@ -286,11 +366,13 @@ def _watch_calls(model: nn.Module, placement: Placement, bank: ActivationRanges,
         output = None
         if call.output is not None:
             output = Quantizer(bank, index[call.output], on_grid=call.keeps, changed=call.changed)
-        bank.calls[name] = Site(inputs, output, relu=call.relu, done=call.done)
-    for name in placement.frames:
+        bank.sites.add(name, placement.identities[name], Site(inputs, output, relu=call.relu, done=call.done))
+    fused = {name for name, module in model.named_modules() if isinstance(module, FUSED)}
+    for name in placement.frames | fused:
         frame = model.get_submodule(name)
-        become(frame, WatchedForward)
-        frame.__dict__.update(ranges=bank, watched_name=name)
+        if not isinstance(frame, QuantizedLayer | QuantizedEmbedding):  # the model may be a single layer
+            become(frame, WatchedForward)
+            frame.__dict__.update(ranges=bank, watched_name=name)
 
 
 def _reader(bank: ActivationRanges, index: dict[str, int], placement: Placement, place: str) -> Quantizer:

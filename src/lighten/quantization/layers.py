@@ -8,11 +8,13 @@ on: ranges that move with every step would be new constants in a graph each time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, wraps
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from lighten.quantization.calls import forward_code
 from lighten.quantization.fake_quant import (
     BIAS_LIMIT,
     code_limit,
@@ -33,10 +35,30 @@ INT8 = "Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, Linear, Embedding 
 
 
 def can_quantize(module: nn.Module) -> bool:
-    """Return whether ``module`` is a layer that has an int8 form, with the forward that it was born with."""
+    """Return whether ``module`` is a layer that has an int8 form, and is nothing but that layer."""
+    return _is_layer(module) and why_not(module) is None
+
+
+def why_not(module: nn.Module) -> str | None:
+    """Return why a layer stays in floating point though its kind has an int8 form, or ``None``."""
+    if not _is_layer(module):
+        return None
+    if module._parameters.get("weight") is None:
+        return (
+            "its weight is computed from others (weight_norm, spectral_norm, a pruning mask, …); take that off with "
+            "torch.nn.utils.parametrize.remove_parametrizations, or prune.remove"
+        )
+    if "forward" in module.__dict__:
+        return "its forward was replaced on the instance"
+    return None
+
+
+def _is_layer(module: nn.Module) -> bool:
     if is_conv1d(module):
         return True
-    return any(isinstance(module, layer) and type(module).forward is layer.forward for layer in LAYERS)
+    kind = type(module)
+    born = any(isinstance(module, layer) and kind.forward is layer.forward for layer in LAYERS)
+    return born and kind.__call__ is nn.Module.__call__
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -55,11 +77,31 @@ def channel_axis(module: nn.Module) -> int:
     return 1 if isinstance(module, TRANSPOSED) or is_conv1d(module) else 0
 
 
-class QuantizedLayer:
+class Mixed:
+    """What a module's own class is mixed with; modules of such a class are copied and pickled as that mixture."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        mixins, kind = [], type(self)
+        while "mixture" in kind.__dict__:
+            mixin, kind = kind.__dict__["mixture"]
+            mixins.append(mixin)
+        return (_restored, (tuple(mixins), kind), self.__dict__) if mixins else super().__reduce_ex__(protocol)
+
+
+def born_as(module: Any) -> Any:
+    """Return the class that a module had before anything was mixed in."""
+    return next(c for c in type(module).__mro__ if issubclass(c, nn.Module) and not issubclass(c, Mixed))
+
+
+class QuantizedLayer(Mixed):
     """What a convolution or linear layer gains: fake-quantized weight, bias, input and output; norm and ReLU in it.
+
+    Where somebody looks at what the layer, its norm or its ReLU computes (by a hook), or estimates the norm's
+    statistics, each computes its own part: the same numbers, except for the rounding of the bias.
 
     Attributes:
         ranges: the model's bank.
+        layer_name: its name, seen from the bank's root.
         weight_bits: of its weight.
         input_place: index of its input's range.
         quantize_input: quantizes the input, where nothing before has done it.
@@ -67,9 +109,11 @@ class QuantizedLayer:
         norm: the batch norm folded into it; a plain reference, the norm stays where it was.
         norm_name: where that is, seen from the model's root.
         relu: once fake-quantization is on, it computes the ReLU behind it as well.
+        relu_module: what computes that ReLU otherwise, where a module does; a plain reference.
     """
 
     ranges: ActivationRanges
+    layer_name: str
     weight_bits: int
     input_place: int
     quantize_input: Quantizer | None
@@ -77,6 +121,7 @@ class QuantizedLayer:
     norm: nn.Module | None
     norm_name: str | None
     relu: bool
+    relu_module: nn.Module | None
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer as its bank's stage demands."""
@@ -87,24 +132,45 @@ class QuantizedLayer:
         return self._quantized(input, *args, **kwargs)
 
     def _quantized(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        alone = self.is_watched() or is_estimating(self.norm)
         with torch._C.DisableTorchFunction():  # what is called in here is no call of the user's forward
             if self.quantize_input is not None:
                 input = self.quantize_input(input)
-            output = _compute(self, input, *self.effective_parameters(), *args, **kwargs)
-            if self.quantize_output is None or (self.relu and self.ranges.stage != Stage.ON):
-                return output
-            return self.quantize_output.finish_(output, relu=self.relu)
+            output = _compute(self, input, *self.effective_parameters(fold=not alone), *args, **kwargs)
+            behind = alone and (self.norm is not None or self.relu)
+            relu = self.relu and self.ranges.computes_int8 and not behind
+            if self.quantize_output is not None and not behind and (relu or not self.relu):
+                output = self.quantize_output.finish_(output, relu=relu)
+        self.ranges.calls.enter(output, self.layer_name, norm=None if alone else self.norm, rectified=relu)
+        return output
 
-    def effective_parameters(self) -> tuple[Tensor, Tensor | None]:
-        """Return weight and bias with batch norm folded in, fake-quantized."""
+    def is_watched(self) -> bool:
+        """Return whether hooks see what is computed between this layer and the end of its norm and its ReLU."""
         layer: Any = self
-        if self.ranges.only is not None and layer not in self.ranges.only.layers:
-            return self.folded_parameters()
+        norm, relu = self.norm, self.relu_module
+        if norm is None and not self.relu:
+            return False
+        return bool(
+            layer._forward_hooks
+            or (norm is not None and (norm._forward_pre_hooks or (self.relu and norm._forward_hooks)))
+            or (relu is not None and relu._forward_pre_hooks)
+        )
+
+    def effective_parameters(self, *, fold: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias, fake-quantized, with batch norm folded in if ``fold``.
+
+        A norm's positive or negative gain changes a channel's scale and not its codes, so that the weight computes the
+        same either way; its bias is rounded only in the units that it has when folded.
+        """
+        layer: Any = self
+        if not self.ranges.rounds or (self.ranges.only is not None and layer not in self.ranges.only.layers):
+            return self.folded_parameters() if fold else (layer.weight, layer.bias)
+        folds = fold or self.norm is None
         return effective_parameters(
             layer.weight,
             layer.bias,
-            self.norm,
-            self.ranges.input_scale(self.input_place),
+            self.norm if fold else None,
+            self.ranges.input_scale(self.input_place) if folds else None,
             bits=self.weight_bits,
             axis=channel_axis(layer),
             groups=_groups(layer),
@@ -124,35 +190,91 @@ class QuantizedLayer:
         return quantized_parameters(weight, bias, input_scale, self.weight_bits, channel_axis(layer))
 
 
-class QuantizedEmbedding:
+class QuantizedEmbedding(Mixed):
     """What an embedding gains: rows of int8 numbers, each with a scale of its own."""
 
     ranges: ActivationRanges
+    layer_name: str
     weight_bits: int
 
     def forward(self, input: Tensor) -> Tensor:
         """Look rows up, (...) to (..., dimension), and fake-quantize those."""
         rows = super().forward(input)  # type: ignore[misc]
         table: Any = self
-        only = self.ranges.only
-        if self.ranges.stage == Stage.OFF or (only is not None and table not in only.layers):
+        ranges, only = self.ranges, self.ranges.only
+        if ranges.stage == Stage.OFF:
             return rows
-        flat = rows.flatten(0, -2)
-        limit = code_limit(self.weight_bits)
-        return fake_quantize_channels(flat, weight_scale(flat, self.weight_bits), limit).view_as(rows)
+        if ranges.rounds and (only is None or table in only.layers):
+            flat = rows.flatten(0, -2)
+            limit = code_limit(self.weight_bits)
+            rows = fake_quantize_channels(flat, weight_scale(flat, self.weight_bits), limit).view_as(rows)
+        ranges.calls.enter(rows, self.layer_name)
+        return rows
 
 
-class FoldedNorm:
-    """A batch norm that its layer computes, from the first step of fake-quantization on."""
+class FoldedNorm(Mixed):
+    """A batch norm that its layer computes, from the first step of fake-quantization on.
+
+    Only what that layer has computed passes through unchanged. Anything else is normalised, with the running
+    statistics; with the batch's, which move them, where somebody estimates the statistics again.
+
+    Attributes:
+        ranges: the model's bank.
+        quantize_output: quantizes what is normalised here, unless a ReLU behind it does.
+        was_momentum: the momentum that it had when it was folded.
+    """
 
     ranges: ActivationRanges
+    quantize_output: Quantizer | None
+    was_momentum: float | None
 
     def forward(self, input: Tensor) -> Tensor:
         """Pass ``input`` through once folded; normalise it before."""
-        return super().forward(input) if self.ranges.stage == Stage.OFF else input  # type: ignore[misc]
+        ranges, norm = self.ranges, cast(Any, self)
+        if ranges.stage == Stage.OFF:
+            return super().forward(input)  # type: ignore[misc]
+        if ranges.calls.origin(input).norm is norm:
+            return input
+        if is_estimating(norm):
+            output = super().forward(input)  # type: ignore[misc]
+        else:
+            with torch._C.DisableTorchFunction():
+                output = nn.functional.batch_norm(
+                    input, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+                )
+            ranges.calls.follow(output, (input,))
+        return output if self.quantize_output is None else self.quantize_output(output)
 
 
-class WatchedForward:
+def is_estimating(norm: Any) -> bool:
+    """Return whether somebody computes a norm's statistics again, over all that passes from now on.
+
+    ``torch.optim.swa_utils.update_bn`` and Lightning's ``StochasticWeightAveraging`` take its momentum away for that.
+    """
+    return norm is not None and norm.training and norm.momentum is None and norm.was_momentum is not None
+
+
+class PlainPath(Mixed):
+    """A module of PyTorch that has a fused kernel for evaluation, which reads its layers' weights past the layers."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module layer by layer."""
+        with _LayerByLayer():
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+class _LayerByLayer(TorchFunctionMode):
+    """While active, PyTorch's fused kernels are off, as somebody may look at what is called."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+"""Modules with such a kernel."""
+
+
+class WatchedForward(Mixed):
     """A module whose forward calls functions (adds, ReLUs, pools) that are quantized where they stand."""
 
     ranges: ActivationRanges
@@ -168,15 +290,15 @@ class WatchedForward:
 
     def _watched(self, *args: Any, **kwargs: Any) -> Any:
         ranges = self.ranges
-        outermost = not ranges.sites
-        ranges.sites.push(self.watched_name)
+        outermost = not ranges.calls
+        ranges.calls.push(self.watched_name, forward_code(born_as(self)))
         try:
             if outermost:
-                with SiteMode(ranges, ranges.calls):
+                with SiteMode(ranges):
                     return super().forward(*args, **kwargs)  # type: ignore[misc]
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         finally:
-            ranges.sites.pop()
+            ranges.calls.pop()
             if outermost:
                 ranges.shared.clear()
 
@@ -196,31 +318,40 @@ class Form:
     bias_codes: bool = True
 
 
-class IntegerLayer:
+class IntegerLayer(Mixed):
     """A layer ready for export: codes of weight and bias in buffers, dequantized by operators of the graph."""
 
     ranges: ActivationRanges
+    layer_name: str
     quantize_input: Quantizer | None
     quantize_output: Quantizer | None
     relu: bool
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer on dequantized numbers."""
-        self.ranges.sites.push(None)
+        self.ranges.calls.push(None)
         try:
             if self.quantize_input is not None:
                 input = self.quantize_input(input)
             weight, bias = stored(self, "weight", torch.int8), stored(self, "bias", torch.int32)
             assert weight is not None
             output = _compute(self, input, weight, bias, *args, **kwargs)
-            if self.quantize_output is None or self.relu:
-                return output
-            return self.quantize_output(output)
+            if self.quantize_output is not None and not self.relu:
+                output = self.quantize_output(output)
         finally:
-            self.ranges.sites.pop()
+            self.ranges.calls.pop()
+        self.ranges.calls.enter(output, self.layer_name)
+        return output
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as numbers, for whoever reads it past the layer."""
+        weight = stored(self, "weight", torch.int8)
+        assert weight is not None
+        return weight
 
 
-class IntegerEmbedding:
+class IntegerEmbedding(Mixed):
     """An embedding ready for export: rows of int8 codes, and a scale for each; what is looked up is dequantized."""
 
     stored_weight: Tensor
@@ -229,6 +360,11 @@ class IntegerEmbedding:
     def forward(self, input: Tensor) -> Tensor:
         """Look rows up, (...) to (..., dimension)."""
         return self.stored_weight[input].to(self.weight_scale.dtype) * self.weight_scale[input].unsqueeze(-1)
+
+    @property
+    def weight(self) -> Tensor:
+        """The rows as numbers, for whoever reads them past the layer."""
+        return self.stored_weight.to(self.weight_scale.dtype) * self.weight_scale.unsqueeze(-1)
 
 
 def stored(layer: Any, name: str, dtype: torch.dtype) -> Tensor | None:
@@ -248,6 +384,15 @@ def become(module: nn.Module, mixin: Any) -> None:
     """Turn ``module`` into an instance of ``mixin`` and its own class, in place; its class keeps its name."""
     base: Any = type(module)
     module.__class__ = _mixed(mixin, base)
+
+
+def unbecome(module: nn.Module) -> None:
+    """Give ``module`` the class back that it had, and take off what was added, in place."""
+    while "mixture" in type(module).__dict__:
+        mixin, base = type(module).__dict__["mixture"]
+        for name in mixin.__annotations__:
+            module.__dict__.pop(name, None)
+        module.__class__ = base
 
 
 def to_integers_(layer: Any, form: Form) -> None:
@@ -279,11 +424,9 @@ def embedding_to_integers_(table: Any, bits: int) -> None:
 def _store(
     layer: Any, mixin: Any, weight: Tensor, scale: Tensor, bias: Tensor | None = None, bias_scale: Tensor | None = None
 ) -> None:
-    dtype = layer.weight.dtype
     del layer.weight
-    layer.weight, layer.bias = torch.empty(0, dtype=dtype), None  # some forwards ask for the weight's dtype
-    quantized = isinstance(layer, QuantizedLayer | QuantizedEmbedding)
-    layer.__class__ = _mixed(mixin, type(layer).__mro__[2] if quantized else type(layer))
+    layer.bias = None
+    layer.__class__ = _mixed(mixin, born_as(layer))
     values = {"stored_weight": weight, "weight_scale": scale, "stored_bias": bias, "bias_scale": bias_scale}
     for name, value in values.items():
         layer.register_buffer(name, value.detach() if value is not None else None)
@@ -324,7 +467,8 @@ _uncompiled = torch.compiler.disable
 @cache
 def _mixed(mixin: Any, base: Any) -> Any:
     forward: Callable[..., Any] = mixin.forward
-    mixed: Any = type(base.__name__, (mixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})
+    members = {"__module__": base.__module__, "__doc__": base.__doc__, "mixture": (mixin, base)}
+    mixed: Any = type(base.__name__, (mixin, base), members)
 
     @wraps(base.forward)
     def with_signature(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -332,3 +476,10 @@ def _mixed(mixin: Any, base: Any) -> Any:
 
     mixed.forward = with_signature
     return mixed
+
+
+def _restored(mixins: tuple[Any, ...], kind: Any) -> Any:
+    """Return an empty module of a mixture, the last of ``mixins`` mixed in first."""
+    for mixin in reversed(mixins):
+        kind = _mixed(mixin, kind)
+    return kind.__new__(kind)

@@ -20,7 +20,16 @@ from lighten.quantization.fake_quant import (
     weight_scale,
 )
 from lighten.quantization.insert import calibrate_, check_bits, inputs_of_batch, matched_modules, quantizable, quantize_
-from lighten.quantization.layers import CONVOLUTIONS, TRANSPOSED, become, channel_axis, embedding_to_integers_
+from lighten.quantization.layers import (
+    CONVOLUTIONS,
+    FUSED,
+    TRANSPOSED,
+    Mixed,
+    PlainPath,
+    become,
+    channel_axis,
+    embedding_to_integers_,
+)
 
 TRAIN, STATIC, DYNAMIC = "train", "static", "dynamic"
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -107,6 +116,9 @@ def dynamic_(model: nn.Module, *, exclude: Sequence[str] = (), weight_bits: int 
             )
         if not isinstance(layer, nn.Embedding):
             become(layer, DynamicLayer)
+    for module in list(model.modules()):
+        if isinstance(module, FUSED):
+            become(module, PlainPath)
     model.lighten_quantization = {  # type: ignore[assignment]
         "mode": DYNAMIC,
         "exclude": list(exclude),
@@ -185,7 +197,7 @@ def _left(model: nn.Module) -> set[str]:
     return {name for pattern in settings["exclude"] for name in matched_modules(model, pattern)}
 
 
-class DynamicLayer:
+class DynamicLayer(Mixed):
     """A layer whose input is fake-quantized with the range that it has in this call (ONNX's DynamicQuantizeLinear)."""
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:

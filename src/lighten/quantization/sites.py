@@ -1,16 +1,19 @@
 """The quantizers of a model's activations: one bank at its root, one handle a place."""
 
 import enum
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from lighten.errors import UserError
+from lighten.quantization.calls import Calls, Identity, Spot
 from lighten.quantization.fake_quant import (
     LEVELS,
     Watch,
@@ -46,47 +49,51 @@ class Only:
 
 
 class ActivationRanges(nn.Module):
-    """Ranges of every quantized activation of a model, as buffers, and the stage that the model is in.
+    """Ranges of every quantized activation of a model, and the stage that the model is in.
 
     It sits at the model's root, so that one tensor holds all ranges: one reduction over ranks, one update, one
     synchronisation a step, however many places there are.
 
+    What it holds is in the model's state dict, as tensors ``low``, ``high`` and ``settled`` (places,), which says
+    whether a place was seen with all before it, ``stage_code`` and ``format`` (), and ``moments`` (3, places) of
+    learned ranges. They are no buffers, so that nobody averages, swaps or broadcasts them with the weights, and the
+    model's own buffers keep their order.
+
     Args:
         names: of the places, in order of use.
         ranges: a name from ``observe.RULES``.
+        weight_bits: of the layers.
     """
 
-    low: Tensor
-    high: Tensor
-    stage_code: Tensor
-    moments: Tensor
-
-    def __init__(self, names: Sequence[str], ranges: str) -> None:
+    def __init__(self, names: Sequence[str], ranges: str, weight_bits: int = 8) -> None:
         super().__init__()
-        self.names = list(names)
-        self.observing, self.signed = False, False
-        self.sites = CallSites()
-        self.calls: dict[str, Any] = {}
+        self.names, self.weight_bits = list(names), weight_bits
+        self.observing, self.signed, self.rounds, self.held = False, False, True, False
+        self.placement: Any = None
+        self.calls, self.sites = Calls(), Sites()
         self.left: dict[str, str] = {}
+        self.untrained: set[str] = set()
         self.shared: dict[int, tuple[Tensor, Tensor]] = {}
         self.only: Only | None = None
         self.rule = rule_of(ranges)
+        self.low, self.high = torch.full((len(names),), torch.nan), torch.full((len(names),), torch.nan)
+        self.moments = torch.zeros(3, len(names)) if self.rule.learned else None
+        self.settled = torch.zeros(len(names), dtype=torch.bool)
+        self._stage = Stage.OFF
         self._seen: dict[int, Tensor] = {}
         self._rows: Tensor | None = None
         self._histograms: dict[int, Histogram] = {}
         self._gradient: Tensor | None = None
-        self.register_buffer("low", torch.full((len(names),), torch.nan))
-        self.register_buffer("high", torch.full((len(names),), torch.nan))
-        self.register_buffer("stage_code", torch.zeros((), dtype=torch.uint8))
-        if self.rule.learned:
-            self.register_buffer("moments", torch.zeros(3, len(names)))
-        self.register_load_state_dict_post_hook(_refresh)
         self.refresh()
 
     def reset_parameters(self) -> None:
-        """Begin anew: what a model from the meta device asks of its modules once they have memory."""
-        for name, buffer in self.named_buffers():
-            buffer.fill_(torch.nan if name in ("low", "high") else 0)
+        """Forget everything: what a model from the meta device asks of its modules once they have memory."""
+        self.low.fill_(torch.nan)
+        self.high.fill_(torch.nan)
+        self.settled.zero_()
+        if self.moments is not None:
+            self.moments.zero_()
+        self._stage = Stage.OFF
         self.refresh()
 
     def forward(self, x: Any) -> Any:
@@ -100,8 +107,12 @@ class ActivationRanges(nn.Module):
 
     @stage.setter
     def stage(self, stage: Stage) -> None:
-        self.stage_code.fill_(int(stage))
         self._stage = stage
+
+    @property
+    def computes_int8(self) -> bool:
+        """Whether layers compute their norm and ReLU too, as they do in the file."""
+        return self._stage == Stage.ON
 
     @property
     def learns(self) -> bool:
@@ -109,10 +120,26 @@ class ActivationRanges(nn.Module):
         return self.observing and self.rule.learned and self._stage == Stage.ON
 
     def refresh(self) -> None:
-        """Read stage and ranges from the buffers; runs after they were loaded or updated."""
-        self._stage = Stage(int(self.stage_code))
+        """Read the parameters of all places from their ranges; runs after these were loaded or updated."""
         bounds = zip(self.names, self.low.tolist(), self.high.tolist(), strict=True)
         self.parameters_of = [_parameters(name, low, high) if low == low else None for name, low, high in bounds]
+        self._settled = self.settled.tolist()
+
+    def waits(self, index: int) -> bool:
+        """Return whether a place is only watched: its range is unknown, or of steps that had skipped a place before."""
+        return self.parameters_of[index] is None or (self.observing and not self._settled[index])
+
+    def follow(self, other: "ActivationRanges") -> None:
+        """Take over stage and ranges of ``other``, the bank of a model of which this is a copy."""
+        self._stage = other._stage
+        for name, tensor in other.tensors().items():
+            self.tensors()[name].copy_(tensor)
+        self.refresh()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is known of the places, by name."""
+        moments = {} if self.moments is None else {"moments": self.moments}
+        return {"low": self.low, "high": self.high, "settled": self.settled, **moments}
 
     def restart(self, ranges: str | None = None) -> None:
         """Forget all ranges and begin to observe; ``ranges`` may name another rule."""
@@ -120,6 +147,7 @@ class ActivationRanges(nn.Module):
             self.rule = replace(rule_of(ranges), learned=False)
         self.low.fill_(torch.nan)
         self.high.fill_(torch.nan)
+        self.settled.zero_()
         self._seen, self._rows, self._histograms = {}, None, {}
         self.refresh()
         self.stage, self.observing = Stage.OBSERVE, True
@@ -154,7 +182,9 @@ class ActivationRanges(nn.Module):
         self.observe(index, x, relu=relu)
         if self._gradient is None:
             self._gradient = torch.zeros_like(self.low)
-        scale, zero_point = self.parameters_of[index] or (1.0, 0)
+        known = self.parameters_of[index]
+        assert known is not None
+        scale, zero_point = known
         return fake_quantize_learned(x, scale, zero_point, self._gradient[index], relu=relu)
 
     def forget_batch(self) -> None:
@@ -165,42 +195,57 @@ class ActivationRanges(nn.Module):
     def update(self, when: str = "") -> None:
         """Fold what was observed since the last call into the ranges, over all ranks alike.
 
+        A step may skip a block: a place that was not reached keeps its range, and those behind it may only grow wider,
+        as they see less than they will in evaluation. Until a step has skipped nothing before them, they are watched
+        alone.
+
         Args:
             when: told where something was not finite, such as ``" at step 3"``.
 
         Raises:
-            UserError: if a place was never reached, or its activations were not finite.
+            UserError: if activations were not finite.
         """
-        missing = [name for i, name in enumerate(self.names) if i not in self._seen and self.parameters_of[i] is None]
-        if missing:
-            raise UserError(f"quantize: {missing[0]!r} was not reached by the forward pass; name it in exclude")
-        low, high = self._reduced_extremes(when)
+        low, high, whole = self._reduced_extremes(when)
         reached = high > -torch.inf
-        if not self.learns and self.rule.estimate is not None:
-            low, high = self._estimates(low, high)
         if self.learns:
+            assert self.moments is not None
+            reached &= self.low.isnan()  # a place that is reached for the first time begins with its extremes
+            self.settled |= reached
             _learn(self.low, self.high, self.moments, self._reduced_gradient())
         else:
-            low, high = self.rule.follow(self.low.float(), self.high.float(), low, high)
-            self.low.copy_(torch.where(reached, low, self.low))
-            self.high.copy_(torch.where(reached, high, self.high))
+            if self.rule.estimate is not None:
+                low, high = self._estimates(low, high)
+            low, high = torch.where(whole, low, low.fmin(self.low)), torch.where(whole, high, high.fmax(self.high))
+            first = ~self.settled
+            old_low, old_high = (torch.where(first, torch.nan, old) for old in (self.low, self.high))
+            low, high = self.rule.follow(old_low, old_high, low, high)
+            self.settled |= whole
+        self.low.copy_(torch.where(reached, low, self.low))
+        self.high.copy_(torch.where(reached, high, self.high))
         self.refresh()
 
-    def _reduced_extremes(self, when: str) -> tuple[Tensor, Tensor]:
-        """Return the extremes seen, over all ranks; infinite the wrong way round where nothing was."""
+    def _reduced_extremes(self, when: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the extremes seen, over all ranks, and where a rank had skipped no place before.
+
+        Extremes are infinite the wrong way round where nothing was.
+        """
         if not self.names:
-            return self.low, self.high
+            return self.low, self.high, self.settled
+        skipped, rows = 0.0, []
         nothing = torch.full((2,), -torch.inf, device=self.low.device)
-        extremes = torch.stack([self._seen.get(i, nothing) for i in range(len(self.names))])
+        for i, name in enumerate(self.names):
+            skipped = skipped if i in self._seen or name in self.untrained else -1.0
+            rows.append(torch.cat([self._seen.get(i, nothing), nothing.new_full((1,), skipped)]))
+        extremes = torch.stack(rows)
         self._seen, self._rows = {}, None
         finite = extremes.isfinite() | (extremes == -torch.inf)
         extremes = torch.where(finite, extremes, torch.inf)
         if _is_parallel():
             dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
-        for name, (low, high) in zip(self.names, extremes.tolist(), strict=True):
+        for name, (low, high, _) in zip(self.names, extremes.tolist(), strict=True):
             if max(low, high) == math.inf:
                 raise UserError(f"quantize: activations at {name!r} are not finite{when}; lower the learning rate")
-        return -extremes[:, 0], extremes[:, 1]
+        return -extremes[:, 0], extremes[:, 1], (extremes[:, 2] == 0) & (extremes[:, 1] > -torch.inf)
 
     def _estimates(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the rule makes of the histograms seen, over all ranks."""
@@ -223,11 +268,56 @@ class ActivationRanges(nn.Module):
         parameters = self.parameters_of[index]
         return parameters[0] if parameters else None
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Accept a checkpoint of the float model: the ranges then stay unknown and the stage off."""
-        for name, buffer in self.named_buffers():
-            state_dict.setdefault(prefix + name, buffer)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def unknown(self) -> list[str]:
+        """Return the places that nothing has reached yet."""
+        return [name for name, known in zip(self.names, self.parameters_of, strict=True) if known is None]
+
+    @property
+    def stage_code(self) -> Tensor:
+        """The stage as the state dict has it."""
+        return torch.tensor(int(self._stage), dtype=torch.uint8)
+
+    @property
+    def format(self) -> Tensor:
+        """A number that stands for what ranges mean: the places and the bits of weights."""
+        text = json.dumps([self.names, self.weight_bits])
+        return torch.tensor(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "ActivationRanges":
+        """Go to the device that the model goes to; ranges stay in float32."""
+        device = fn(torch.zeros((), device=self.low.device)).device
+        self.low, self.high, self.settled = (x.to(device) for x in (self.low, self.high, self.settled))
+        if self.moments is not None:
+            self.moments = self.moments.to(device)
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        state = {**self.tensors(), "stage_code": self.stage_code, "format": self.format}
+        destination.update({prefix + name: tensor.clone() for name, tensor in state.items()})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_args: Any) -> None:
+        """Accept a checkpoint of the float model: the ranges then stay unknown and the stage off.
+
+        While ``held``, by a fit that moves them, ranges stay what they are: weights alone are swapped in and out.
+
+        Raises:
+            UserError: if it is of a model that was quantized otherwise.
+        """
+        known = {name: state_dict[prefix + name] for name in self.tensors() if prefix + name in state_dict}
+        if "low" in known:  # written before there was more than one way to have a range
+            known.setdefault("settled", ~known["low"].isnan())
+        if self.held or len(known) < len(self.tensors()) or prefix + "stage_code" not in state_dict:
+            return
+        written = state_dict.get(prefix + "format")
+        if known["low"].shape != self.low.shape or (written is not None and int(written) != int(self.format)):
+            raise UserError(
+                f"the checkpoint's network was quantized otherwise: {len(known['low'])} places, this one has "
+                f"{len(self.names)} with weight_bits={self.weight_bits}; give the same network, weight_bits and exclude"
+            )
+        for name, tensor in known.items():
+            self.tensors()[name].copy_(tensor)
+        self._stage = Stage(int(state_dict[prefix + "stage_code"]))
+        self.refresh()
 
 
 class Quantizer:
@@ -262,9 +352,10 @@ class Quantizer:
     def finish_(self, x: Tensor, *, relu: bool) -> Tensor:
         """Do as ``__call__`` on ``relu(x)`` or ``x``, in place if ``x`` is the caller's own, of no use to others."""
         bank = self.bank
-        if bank.stage != Stage.ON or self._is_off():
+        known = bank.parameters_of[self.index]
+        if bank.stage != Stage.ON or known is None or bank.waits(self.index) or self._is_off() or not bank.rounds:
             return self._quantize(torch.relu(x) if relu else x)
-        scale, zero_point = self.parameters()
+        scale, zero_point = known
         if relu and zero_point:  # no range of a ReLU's output, yet a checkpoint may say so
             x, relu = torch.relu(x), False
         if bank.learns:
@@ -274,62 +365,60 @@ class Quantizer:
             return fake_quantize(x, scale, zero_point, keep_input=self.changed, watch=watch)
         return fake_quantize_(x, scale, zero_point, watch=watch)
 
-    def parameters(self) -> tuple[float, int]:
-        """Return scale and zero point.
-
-        Raises:
-            UserError: if the range is not known yet.
-        """
-        parameters = self.bank.parameters_of[self.index]
-        if parameters is None:
-            raise UserError(f"quantize: {self.bank.names[self.index]!r} has no range yet; run data through it first")
-        return parameters
-
     def _is_off(self) -> bool:
         return self.bank.only is not None and self.index not in self.bank.only.places
 
     def _quantize(self, x: Tensor) -> Tensor:
         bank = self.bank
-        if bank.stage == Stage.EXPORT:
-            return _quantize_dequantize(x, *self.parameters(), signed=bank.signed)
-        if bank.learns:
-            return bank.learned(self.index, x)
-        if bank.stage != Stage.ON or self._is_off():
+        known = bank.parameters_of[self.index]
+        if not bank.rounds:
+            return x
+        if bank.stage == Stage.EXPORT:  # what training never reached stays in floating point
+            return x if known is None else _quantize_dequantize(x, *known, signed=bank.signed)
+        if bank.stage != Stage.ON or known is None or bank.waits(self.index) or self._is_off():
             if bank.observing:
                 bank.observe(self.index, x)
             return x
+        if bank.learns:
+            return bank.learned(self.index, x)
         watch = bank.watch(self.index, x) if bank.observing else None
-        return fake_quantize(x, *self.parameters(), keep_input=self.changed, watch=watch)
+        return fake_quantize(x, *known, keep_input=self.changed, watch=watch)
 
 
-class CallSites:
-    """The functions that matter in the forward of a module, told apart by order: first add, second add, first pool.
+class Site(NamedTuple):
+    """What happens at one call.
 
-    A module is on the stack while its forward runs; ``None`` stands for code that is not watched.
+    Attributes:
+        inputs: quantizers by position.
+        output: quantizer, if any.
+        relu: the ReLU behind is computed here, together with the output's fake-quantization.
+        done: the call is such a ReLU: it has nothing to do where the operation before has done it.
     """
 
+    inputs: Mapping[int, Quantizer]
+    output: Quantizer | None
+    relu: bool = False
+    done: bool = False
+
+
+class Sites:
+    """What happens at the calls of a model, found by their identity."""
+
     def __init__(self) -> None:
-        self._stack: list[tuple[str, dict[str, int]] | None] = []
+        self.names: dict[str, Site] = {}
+        self._at: dict[Spot, dict[tuple[str, int], Site]] = {}
 
-    def push(self, module: str | None) -> None:
-        """Make ``module`` the innermost one."""
-        self._stack.append(None if module is None else (module, {}))
+    def add(self, name: str, identity: Identity, site: Site) -> None:
+        """Add a call, which is shown under ``name``."""
+        self.names[name] = site
+        self._at.setdefault(identity.spot, {})[identity.layer, identity.nth] = site
 
-    def pop(self) -> None:
-        """Leave the innermost module."""
-        self._stack.pop()
-
-    def __bool__(self) -> bool:
-        """Whether a watched forward is running."""
-        return bool(self._stack)
-
-    def next(self, kind: str) -> str | None:
-        """Return the name of this call, ``"layer1.0:add0"``, or ``None`` where nobody watches."""
-        if not self._stack or self._stack[-1] is None:
-            return None
-        module, counts = self._stack[-1]
-        counts[kind] = counts.get(kind, -1) + 1
-        return f"{module}:{kind}{counts[kind]}"
+    def find(self, identity: Identity) -> Site | None:
+        """Return what happens at a call; one that stands alone in its line is known by that."""
+        known = self._at.get(identity.spot, {})
+        if len(known) == 1:
+            return next(iter(known.values()))
+        return known.get((identity.layer, identity.nth))
 
 
 LEARNING_RATE, BETAS = 0.01, (0.9, 0.999)
@@ -357,11 +446,6 @@ def _learn(low: Tensor, high: Tensor, moments: Tensor, gradient: Tensor) -> None
 
 def _is_parallel() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def _refresh(bank: nn.Module, _keys: Any) -> None:
-    assert isinstance(bank, ActivationRanges)
-    bank.refresh()
 
 
 def _parameters(name: str, low: float, high: float) -> tuple[float, int]:

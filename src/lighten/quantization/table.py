@@ -71,7 +71,7 @@ def quantization_rows(model: nn.Module) -> list[Row]:
             rows.append(Row(name, kind, note=f"{FLOAT}: {bank.left[name]}"))
         elif not isinstance(module, FoldedNorm) and any(True for _ in module.parameters(recurse=False)):
             rows.append(Row(name, kind, note=f"{FLOAT}: has no int8 form"))
-    for name, site in bank.calls.items():
+    for name, site in bank.sites.names.items():
         if site.done or site.output is None or site.output.on_grid:
             continue
         kind = name.rpartition(":")[2].rstrip("0123456789")
