@@ -131,27 +131,3 @@ def check_call(module: nn.Module, call: Call) -> None:
             f"{name}.forward takes ({', '.join(signature.parameters)}), and the batch gives it "
             f"{', '.join(given) or 'nothing'}; say what the parts of a batch are, as in {example}"
         ) from None
-
-
-def capture_call(root: nn.Module, target: nn.Module, call: Call) -> Call:
-    """Run ``root`` once without gradients or side effects and return the arguments that ``target`` received.
-
-    Train/eval modes, buffers and random state are left as found.
-
-    Raises:
-        RuntimeError: if the forward of ``root`` never reaches ``target``.
-    """
-    seen: list[Call] = []
-    hook = target.register_forward_pre_hook(lambda _, a, k: seen.append((a, k)), with_kwargs=True)
-    modes = {m: m.training for m in root.modules()}
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            root.eval()
-            root(*call[0], **call[1])
-    finally:
-        hook.remove()
-        for module, training in modes.items():
-            module.training = training
-    if not seen:
-        raise RuntimeError("the forward pass never reached the module")
-    return map_tensors(lambda t: t.detach().clone(), seen[0])

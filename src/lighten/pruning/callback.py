@@ -5,7 +5,7 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import lightning as L
@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 
 from lighten.errors import UserError
 from lighten.example import ExampleInput, as_call
-from lighten.names import find_module
 from lighten.pruning.cost import Costs, costs_of
 from lighten.pruning.criterion import first_order
 from lighten.pruning.decide import Findings, decide, settle, study
@@ -25,7 +24,7 @@ from lighten.pruning.mask import Masks, mask_, mask_filters_, tensors_of
 from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.schedule import check_ramp, ramp
-from lighten.training.example import example_call, example_calls
+from lighten.training.example import example_calls, find_part
 from lighten.training.progress import fit_steps, logs_now
 from lighten.training.record import log_now
 
@@ -96,6 +95,7 @@ class Prune(L.Callback):
         self.begin, self.end, self.exclude, self.module = begin, end, tuple(exclude), module
         self.schedule, self.soft = schedule, soft
         self.calibration = None if calibration is None else [as_call(given) for given in calibration]
+        self._calibrated = calibration is not None
         self._findings: Findings | None = None
         self._evidence: dict[str, Tensor] = {}
         self.plan: Plan | None = None
@@ -103,6 +103,7 @@ class Prune(L.Callback):
         self._structure: Structure | None = None
         self._costs: Costs | None = None
         self._target: nn.Module | None = None
+        self._part = ""
         self._masks: Masks | None = None
         self._updates: list[int] = []
         self._steps = 0
@@ -122,11 +123,10 @@ class Prune(L.Callback):
             raise UserError(
                 f"Prune needs whole weights on every device, {type(trainer.strategy).__name__} shards them; use ddp"
             )
-        _, self._target = find_module(pl_module, self.module)
-        call = example_call(trainer, pl_module, self._target)
+        self._part, self._target, call = find_part(trainer, pl_module, self.module)
         self._structure = study(self._target, call, exclude=self.exclude)
         self._costs = costs_of(self._structure)
-        if self.settings.scope == "sensitivity" and self.calibration is None:
+        if self.settings.scope == "sensitivity" and not self._calibrated:
             self.calibration = example_calls(trainer, pl_module, self._target)
         self.plan, self._updated, self._findings, self._evidence = None, -1, None, {}
         self.preview = self._decide(trainer, 1.0)
@@ -313,7 +313,7 @@ class Prune(L.Callback):
             self._structure, self._target, self.settings, findings=findings, strength=strength,
             after=None if self.soft else self.plan, evidence=evidence, costs=self._costs,
         )  # fmt: skip
-        return plan, findings
+        return replace(plan, part=self._part), findings
 
     def _known_evidence(self) -> dict[str, Tensor] | None:
         """Return the first-order scores seen so far; groups that no gradient has reached score zero."""

@@ -29,10 +29,19 @@ def mask_(model: nn.Module, plan: Plan) -> None:
         >>> int((model[0].weight == 0).all(dim=1).sum()), int((model[2].weight == 0).all(dim=0).sum())
         (4, 4)
     """
+    model = part_of(model, plan)
     check_fits(model, plan)
     for tensor, dim, cut in masked(model, plan):
         tensor.index_fill_(dim, torch.tensor(cut.removed, device=tensor.device), 0)
     _mask_norms(model, plan)
+
+
+def part_of(model: nn.Module, plan: Plan) -> nn.Module:
+    """Return what the plan speaks of: ``model``, or the part of it that the plan was made for."""
+    known = tensors_of(model)
+    if not plan.part or all(slot.tensor in known for cut in plan.cuts for slot in cut.slots):
+        return model
+    return dict(model.named_modules()).get(plan.part, model)
 
 
 def _mask_norms(model: nn.Module, plan: Plan) -> None:

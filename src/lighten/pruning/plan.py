@@ -94,6 +94,7 @@ class Plan:
         saved: shares that go: ``channels`` (of those that can), ``macs``, ``parameters``, and ``latency`` where that
             was measured.
         example: shapes and types of the model's input, for the check after cutting.
+        part: name of the planned model within a larger module, where a callback planned a part of one.
 
     Example:
         >>> from torch import nn, randn
@@ -111,6 +112,7 @@ class Plan:
     settings: Mapping[str, Any]
     example: Mapping[str, Any]
     saved: Mapping[str, float] = field(default_factory=dict)
+    part: str = ""
 
     @classmethod
     def of_cuts(cls, cuts: tuple[Cut, ...], example: Mapping[str, Any]) -> "Plan":
@@ -162,6 +164,7 @@ class Plan:
                 settings=data["settings"],
                 example=data["example"],
                 saved=data["saved"],
+                part=data.get("part", ""),
             )
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(

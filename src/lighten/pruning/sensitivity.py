@@ -47,8 +47,8 @@ def probe(
     Raises:
         UserError: if there is no calibration input.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    calls = map_tensors(lambda t: t.to(device), list(calibration))
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    calls = map_tensors(lambda t: t.to(weight if t.is_floating_point() else weight.device), list(calibration))
     if not calls:
         raise UserError("scope='sensitivity' got no calibration input, expected a few batches that stand for the data")
     with torch.no_grad(), random_state_kept(model):

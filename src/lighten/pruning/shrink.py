@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.pruning.check import difference
-from lighten.pruning.mask import check_fits, mask_, tensors_of
+from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
 from lighten.pruning.norms import maskable, restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.pretrained import follow_config_
@@ -41,7 +41,7 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
 
     Args:
         model: masked or not; the plan decides.
-        plan: made for this model.
+        plan: made for this model, or by a callback for a part of it; then that part is cut.
 
     Raises:
         UserError: if the plan does not fit the model, or the model is already cut.
@@ -54,6 +54,11 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
         >>> shrink(model, plan_pruning(model, randn(1, 4), amount=0.5))[0]
         Linear(in_features=4, out_features=4, bias=True)
     """
+    part = part_of(model, plan)
+    if part is not model:
+        whole = clone(model)
+        whole.set_submodule(plan.part, shrink(part, plan))
+        return whole
     check_fits(model, plan)
     masked = clone(model)
     mask_(masked, plan)

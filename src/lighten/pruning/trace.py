@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from lighten.pruning.labels import Labels, compact, spread, varies
 from lighten.pruning.norms import maskable
 
 PACKAGE = str(Path(__file__).parent)
+_MASKS_AS_GIVEN = patch.object(  # else torch looks into a mask's values to find out whether a shortcut would do
+    torch.nn.modules.transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True
+)
 ELEMENTS = 2**22
 """Parameters that the forward uses element by element are labelled up to this size."""
 
@@ -182,7 +186,7 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
     """
     found = {module: dict(module.__dict__) for module in model.modules()}  # a forward may keep what it computes
     try:
-        with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model):
+        with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model), _MASKS_AS_GIVEN:
             warnings.simplefilter("ignore")
             return torch.export.export(model.eval(), call[0], call[1], strict=False)
     except Exception as error:

@@ -11,12 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.names import find_module
 from lighten.quantization.insert import BANK, bank_of, follow_, hold_norms_, quantize_, summary, unquantize_
 from lighten.quantization.layers import FoldedNorm, QuantizedLayer
 from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.averages import averaged_copies
-from lighten.training.example import example_call
+from lighten.training.example import find_part
 from lighten.training.loading import before_loading
 from lighten.training.progress import fit_progress, fit_steps, logs_now
 from lighten.training.record import log_now
@@ -71,6 +70,7 @@ class Quantize(L.Callback):
         if not (math.isfinite(freeze) and begin <= freeze <= 1):
             raise UserError(f"quantize freeze={freeze}: expected a share of the fit from begin={begin} to 1")
         self.begin, self.freeze, self.module = begin, freeze, module
+        self._part = ""
         self.settings: dict[str, Any] = {"ranges": ranges, "weight_bits": weight_bits, "exclude": list(exclude)}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -80,13 +80,15 @@ class Quantize(L.Callback):
                 f"Quantize needs a layer's whole weight in its forward, {type(trainer.strategy).__name__} keeps flat "
                 "pieces of several; use ddp or ModelParallelStrategy (FSDP2)"
             )
-        target = find_module(pl_module, self.module)[1]
-        if stage == "fit" and hasattr(target, BANK) and not self._made(target):
+        inserted = [name for name, m in pl_module.named_modules() if hasattr(m, BANK) and self.module in (None, name)]
+        if len(inserted) == 1:
+            self._part = inserted[0]
+            target = self._target(pl_module)
+            if stage != "fit" or self._made(target):
+                hold_norms_(target)
+                return
             unquantize_(target)  # an earlier fit had other settings
-        if hasattr(target, BANK):
-            hold_norms_(target)
-            return
-        args, kwargs = example_call(trainer, pl_module, target)
+        self._part, target, (args, kwargs) = find_part(trainer, pl_module, self.module)
         quantize_(target, example_input=kwargs if kwargs and not args else args, **self.settings)
         rank_zero_info(f"quantize: {summary(target)}")
 
@@ -97,19 +99,19 @@ class Quantize(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fold the norms that ``sync_batchnorm`` has put in; refuse shards that part a layer from its norm."""
-        target = find_module(pl_module, self.module)[1]
+        target = self._target(pl_module)
         hold_norms_(target)
         _check_shards(target)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fold the norms that ``sync_batchnorm`` has left behind."""
-        target = find_module(pl_module, self.module)[1]
+        target = self._target(pl_module)
         hold_norms_(target)
         bank_of(target).held = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a fit in which quantization cannot begin; warn of steps that frozen statistics may not bear."""
-        target = find_module(pl_module, self.module)[1]
+        target = self._target(pl_module)
         self._share(trainer, pl_module)
         bank_of(target).held = True
         steps = fit_steps(trainer)
@@ -131,7 +133,7 @@ class Quantize(L.Callback):
         bank, progress = self._bank(pl_module), fit_progress(trainer)
         if bank.stage == Stage.OFF and progress >= self.begin:
             bank.stage = Stage.OBSERVE
-            _share_statistics(find_module(pl_module, self.module)[1], trainer)
+            _share_statistics(self._target(pl_module), trainer)
         step = batch_idx // trainer.accumulate_grad_batches
         looks = step % bank.rule.every == 0 and progress < self.freeze
         bank.observing = bank.stage == Stage.OBSERVE or (bank.stage == Stage.ON and looks)
@@ -161,24 +163,25 @@ class Quantize(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put ranges and stage also where another callback has put averaged weights that have none."""
-        name, target = find_module(pl_module, self.module)
-        state = bank_of(target).state_dict(prefix=".".join(filter(None, [name, f"{BANK}."])))
+        state = self._bank(pl_module).state_dict(prefix=".".join(filter(None, [self._part, f"{BANK}."])))
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **state}
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave no observer behind."""
-        target = find_module(pl_module, self.module)[1]
+        target = self._target(pl_module)
         if hasattr(target, BANK):
             bank_of(target).observing = bank_of(target).held = False
 
     def _share(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give stage and ranges to copies of the module that other callbacks keep: those average weights alone."""
-        name, target = find_module(pl_module, self.module)
-        for averaged in averaged_copies(trainer, pl_module, name):
-            follow_(averaged, target)
+        for averaged in averaged_copies(trainer, pl_module, self._part):
+            follow_(averaged, self._target(pl_module))
+
+    def _target(self, pl_module: L.LightningModule) -> nn.Module:
+        return pl_module.get_submodule(self._part)
 
     def _bank(self, pl_module: L.LightningModule) -> ActivationRanges:
-        return bank_of(find_module(pl_module, self.module)[1])
+        return bank_of(self._target(pl_module))
 
 
 @before_loading
