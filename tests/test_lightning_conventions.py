@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lighten import DistillationModule, Prune, Quantize, shrink
+from lighten import DistillationModule, Prune, Quantize, UserError, shrink
 from lighten.delivery.publish import figures_of
 from lighten.quantization.insert import bank_of
 from lighten.quantization.sites import Stage
@@ -217,15 +217,20 @@ def test_the_best_checkpoint_is_kept_found_again_and_gone_on_with(make, monitor,
 
 
 @pytest.mark.parametrize(("make", "monitor", "mode"), MONITORED)
-def test_early_stopping_stops_and_what_was_still_to_come_is_told(make, monitor, mode, tmp_path):
+def test_early_stopping_before_the_end_of_a_technique_fails_when_all_is_saved(make, monitor, mode, tmp_path):
     never = EarlyStopping(monitor, mode=mode, min_delta=1e3, patience=1)
-    fit = trainer(tmp_path, never, max_epochs=8)
-    with (
-        pytest.warns(UserWarning, match=r"the fit stopped after 6 of 24 steps, before end=0.5: .* were asked for"),
-        pytest.warns(UserWarning, match=r"the fit stopped before begin=0.5; the model is still in floating point"),
+    saved = ModelCheckpoint(tmp_path, save_last=True)
+    fit = trainer(tmp_path, never, saved, max_epochs=8, enable_checkpointing=True)
+    with pytest.raises(
+        UserError, match=r"the fit stopped after 6 of 24 steps, before end=0.5 of Prune: .*EarlyStopping"
     ):
         fit.fit(make(), Digits())
     assert never.stopped_epoch == 1
+    assert torch.load(saved.last_model_path, weights_only=True)["global_step"] == 6
+    fit = trainer(tmp_path, EarlyStopping(monitor, mode=mode, min_delta=1e3, patience=1), max_epochs=8)
+    fit.callbacks = [callback for callback in fit.callbacks if not isinstance(callback, Prune)]
+    with pytest.raises(UserError, match=r"before begin=0.5 of Quantize: the model is still in floating point"):
+        fit.fit(make(), Digits())
     assert 0 < fit.callbacks[0].plan.sparsity < 0.5
 
     late = EarlyStopping(monitor, mode=mode, min_delta=1e3, patience=5)

@@ -259,7 +259,9 @@ def test_a_second_fit_begins_anew():
 def test_stopping_early_says_how_far_it_came():
     stop = EarlyStopping("val", patience=1, min_delta=100.0)
     prune = Prune(0.5, begin=0.1, end=0.9)
-    with pytest.warns(UserWarning, match=r"stopped after 20 of 60 steps, before end=0.9: \d+.\d% of the channels"):
+    with pytest.raises(
+        UserError, match=r"stopped after 20 of 60 steps, before end=0.9 of Prune: \d+.\d% of the channels"
+    ):
         run(prune, max_epochs=6, callbacks=[stop])
     assert prune.plan.sparsity < 0.5
 

@@ -290,7 +290,141 @@ def test_a_fit_that_stops_early_says_that_it_is_not_quantized():
         def on_train_batch_end(self, trainer, *_):
             trainer.should_stop = trainer.global_step == 3
 
-    with pytest.warns(UserWarning, match=r"stopped before begin=0.5; the model is still in floating point"):
+    with pytest.raises(
+        UserError, match=r"stopped after \d+ of \d+ steps, before begin=0.5 of Quantize: the model is still"
+    ):
+        fit(Plain(), Quantize(begin=0.5), steps=10, stop=Stop(), min_steps=1, min_epochs=0)
+
+
+def test_a_module_that_makes_its_data_in_setup_makes_them_once():
+    class Late(Plain):
+        made = 0
+
+        def setup(self, stage):
+            self.data, self.made = loader(2), self.made + 1
+
+        def train_dataloader(self):
+            return self.data
+
+    late = Late()
+    L.Trainer(max_epochs=1, callbacks=[Quantize(begin=0.5)], **QUIET).fit(late)
+    assert bank_of(late).stage == Stage.ON
+    assert late.made == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"begin": 1.0}, "begin=1.0: expected"),
+        ({"begin": float("nan")}, "begin=nan: expected"),
+        ({"begin": 0.5, "freeze": 0.4}, r"freeze=0.4: expected .* from begin=0.5"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(settings, message):
+    with pytest.raises(UserError, match=message):
+        Quantize(**settings)
+
+
+def test_a_fit_too_short_for_its_begin_is_refused_before_the_first_step():
+    module = Plain()
+    before = {n: p.clone() for n, p in module.named_parameters()}
+    with pytest.raises(UserError, match=r"begin=0.95: leaves none of the fit's 10 steps"):
+        fit(module, Quantize(begin=0.95, freeze=1.0), steps=10)
+    assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
+
+
+class Synced(SingleDeviceStrategy):
+    """Replaces batch norms at both ends of a fit, as ``sync_batchnorm`` does where there are several processes."""
+
+    def setup(self, trainer):
+        if trainer.state.fn == "fit":
+            self.model = TorchSyncBatchNorm().apply(self.model)
+        super().setup(trainer)
+
+    def teardown(self):
+        self.model = TorchSyncBatchNorm().revert(self.model)
+        super().teardown()
+
+
+def test_synchronised_norms_are_folded_as_others_are(tmp_path):
+    class Kinds(L.Callback):
+        def on_train_end(self, trainer, pl_module):
+            self.during = type(pl_module.backbone.norm1)
+
+    plain, synced, kinds = Plain(), Plain(), Kinds()
+    synced.load_state_dict(plain.state_dict())
+    fit(plain, Quantize(begin=0.5))
+    trainer = fit(synced, Quantize(begin=0.5), stop=kinds, strategy=Synced("cpu"))
+    assert issubclass(kinds.during, nn.SyncBatchNorm)
+    assert not isinstance(synced.backbone.norm1, nn.SyncBatchNorm)
+    state, other = plain.state_dict(), synced.state_dict()
+    assert state.keys() == other.keys()
+    assert all(torch.equal(state[name], other[name]) for name in state)
+
+    images = loader().dataset.tensors[0]
+    with torch.no_grad():
+        logits = plain.eval()(images)
+        assert torch.equal(synced.eval()(images), logits)
+        assert torch.equal(convert(synced)(images), logits)
+    tested = trainer.test(synced, loader(), verbose=False)[0]["logits"]
+    assert tested == pytest.approx(logits.double().sum().item() / 10)
+    export_onnx(synced, images[:2], tmp_path / "synced.onnx")
+    export_onnx(plain, images[:2], tmp_path / "plain.onnx")
+    assert (tmp_path / "synced.onnx").stat().st_size == (tmp_path / "plain.onnx").stat().st_size
+
+
+def test_a_model_born_with_synchronised_norms_is_placed_and_folded_alike():
+    plain = Residual()
+    born = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
+    images = loader().dataset.tensors[0]
+    for model in (plain, born):
+        calibrate_(quantize_(model, example_input=images[:2]), [images])
+    assert bank_of(born).names == bank_of(plain).names
+    assert torch.equal(bank_of(born).high, bank_of(plain).high)
+    assert torch.equal(convert(born)(images), convert(plain)(images))
+
+
+def test_what_cannot_be_folded_is_refused_in_a_norms_place():
+    class Swap(L.Callback):
+        def setup(self, trainer, pl_module, stage):
+            pl_module.backbone.norm1 = nn.Identity()
+
+    with pytest.raises(UserError, match=r"'backbone\.norm1' was a batch norm and is now Identity") as caught:
+        fit(Plain(), Quantize(begin=0.5), steps=10, stop=Swap())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
+def test_strategies_that_flatten_weights_are_refused_by_name(strategy):
+    trainer = SimpleNamespace(strategy=strategy.__new__(strategy))
+    with pytest.raises(UserError, match=f"{strategy.__name__} keeps flat pieces"):
+        Quantize().setup(trainer, Plain(), "fit")
+
+
+def test_ranges_move_once_an_optimizer_step_and_take_all_its_batches_in():
+    whole, parts = Watch(), Watch()
+    one, other = Plain(), Plain()
+    other.load_state_dict(one.state_dict())
+    fit(one, Quantize(begin=0.0, freeze=1.0), stop=whole, steps=10)
+    fit(other, Quantize(begin=0.0, freeze=1.0), stop=parts, steps=10, accumulate_grad_batches=3)
+    moved = [not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairwise(parts.highs)]
+    assert moved == [False, True, False, False, True, False, False, True, True]  # the last batch is a step of its own
+    assert [int(stage) for stage, _ in parts.stages] == [1, 1, 1, 2, 2, 2, 2, 2, 2, 2]
+    assert all(observing for _, observing in parts.stages[:9])
+    first = loader().dataset.tensors[0][:24]
+    place = bank_of(other).names.index(next(n for n in bank_of(other).names if n.endswith(".input")))
+    assert parts.highs[2][place] == first.max()
+    assert whole.highs[0][place] == first[:8].max()
+
+
+def test_a_fit_that_stops_early_says_that_it_is_not_quantized():
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 3
+
+    with pytest.raises(
+        UserError, match=r"stopped after \d+ of \d+ steps, before begin=0.5 of Quantize: the model is still"
+    ):
         fit(Plain(), Quantize(begin=0.5), steps=10, stop=Stop(), min_steps=1, min_epochs=0)
 
 

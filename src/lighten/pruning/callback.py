@@ -3,7 +3,6 @@
 import bisect
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -25,7 +24,7 @@ from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.schedule import check_ramp, ramp
 from lighten.training.example import example_calls, find_part
-from lighten.training.progress import fit_steps, logs_now
+from lighten.training.progress import fell_short, fit_position, logs_now
 from lighten.training.record import log_now
 
 UPDATES = 30
@@ -47,7 +46,8 @@ class Prune(L.Callback):
         amount: share of ``target`` to remove, in (0, 1).
         score: as for :func:`~lighten.pruning.plan_pruning`, like ``scope``, ``target``, ``align`` and ``rate_norm``;
             ``"taylor"`` adds up the gradients of all steps since the last update, as the optimizer gets them.
-        begin: share of the fit's optimizer steps at which the ramp starts.
+        begin: share of the fit's optimizer steps at which the ramp starts; of those that are left, where the fit goes
+            on from a checkpoint without pruning.
         end: share at which ``amount`` is reached.
         scope: see there; ``"sensitivity"`` is probed at the first update, on ``calibration``.
         exclude: names or patterns of layers to leave alone, relative to the pruned module.
@@ -66,7 +66,8 @@ class Prune(L.Callback):
         preview: what the whole ``amount`` would remove, with the weights at the start.
 
     Raises:
-        UserError: for settings out of range; in ``setup`` for what :func:`~lighten.pruning.plan_pruning` refuses.
+        UserError: for settings out of range; in ``setup`` for what :func:`~lighten.pruning.plan_pruning` refuses; after
+            the fit, if it stopped before the ramp was over.
 
     Example:
         >>> prune = Prune(0.5, begin=0.1, end=0.6)
@@ -106,7 +107,11 @@ class Prune(L.Callback):
         self._part = ""
         self._masks: Masks | None = None
         self._updates: list[int] = []
-        self._steps = 0
+        self._steps: float = 0
+        self._from = 0
+        self._ended = False
+        self._resumed = False
+        self._unfinished: str | None = None
         self._seen = 0
         self._updated = -1
 
@@ -129,6 +134,7 @@ class Prune(L.Callback):
         if self.settings.scope == "sensitivity" and not self._calibrated:
             self.calibration = example_calls(trainer, pl_module, self._target)
         self.plan, self._updated, self._findings, self._evidence = None, -1, None, {}
+        self._ended, self._resumed = False, False
         self.preview = self._decide(trainer, 1.0)
         if self.settings.scope == "sensitivity":
             self._findings = None  # probed again when the first channels go
@@ -149,8 +155,9 @@ class Prune(L.Callback):
                 f"the checkpoint's plan has groups {planned[:3]}…, this model {found[:3]}…; "
                 "resume with the same model, module and exclude"
             )
-        self._steps = fit_steps(trainer)
-        self._updates = self._lay_out()
+        if not self._resumed:
+            self._from = fit_position(trainer).done
+        self._resumed, self._steps = False, 0
         self._seen = trainer.global_step
         self._mask()
         self._update_to(trainer, self._reached(trainer))
@@ -176,7 +183,7 @@ class Prune(L.Callback):
         """Zero what the optimizer has revived, and remove more where an update is due."""
         assert self._masks is not None
         assert self.plan is not None
-        if trainer.global_step != self._seen:
+        if trainer.global_step != self._seen or _is_last_step(trainer):
             self._seen = trainer.global_step
             if not self._soft_now:
                 self._masks.apply_()
@@ -186,13 +193,13 @@ class Prune(L.Callback):
             pl_module.log_dict({**values, "prune/macs": self.plan.saved["macs"]})
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say so where the fit stopped before the ramp was over."""
-        if self.plan is not None and self.plan.settings["strength"] < 1.0 and not trainer.interrupted:
-            warnings.warn(
-                f"the fit stopped after {trainer.global_step} of {self._steps} steps, before end={self.end}: "
-                f"{self._asked:.1%} of the {self.settings.target} were pruned, "
-                f"{self.settings.amount:.1%} were asked for",
-                stacklevel=2,
+        """Note where the fit stopped before the ramp was over."""
+        if self.plan is not None and self.plan.settings["strength"] < 1.0 and fell_short(trainer):
+            done, total = fit_position(trainer)
+            self._unfinished = (
+                f"the fit stopped after {done} of {total} steps, before end={self.end} of Prune: {self._asked:.1%} of "
+                f"the {self.settings.target} were pruned, {self.settings.amount:.1%} were asked for; let it run longer "
+                "(EarlyStopping, max_time), or set end earlier"
             )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -201,9 +208,17 @@ class Prune(L.Callback):
             self._masks.apply_()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Let go of the model."""
-        if stage == "fit":
-            self._masks = self._target = self._structure = None
+        """Let go of the model.
+
+        Raises:
+            UserError: if the fit stopped before the ramp was over; all else of the fit is done and saved by then.
+        """
+        if stage != "fit":
+            return
+        self._masks = self._target = self._structure = None
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            raise UserError(unfinished)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the current plan, when it was made, and what the next one is made from."""
@@ -211,12 +226,17 @@ class Prune(L.Callback):
             return {}
         found = None if self._findings is None else json.dumps(asdict(self._findings))
         evidence = {name: seen.cpu() for name, seen in self._evidence.items()}
-        return {"plan": self.plan.to_json(), "updated": self._updated, "findings": found, "evidence": evidence}
+        return {
+            "plan": self.plan.to_json(), "updated": self._updated, "ended": self._ended, "from": self._from,
+            "findings": found, "evidence": evidence,
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the plan of a checkpoint."""
         if state_dict:
             self.plan, self._updated = Plan.from_json(state_dict["plan"]), state_dict["updated"]
+            self._ended, self._from = state_dict["ended"], state_dict["from"]
+            self._resumed = True
             self._findings = _read_findings(state_dict["findings"])
             self._evidence = dict(state_dict["evidence"])
 
@@ -229,42 +249,48 @@ class Prune(L.Callback):
         return 0.0 if self.plan is None else self.settings.amount * self.plan.settings["strength"]
 
     @property
-    def _ended(self) -> bool:
-        return bool(self._updates) and self._updated == self._updates[-1]
-
-    @property
     def _soft_now(self) -> bool:
         return self.soft and not self._ended
 
     def _lay_out(self) -> list[int]:
         """Return the optimizer steps after which the choice is made."""
+        if not math.isfinite(self._steps):
+            return []
         first = math.floor(self.begin * self._steps)
         if self.schedule == "one_shot" and not self.soft:
             return [first]
-        updates = update_steps(self._steps, begin=self.begin, end=self.end)
+        updates = update_steps(int(self._steps), begin=self.begin, end=self.end)
         return sorted({first, *updates}) if self.schedule == "one_shot" else updates
 
     def _update_if_due(self, trainer: L.Trainer) -> None:
         before = self._updated
-        self._update_to(trainer, self._updates[-1] if _is_last_step(trainer) else self._reached(trainer))
+        reached = self._reached(trainer)
+        self._update_to(trainer, self._updates[-1] if _is_last_step(trainer) else reached)
         if self.plan is not None and self._updated > before:
             log_now(trainer, {f"prune/kept/{g.name}": g.width_after / g.width_before for g in self.plan.groups})
 
     def _update_to(self, trainer: L.Trainer, due: int) -> None:
-        if due > self._updated:
+        if due > self._updated and not self._ended:
             self.plan = self._decide(trainer, self._strength(due))
             self._updated, self._evidence = due, {}
+            self._ended = due == self._updates[-1]
             self._mask()
 
     def _reached(self, trainer: L.Trainer) -> int:
-        """Return the last update that the fit has come to, or -1."""
-        reached = bisect.bisect_right(self._updates, trainer.global_step)
+        """Return the last update that the fit has come to, or -1, by what its length is known to be now."""
+        done, total = fit_position(trainer)
+        if total - self._from != self._steps:
+            self._steps = total - self._from
+            self._updates = self._lay_out()
+        reached = bisect.bisect_right(self._updates, done - self._from)
         return self._updates[reached - 1] if reached else -1
 
     def _strength(self, due: int) -> float:
         if due == self._updates[-1] or self.schedule == "one_shot":
             return 1.0
-        return ramp(due / self._steps, begin=self.begin, end=self.end, shape=self.schedule)
+        assert self.plan is not None
+        now = ramp(due / self._steps, begin=self.begin, end=self.end, shape=self.schedule)
+        return max(now, self.plan.settings["strength"])
 
     def _mask(self) -> None:
         assert self._target is not None

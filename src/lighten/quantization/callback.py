@@ -17,7 +17,7 @@ from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.averages import averaged_copies
 from lighten.training.example import find_part
 from lighten.training.loading import before_loading
-from lighten.training.progress import fit_progress, fit_steps, logs_now
+from lighten.training.progress import fell_short, fit_position, fit_progress, logs_now
 from lighten.training.record import log_now
 
 
@@ -49,7 +49,8 @@ class Quantize(L.Callback):
     Raises:
         UserError: on a setting out of range; in ``setup``, on names that match nothing or a model without layers to
             quantize, ``FSDPStrategy`` or DeepSpeed; before the first step, on a fit too short for ``begin``, or a norm
-            that is sharded apart from its layer; during the fit, on activations that are not finite.
+            that is sharded apart from its layer; during the fit, on activations that are not finite; after it, if it
+            stopped before ``begin``.
 
     Example:
         >>> trainer = L.Trainer(max_epochs=10, callbacks=[Quantize(begin=0.5)])  # doctest: +SKIP
@@ -71,6 +72,7 @@ class Quantize(L.Callback):
             raise UserError(f"quantize freeze={freeze}: expected a share of the fit from begin={begin} to 1")
         self.begin, self.freeze, self.module = begin, freeze, module
         self._part = ""
+        self._unfinished: str | None = None
         self.settings: dict[str, Any] = {"ranges": ranges, "weight_bits": weight_bits, "exclude": list(exclude)}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -114,9 +116,9 @@ class Quantize(L.Callback):
         target = self._target(pl_module)
         self._share(trainer, pl_module)
         bank_of(target).held = True
-        steps = fit_steps(trainer)
-        if math.ceil(self.begin * steps) >= steps:
-            raise UserError(f"quantize begin={self.begin}: leaves none of the fit's {steps} steps; begin earlier")
+        steps, begin = fit_position(trainer).total, self._begin(trainer)
+        if math.isfinite(steps) and math.ceil(begin * steps) >= steps:
+            raise UserError(f"quantize begin={begin}: leaves none of the fit's {steps} steps; begin earlier")
         folds = any(isinstance(m, FoldedNorm) for m in target.modules())
         momentum = any(group.get("momentum") for optimizer in trainer.optimizers for group in optimizer.param_groups)
         by_hand = not pl_module.automatic_optimization
@@ -131,7 +133,7 @@ class Quantize(L.Callback):
     ) -> None:
         """Enable what this point of the fit asks for."""
         bank, progress = self._bank(pl_module), fit_progress(trainer)
-        if bank.stage == Stage.OFF and progress >= self.begin:
+        if bank.stage == Stage.OFF and progress >= self._begin(trainer):
             bank.stage = Stage.OBSERVE
             _share_statistics(self._target(pl_module), trainer)
         step = batch_idx // trainer.accumulate_grad_batches
@@ -157,9 +159,23 @@ class Quantize(L.Callback):
             log_now(trainer, _ranges(bank))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say so where the fit stopped before quantization began."""
-        if self._bank(pl_module).stage == Stage.OFF and not trainer.interrupted:
-            rank_zero_warn(f"quantize: the fit stopped before begin={self.begin}; the model is still in floating point")
+        """Note where the fit stopped before quantization began."""
+        if self._bank(pl_module).stage != Stage.ON and fell_short(trainer):
+            done, total = fit_position(trainer)
+            self._unfinished = (
+                f"the fit stopped after {done} of {total} steps, before begin={self.begin} of Quantize: the model is "
+                "still in floating point; let it run longer (EarlyStopping, max_time), or set begin earlier"
+            )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Tell it, when all else of the fit is done and saved.
+
+        Raises:
+            UserError: if the fit stopped before quantization began.
+        """
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            raise UserError(unfinished)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put ranges and stage also where another callback has put averaged weights that have none."""
@@ -176,6 +192,9 @@ class Quantize(L.Callback):
         """Give stage and ranges to copies of the module that other callbacks keep: those average weights alone."""
         for averaged in averaged_copies(trainer, pl_module, self._part):
             follow_(averaged, self._target(pl_module))
+
+    def _begin(self, trainer: L.Trainer) -> float:
+        return 0.0 if trainer.fast_dev_run else self.begin  # type: ignore[attr-defined]
 
     def _target(self, pl_module: L.LightningModule) -> nn.Module:
         return pl_module.get_submodule(self._part)

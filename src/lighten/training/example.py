@@ -266,7 +266,10 @@ def _batches(trainer: L.Trainer) -> Iterator[Iterator[Any]]:
     stage = str(trainer.state.fn.value)  # type: ignore[union-attr]
     loop = getattr(trainer, f"{stage}_loop")
     with isolate_rng():
-        loader: Any = loop._data_source.dataloader()
+        try:
+            loader: Any = loop._data_source.dataloader()
+        except Exception as error:  # whatever a user's hook raises
+            raise UserError(f"the {stage}'s data loader could not be made: {one_line(error, 300)}") from error
         if not isinstance(loader, CombinedLoader):
             loader = CombinedLoader(loader, "max_size_cycle" if stage == "fit" else "sequential")
         drawn = [(generator, generator.get_state()) for each in loader.flattened for generator in _generators(each)]

@@ -143,8 +143,9 @@ def _make_optimizers(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
     optimizers, schedules = _init_optimizers_and_lr_schedulers(pl_module)
     trainer.strategy.optimizers = optimizers
     trainer.strategy.lr_scheduler_configs = schedules
-    for each in (*optimizers, *trainer.strategy._lightning_optimizers):
-        each.step = _closure_alone  # type: ignore[method-assign]
+    stepping: list[Any] = [*optimizers, *trainer.strategy._lightning_optimizers]
+    for each in stepping:
+        each.step = _closure_alone
     for schedule in schedules:
         schedule.scheduler.step = _nothing  # type: ignore[method-assign]
 

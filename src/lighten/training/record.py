@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lighten.errors import UserError
 from lighten.training.files import append_line, disk_told, replace_file
-from lighten.training.progress import fit_steps
+from lighten.training.progress import fit_progress
 from lighten.training.usage import NAMES, Usage
 
 OWN_KEYS = ("step", "epoch", "progress", "time", *NAMES)
@@ -42,7 +42,6 @@ class History(Callback):
         self.path = Path(path)
         self._elapsed = 0.0
         self._begun: float | None = None
-        self._steps: int | None = None
         self._usage = Usage()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -53,10 +52,6 @@ class History(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop lines that the resumed fit will write again, and start the clock."""
         self._begun, self._usage = time.monotonic(), Usage()
-        try:
-            self._steps = fit_steps(trainer)
-        except UserError:
-            self._steps = None
         if trainer.is_global_zero:
             with disk_told(self.path, "be written"):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +73,7 @@ class History(Callback):
         line: dict[str, Any] = {
             "step": step,
             "epoch": trainer.current_epoch,
-            "progress": None if self._steps is None else min(1.0, step / self._steps),
+            "progress": _progress(trainer),
             "time": round(self._time(), 3),
             **self._usage.look(),
         }
@@ -142,6 +137,13 @@ class _Listener(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._history.write(self._trainer, metrics)
+
+
+def _progress(trainer: L.Trainer) -> float | None:
+    try:
+        return fit_progress(trainer)
+    except UserError:
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -22,7 +22,8 @@ class Snapshot(Callback):
     Args:
         path: the file or folder that is to be there afterwards.
         save: called with the LightningModule and the path to write to.
-        at: share of the fit's optimizer steps, in [0, 1]; 0 is before the first step, 1 after the last.
+        at: share of the fit's optimizer steps, in [0, 1]; 0 is before the first step, 1 after the last, also of a
+            fit that stops early.
 
     Raises:
         UserError: if ``at`` is out of its range.
@@ -57,11 +58,11 @@ class Snapshot(Callback):
         self._take(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save if the moment is the end."""
-        self._take(trainer, pl_module)
+        """Save if the moment is the end, wherever the fit has come to."""
+        self._take(trainer, pl_module, ended=True)
 
-    def _take(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._done or fit_progress(trainer) < self.at:
+    def _take(self, trainer: L.Trainer, pl_module: L.LightningModule, *, ended: bool = False) -> None:
+        if self._done or not (fit_progress(trainer) >= self.at or (ended and self.at == 1.0)):
             return
         self._done = True
         if trainer.is_global_zero:
