@@ -1,7 +1,7 @@
 """How far the fit is, and how long it will be, as far as that can be known."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -71,7 +71,7 @@ def fit_steps(trainer: L.Trainer) -> int:
 
 def fell_short(trainer: L.Trainer) -> bool:
     """Return whether a fit that ended with something left to do is to blame: nobody interrupted or merely tried it."""
-    return not (trainer.interrupted or trainer.received_sigterm or trainer.fast_dev_run)
+    return not (trainer.interrupted or trainer.received_sigterm or trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def logs_now(trainer: L.Trainer) -> bool:
@@ -107,8 +107,9 @@ def _bounds(trainer: L.Trainer) -> tuple[int | None, int | None]:
 def _counted(trainer: L.Trainer, epochs: int, *, by_hand: bool) -> Position:
     """Return what is done and all there is, over ``epochs``: optimizer steps, or batches for steps taken by hand."""
     loop, epoch = trainer.fit_loop.epoch_loop, trainer.current_epoch
-    inside = trainer.fit_loop.epoch_progress.current.started > epoch
-    batches = loop.batch_progress
+    epochs_so_far: Any = trainer.fit_loop.epoch_progress.current
+    inside = epochs_so_far.started > epoch
+    batches: Any = loop.batch_progress
     before = batches.total.processed - (batches.current.processed if inside else 0)
     length = trainer.num_training_batches
     if not math.isfinite(length):
@@ -125,7 +126,7 @@ def _counted(trainer: L.Trainer, epochs: int, *, by_hand: bool) -> Position:
 
 def _accumulations(trainer: L.Trainer, epochs: range) -> list[int]:
     """Return over how many batches gradients are added up, in each of ``epochs``."""
-    for callback in trainer.callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GradientAccumulationScheduler):
             return [callback.get_accumulate_grad_batches(epoch) for epoch in epochs]
     return [trainer.accumulate_grad_batches] * len(epochs)
