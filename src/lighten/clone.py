@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from lighten.errors import UserError, one_line
@@ -42,6 +45,27 @@ def clone(model: nn.Module) -> nn.Module:
     for parameter in copied.parameters():
         parameter.grad = None
     return copied
+
+
+def fix_weights_(model: nn.Module) -> None:
+    """Replace weights that are computed in each forward by what they are now, in place.
+
+    Those are masked by ``torch.nn.utils.prune``, normalised by weight or spectral norm, or parametrized.
+    """
+    for module in list(model.modules()):
+        layer: Any = module
+        if parametrize.is_parametrized(layer):
+            kind = type(layer)  # copies share it, and removal takes the weight's property off it
+            layer.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
+            for name in list(layer.parametrizations):
+                parametrize.remove_parametrizations(layer, name)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+            elif isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
 
 
 class _WithoutGraph(TorchFunctionMode):

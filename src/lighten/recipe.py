@@ -125,7 +125,7 @@ class Quantize:
     begin: float | None = None
     freeze: float = 0.9
     ranges: str = "auto"
-    weight_bits: int = 8
+    weight_bits: int = 7
     exclude: list[str] = field(default_factory=list)
     calibration: int = 512
     max_drop: float | None = None

@@ -67,8 +67,8 @@ def test_batches_that_do_not_fit_a_file_are_refused_in_one_line(tmp_path, target
 def test_pieces_of_a_fixed_batch_cover_any_batch():
     def run(feed):
         assert len(feed[0]) == 4
-        return feed[0] + feed[1]
+        return [feed[0] + feed[1]]
 
     x, y = np.arange(10.0).reshape(10, 1), np.ones((10, 1))
     for count in (1, 4, 10):
-        assert np.array_equal(_piece_by_piece([x[:count], y[:count]], 4, run), x[:count] + 1)
+        assert np.array_equal(_piece_by_piece([x[:count], y[:count]], 4, run)[0], x[:count] + 1)

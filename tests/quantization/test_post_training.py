@@ -45,7 +45,7 @@ def test_histograms_gather_all_batches_before_they_decide(batches, ranges):
 def test_dynamic_takes_the_range_of_each_call():
     torch.manual_seed(0)
     layer = nn.Linear(6, 5)
-    model = quantize_post_training(nn.Sequential(layer), mode="dynamic")
+    model = quantize_post_training(nn.Sequential(layer), mode="dynamic", weight_bits=8)
     for spread in (1.0, 100.0):
         x = torch.randn(9, 6) * spread
         scale, zero = quantization_parameters(float(x.min()), float(x.max()))

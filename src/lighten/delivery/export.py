@@ -1,48 +1,39 @@
 """A trained model as a file that an integer runtime reads."""
 
+import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from lighten.clone import clone
 from lighten.delivery.artifacts import open_run, read_json
 from lighten.delivery.count import work_of
+from lighten.delivery.dimensions import with_samples
 from lighten.delivery.executorch import FORM as EXECUTORCH
 from lighten.delivery.executorch import executorch_bytes
 from lighten.delivery.folder import CONFIG, load
 from lighten.delivery.litert import FORM as LITERT
 from lighten.delivery.litert import litert_bytes
-from lighten.delivery.onnx_modes import dynamic_integers, store_halves
-from lighten.delivery.onnx_stem import widen_stems
+from lighten.delivery.onnx_graph import OPSETS, proved_onnx
 from lighten.delivery.openvino import write_openvino
+from lighten.delivery.prepare import Source, source_of
 from lighten.delivery.progress import Say, Stages, silent
-from lighten.delivery.quiet import quiet
+from lighten.delivery.proof import prove
 from lighten.delivery.student import FIT
 from lighten.errors import UserError, did_you_mean
-from lighten.example import ExampleInput, as_call, example_of, logits_of, map_tensors
-from lighten.quantization.insert import BANK, bank_of, convert
+from lighten.example import ExampleInput, example_of
+from lighten.preserve import preserved
+from lighten.quantization.fake_quant import forbidden
 from lighten.quantization.layers import Form, unbecome
-from lighten.quantization.post_training import DYNAMIC, HALVES, DynamicLayer, convert_dynamic, left_in_float, mode_of
-from lighten.quantization.sites import Stage
+from lighten.quantization.post_training import DYNAMIC, HALVES, DynamicLayer, mode_of, modes_of, quantized_parts
+from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.files import disk_told, replace_file
-
-OPSET, ATTENTION = 18, 23
-"""Operator sets: the one that onnxruntime 1.14 and later read, and the first in which attention is one operator.
-
-The latter takes a quarter off the time of an encoder's int8 file; onnxruntime reads it from 1.24 on.
-"""
-
-OPSETS = range(18, 24)
-"""Operator sets that can be asked for; below 18 per-channel zero points and reductions take other forms."""
-
-CONTIGUOUS = torch.contiguous_format
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "executorch": ".pte"}
 """What can be written, and how the file's name ends."""
@@ -56,65 +47,67 @@ def export(
     target: str = "onnx",
     opset: int | None = None,
     mode: str | None = None,
+    outputs: Sequence[str] | None = None,
+    batch: int | None = None,
 ) -> Path:
     """Write ``model`` as a file for one of four runtimes and return its path.
 
-    A fake-quantized model is written in int8, a float model as it is. ``onnx`` (onnxruntime) and ``openvino``
-    (``.xml``, with a ``.bin`` file beside it) take any batch and know inputs by name, as ``export_onnx`` has it.
+    A fake-quantized model is written in int8, a float model as it is; of a model of which a part is quantized, that
+    part is. Where its runtime is installed, the file is run and compared with the model. ``onnx`` (onnxruntime) and
+    ``openvino`` (``.xml``, with a ``.bin`` file beside it) take any batch and know inputs by name, as ``export_onnx``
+    has it.
     ``litert`` (``.tflite``) and ``executorch`` (``.pte``, computed by XNNPACK) take one sample a call and know inputs
     by position, keywords in the order of ``example_input``; a quantized ``.tflite`` takes int8 codes. In these two the
     layer that makes the logits is computed in float, with the weights that it was trained with.
 
     Args:
         model: left as it is.
-        example_input: a tensor, a tuple (positional) or a dict (keywords); its first dimension is the batch.
+        example_input: a tensor, a tuple (positional) or a dict (keywords), also with lists or dicts of tensors in it;
+            the first dimension is the batch.
         path: replaced atomically; ends in ``.onnx``, ``.xml``, ``.tflite`` or ``.pte``.
         target: ``"onnx"``, ``"openvino"``, ``"litert"`` or ``"executorch"``.
         opset: of an ONNX file, 18 to 23; see :func:`export_onnx`.
         mode: for ``litert`` and a float model. ``"dynamic"`` stores int8 weights and quantizes activations as they
             come, ``"float16"`` stores weights in half.
+        outputs: names of those to keep; by default the file has all that the model returns, see :func:`export_onnx`.
+        batch: for ``onnx`` and ``openvino``, see :func:`export_onnx`.
 
     Raises:
         UserError: if the target is unknown or its package is not installed, the path ends otherwise, a setting is not
-            the target's, or fake-quantizers were inserted but have no ranges.
+            the target's, fake-quantizers were inserted but have no ranges, or the file does not compute what the model
+            computes.
 
     Example:
         >>> export(nn.Linear(4, 2), torch.zeros(1, 4), "/tmp/linear.onnx").name
         'linear.onnx'
     """
     path = Path(path)
-    _check(model, path, target, opset, mode)
-    if target == "onnx":
-        return export_onnx(model, example_input, path, opset=opset)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if target == "openvino":
-        with tempfile.TemporaryDirectory() as folder:
-            onnx = Path(folder) / "model.onnx"
-            _write(_onnx(model, example_input, path, OPSETS.start), onnx)
-            graph, inputs = _one_sample(model, example_input, Form())
-            with _eval_mode(model), _told(model, target, path):
-                write_openvino(onnx, path, work_of(graph, inputs))
-        return path
-    graph, inputs = _one_sample(model, example_input, LITERT if target == "litert" else EXECUTORCH)
-    with _eval_mode(model), _told(model, target, path):
-        if target == "litert":
-            content = litert_bytes(graph, inputs, mode=mode)
+    _check(model, path, target, opset, mode, batch)
+    with preserved(model), _told(model, target, path):
+        if target in ("onnx", "openvino"):
+            _export_graph(source_of(model, example_input, outputs), path, target, opset, batch)
         else:
-            content = executorch_bytes(graph, inputs, work_of(graph, inputs))
-    replace_file(path, lambda file: file.write(content))
+            _export_sample(model, example_input, path, target, mode, outputs)
     return path
 
 
 def export_onnx(
-    model: nn.Module, example_input: ExampleInput, path: str | os.PathLike[str], *, opset: int | None = None
+    model: nn.Module,
+    example_input: ExampleInput,
+    path: str | os.PathLike[str],
+    *,
+    opset: int | None = None,
+    outputs: Sequence[str] | None = None,
+    batch: int | None = None,
 ) -> Path:
     """Write ``model`` as an ONNX file and return its path.
 
     A fake-quantized model is written with int8 weights, int32 biases and QuantizeLinear/DequantizeLinear pairs
     (QDQ), a float model as it is; what ``quantize_post_training`` made as ``"dynamic"`` with int8 weights and
     DynamicQuantizeLinear, as ``"float16"`` with weights in half that are cast to float32. The batch dimension is
-    dynamic, of tokens (integers, (batch, length)) the length too; inputs are called ``input`` (or by their keywords),
-    the output is ``logits``. The same model gives the same bytes.
+    dynamic, of tokens (integers, (batch, length)) the length too where the model takes any, in all inputs that share
+    it. Inputs are called ``input`` (or by their keywords), the output is ``logits``. Of several outputs each has the
+    name of its key or field, in a tuple the second is ``output_1``. The same model gives the same bytes.
 
     Args:
         model: left as it is.
@@ -122,45 +115,13 @@ def export_onnx(
         path: replaced atomically.
         opset: of the ONNX file, 18 to 23. ``None`` takes 18, which onnxruntime 1.14 and later read, or 23, which 1.24
             and later read, where the model computes attention: that is one operator there, and faster.
+        outputs: names of those to keep, the leading one first; all by default.
+        batch: how many samples the file takes a call, for a model that fixes it; ``None`` leaves it open.
 
     Raises:
-        UserError: if the opset is out of range, or fake-quantizers were inserted but have no ranges.
+        UserError: as :func:`export`.
     """
-    path = Path(path)
-    proto = _onnx(model, example_input, path, opset)
-    widen_stems(proto)
-    _write(proto, path)
-    return path
-
-
-def _onnx(model: nn.Module, example_input: ExampleInput, path: Path, opset: int | None) -> Any:
-    """Return the model as ``onnx.ModelProto``; ``path`` is what an error names."""
-    if opset is not None and opset not in OPSETS:
-        raise UserError(f"opset={opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
-    args, kwargs = map_tensors(_two_samples, as_call(example_input))
-    graph = _Graph(_exported(model, Form()), len(args), list(kwargs))
-    names = [*(["input"] if len(args) == 1 else [f"input_{i}" for i in range(len(args))]), *kwargs]
-    dynamic = tuple(_dynamic_dimensions(x) for x in (*args, *kwargs.values()))
-    with quiet(), _eval_mode(model), _told(model, "onnx", path):
-        if opset is None:
-            opset = ATTENTION if _attends(graph, (*args, *kwargs.values())) else OPSET
-        program = torch.onnx.export(
-            graph,
-            (*args, *kwargs.values()),
-            dynamo=True,
-            opset_version=opset,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_shapes=(dynamic,),
-            verbose=False,
-        )
-    assert program is not None
-    mode, proto = mode_of(model), program.model_proto
-    if mode == DYNAMIC:
-        proto = dynamic_integers(proto, left_in_float(model))
-    elif mode in HALVES:
-        store_halves(proto, mode, left_in_float(model))
-    return proto
+    return export(model, example_input, path, opset=opset, outputs=outputs, batch=batch)
 
 
 FLOAT = "student_float32.onnx"
@@ -197,7 +158,7 @@ def export_run(run: str | os.PathLike[str], *, say: Say = silent) -> list[Path]:
     for target in others:
         path = run / f"student{SUFFIXES[target]}"
         stages(path.name)
-        files.append(_export_target(model, example, path, target))
+        files.append(export(model, example, path, target=target))
     (run / FLOAT).unlink(missing_ok=True)
     if mode_of(model) is not None:
         stages(FLOAT)
@@ -208,23 +169,70 @@ def export_run(run: str | os.PathLike[str], *, say: Say = silent) -> list[Path]:
 def in_float(model: nn.Module) -> nn.Module:
     """Return a copy of a quantized model that computes in float32, with the same weights."""
     model = clone(model)
-    if hasattr(model, BANK):
-        bank_of(model).stage = Stage.OFF
     for module in model.modules():
-        if isinstance(module, DynamicLayer):
+        if isinstance(module, ActivationRanges):
+            module.stage = Stage.OFF
+        elif isinstance(module, DynamicLayer):
             unbecome(module)
-    model.lighten_quantization = None  # type: ignore[assignment]
+    for part in quantized_parts(model).values():
+        part.lighten_quantization = None  # type: ignore[assignment]
     return model
 
 
-def _export_target(model: nn.Module, example: ExampleInput, path: Path, target: str) -> Path:
-    mode = mode_of(model)
-    if target == "litert" and mode in (DYNAMIC, *HALVES):
-        return export(in_float(model), example, path, target=target, mode=mode)
-    return export(model, example, path, target=target)
+def _export_graph(source: Source, path: Path, target: str, opset: int | None, batch: int | None) -> None:
+    """Write an ONNX file, or OpenVINO's pair of files by way of one."""
+    wide = target == "onnx"
+    opset = opset if wide else OPSETS.start
+    with tempfile.TemporaryDirectory() as folder:
+        content = proved_onnx(source, Path(folder) / "model.onnx", path, opset, batch, wide)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if wide:
+            replace_file(path, lambda file: file.write(content))
+            return
+        sample = with_samples(source.inputs, 1)
+        write_openvino(Path(folder) / "model.onnx", path, work_of(source.converted(Form()), sample))
 
 
-def _check(model: nn.Module, path: Path, target: str, opset: int | None, mode: str | None) -> None:
+def _export_sample(
+    model: nn.Module, example: ExampleInput, path: Path, target: str, mode: str | None, outputs: Sequence[str] | None
+) -> None:
+    """Write a file that takes one sample a call."""
+    for other in modes_of(model) & {DYNAMIC, *HALVES}:
+        if target != "litert" or modes_of(model) != {other} or mode_of(model) is None:
+            raise UserError(
+                f"target {target!r} has no form of a model that mode {other!r} quantized"
+                f"{' in part' if target == 'litert' else ''}; choose target 'onnx', or quantize all of it as 'static'"
+            )
+        model, mode = in_float(model), other
+    source = source_of(model, example, outputs)
+    plain = torch.contiguous_format  # LiteRT's converter misreads channels-last tensors
+    sample = tuple(x.clone(memory_format=plain) for x in with_samples(source.inputs, 1))
+    graph: Any = source.converted(LITERT if target == "litert" else EXECUTORCH)
+    graph = graph.to(memory_format=plain)
+    with forbidden():
+        if target == "litert":
+            content = litert_bytes(graph, sample, mode=mode)
+        else:
+            content = executorch_bytes(graph, sample, work_of(graph, sample))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"model{path.suffix}"
+        file.write_bytes(content)
+        if _runs(target):
+            advice = "choose another target, or leave out what it does not know"
+            prove(
+                file, source.network, [sample], quantized=source.quantized or mode is not None, advice=advice, name=path
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda file: file.write(content))
+
+
+def _runs(target: str) -> bool:
+    """Return whether the runtime of a target is installed, which need not be where its files are made."""
+    package = {"litert": "ai_edge_litert", "executorch": "executorch"}[target]
+    return importlib.util.find_spec(package) is not None
+
+
+def _check(model: nn.Module, path: Path, target: str, opset: int | None, mode: str | None, batch: int | None) -> None:
     """Refuse what cannot be written, before anything is done."""
     if target not in SUFFIXES:
         raise UserError(f"target={target!r}: {did_you_mean(str(target), SUFFIXES)}")
@@ -232,104 +240,16 @@ def _check(model: nn.Module, path: Path, target: str, opset: int | None, mode: s
         raise UserError(f"{path}: target {target!r} writes files that end in {SUFFIXES[target]}")
     if opset is not None and target != "onnx":
         raise UserError(f"opset={opset}: only target 'onnx' has operator sets, leave it out for {target!r}")
+    if opset is not None and opset not in OPSETS:
+        raise UserError(f"opset={opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
+    if batch is not None and (target not in ("onnx", "openvino") or isinstance(batch, bool) or batch < 1):
+        raise UserError(f"batch={batch}: expected 1 or more samples a call, for target 'onnx' or 'openvino' alone")
     if mode is not None and target != "litert":
         raise UserError(f"mode={mode!r}: only target 'litert' has modes, leave it out for {target!r}")
-    if mode is not None and hasattr(model, BANK):
-        raise UserError(f"mode={mode!r}: the model is fake-quantized and written in int8; modes are for a float model")
-
-
-def _one_sample(model: nn.Module, example_input: ExampleInput, form: Form) -> tuple[nn.Module, tuple[Any, ...]]:
-    """Return the module to export and its inputs by position, with a batch of one."""
-    args, kwargs = map_tensors(_first_sample, as_call(example_input))
-    plain: Any = clone(_exported(model, form))  # LiteRT's converter misreads channels-last tensors
-    return _Graph(plain.to(memory_format=CONTIGUOUS), len(args), list(kwargs)), (*args, *kwargs.values())
-
-
-def _exported(model: nn.Module, form: Form) -> nn.Module:
-    """Return what is traced, on the CPU, where codes come out the same whatever device the model is on."""
-    if any(x.device.type != "cpu" for x in (*model.parameters(), *model.buffers())):
-        model = clone(model).cpu()
-    if mode_of(model) == DYNAMIC:
-        return convert_dynamic(model)
-    return convert(model, form) if _is_on(model) else model
-
-
-def _is_on(model: nn.Module) -> bool:
-    """Return whether fake-quantizers were inserted, and not switched off to export what was trained in float."""
-    return hasattr(model, BANK) and mode_of(model) is not None
-
-
-class _Graph(nn.Module):
-    """The model as a graph has it: keywords are further positional inputs, logits the one output."""
-
-    def __init__(self, model: nn.Module, positional: int, keywords: list[str]) -> None:
-        super().__init__()
-        self.model, self.positional, self.keywords = model, positional, keywords
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        named = dict(zip(self.keywords, inputs[self.positional :], strict=True))
-        return logits_of(self.model(*inputs[: self.positional], **named))
-
-
-class _Attention(TorchFunctionMode):
-    """While active, notices whether attention is computed."""
-
-    seen = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen = self.seen or func is nn.functional.scaled_dot_product_attention
-        return func(*args, **(kwargs or {}))
-
-
-def _attends(graph: nn.Module, inputs: tuple[Any, ...]) -> bool:
-    with torch.no_grad(), _Attention() as attention:
-        graph(*inputs)
-    return attention.seen
-
-
-def _first_sample(x: Tensor) -> Tensor:
-    return x[:1].cpu().clone(memory_format=CONTIGUOUS) if x.ndim else x.cpu()
-
-
-def _two_samples(x: Tensor) -> Tensor:
-    """Return ``x`` with two samples: a batch of one would be taken for a constant."""
-    return torch.cat([x, x])[:2].cpu() if x.ndim else x.cpu()
-
-
-def _dynamic_dimensions(x: Any) -> dict[int, Any] | None:
-    """Return the batch, and of tokens (batch, length) also the length."""
-    if not isinstance(x, Tensor) or not x.ndim:
-        return None
-    return dict.fromkeys(range(2 if _is_tokens(x) else 1), torch.export.Dim.DYNAMIC)
-
-
-def _is_tokens(x: Tensor) -> bool:
-    return x.ndim == 2 and not x.is_floating_point()
-
-
-def _write(proto: Any, path: Path) -> None:
-    import onnx
-
-    for part in (
-        proto,
-        proto.graph,
-        *proto.graph.node,
-        *proto.graph.input,
-        *proto.graph.output,
-        *proto.graph.value_info,
-    ):
-        del part.metadata_props[:]
-    for node in proto.graph.node:
-        node.ClearField("doc_string")
-    del proto.graph.value_info[:]
-    proto.graph.name = "lighten"
-    for value in (*proto.graph.input, *proto.graph.output):
-        for dimension, name in zip(value.type.tensor_type.shape.dim, ("batch", "length"), strict=False):
-            if dimension.dim_param:
-                dimension.dim_param = name
-    onnx.checker.check_model(proto)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda file: file.write(proto.SerializeToString(deterministic=True)))
+    if mode is not None and modes_of(model):
+        raise UserError(
+            f"mode={mode!r}: the model is quantized already and written as it is; modes are for a float model"
+        )
 
 
 @contextmanager
@@ -346,14 +266,3 @@ def _told(model: nn.Module, target: str, path: Path) -> Iterator[None]:
             f"target {target!r} cannot take {type(model).__name__} ({words[:200]}); choose another target, or leave "
             "out what it does not know"
         ) from error
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -1,77 +1,149 @@
-"""Post-training modes that are made of a float ONNX graph: dynamic int8, and weights stored in 16 bits."""
+"""Post-training modes in an ONNX graph: int8 with ranges taken in each call, and weights stored in 16 bits."""
 
-import logging
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from lighten.delivery.quiet import quiet
+from lighten.quantization.fake_quant import code_limit, quantize_codes, weight_scale
+from lighten.quantization.layers import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    Mixed,
+    become,
+    channel_axis,
+    embedding_to_integers_,
+    unbecome,
+)
+from lighten.quantization.post_training import dynamic_layers
 
-QUANTIZED = ("MatMul", "Gemm", "Conv")
-"""Operators that onnxruntime quantizes dynamically."""
 
+def dynamic_integers_(model: nn.Module) -> None:
+    """Replace layers of mode ``"dynamic"`` by what an ONNX file computes, in place; their codes are those of training.
 
-def dynamic_integers(proto: Any, left: Mapping[str, Tensor]) -> Any:
-    """Return a graph with int8 weights, one scale an output channel, and inputs quantized in each call.
-
-    Args:
-        proto: a float ONNX model.
-        left: weights, by layer, that stay in floating point.
+    The result is there to be traced: outside of a graph, operators of ONNX compute nothing.
     """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    for module, bits in dynamic_layers(model):
+        if isinstance(module, nn.Embedding):
+            embedding_to_integers_(module, bits)
+            continue
+        layer: Any = module
+        axis = channel_axis(layer)
+        scale = weight_scale(layer.weight, bits, axis)
+        codes = quantize_codes(layer.weight.detach(), scale, code_limit(bits), axis).to(torch.int8)
+        if isinstance(layer, nn.Linear):
+            codes = codes.t().contiguous()
+        unbecome(layer)
+        if isinstance(layer, TRANSPOSED):
+            become(layer, _DynamicInput)
+            continue
+        become(layer, _DynamicConvolution if isinstance(layer, CONVOLUTIONS) else _DynamicProduct)
+        layer.register_buffer("codes", codes)
+        layer.register_buffer("weight_scale", scale)
 
-    kept = {tensor.name for tensor in proto.graph.initializer if _is_left(tensor, left)}
-    excluded = [node.name for node in proto.graph.node if node.op_type in QUANTIZED and kept & set(node.input)]
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        logging.getLogger().setLevel(logging.ERROR)
-        source, result = Path(folder) / "float.onnx", Path(folder) / "dynamic.onnx"
-        onnx.save(proto, source)
-        quantize_dynamic(
-            source,
-            result,
-            op_types_to_quantize=list(QUANTIZED),
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded,
-        )
-        return onnx.load(result)
 
-
-def store_halves(proto: Any, dtype: str, left: Mapping[str, Tensor]) -> None:
-    """Store the weights of a float graph in 16 bits, and cast them to float32 in it.
+def store_halves(proto: Any, weights: Mapping[str, str]) -> None:
+    """Store weights of a float graph in 16 bits, and cast them to float32 in it.
 
     Args:
         proto: an ONNX model, changed in place; onnxruntime casts once, as it loads the file.
-        dtype: ``"float16"`` or ``"bfloat16"``.
-        left: weights, by layer, that stay in float32.
+        weights: names, and ``"float16"`` or ``"bfloat16"``. A weight that the graph holds transposed has another name
+            there: it is known by losing nothing.
     """
+    if not weights:
+        return
     import ml_dtypes
     import onnx
 
-    half = np.float16 if dtype == "float16" else ml_dtypes.bfloat16
+    types = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
     casts = []
     for tensor in proto.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2 or _is_left(tensor, left):
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
             continue
         name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(half), f"{name}.{dtype}"))
+        halves = {kind: values.astype(types[kind]) for kind in sorted(set(weights.values()))}
+        same = [kind for kind, half in halves.items() if np.array_equal(half.astype(np.float32), values)]
+        dtype = weights.get(name) or next(iter(same), None)
+        if dtype is None:
+            continue
+        tensor.CopyFrom(onnx.numpy_helper.from_array(halves[dtype], f"{name}.{dtype}"))
         casts.append(onnx.helper.make_node("Cast", [f"{name}.{dtype}"], [name], to=onnx.TensorProto.FLOAT))
     for cast in reversed(casts):
         proto.graph.node.insert(0, cast)
 
 
-def _is_left(tensor: Any, left: Mapping[str, Tensor]) -> bool:
-    """Return whether an initializer is one of these weights: by its name, or, where it was transposed, its values."""
-    import onnx
+class _DynamicProduct(Mixed):
+    """A linear layer whose input gets its codes in each call, and is multiplied in integers."""
 
-    if not left or tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
-        return False
-    if any(tensor.name == f"model.{name}.weight" for name in left):
-        return True
-    values = onnx.numpy_helper.to_array(tensor)
-    return any(np.array_equal(values, weight.t().cpu().numpy()) for weight in left.values() if weight.dim() == 2)
+    codes: Tensor
+    weight_scale: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        codes, scale, zero_point = _in_codes(input)
+        shape = [*input.shape[:-1], self.codes.shape[1]]
+        sums = torch.onnx.ops.symbolic("MatMulInteger", [codes, self.codes, zero_point], dtype=torch.int32, shape=shape)
+        return _in_units(self, sums, scale * self.weight_scale)
+
+
+class _DynamicConvolution(Mixed):
+    """A convolution whose input gets its codes in each call, and is multiplied in integers."""
+
+    codes: Tensor
+    weight_scale: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        layer: Any = self
+        around, spatial = list(layer._reversed_padding_repeated_twice), len(layer.kernel_size)
+        if layer.padding_mode != "zeros":
+            input = nn.functional.pad(input, around, mode=layer.padding_mode)
+            around = [0] * len(around)
+        before, after = around[-2::-2], around[::-2]
+        sizes = zip(input.shape[2:], before, after, layer.kernel_size, layer.stride, layer.dilation, strict=True)
+        shape = [(n + a + b - d * (k - 1) - 1) // s + 1 for n, a, b, k, s, d in sizes]
+        codes, scale, zero_point = _in_codes(input)
+        sums = torch.onnx.ops.symbolic(
+            "ConvInteger",
+            [codes, self.codes, zero_point],
+            {
+                "kernel_shape": list(layer.kernel_size),
+                "strides": list(layer.stride),
+                "dilations": list(layer.dilation),
+                "group": layer.groups,
+                "pads": [*before, *after],
+            },
+            dtype=torch.int32,
+            shape=[input.shape[0], layer.out_channels, *shape],
+        )
+        along = [-1, *[1] * spatial]
+        return _in_units(self, sums, scale * self.weight_scale.view(along), along)
+
+
+class _DynamicInput(Mixed):
+    """A transposed convolution, which runtimes compute in float, on an input that is rounded to codes in each call."""
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        numbers = torch.onnx.ops.symbolic(
+            "DequantizeLinear", _in_codes(input), dtype=torch.float32, shape=list(input.shape)
+        )
+        return super().forward(numbers, *args, **kwargs)  # type: ignore[misc]
+
+
+def _in_codes(x: Tensor) -> list[Tensor]:
+    """Return codes of ``x`` over its own range, their scale and zero point."""
+    return list(
+        torch.onnx.ops.symbolic_multi_out(
+            "DynamicQuantizeLinear",
+            [x],
+            dtypes=[torch.uint8, torch.float32, torch.uint8],
+            shapes=[list(x.shape), [], []],
+        )
+    )
+
+
+def _in_units(layer: Any, sums: Tensor, unit: Tensor, along: list[int] | None = None) -> Tensor:
+    numbers = sums.float() * unit
+    if layer.bias is None:
+        return numbers
+    return numbers + (layer.bias if along is None else layer.bias.view(along))

@@ -8,11 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.delivery.extras import need
 from lighten.delivery.quiet import silent
+from lighten.delivery.signature import named_inputs, named_outputs
 from lighten.errors import UserError
-from lighten.example import Call, logits_of, map_tensors, run
+from lighten.example import Call, map_tensors, run
 
 Model = str | Path | nn.Module
 """A path to an ``.onnx``, ``.xml``, ``.tflite`` or ``.pte`` file, or a torch module."""
@@ -35,7 +37,14 @@ class Runner(Protocol):
         """Turn a call into what ``run`` takes; not part of what is timed."""
 
     def run(self, feed: Any) -> np.ndarray:
-        """Return the logits, shape (batch, classes)."""
+        """Return the logits, shape (batch, classes): the leading output."""
+
+    def run_all(self, feed: Any) -> list[np.ndarray]:
+        """Return all outputs, the leading one first.
+
+        Raises:
+            UserError: if the runtime refuses the batch, for instance its size.
+        """
 
 
 @contextmanager
@@ -60,13 +69,16 @@ def open_runner(model: Model, *, threads: int = 1) -> Iterator[Runner]:
 
 
 class OnnxRunner:
-    """An ONNX file in onnxruntime on the CPU: sequential, ``threads`` wide, its threads never spinning."""
+    """An ONNX file in onnxruntime on the CPU: sequential, ``threads`` wide, its threads never spinning.
+
+    With ``exact`` no sum of 8-bit products saturates, on no processor; that takes longer.
+    """
 
     runtime = "onnxruntime"
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, *, exact: bool = False) -> None:
         self.name, self.threads = str(path), threads
-        self.session = open_session(path, path, threads=threads)
+        self.session = open_session(path, path, threads=threads, precise=exact)
         self.inputs = [entry.name for entry in self.session.get_inputs()]
 
     def feed(self, call: Call) -> dict[str, np.ndarray]:
@@ -74,13 +86,17 @@ class OnnxRunner:
         return _by_name(self.name, self.inputs, call)
 
     def run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+        """Run the file once and return its leading output."""
+        return self.run_all(feed)[0]
+
+    def run_all(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Run the file once.
 
         Raises:
             UserError: if the runtime refuses the batch, for instance its size.
         """
         try:
-            return self.session.run(None, feed)[0]
+            return [np.asarray(x) for x in self.session.run(None, feed)]
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{self.name}: cannot run this batch ({reason}); export it with a dynamic batch") from None
@@ -107,13 +123,17 @@ class OpenVinoRunner:
         return _by_name(self.name, self.inputs, call)
 
     def run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+        """Run the file once and return its leading output."""
+        return self.run_all(feed)[0]
+
+    def run_all(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Run the file once.
 
         Raises:
             UserError: if the runtime refuses the batch.
         """
         with _taken(self.name):
-            return self.model(feed)[0]
+            return list(self.model(feed).to_tuple())
 
     def facts(self, name: str) -> int:
         """Return what ``export`` wrote into the file under ``name``.
@@ -143,7 +163,7 @@ class LiteRtRunner:
             self.interpreter = litert.Interpreter(str(path), num_threads=threads)
             self.interpreter.allocate_tensors()
         self.inputs = self.interpreter.get_input_details()
-        self.output = self.interpreter.get_output_details()[0]
+        self.outputs = self.interpreter.get_output_details()
 
     def feed(self, call: Call) -> list[np.ndarray]:
         """Return the call as arrays by position; keywords in their order."""
@@ -154,6 +174,10 @@ class LiteRtRunner:
         ]
 
     def run(self, feed: list[np.ndarray]) -> np.ndarray:
+        """Run the file, once a sample, and return its leading output."""
+        return self.run_all(feed)[0]
+
+    def run_all(self, feed: list[np.ndarray]) -> list[np.ndarray]:
         """Run the file, once a sample.
 
         Raises:
@@ -162,15 +186,11 @@ class LiteRtRunner:
         with _taken(self.name):
             return _piece_by_piece(feed, int(self.inputs[0]["shape"][0]), self._run)
 
-    def _run(self, feed: Sequence[np.ndarray]) -> np.ndarray:
+    def _run(self, feed: Sequence[np.ndarray]) -> list[np.ndarray]:
         for x, entry in zip(feed, self.inputs, strict=True):
             self.interpreter.set_tensor(entry["index"], x if x.dtype == entry["dtype"] else _codes(x, entry))
         self.interpreter.invoke()
-        output = self.interpreter.get_tensor(self.output["index"])
-        if output.dtype.kind == "f":
-            return output.astype(np.float32)
-        scale, zero_point = self.output["quantization"]
-        return (output.astype(np.float32) - zero_point) * np.float32(scale)
+        return [_numbers(self.interpreter.get_tensor(entry["index"]), entry) for entry in self.outputs]
 
 
 class ExecuTorchRunner:
@@ -196,6 +216,10 @@ class ExecuTorchRunner:
         return _by_position(self.name, [entry.sizes() for entry in self.inputs], call)
 
     def run(self, feed: list[np.ndarray]) -> np.ndarray:
+        """Run the file, once a sample, and return its leading output."""
+        return self.run_all(feed)[0]
+
+    def run_all(self, feed: list[np.ndarray]) -> list[np.ndarray]:
         """Run the file, once a sample.
 
         Raises:
@@ -214,8 +238,8 @@ class ExecuTorchRunner:
             raise _unknown(self.name, name)
         return int(self.program.load_method(name).execute([])[0])
 
-    def _run(self, feed: Sequence[np.ndarray]) -> np.ndarray:
-        return self.method.execute([torch.from_numpy(x) for x in feed])[0].float().numpy().copy()
+    def _run(self, feed: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [x.float().numpy().copy() for x in self.method.execute([torch.from_numpy(x) for x in feed])]
 
 
 class TorchRunner:
@@ -232,13 +256,17 @@ class TorchRunner:
         args, kwargs = map_tensors(lambda t: t.to(self.device), call)
         return args, kwargs
 
-    @torch.no_grad()
     def run(self, feed: Call) -> np.ndarray:
         """Call the module once; bringing the logits to the CPU waits for an accelerator."""
-        return logits_of(run(self.module, feed)).float().cpu().numpy()
+        return self.run_all(feed)[0]
+
+    @torch.no_grad()
+    def run_all(self, feed: Call) -> list[np.ndarray]:
+        """Call the module once and return all tensors of what it returns, the leading one first."""
+        return [x.float().cpu().numpy() for x in named_outputs(run(self.module, feed)).values()]
 
 
-def open_session(model: Path | bytes, name: Path, *, threads: int, optimise: bool = True) -> Any:
+def open_session(model: Path | bytes, name: Path, *, threads: int, optimise: bool = True, precise: bool = False) -> Any:
     """Open an onnxruntime session.
 
     Args:
@@ -246,6 +274,7 @@ def open_session(model: Path | bytes, name: Path, *, threads: int, optimise: boo
         name: what an error message calls it.
         threads: intra-op threads.
         optimise: let onnxruntime fuse and rewrite the graph.
+        precise: let no sum of 8-bit products saturate, as they may on x86 processors without VNNI instructions.
 
     Raises:
         UserError: if onnxruntime cannot read the model.
@@ -258,6 +287,8 @@ def open_session(model: Path | bytes, name: Path, *, threads: int, optimise: boo
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if precise:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
@@ -287,22 +318,26 @@ def _open_file(path: Path, threads: int) -> Runner:
 
 
 def _by_name(model: str, inputs: Sequence[str], call: Call) -> dict[str, np.ndarray]:
-    args, kwargs = call
-    given = {**dict(zip(inputs, args, strict=False)), **kwargs}
-    if len(args) > len(inputs) or set(given) != set(inputs):
+    args, kwargs = tree_map(_array, call)
+    positional, named = _arrays(args), named_inputs(((), kwargs), np.ndarray)
+    given = {**dict(zip(inputs, positional, strict=False)), **named}
+    if len(positional) > len(inputs) or set(given) != set(inputs):
         raise UserError(
             f"{model}: takes {', '.join(inputs)}, "
-            f"but a batch holds {len(args)} unnamed input(s) and {', '.join(kwargs) or 'no named one'}"
+            f"but a batch holds {len(positional)} unnamed input(s) and {', '.join(named) or 'no named one'}"
         )
-    return {name: np.ascontiguousarray(_array(value)) for name, value in given.items()}
+    return {name: np.ascontiguousarray(value) for name, value in given.items()}
 
 
 def _by_position(model: str, shapes: Sequence[Sequence[int]], call: Call) -> list[np.ndarray]:
-    args, kwargs = call
-    given = [*args, *kwargs.values()]
+    given = _arrays(tree_map(_array, call))
     if len(given) != len(shapes):
         raise UserError(f"{model}: takes {len(shapes)} input(s), but a batch holds {len(given)}")
-    return [_filled(np.ascontiguousarray(_array(value)), shape) for value, shape in zip(given, shapes, strict=True)]
+    return [_filled(np.ascontiguousarray(value), shape) for value, shape in zip(given, shapes, strict=True)]
+
+
+def _arrays(tree: Any) -> list[np.ndarray]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, np.ndarray)]
 
 
 def _filled(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -313,16 +348,24 @@ def _filled(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def _piece_by_piece(
-    feed: Sequence[np.ndarray], size: int, run: Callable[[Sequence[np.ndarray]], np.ndarray]
-) -> np.ndarray:
-    """Run batches of ``size`` and put their logits together; the last one is filled up with its last sample."""
+    feed: Sequence[np.ndarray], size: int, run: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+) -> list[np.ndarray]:
+    """Run batches of ``size`` and put their outputs together; the last one is filled up with its last sample."""
     samples = len(feed[0])
     pieces = []
     for start in range(0, samples, size):
         piece = [x[start : start + size] if x.ndim else x for x in feed]
         short = size - len(piece[0])
         pieces.append(run([np.concatenate([x, x[-1:].repeat(short, 0)]) for x in piece] if short else piece))
-    return np.concatenate(pieces)[:samples]
+    return [np.concatenate(parts)[:samples] if parts[0].ndim else parts[0] for parts in zip(*pieces, strict=True)]
+
+
+def _numbers(output: np.ndarray, entry: Any) -> np.ndarray:
+    """Return an output of a LiteRT file in floating point."""
+    if output.dtype.kind == "f" or not entry["quantization"][0]:
+        return output.astype(np.float32)
+    scale, zero_point = entry["quantization"]
+    return (output.astype(np.float32) - zero_point) * np.float32(scale)
 
 
 def _codes(x: np.ndarray, entry: Any) -> np.ndarray:
@@ -356,5 +399,5 @@ def _taken(model: str) -> Iterator[None]:
         raise UserError(f"{model}: cannot run this batch ({reason}); {shape}") from None
 
 
-def _array(value: Any) -> np.ndarray:
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+def _array(value: Any) -> Any:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value

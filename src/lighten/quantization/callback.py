@@ -62,7 +62,7 @@ class Quantize(L.Callback):
         begin: float = 0.7,
         freeze: float = 0.9,
         ranges: str = "moving_average",
-        weight_bits: int = 8,
+        weight_bits: int = 7,
         exclude: Sequence[str] = (),
         module: str | None = None,
     ) -> None:

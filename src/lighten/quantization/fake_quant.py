@@ -11,6 +11,8 @@ the highest code: clipped, or rounded there. The result alone says where that is
 backward pass: a convolutional network needs less memory for it than without fake-quantization.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from lighten.errors import UserError
 
 KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What the fused kernels read and write."""
@@ -30,6 +34,33 @@ SMALLEST_SCALE = 2.0**-20
 
 BIAS_LIMIT = 2**30
 """Largest bias code: half of int32, so that accumulators have room left."""
+
+
+_forbidden = False
+
+
+@contextmanager
+def forbidden() -> Iterator[None]:
+    """Let fake-quantizing raise: a file holds integers, and never the arithmetic that imitates them.
+
+    Raises:
+        UserError: where something in here fake-quantizes.
+    """
+    global _forbidden
+    before, _forbidden = _forbidden, True
+    try:
+        yield
+    finally:
+        _forbidden = before
+
+
+def refuse_in_files() -> None:
+    """Raise ``UserError`` inside ``forbidden``; whatever fake-quantizes calls it."""
+    if _forbidden:
+        raise UserError(
+            "a layer here is fake-quantized, but not by what is exported; export the model that quantize_, "
+            "quantize_post_training or Quantize was given, or a module around it"
+        )
 
 
 def quantization_parameters(low: float, high: float) -> tuple[float, int]:
@@ -74,11 +105,13 @@ def fake_quantize(
     keeps the result, or ``x`` with ``keep_input``, for results that are changed in place afterwards.
     ``watch`` is for tensors that ``kernels_for`` has kernels for.
     """
+    refuse_in_files()
     return _FakeQuantize.apply(x, scale, zero_point, False, keep_input, watch)
 
 
 def fake_quantize_(x: Tensor, scale: float, zero_point: int, *, watch: Watch | None = None) -> Tensor:
     """Do as ``fake_quantize`` in place; ``x`` must not be needed by the backward pass of what made it."""
+    refuse_in_files()
     return _FakeQuantize.apply(x, scale, zero_point, True, False, watch)
 
 
@@ -113,6 +146,7 @@ def fake_quantize_learned(x: Tensor, scale: float, zero_point: int, gradient: Te
         gradient: a scalar tensor, changed in the backward pass.
         relu: clip at zero first; needs ``zero_point`` 0.
     """
+    refuse_in_files()
     return _FakeQuantizeLearned.apply(x, scale, zero_point, gradient, relu)
 
 
@@ -144,6 +178,7 @@ def rounded(x: Tensor, scale: Tensor, limit: int, axis: int = 0) -> Tensor:
 
 def fake_quantize_channels(x: Tensor, scale: Tensor, limit: int, axis: int = 0) -> Tensor:
     """Round ``x`` to codes of its channel's ``scale`` (channels,) and back; the gradient passes unchanged."""
+    refuse_in_files()
     return _FakeQuantizeChannels.apply(x, scale, limit, axis)
 
 

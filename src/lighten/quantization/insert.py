@@ -45,7 +45,7 @@ def quantize_(
     *,
     example_input: ExampleInput | None = None,
     exclude: Sequence[str] = (),
-    weight_bits: int = 8,
+    weight_bits: int = 7,
     ranges: str = "moving_average",
 ) -> nn.Module:
     """Insert fake-quantizers, switched off, into ``model`` in place and return it.

@@ -10,6 +10,7 @@ from lighten.quantization.fake_quant import (
     code_limit,
     kernels_for,
     quantized_parameters,
+    refuse_in_files,
     rounded,
 )
 from lighten.quantization.fold import along_outputs, fold_batch_norm
@@ -39,6 +40,7 @@ def effective_parameters(
         axis: of the output channels in ``weight``.
         groups: of a transposed convolution, else 1.
     """
+    refuse_in_files()
     gamma, beta = (norm.weight, norm.bias) if norm is not None else (None, None)
     return _Effective.apply(weight, bias, gamma, beta, norm, input_scale, bits, axis, groups)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.batch import BatchFormat, Roles
-from lighten.clone import clone
+from lighten.clone import clone, fix_weights_
 from lighten.errors import UserError, did_you_mean
 from lighten.example import ExampleInput
 from lighten.quantization.fake_quant import (
@@ -26,10 +26,12 @@ from lighten.quantization.layers import (
     TRANSPOSED,
     Mixed,
     PlainPath,
+    QuantizedEmbedding,
+    QuantizedLayer,
     become,
     channel_axis,
-    embedding_to_integers_,
 )
+from lighten.quantization.sites import Stage
 
 TRAIN, STATIC, DYNAMIC = "train", "static", "dynamic"
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -46,7 +48,7 @@ def quantize_post_training(
     *,
     mode: str = STATIC,
     ranges: str = "mse",
-    weight_bits: int = 8,
+    weight_bits: int = 7,
     exclude: Sequence[str] = (),
     batch: Roles | None = None,
 ) -> nn.Module:
@@ -76,9 +78,15 @@ def quantize_post_training(
     """
     if mode not in MODES:
         raise UserError(f"mode={mode!r}: {did_you_mean(mode, MODES)}")
-    if hasattr(model, "lighten_quantization"):
+    if modes_of(model) or hasattr(model, "lighten_quantization"):
         raise UserError(f"{type(model).__name__} is quantized already; give the float model")
+    if mode not in HALVES and any(p.dtype == torch.float16 for p in model.parameters()):
+        raise UserError(
+            f"{type(model).__name__} computes in float16, too coarse for scales of int8; give it and its calibration "
+            "data in float32 (model.float())"
+        )
     model = clone(model).eval()
+    fix_weights_(model)
     if mode == STATIC:
         if batches is None:
             raise UserError("static quantization needs calibration data; give a few hundred samples as batches")
@@ -96,7 +104,7 @@ def quantize_post_training(
     return half_(model, mode, exclude=exclude)
 
 
-def dynamic_(model: nn.Module, *, exclude: Sequence[str] = (), weight_bits: int = 8) -> nn.Module:
+def dynamic_(model: nn.Module, *, exclude: Sequence[str] = (), weight_bits: int = 7) -> nn.Module:
     """Round weights of layers to int8 in place, and let their inputs be quantized by the range of each call.
 
     Raises:
@@ -161,6 +169,8 @@ def quantize_as_(model: nn.Module, settings: Mapping[str, Any], example_input: E
         example_input: as of ``quantize_``.
     """
     mode, exclude = settings.get("mode", TRAIN), settings["exclude"]
+    if mode != TRAIN:
+        fix_weights_(model)
     if mode in HALVES:
         half_(model, mode, exclude=exclude)
     elif mode == DYNAMIC:
@@ -174,22 +184,43 @@ def quantize_as_(model: nn.Module, settings: Mapping[str, Any], example_input: E
     return model
 
 
-def left_in_float(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights, by layer, that were left out of a post-training mode."""
-    layers: dict[str, Any] = {name: model.get_submodule(name) for name in _left(model)}
-    return {name: layer.weight.detach() for name, layer in layers.items() if hasattr(layer, "weight")}
+def quantized_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules in ``model`` that were quantized, itself or parts of it, by name."""
+    return {name: module for name, module in model.named_modules() if mode_of(module) is not None}
 
 
-def convert_dynamic(model: nn.Module) -> nn.Module:
-    """Return a copy of what ``dynamic_`` made, for export: embeddings hold int8 codes, other weights lie on a grid."""
-    model = clone(model)
-    settings: Any = model.lighten_quantization
-    left = _left(model)
-    for name, module in list(model.named_modules()):
-        if type(module).forward is nn.Embedding.forward and name not in left:
-            with torch.no_grad():
-                embedding_to_integers_(module, settings["weight_bits"])
-    return model
+def modes_of(model: nn.Module) -> set[str]:
+    """Return how ``model`` and its parts are quantized; also of a part of a model that is fake-quantized as a whole."""
+    modes = {str(mode_of(module)) for module in quantized_parts(model).values()}
+    banks = [m.ranges for m in model.modules() if isinstance(m, QuantizedLayer | QuantizedEmbedding)]
+    return modes | {TRAIN for bank in banks if bank.stage != Stage.OFF and not modes & {TRAIN, STATIC}}
+
+
+def rounded_weights(model: nn.Module) -> dict[str, str]:
+    """Return the weights that are stored in 16 bits, by name, with their type."""
+    found = {}
+    for name, part in quantized_parts(model).items():
+        mode, left = str(mode_of(part)), _left(part)
+        for weight, parameter in part.named_parameters():
+            if mode in HALVES and parameter.dim() > 1 and weight.rpartition(".")[0] not in left:
+                found[f"{name}.{weight}".lstrip(".")] = mode
+    return found
+
+
+def dynamic_layers(model: nn.Module) -> list[tuple[nn.Module, int]]:
+    """Return the layers and embeddings of dynamic parts that are in int8, and in how many bits."""
+    found = []
+    for part in quantized_parts(model).values():
+        if mode_of(part) == DYNAMIC:
+            settings: Any = part.lighten_quantization
+            left = _left(part)
+            found += [
+                (module, int(settings["weight_bits"]))
+                for name, module in part.named_modules()
+                if isinstance(module, DynamicLayer)
+                or (type(module).forward is nn.Embedding.forward and name not in left)
+            ]
+    return found
 
 
 def _left(model: nn.Module) -> set[str]:
@@ -201,9 +232,8 @@ class DynamicLayer(Mixed):
     """A layer whose input is fake-quantized with the range that it has in this call (ONNX's DynamicQuantizeLinear)."""
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the layer on the quantized input; in an exported graph the runtime's operators do that."""
-        if not torch.compiler.is_exporting():
-            input = fake_quantize(input, *quantization_parameters(*_extremes(input)))
+        """Run the layer on the quantized input."""
+        input = fake_quantize(input, *quantization_parameters(*_extremes(input)))
         return super().forward(input, *args, **kwargs)  # type: ignore[misc]
 
 

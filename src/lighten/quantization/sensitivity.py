@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.batch import BatchFormat, Roles
-from lighten.clone import clone
+from lighten.clone import clone, fix_weights_
 from lighten.errors import UserError
 from lighten.example import Call, logits_of, run
 from lighten.quantization.insert import bank_of, calibrate_, quantize_
@@ -74,7 +74,7 @@ def find_float_layers(
     *,
     max_drop: float,
     ranges: str = "mse",
-    weight_bits: int = 8,
+    weight_bits: int = 7,
     exclude: Sequence[str] = (),
     batch: Roles | None = None,
 ) -> Sensitivity:
@@ -106,6 +106,7 @@ def find_float_layers(
     if not data:
         raise UserError("sensitivity needs at least one batch, none was given")
     model = clone(model).eval()
+    fix_weights_(model)
     floating = _logits(model, data)
     labels = torch.cat([torch.as_tensor(y) for _, y in data]).to(floating.device)
     if labels.shape != floating.shape[:-1] or labels.is_floating_point():
