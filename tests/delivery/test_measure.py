@@ -100,3 +100,18 @@ def test_roles_say_what_the_parts_of_a_batch_are():
     assert measure(Shifted(), [(x, other, labels)], batch=roles, batch_sizes=[1])["accuracy"] == 0.0
     named = {"target": "label", "image": "input"}
     assert measure(identity(), [{"image": x, "target": labels}], batch=named, batch_sizes=[1])["accuracy"] == 1.0
+
+
+def test_logits_are_compared_with_the_network_not_only_classes(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    path = export_onnx(network, torch.zeros(2, 12), tmp_path / "x.onnx")
+    data = [(torch.randn(5, 12), torch.arange(5) % 3) for _ in range(2)]
+    assert measure(path, iter(data), network=network)["logit_error"] < 1e-5
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.8)  # the same classes
+    with pytest.warns(UserWarning, match=r"x.onnx: its logits are 25.0% off those of the network in PyTorch"):
+        found = measure(path, iter(data), network=network)["logit_error"]
+    assert found == pytest.approx(0.25, rel=1e-4)
+    assert "logit_error" not in measure(path, iter(data))

@@ -127,5 +127,3 @@ def test_computed_weights_are_written_as_they_are_now(change, tmp_path):
     for mode in ("static", "dynamic", "float16"):
         small = quantize_post_training(model, [X], mode=mode)
         assert (small(X) - expected).norm() < 0.05 * expected.norm()
-        found = answers(export_onnx(small, X, tmp_path / f"{mode}.onnx"), X)
-        assert (found - small(X)).norm() < 0.02 * expected.norm()

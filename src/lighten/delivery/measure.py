@@ -1,13 +1,14 @@
 """Measurement of models on data, and of a whole run into ``scores.json``."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from lighten.batch import BatchFormat, Roles
 from lighten.delivery.artifacts import open_run, read_json, recipe_name
@@ -18,6 +19,7 @@ from lighten.delivery.extras import require
 from lighten.delivery.gate import gate
 from lighten.delivery.latency import SECONDS, Latency, batch_of, interleaved_latency
 from lighten.delivery.progress import Say, Stages, silent
+from lighten.delivery.proof import doubt, relative_error
 from lighten.delivery.provenance import provenance
 from lighten.delivery.runner import Model, Runner, open_runner
 from lighten.delivery.scores import SCHEMA, ModelScores, Role, Scores, compare, quality, write_scores
@@ -40,6 +42,7 @@ def measure(
     threads: int = 1,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     batch: Roles | None = None,
+    network: nn.Module | None = None,
 ) -> ModelScores:
     """Measure one model: quality on all of ``dataloader``, size, and latency on its first samples.
 
@@ -50,10 +53,13 @@ def measure(
         threads: how many threads each call may use.
         batch_sizes: the sizes that latency is measured at.
         batch: what the parts of other batches are, such as ``("input", "input", "label")`` or ``{"target": "label"}``.
+        network: the module that a file was made of; the file's logits are compared with its logits in PyTorch.
 
     Returns:
         Accuracy and macro-F1 in [0, 1], parameters, MACs of one sample, bytes (a module's in memory),
-        runtime, threads and ``latency_ms[f"batch_{size}"]`` with median and 90th percentile.
+        runtime, threads and ``latency_ms[f"batch_{size}"]`` with median and 90th percentile; with ``network`` also
+        ``logit_error``, the Euclidean distance of the logits relative to their norm. Where that is more than a few
+        quantization steps, a warning says so.
 
     Raises:
         UserError: if the file cannot be read, or the data is empty, unlabelled or does not fit the model.
@@ -66,12 +72,26 @@ def measure(
     """
     with open_runner(path_or_model, threads=threads) as runner:
         form, batches = BatchFormat(batch), iter(dataloader)
-        first = list(islice(batches, 1))
-        logits, labels = _predict(runner, chain(first, batches), form)
+        first, in_pytorch = list(islice(batches, 1)), []
+
+        def seen(all_batches: Iterable[Any]) -> Iterator[Any]:
+            with nullcontext() if network is None else open_runner(network, threads=threads) as beside:
+                for each in all_batches:
+                    if beside is not None:
+                        in_pytorch.append(beside.run(beside.feed(form.labelled(each).call)))
+                    yield each
+
+        logits, labels = _predict(runner, seen(chain(first, batches)), form)
         call = form.split(first[0]).call
         latency = interleaved_latency({"model": runner}, _batches(call, batch_sizes))["model"]
         accuracy, macro_f1, _ = quality(logits.argmax(axis=1), labels, logits.shape[1])
-        return _model_scores(runner, count(runner, batch_of(call, 1)), accuracy, macro_f1, latency)
+        scores = _model_scores(runner, count(runner, batch_of(call, 1)), accuracy, macro_f1, latency)
+        if in_pytorch:
+            scores["logit_error"] = relative_error(logits, np.concatenate(in_pytorch))
+            line = doubt(runner.name, scores["logit_error"])
+            if line is not None:
+                warnings.warn(line, stacklevel=2)
+        return scores
 
 
 def predict(
@@ -118,6 +138,8 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Say = silent) -> Scor
             stages(f"accuracy of {files[role].name}")
             logits, labels = _predict(runner, stages.each(loader))
             predicted[role] = logits.argmax(axis=1)
+            if role == "compressed":
+                in_file = logits
         call = _first_call(loader)
         stages("latency, models in turn", seconds=TIMED)
         twin = stack.enter_context(open_runner(run / FLOAT, threads=threads)) if (run / FLOAT).exists() else None
@@ -127,7 +149,8 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Say = silent) -> Scor
         latency = interleaved_latency(timed, _batches(call, BATCH_SIZES), tell=stages.part)
         sizes = {role: count(runner, batch_of(call, 1)) for role, runner in runners.items()}
         stages("accuracy of student/ in PyTorch")
-        in_pytorch = predict(folder.load(run / "student"), stages.each(loader), threads=threads)[0].argmax(axis=1)
+        network = predict(folder.load(run / "student"), stages.each(loader), threads=threads)[0]
+        in_pytorch = network.argmax(axis=1)
     classes = list(config["classes"])
     models: dict[Role, ModelScores | None] = {"teacher": None}
     recall: dict[str, list[float | None] | None] = {"teacher": None}
@@ -136,9 +159,12 @@ def measure_run(run: str | Path, *, threads: int = 1, say: Say = silent) -> Scor
         models[role] = _model_scores(runner, sizes[role], accuracy, macro_f1, latency[role])
     reference: Role = "teacher" if "teacher" in runners else "student"
     scores = _scores(run, models, reference, predicted, in_pytorch)
+    scores["comparison"]["logit_error"] = relative_error(in_file, network)
     if twin is not None:
         compared = {"int8": latency["compressed"], "float": latency["float"]}
         scores["gate"] = gate(files["compressed"], run / FLOAT, compared, runtime=runners["compressed"].runtime)
+        line = doubt(files["compressed"].name, scores["comparison"]["logit_error"])
+        scores["gate"]["warnings"] += [line] if line is not None else []
     if targets:
         scores["targets"] = _targets(run, targets, loader, predicted["compressed"], in_pytorch, threads, stages)
     scores["classes"] = {"names": classes, "recall": recall}

@@ -35,6 +35,16 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return round(float(np.linalg.norm(gap) / max(size, 1e-6)), 12)
 
 
+def doubt(name: str, error: float) -> str | None:
+    """Return the line to say of an int8 file whose logits are that far off its network's; ``None`` if near enough."""
+    if error <= STEPS:
+        return None
+    return (
+        f"{name}: its logits are {error:.1%} off those of the network in PyTorch; 8-bit weights saturate on x86 "
+        "processors without VNNI instructions, use weight_bits=7 there"
+    )
+
+
 def prove(
     path: Path,
     network: Graph,

@@ -30,6 +30,7 @@ class ModelScores(TypedDict):
     runtime: str
     threads: int
     latency_ms: dict[str, Latency]
+    logit_error: NotRequired[float]
 
 
 class Comparison(TypedDict):
@@ -44,15 +45,17 @@ class Comparison(TypedDict):
     agreement: float
     flips: int
     flips_of: int
+    logit_error: NotRequired[float]
 
 
 class Scores(TypedDict):
     """One run's ``scores.json``.
 
     ``models.student`` is the dense float student, ``models.compressed`` the int8 file; ``models.teacher`` is
-    null where there was none. ``gate`` compares the int8 file with the same network in float32, ``targets`` the
-    student's files in their runtimes. ``classes`` holds the share of each class that each model finds; ``provenance``
-    says what was measured, where and with what.
+    null where there was none. ``comparison.logit_error`` is how far the int8 file's logits are off those of the
+    fake-quantized network in PyTorch, relative to their size. ``gate`` compares the int8 file with the same network in
+    float32, ``targets`` the student's files in their runtimes. ``classes`` holds the share of each class that each
+    model finds; ``provenance`` says what was measured, where and with what.
     """
 
     schema: int

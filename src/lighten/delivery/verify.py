@@ -15,6 +15,7 @@ from lighten.delivery.extras import require
 from lighten.delivery.latency import batch_of
 from lighten.delivery.measure import FILES, predict
 from lighten.delivery.progress import Say, Stages, silent
+from lighten.delivery.proof import STEPS, relative_error
 from lighten.delivery.provenance import MADE_OF, PARTS, versions
 from lighten.delivery.runner import open_runner
 from lighten.delivery.scores import (
@@ -175,12 +176,19 @@ def _answers(run: Path, scores: Scores, stages: Stages) -> Iterator[Check]:
             stages(f"accuracy of {FILES[role]}")
             logits, labels = predict(run / FILES[role], stages.each(data.test_dataloader()))
             answers[role] = logits.argmax(axis=1)
+            if role == "compressed":
+                in_file = logits
             recall = scores["classes"]["recall"][role]
             yield from _quality(FILES[role], model, recall, answers[role], labels, logits.shape[1])
             yield from _work(run / FILES[role], model, data.test_dataloader())
     stages("parity with student/ in PyTorch")
-    in_pytorch = predict(folder.load(run / "student"), stages.each(data.test_dataloader()))[0].argmax(axis=1)
+    network = predict(folder.load(run / "student"), stages.each(data.test_dataloader()))[0]
+    in_pytorch = network.argmax(axis=1)
     stated: Any = scores["comparison"]
+    if "logit_error" in stated:
+        error = relative_error(in_file, network)
+        near = abs(error - stated["logit_error"]) <= STEPS
+        yield Check("logits against PyTorch", f"{stated['logit_error']:.2%} off", f"{error:.2%} off", near)
     reference = answers[reference_of(scores)[0]]
     agreement = float(np.mean(reference == answers["compressed"]))
     yield _share("agreement", stated["agreement"], agreement)
