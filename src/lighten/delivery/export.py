@@ -30,9 +30,9 @@ from lighten.errors import UserError, did_you_mean
 from lighten.example import ExampleInput, example_of
 from lighten.preserve import preserved
 from lighten.quantization.fake_quant import forbidden
-from lighten.quantization.layers import Form, unbecome
-from lighten.quantization.post_training import DYNAMIC, HALVES, DynamicLayer, mode_of, modes_of, quantized_parts
-from lighten.quantization.sites import ActivationRanges, Stage
+from lighten.quantization.insert import unquantize_
+from lighten.quantization.layers import Form
+from lighten.quantization.post_training import DYNAMIC, HALVES, mode_of, modes_of
 from lighten.training.files import disk_told, replace_file
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "executorch": ".pte"}
@@ -168,15 +168,7 @@ def export_run(run: str | os.PathLike[str], *, say: Say = silent) -> list[Path]:
 
 def in_float(model: nn.Module) -> nn.Module:
     """Return a copy of a quantized model that computes in float32, with the same weights."""
-    model = clone(model)
-    for module in model.modules():
-        if isinstance(module, ActivationRanges):
-            module.stage = Stage.OFF
-        elif isinstance(module, DynamicLayer):
-            unbecome(module)
-    for part in quantized_parts(model).values():
-        part.lighten_quantization = None  # type: ignore[assignment]
-    return model
+    return unquantize_(clone(model))
 
 
 def _export_graph(source: Source, path: Path, target: str, opset: int | None, batch: int | None) -> None:
