@@ -349,3 +349,10 @@ def test_a_damaged_checkpoint_stops_the_fit_that_asks_for_it(tmp_path, plain, ba
     damage_flip(path)
     with pytest.raises(UserError, match="damaged"):
         trainer(max_epochs=3).fit(plain(), batches, batches, ckpt_path=path)
+
+
+def test_a_link_to_the_last_checkpoint_is_read_as_what_it_points_to(tmp_path) -> None:
+    AtomicCheckpointIO().save_checkpoint({"global_step": 3}, tmp_path / "a.ckpt")
+    (tmp_path / "last.ckpt").symlink_to("a.ckpt")
+    assert AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt") == {"global_step": 3}
+    assert verify(tmp_path / "last.ckpt") is None

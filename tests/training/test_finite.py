@@ -1,3 +1,6 @@
+from contextlib import nullcontext
+
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
@@ -8,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lighten import Quantize
 from lighten.errors import UserError
 from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
-from lighten.training.finite import StopOnNonFinite, first_non_finite
+from lighten.training.finite import StopOnNonFinite, _bad_gradient, first_non_finite
 from lighten.training.record import read
 
 
@@ -178,3 +181,22 @@ def test_ranges_not_yet_seen_may_be_infinite_and_statistics_may_not() -> None:
     assert first_non_finite(model) is None
     model[1].running_var[1] = float("nan")
     assert first_non_finite(model) == "1.running_var"
+
+
+def test_a_second_fit_counts_from_zero(plain, batches) -> None:
+    stop = StopOnNonFinite("skip")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    for bad, skipped in ((1, 1), (None, 0)):
+        fit = L.Trainer(max_steps=2, limit_val_batches=0, enable_model_summary=False, callbacks=[stop], **quiet)
+        with pytest.warns(UserWarning, match="1 of 2 steps were skipped") if skipped else nullcontext():
+            fit.fit(plain(bad_loss_at=bad), batches, batches)
+        assert stop.skipped == skipped
+
+
+def test_gradients_of_sparse_embeddings_are_looked_at() -> None:
+    table = nn.Embedding(4, 3, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), 0.1)
+    table(torch.tensor([1, 1, 2])).sum().backward()
+    assert _bad_gradient(table, optimizer) is None
+    (table(torch.tensor([1])) * float("inf")).sum().backward()
+    assert _bad_gradient(table, optimizer)[0].startswith("the gradient of weight is")

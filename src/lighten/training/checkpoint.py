@@ -222,7 +222,7 @@ def _problem(target: Path, file: BufferedReader) -> str | None:
 
 def _manifest(target: Path) -> dict[str, Any] | None:
     try:
-        text = manifest_of(target).read_text()
+        text = manifest_of(target.resolve()).read_text()  # save_last="link" makes a link to the data alone
         content = json.loads(text)
         content.pop("seal")
         return content if sealed(content) == text else None

@@ -16,7 +16,7 @@ ON_BAD_BATCH = ("stop", "skip")
 """What may be done about a loss or a gradient that is not finite."""
 
 MOST_IN_A_ROW = 10
-"""Steps that may be passed over without one in between that is good: more are no accident."""
+"""Steps of one optimizer that may be passed over without a good one in between: more are no accident."""
 
 LEAST_SCALE = 1.0
 """A loss scaler that is below it has halved its scale 16 times, and gradients still overflow."""
@@ -48,7 +48,7 @@ class StopOnNonFinite(Callback):
             raise UserError(f"on_bad_batch={on_bad_batch!r}, expected one of {', '.join(ON_BAD_BATCH)}")
         self.skips = on_bad_batch == "skip"
         self.skipped = 0
-        self._in_a_row = 0
+        self._in_a_row: dict[int, int] = {}
         self._first = ""
         self._bad_loss: _Bad | None = None
         self._before: list[tuple[Tensor, Tensor]] = []
@@ -56,6 +56,8 @@ class StopOnNonFinite(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Forget an earlier fit."""
+        if stage == "fit":
+            self.skipped, self._first, self._in_a_row = 0, "", {}
         self._stopped = self._bad_loss = None
         self._before = []
 
@@ -90,15 +92,15 @@ class StopOnNonFinite(Callback):
         if bad is None and (found := _bad_gradient(pl_module, optimizer)) and not _left_to_scaler(trainer):
             bad = found
         if trainer.strategy.reduce_boolean_decision(bad is None, all=True):
-            self._in_a_row, self._before = 0, []
+            self._in_a_row[id(optimizer)], self._before = 0, []
             return
         what, source = _of_all_ranks(bad, trainer)
         where = f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch}){source}"
-        self._in_a_row += 1
+        in_a_row = self._in_a_row[id(optimizer)] = self._in_a_row.get(id(optimizer), 0) + 1
         if not self.skips:
             self._stop(trainer, f"{where}; lower optimizer.lr, set trainer.gradient_clip_val, or look for such values "
                        "in the data")  # fmt: skip
-        if self._in_a_row > MOST_IN_A_ROW:
+        if in_a_row > MOST_IN_A_ROW:
             self._stop(trainer, f"{where}, and in the {MOST_IN_A_ROW} steps before, which were skipped; lower "
                        "optimizer.lr, or look for such values in the data")  # fmt: skip
         self._skip(pl_module, optimizer, where)
@@ -172,7 +174,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def _bad_gradient(module: nn.Module, optimizer: torch.optim.Optimizer) -> _Bad | None:
     """Return which gradient of those that this process holds is not finite, or ``None``."""
     held = [(p, p.grad) for p in _parameters(optimizer) if p.grad is not None]
-    local = [(p, g.to_local() if isinstance(g, DTensor) else g) for p, g in held]
+    local = [(p, _values(g)) for p, g in held]
     if not local or bool(torch.isfinite(nn.utils.get_total_norm([g for _, g in local]))):
         return None
     names = {id(p): name for name, p in module.named_parameters()}
@@ -181,6 +183,13 @@ def _bad_gradient(module: nn.Module, optimizer: torch.optim.Optimizer) -> _Bad |
             kind = "nan" if bool(gradient.isnan().any()) else "inf"
             return f"the gradient of {names.get(id(p), 'a parameter')} is {kind}", ""
     return None  # their squares alone overflow
+
+
+def _values(gradient: Tensor) -> Tensor:
+    """Return the numbers of a gradient that this process holds; of a sparse one, those that are there."""
+    if isinstance(gradient, DTensor):
+        return gradient.to_local()
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def _left_to_scaler(trainer: L.Trainer) -> bool:
