@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lighten.quantization.insert import bank_of
+from lighten.quantization.sites import Stage
+
 
 class Residual(nn.Module):
     """Conv-norm-relu, a residual add with a functional ReLU, max pooling, average pooling, linear."""
@@ -33,3 +36,20 @@ def lived_in(model: nn.Module, *, seed: int = 0) -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.2)
     return model.eval()
+
+
+def trained_through_int8(model: nn.Module, x: torch.Tensor, *, steps: int = 4, seed: int = 0) -> nn.Module:
+    """Do with a quantized model what ``Quantize`` does in a fit, but for the optimizer; return it in eval mode."""
+    bank = bank_of(model.train())
+    for step in range(steps):
+        torch.manual_seed(seed + step)
+        bank.stage, bank.observing = max(bank.stage, Stage.OBSERVE), True
+        model(x)
+        bank.update()
+        bank.stage, bank.observing = Stage.ON, False
+    return model.eval()
+
+
+def relative_error(ours: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the norm of the difference, as a share of the norm of ``expected``."""
+    return float((ours.detach() - expected.detach()).norm() / expected.detach().norm())

@@ -1,10 +1,12 @@
 """Each kind of layer: fake-quantized against its formula written out, converted against fake-quantized."""
 
+import io
+
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers as hf
-from quantization_nets import Residual, lived_in
+from quantization_nets import Residual, lived_in, relative_error, trained_through_int8
 from torch import nn
 
 from lighten.errors import UserError
@@ -211,3 +213,69 @@ def test_a_model_compiled_in_place_trains_through_int8_as_it_does_uncompiled():
     assert (none, graphs) == (0, 1)
     assert found == plain
     assert len(set(plain)) == len(plain)
+
+
+def stem():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_hooks_see_what_each_module_computes(at):
+    torch.manual_seed(0)
+    model, x, seen = lived_in(stem()), torch.randn(8, 1, 8, 8), []
+    expected = model[: at + 1](x)
+    calibrate_(quantize_(model, example_input=x[:2]), [x])
+    model[at].register_forward_hook(lambda module, args, output: seen.append(output))
+    model(x)
+    assert relative_error(seen[0], expected) < 0.02
+
+
+class TwoSums(nn.Module):
+    """One norm behind two convolutions, or behind one and a sum."""
+
+    def __init__(self, behind_sum):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3)
+        self.norm, self.head, self.behind_sum = nn.BatchNorm2d(8), nn.Linear(8, 3), behind_sum
+
+    def forward(self, x):
+        a = F.relu(self.norm(self.a(x)))
+        b = self.b(a) + a if self.behind_sum else self.b(a)
+        return self.head(F.relu(self.c(self.norm(b))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("behind_sum", [False, True])
+def test_a_norm_at_two_places_is_computed_at_both(behind_sum):
+    model, x = lived_in(TwoSums(behind_sum)), torch.randn(8, 1, 8, 8)
+    expected = model(x)
+    assert relative_error(calibrate_(quantize_(model, example_input=x[:2]), [x])(x), expected) < 0.05
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_fused_kernels_do_not_go_around_quantized_layers(activation):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, activation=activation, batch_first=True)
+    model, x = nn.Sequential(nn.Linear(8, 16), layer), torch.randn(4, 5, 8)
+    calibrate_(quantize_(model, example_input=x, weight_bits=3), [x]).eval()
+    with torch.no_grad():
+        fast = model(x)
+    torch.testing.assert_close(fast, model(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_in_place_behind_what_only_moves_codes_trains():
+    torch.manual_seed(0)
+    x = torch.randn(8, 1, 8, 8)
+    ends = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2, inplace=True), nn.Linear(4, 3)]
+    model = trained_through_int8(quantize_(nn.Sequential(*stem(), *ends), example_input=x[:2]), x).train()
+    model(x).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert model[0].weight.grad.any()
+
+
+def test_a_saved_model_is_the_same_when_it_is_loaded():
+    torch.manual_seed(0)
+    x, file = torch.randn(8, 1, 8, 8), io.BytesIO()
+    model = calibrate_(quantize_(lived_in(Residual()), example_input=x[:2]), [x])
+    torch.save(model, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(x), model(x))
