@@ -44,6 +44,13 @@ def test_a_quantized_part_is_quantized_in_the_file_and_the_rest_is_not(mode, ope
     assert (answers(path, X) - expected).norm() < 0.02 * expected.norm()
 
 
+def test_every_place_of_the_network_is_quantized_in_the_file(tmp_path):
+    """Functions and modules alike: a tracer calls modules in a way of its own."""
+    small = quantize_post_training(net(), [X])
+    path = export_onnx(small, X, tmp_path / "x.onnx")
+    assert operators(path).count("QuantizeLinear") == len(small.activation_ranges.names) == 2
+
+
 @pytest.mark.parametrize(("target", "end"), [("openvino", "xml"), ("litert", "tflite"), ("executorch", "pte")])
 def test_other_targets_take_a_quantized_part_or_say_that_they_do_not(target, end, tmp_path):
     around = {m: nn.Sequential(quantize_post_training(net(), [X], mode=m), nn.Tanh()) for m in ("static", "dynamic")}

@@ -17,8 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-UNSEEN = (str(Path(nn.__file__).parent / "modules" / "module.py"), torch.overrides.__file__, str(Path(__file__).parent))
-"""Where forwards are called from in several ways, as hooks and modes demand: no part of a call's identity."""
+UNSEEN = (
+    str(Path(nn.__file__).parent / "modules" / "module.py"),
+    str(Path(torch.fx.__file__).parent),
+    torch.overrides.__file__,
+    str(Path(__file__).parent),
+)
+"""Where forwards are called from in several ways, as hooks, modes and tracers demand: no part of a call's identity."""
 
 
 class Spot(NamedTuple):
