@@ -105,7 +105,7 @@ def test_keyword_arguments_reach_the_forward(batches):
 
 def test_excluded_layers_stay_in_floating_point(batches):
     model = quantize_(lived_in(Residual()), example_input=EXAMPLE, exclude=["conv2"])
-    assert summary(model) == "2 layers, 5 activations in int8; in floating point: conv2"
+    assert summary(model) == "2 layers, 5 activations in int8; in floating point: conv2 (excluded by 'conv2')"
     calibrate_(model, batches)
     assert convert(model).conv2.weight is not None
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.quantization.insert import BANK, bank_of, follow_, hold_norms_, quantize_, summary, unquantize_
-from lighten.quantization.layers import FoldedNorm, QuantizedLayer
+from lighten.quantization.layers import FoldedNorm, QuantizedLayer, is_estimating
 from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.averages import averaged_copies
 from lighten.training.example import find_part
@@ -107,9 +107,7 @@ class Quantize(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fold the norms that ``sync_batchnorm`` has left behind."""
-        target = self._target(pl_module)
-        hold_norms_(target)
-        bank_of(target).held = False
+        hold_norms_(self._target(pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a fit in which quantization cannot begin; warn of steps that frozen statistics may not bear."""
@@ -137,7 +135,7 @@ class Quantize(L.Callback):
             bank.stage = Stage.OBSERVE
             _share_statistics(self._target(pl_module), trainer)
         step = batch_idx // trainer.accumulate_grad_batches
-        looks = step % bank.rule.every == 0 and progress < self.freeze
+        looks = step % bank.rule.every == 0 and (progress < self.freeze or _estimates(self._target(pl_module)))
         bank.observing = bank.stage == Stage.OBSERVE or (bank.stage == Stage.ON and looks)
 
     def on_train_batch_end(
@@ -159,12 +157,18 @@ class Quantize(L.Callback):
             log_now(trainer, _ranges(bank))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note where the fit stopped before quantization began."""
-        if self._bank(pl_module).stage != Stage.ON and fell_short(trainer):
+        """Note where the fit stopped before quantization began; warn of what it never reached."""
+        bank = self._bank(pl_module)
+        bank.held = False
+        if bank.stage != Stage.ON and fell_short(trainer):
             done, total = fit_position(trainer)
             self._unfinished = (
                 f"the fit stopped after {done} of {total} steps, before begin={self.begin} of Quantize: the model is "
                 "still in floating point; let it run longer (EarlyStopping, max_time), or set begin earlier"
+            )
+        elif bank.stage == Stage.ON and bank.unknown():
+            rank_zero_warn(
+                f"quantize: no training step has reached {', '.join(bank.unknown())}; they stay in floating point"
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -231,6 +235,11 @@ def _ranges(bank: ActivationRanges) -> dict[str, float]:
     known = [i for i, parameters in enumerate(bank.parameters_of) if parameters is not None]
     ends = {"low": bank.low.tolist(), "high": bank.high.tolist()}
     return {f"quantize/{end}/{bank.names[i]}": values[i] for end, values in ends.items() for i in known}
+
+
+def _estimates(model: nn.Module) -> bool:
+    """Return whether somebody computes statistics of folded norms again: ranges then follow them."""
+    return any(isinstance(m, FoldedNorm) and is_estimating(m) for m in model.modules())
 
 
 def _check_shards(model: nn.Module) -> None:

@@ -147,7 +147,7 @@ def tensors_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
 
 def forward_code(kind: type[nn.Module]) -> CodeType | None:
     """Return the code of a class's forward, a decorator's where it has one."""
-    return getattr(kind.forward, "__code__", None)
+    return getattr(getattr(kind, "forward", None), "__code__", None)
 
 
 def _forget(origins: dict[int, Any], key: int, gone: Any) -> None:

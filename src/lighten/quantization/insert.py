@@ -245,7 +245,11 @@ def summary(model: nn.Module) -> str:
     bank = bank_of(model)
     layers = sum(isinstance(m, QuantizedLayer | QuantizedEmbedding) for m in model.modules())
     line = f"{layers} layers, {len(bank.names)} activations in int8"
-    return f"{line}; in floating point: {', '.join(bank.left)}" if bank.left else line
+    whys: dict[str, list[str]] = {}
+    for name, why in bank.left.items():
+        whys.setdefault(why, []).append(name)
+    left = "; ".join(f"{', '.join(names)} ({why})" for why, names in whys.items())
+    return f"{line}; in floating point: {left}" if left else line
 
 
 def quantizable(model: nn.Module, exclude: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 
 from lighten.quantization.calls import forward_code
@@ -42,7 +43,7 @@ def can_quantize(module: nn.Module) -> bool:
 def why_not(module: nn.Module) -> str | None:
     """Return why a layer stays in floating point though its kind has an int8 form, or ``None``."""
     if not _is_layer(module):
-        return None
+        return "its class has a forward of its own" if isinstance(module, LAYERS) else None
     if module._parameters.get("weight") is None:
         return (
             "its weight is computed from others (weight_norm, spectral_norm, a pruning mask, …); take that off with "
@@ -146,14 +147,14 @@ class QuantizedLayer(Mixed):
 
     def is_watched(self) -> bool:
         """Return whether hooks see what is computed between this layer and the end of its norm and its ReLU."""
-        layer: Any = self
-        norm, relu = self.norm, self.relu_module
+        layer, norm, relu = cast(Any, self), self.norm, self.relu_module
         if norm is None and not self.relu:
             return False
         return bool(
-            layer._forward_hooks
-            or (norm is not None and (norm._forward_pre_hooks or (self.relu and norm._forward_hooks)))
-            or (relu is not None and relu._forward_pre_hooks)
+            any(GLOBAL_HOOKS)
+            or _hooks_behind(layer)
+            or (norm is not None and (_hooks_before(norm) or (self.relu and _hooks_behind(norm))))
+            or (relu is not None and _hooks_before(relu))
         )
 
     def effective_parameters(self, *, fold: bool = True) -> tuple[Tensor, Tensor | None]:
@@ -188,6 +189,25 @@ class QuantizedLayer(Mixed):
         layer: Any = self
         input_scale = self.ranges.input_scale(self.input_place)
         return quantized_parameters(weight, bias, input_scale, self.weight_bits, channel_axis(layer))
+
+
+GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
+    torch_module._global_forward_hooks,
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_backward_hooks,
+    torch_module._global_backward_pre_hooks,
+)
+"""Hooks that PyTorch calls for all modules."""
+
+
+def _hooks_before(module: nn.Module) -> bool:
+    """Return whether hooks see, or wrap, what a module is given."""
+    return bool(module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
+def _hooks_behind(module: nn.Module) -> bool:
+    """Return whether hooks see, or wrap, what a module returns."""
+    return bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 class QuantizedEmbedding(Mixed):

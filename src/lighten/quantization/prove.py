@@ -89,7 +89,7 @@ def _agree(one: list[Tensor], other: list[Tensor] | None) -> bool:
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
-    if not one.numel() or torch.equal(one, other):
+    if one.is_meta or not one.numel() or torch.equal(one, other):
         return 0.0
     one, other = (x.to(torch.complex128) if x.is_complex() else x.double() for x in (one, other))
     finite = one.isfinite() & other.isfinite()
