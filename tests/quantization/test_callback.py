@@ -133,7 +133,8 @@ def test_named_part_of_a_module_is_quantized_alone(keyword):
 
 
 def test_resume_ends_with_the_same_bits(tmp_path):
-    straight = Plain()
+    straight, first, resumed = Plain(), Plain(), Plain()
+    first.load_state_dict(straight.state_dict())
     fit(straight, Quantize(begin=0.25, freeze=0.75))
 
     class Save(L.Callback):
@@ -141,7 +142,6 @@ def test_resume_ends_with_the_same_bits(tmp_path):
             if trainer.current_epoch == 0:
                 trainer.save_checkpoint(tmp_path / "half.ckpt")
 
-    first, resumed = Plain(), Plain()
     fit(first, Quantize(begin=0.25, freeze=0.75), stop=Save())
     fit(resumed, Quantize(begin=0.25, freeze=0.75), ckpt_path=tmp_path / "half.ckpt")
     for (name, ours), theirs in zip(resumed.state_dict().items(), straight.state_dict().values(), strict=True):

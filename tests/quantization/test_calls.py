@@ -84,7 +84,7 @@ def test_blocks_that_training_skips_at_random_are_no_error(seed, x):
     torch.manual_seed(seed)
     model = Dropping(0.3).eval()
     expected = model(x)
-    quantized = trained_through_int8(quantize_(model, example_input=x[:2]), x, steps=20, seed=seed)
+    quantized = trained_through_int8(quantize_(model, example_input=x[:2], weight_bits=8), x, steps=20, seed=seed)
     assert relative_error(quantized(x), expected) < 0.05
 
 

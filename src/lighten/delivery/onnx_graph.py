@@ -27,6 +27,7 @@ from lighten.delivery.signature import Graph
 from lighten.errors import UserError, one_line
 from lighten.quantization.fake_quant import forbidden
 from lighten.quantization.layers import Form
+from lighten.quantization.sites import ActivationRanges
 
 OPSET, ATTENTION = 18, 23
 """Operator sets: the one that onnxruntime 1.14 and later read, and the first in which attention is one operator.
@@ -100,6 +101,7 @@ def _proved(
 def _proto(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open, opset: int) -> Any:
     with quiet(), forbidden(), torch.no_grad():
         traced = torch.export.export(graph, inputs, dynamic_shapes=(as_dynamic_shapes(dimensions),), strict=False)
+        _check_places(graph)
         program = torch.onnx.export(
             traced,
             dynamo=True,
@@ -112,6 +114,16 @@ def _proto(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open, opset: in
     proto = program.model_proto
     _name_dimensions(proto.graph, dimensions)
     return proto
+
+
+def _check_places(graph: Graph) -> None:
+    """Raise ``UserError`` where the graph lacks operators for an activation that the network quantizes."""
+    lost = [name for m in graph.modules() if isinstance(m, ActivationRanges) for name in m.unwritten()]
+    if lost:
+        raise UserError(
+            f"the traced forward does not quantize {', '.join(lost)}, as the network does: it takes another way "
+            "through the code; give an example_input like those it was trained on"
+        )
 
 
 def _name_dimensions(graph: Any, dimensions: Open) -> None:

@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
@@ -17,13 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-UNSEEN = (
-    str(Path(nn.__file__).parent / "modules" / "module.py"),
-    str(Path(torch.fx.__file__).parent),
-    torch.overrides.__file__,
-    str(Path(__file__).parent),
-)
-"""Where forwards are called from in several ways, as hooks, modes and tracers demand: no part of a call's identity."""
+LIBRARY, LAYERS = str(Path(torch.__file__).parent), str(Path(nn.__file__).parent)
+UNSEEN = (str(Path(nn.__file__).parent / "modules" / "module.py"), str(Path(__file__).parent))
+"""Where forwards are called from in several ways, as hooks, modes and tracers demand: no part of a call's identity.
+
+Nor is the rest of PyTorch, except for its layers and functions.
+"""
 
 
 class Spot(NamedTuple):
@@ -162,9 +162,14 @@ def _lines(outermost: CodeType | None) -> tuple[tuple[str, int], ...]:
     frame: Any = sys._getframe(1) if outermost is not None else None
     while frame is not None:
         code = frame.f_code
-        if not code.co_filename.startswith(UNSEEN):
+        if _is_seen(code.co_filename):
             lines.append((code.co_qualname, frame.f_lasti))
         if code is outermost:
             return tuple(lines)
         frame = frame.f_back
     return ()  # no forward in Python, or one that is not running: order has to do
+
+
+@cache
+def _is_seen(file: str) -> bool:
+    return not file.startswith(UNSEEN) and (file.startswith(LAYERS) or not file.startswith(LIBRARY))

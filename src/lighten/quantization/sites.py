@@ -73,6 +73,7 @@ class ActivationRanges(nn.Module):
         self.calls, self.sites = Calls(), Sites()
         self.left: dict[str, str] = {}
         self.untrained: set[str] = set()
+        self.written: set[int] = set()
         self.shared: dict[int, tuple[Tensor, Tensor]] = {}
         self.only: Only | None = None
         self.rule = rule_of(ranges)
@@ -272,6 +273,11 @@ class ActivationRanges(nn.Module):
         """Return the places that nothing has reached yet."""
         return [name for name, known in zip(self.names, self.parameters_of, strict=True) if known is None]
 
+    def unwritten(self) -> list[str]:
+        """Return the places with a range that the graph, once traced, has no operators for."""
+        known = enumerate(zip(self.names, self.parameters_of, strict=True))
+        return [name for i, (name, parameters) in known if parameters is not None and i not in self.written]
+
     @property
     def stage_code(self) -> Tensor:
         """The stage as the state dict has it."""
@@ -374,7 +380,10 @@ class Quantizer:
         if not bank.rounds:
             return x
         if bank.stage == Stage.EXPORT:  # what training never reached stays in floating point
-            return x if known is None else _quantize_dequantize(x, *known, signed=bank.signed)
+            if known is None:
+                return x
+            bank.written.add(self.index)
+            return _quantize_dequantize(x, *known, signed=bank.signed)
         if bank.stage != Stage.ON or known is None or bank.waits(self.index) or self._is_off():
             if bank.observing:
                 bank.observe(self.index, x)
