@@ -1,5 +1,5 @@
 """Quantization-aware training and export to integers."""
 
-from lighten.quantization.insert import calibrate_, convert, quantize_
+from lighten.quantization.insert import calibrate_, convert, quantize_, unquantize_
 
-__all__ = ["calibrate_", "convert", "quantize_"]
+__all__ = ["calibrate_", "convert", "quantize_", "unquantize_"]
