@@ -14,14 +14,11 @@ def is_foldable(norm: nn.Module) -> bool:
     not, nor one whose statistics are the plain average of all batches, which they no longer are once they are frozen.
     """
     kind = type(norm)
-    plain = kind.forward in FORWARDS and kind.__call__ is nn.Module.__call__ and "forward" not in norm.__dict__
+    born = kind.forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    plain = born and kind.__call__ is nn.Module.__call__ and "forward" not in norm.__dict__
     if not (isinstance(norm, _BatchNorm) and plain):
         return False
     return norm.track_running_stats and norm.running_var is not None and norm.momentum is not None
-
-
-FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-"""What a batch norm computes, and nothing else."""
 
 
 def fold_batch_norm(
