@@ -85,8 +85,33 @@ def test_ties_stay_ties():
     assert copied[1].weight is copied[0].weight is not model[0].weight
 
 
-def test_what_cannot_be_copied_is_said_in_one_line():
-    model = nn.Linear(2, 2)
-    model.lock = threading.Lock()
-    with pytest.raises(UserError, match=r"Linear cannot be copied \(cannot pickle '_thread.lock' object\)"):
-        clone(model)
+def test_a_module_that_refuses_is_said_in_one_line():
+    class Alone(nn.Linear):
+        def __deepcopy__(self, memo):
+            raise TypeError("there is one of me")
+
+    with pytest.raises(UserError, match=r"Sequential cannot be copied \(there is one of me\)"):
+        clone(nn.Sequential(Alone(2, 2)))
+
+
+def test_what_cannot_be_copied_is_shared():
+    net = nn.Linear(2, 2)
+    net.lock, net.kept = threading.Lock(), {"lock": threading.Lock(), "list": [1]}
+    copied = clone(net)
+    assert copied.lock is net.lock
+    assert copied.kept["lock"] is net.kept["lock"]
+    assert copied.kept["list"] == [1]
+    assert copied.kept["list"] is not net.kept["list"]
+
+
+def test_hooks_that_close_over_the_model_speak_of_the_copy():
+    class Hooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.seen = nn.Linear(2, 2), []
+            self.a.register_forward_hook(lambda *_: self.seen.append(1))
+
+    net = Hooked()
+    copied = clone(net)
+    copied.a(torch.ones(1, 2))
+    assert (net.seen, copied.seen) == ([], [1])

@@ -11,9 +11,45 @@ def candidate(scores, **facts):
     return Candidate("layer", torch.tensor(scores, dtype=torch.float32), **facts)
 
 
-def test_the_lowest_scores_go_first_and_ties_by_index():
+def test_the_lowest_scores_go_first():
     assert allocate([candidate([3, 1, 2, 1, 1, 9])], 0.5) == [[1, 3, 4]]
-    assert allocate([candidate([3, 1, 2, 1, 1, 9])], 0.34) == [[1, 3]]
+    assert set(allocate([candidate([3, 1, 2, 1, 1, 9])], 0.34)[0]) < {1, 3, 4}
+
+
+def test_equal_scores_are_drawn_by_the_name_and_not_by_their_place():
+    alike = [Candidate(name, torch.zeros(32)) for name in "abcd"]
+    drawn = allocate(alike, 0.5)
+    assert drawn == allocate(alike, 0.5)
+    assert len({tuple(gone) for gone in drawn}) == 4
+    assert all(gone != list(range(16)) for gone in drawn)
+    for few, many in zip(allocate(alike, 0.25), drawn, strict=True):
+        assert set(few) < set(many)
+
+
+def test_globally_equal_scores_take_alike_shares_of_all_groups():
+    alike = [Candidate(name, torch.zeros(width)) for name, width in (("a", 8), ("b", 16))]
+    assert [len(gone) for gone in allocate(alike, 0.5, scope="global")] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("facts", "counts"),
+    [
+        ({"gone": frozenset(range(8)), "start": 8}, 12),  # half of the eight that were left
+        ({"gone": frozenset(range(8)), "start": 8, "absent": 0}, 8),  # half of sixteen is gone already
+        ({"absent": 16}, 0),  # half of thirty-two, of which sixteen were cut
+        ({"absent": 8}, 4),
+    ],
+    ids=["masked before, of the present", "masked before, of the original", "cut in half", "cut by a third"],
+)
+def test_an_amount_is_of_what_it_is_asked_of(facts, counts):
+    for scope in ("uniform", "global"):
+        assert len(allocate([candidate(range(16), **facts)], 0.5, scope=scope)[0]) == counts
+
+
+def test_groups_that_must_not_lose_any_more_leave_the_amount_to_the_others():
+    fixed, free = candidate(range(8), gone=frozenset({7}), fixed=True), candidate(range(8))
+    for scope in ("uniform", "global"):
+        assert allocate([fixed, free], 0.5, scope=scope) == [[7], [0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize(("width", "amount", "count"), [(5, 0.5, 2), (10, 0.29, 3), (100, 0.29, 29), (3, 0.1, 0)])

@@ -153,8 +153,9 @@ def test_one_channel_that_stays_alone_may_lose_its_dimension():
         head=nn.Linear(4, 2),
     ).eval()  # fmt: skip
     assert_right(model, torch.rand(2, 3, 6, 6))
-    with pytest.raises(UserError, match=r"the last channel of a cannot stay alone \(cannot be cut"):
-        plan_pruning(model, torch.rand(2, 3, 6, 6), 0.75)
+    plan = plan_pruning(model, torch.rand(2, 3, 6, 6), 0.75)
+    assert plan.widths["a"] == (4, 2)
+    shrink(model, plan)
 
 
 def test_stacked_branches_that_are_summed_are_added():
@@ -218,3 +219,102 @@ def test_transposed_convolutions_in_groups(groups):
     ).eval()  # fmt: skip
     assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (8, 4)
     assert plan_pruning(model, torch.rand(2, 3, 6, 6), 0.5).widths["up"] == (8, 4)
+
+
+class Weighted(nn.Module):
+    """A linear layer, written by hand around a parameter."""
+
+    def __init__(self, forward, *shape):
+        super().__init__()
+        self.weight, self.bias, self.head = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.randn(16)), None
+        self.head, self.run = nn.Linear(16, 3), forward
+
+    def forward(self, x):
+        return self.head(self.run(self, x).relu())
+
+
+@pytest.mark.parametrize(
+    ("forward", "shape"),
+    [
+        (lambda s, x: x @ s.weight.T + s.bias, (16, 8)),
+        (lambda s, x: torch.addmm(s.bias, x, s.weight.t()), (16, 8)),
+        (lambda s, x: F.linear(x, s.weight.to(x.dtype), s.bias.clone()), (16, 8)),
+        (lambda s, x: (s.weight @ x.unsqueeze(-1)).squeeze(-1) + s.bias, (16, 8)),
+        (lambda s, x: torch.einsum("bi,oi->bo", x, s.weight) + s.bias, (16, 8)),
+        (lambda s, x: F.linear(x, s.weight[:, :, 0, 0], s.bias), (16, 8, 1, 1)),
+        (lambda s, x: F.linear(x, s.weight.flatten(1), s.bias), (16, 8, 1)),
+        (lambda s, x: sum(F.linear(x, part, s.bias) for part in s.weight), (2, 16, 8)),
+    ],
+    ids=["matmul", "addmm", "cast", "from the left", "einsum", "picked", "flattened", "a stack of two"],
+)
+def test_a_product_with_an_own_parameter_is_a_linear_layer(forward, shape):
+    plan = assert_right(Weighted(forward, *shape).eval(), torch.randn(4, 8))
+    assert plan.groups[0].layers[0].startswith("weight")
+    assert plan.groups[0].width_after == 8
+
+
+def test_one_weight_in_equal_parts_is_several_layers():
+    def forward(net, x):
+        q, k, v = (F.linear(x, w, b) for w, b in zip(net.weight.chunk(3), net.biases.chunk(3), strict=True))
+        return q * k.sigmoid() + v
+
+    model = Weighted(forward, 48, 8)
+    model.biases = nn.Parameter(torch.randn(48))
+    plan = assert_right(model.eval(), torch.randn(4, 8))
+    assert plan.widths["weight"] == (48, 24)
+
+
+class Query(nn.Module):
+    """A norm of a parameter, whose channels the stream has too."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.query, self.norm = nn.Linear(8, 8), nn.Parameter(torch.randn(4, 8)), nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.up(x) + self.norm(self.query).mean(0))
+
+
+def test_a_norm_of_a_parameter_follows_the_stream():
+    assert assert_right(Query().eval(), torch.randn(2, 8)).widths["up"] == (8, 4)
+
+
+class Lazy(nn.Module):
+    """Installs hooks at its first call, keeps a tensor in a dict and one in an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(32, 3)
+        self.table, self.cache, self.last, self.seen, self.ready = nn.Parameter(torch.randn(16)), {}, None, [], False
+
+    def forward(self, x):
+        if not self.ready:
+            for layer in (self.a, self.b):
+                layer.register_forward_hook(lambda _m, _i, out: self.seen.append(out))
+            self.ready = True
+        self.seen.clear()
+        bias = self.cache.setdefault("bias", self.table.exp())
+        self.last = self.b((self.a(x) + bias).relu())
+        return self.head(torch.cat(self.seen, -1))
+
+
+@pytest.mark.parametrize("called", [False, True], ids=["before its first call", "after it"])
+def test_a_model_that_keeps_things_is_planned_and_left_as_it_is(called):
+    model, x = Lazy().eval(), torch.randn(2, 8)
+    if called:
+        model(x)
+    seen = lambda: (  # noqa: E731
+        dict(model.cache), model.last, list(model.seen), model.ready, [len(m._forward_hooks) for m in model.modules()]
+    )  # fmt: skip
+    before = seen()
+    plan = plan_pruning(model, x, 0.5)
+    small = shrink(model, plan)
+    after = seen()
+    assert all(a is b for a, b in zip((*before[0].values(), before[1]), (*after[0].values(), after[1]), strict=True))
+    assert before[3:] == after[3:]
+    assert plan.widths == {"a": (16, 8), "b": (16, 8), "head": (3, 3)}
+    masked = clone(model)
+    mask_(masked, plan)
+    masked.cache.clear()
+    assert torch.allclose(masked(x), small(x), atol=1e-6)

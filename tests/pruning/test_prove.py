@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lighten.errors import UserError
+from lighten.pruning import plan_pruning, shrink
 from lighten.pruning.groups import find_groups
 from lighten.pruning.prove import prove
 
@@ -99,3 +100,31 @@ def test_an_input_that_cannot_be_replaced_is_refused():
     model = Picky()
     with pytest.raises(UserError, match=r"cannot be run on random input of the example's shapes \(only the real thing"):
         prove(model, find_groups(model, ((torch.rand(1, 4),), {})))
+
+
+class Inverted(nn.Module):
+    """An inverted residual that adds its input where the shapes happen to agree."""
+
+    def __init__(self, inputs, hidden, outputs):
+        super().__init__()
+        self.up, self.down = nn.Conv2d(inputs, hidden, 1), nn.Conv2d(hidden, outputs, 1)
+
+    def forward(self, x):
+        y = self.down(torch.relu(self.up(x)))
+        return x + y if y.shape == x.shape else y
+
+
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_widths_that_meet_by_chance_are_moved_apart(scope):
+    """Half of 12 and three quarters of 8 are both 6: the forward would add what it did not add before."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), Inverted(8, 12, 12), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3)
+    )
+    net[0].weight.data[:2], net[0].bias.data[:2] = 0.0, 0.0
+    net[1].down.weight.data[:6], net[1].down.bias.data[:6] = 0.0, 0.0
+    images = torch.randn(2, 1, 6, 6)
+    for amount in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
+        plan = plan_pruning(net, images, amount, scope=scope, score="magnitude")
+        widths = {layer: after for layer, (_, after) in plan.widths.items()}
+        assert widths["0"] != widths["1.down"]
+        shrink(net, plan)

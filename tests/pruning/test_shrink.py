@@ -141,14 +141,37 @@ def test_tied_weights_stay_tied(images):
     assert small.a.weight.shape == (3, 3)
 
 
-def test_carries_its_plan_and_is_cut_once(build, images):
+def test_carries_its_plan_which_fits_it_no_more(build, images):
     model = build("flat")
     plan = plan_pruning(model, images, 0.5)
     small = shrink(model, plan)
     assert small.lighten_plan is plan
-    for again in (lambda: shrink(small, plan), lambda: mask_(small, plan), lambda: plan_pruning(small, images, 0.5)):
-        with pytest.raises(UserError, match=f"already cut, by plan {plan.hash[:12]}"):
+    for again in (lambda: shrink(small, plan), lambda: mask_(small, plan)):
+        with pytest.raises(UserError, match=r"does not match the plan: .* give the model that was planned"):
             again()
+
+
+def test_what_was_cut_is_cut_again_and_one_plan_says_it_all(network, images):
+    once = shrink(network, plan_pruning(network, images, 0.3))
+    plan = plan_pruning(once, images, 0.4)
+    twice = shrink(once, plan)
+    total = twice.lighten_plan
+    assert total.hash not in (plan.hash, once.lighten_plan.hash)
+    assert {layer: after for layer, (_, after) in total.widths.items()} == {n: w for n, (_, w) in plan.widths.items()}
+    again = shrink(network, Plan.from_json(total.to_json()))
+    assert torch.equal(outputs(again, images), outputs(twice, images))
+    kept = 1 - (1 - once.lighten_plan.saved["parameters"]) * (1 - plan.saved["parameters"])
+    count = [sum(p.numel() for p in model.parameters()) for model in (network, twice)]
+    assert total.saved["parameters"] == pytest.approx(kept) == pytest.approx(1 - count[1] / count[0])
+
+
+def test_a_part_that_is_built_alone_carries_its_own_plan(build, images):
+    model = nn.Sequential(build("flat"), nn.Softmax(1))
+    model[0].lighten_spec = {"name": "flat"}
+    small = shrink(model, plan_pruning(model, images, 0.5))
+    again = shrink(build("flat"), small[0].lighten_plan)
+    assert [p.shape for p in again.parameters()] == [p.shape for p in small[0].parameters()]
+    assert not hasattr(small[1], "lighten_plan")
 
 
 def test_a_plan_read_from_json_cuts_a_reloaded_model(build, images):

@@ -16,6 +16,7 @@ from lighten.errors import UserError
 from lighten.example import example_of
 from lighten.models import build_model
 from lighten.models.registry import whole
+from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import shrink
 from lighten.quantization.insert import BANK
@@ -113,6 +114,7 @@ def load(folder: str | Path, *, runtime: str = "torch") -> Any:
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError("no such file")
         state = load_file(folder / WEIGHTS)
+        restore_masks_(model, state)
         model.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder / WEIGHTS}: cannot be read ({_reason(error)}); write the folder again") from None

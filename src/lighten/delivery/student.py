@@ -10,6 +10,7 @@ from lighten.batch import BatchFormat
 from lighten.delivery.artifacts import open_run, read_json, write_json, write_text
 from lighten.delivery.folder import CONFIG, build, cut, load, save, save_tokenizer
 from lighten.errors import UserError
+from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
 from lighten.quantization.post_training import STATIC, quantize_post_training
 from lighten.quantization.sensitivity import find_float_layers
@@ -120,6 +121,7 @@ def _load_student(model: nn.Module, checkpoint: Path) -> str | None:
     prefix = "student."
     state = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     try:
+        restore_masks_(model, state)
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{checkpoint}: is not of this recipe's student ({str(error).splitlines()[0]})") from None

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ class Candidate:
         gone: which channels are removed already, and stay so.
         unit: how many channels of its first layer one channel of the group stands for.
         beside: channels of its first layer that are not of this group.
+        start: how many channels were gone before anything was asked for.
+        absent: how many more there were before the model was cut, where the amount is one of the original width.
+        fixed: no more of it may go.
     """
 
     name: str
@@ -30,11 +34,23 @@ class Candidate:
     gone: frozenset[int] = frozenset()
     unit: int = 1
     beside: int = 0
+    start: int = 0
+    absent: int | None = None
+    fixed: bool = False
 
     @property
     def width(self) -> int:
         """Channels, removed ones included."""
         return len(self.scores)
+
+    @property
+    def base(self) -> int:
+        """Channels that an amount is a share of."""
+        return self.width - self.start if self.absent is None else self.width + self.absent
+
+    def removed(self, count: int) -> int:
+        """Return how many of ``width`` are gone when ``count`` of ``base`` are."""
+        return count + (self.start if self.absent is None else -self.absent)
 
 
 Share = Callable[[Sequence[int]], float]
@@ -65,7 +81,8 @@ def allocate(
 ) -> list[list[int]]:
     """Return the channels of each group that are removed, the ones already gone among them.
 
-    Every group keeps at least one channel. The lowest scores go first, equal ones by index.
+    Every group keeps at least one channel. The lowest scores go first, equal ones in an order drawn by the group's
+    name.
 
     Args:
         candidates: the groups.
@@ -86,14 +103,31 @@ def allocate(
     if scope not in SCOPES:
         raise UserError(f"no scope {scope!r}; {did_you_mean(scope, SCOPES)}")
     if strength == 0.0:
-        return [_lowest(c, 0) for c in candidates]
+        return [lowest(c, 0) for c in candidates]
+    moving = [which for which, c in enumerate(candidates) if not c.fixed]
+    if len(moving) < len(candidates):
+        found = allocate(
+            [candidates[which] for which in moving], amount, scope=scope, align=align, strength=strength,
+            share=None if share is None else lambda counts: share(_spread(candidates, moving, counts)),
+            sensitivities=[sensitivities[which] for which in moving] if sensitivities else (),
+            counts=None if counts is None else [counts[which] for which in moving],
+        )  # fmt: skip
+        return [found[moving.index(which)] if which in moving else lowest(c, 0) for which, c in enumerate(candidates)]
     if counts is None and scope == "global":
         counts = _globally(candidates, amount, align, strength, share)
     else:
         if counts is None:
             counts = final_counts(candidates, amount, scope, align=align, share=share, sensitivities=sensitivities)
-        counts = [_nearest(strength * count) for count in counts]
-    return [_lowest(c, n) for c, n in zip(candidates, counts, strict=True)]
+        counts = [_nearest(c.start + strength * (count - c.start)) for c, count in zip(candidates, counts, strict=True)]
+    return [lowest(c, n) for c, n in zip(candidates, counts, strict=True)]
+
+
+def _spread(candidates: Sequence[Candidate], moving: Sequence[int], counts: Sequence[int]) -> list[int]:
+    """Return the counts of all groups, given those of the ones that may lose channels."""
+    found = [len(c.gone) for c in candidates]
+    for which, count in zip(moving, counts, strict=True):
+        found[which] = count
+    return found
 
 
 def final_counts(
@@ -114,8 +148,8 @@ def final_counts(
         return [_aligned(c, _uniform(c, amount), align) for c in candidates]
     at = pressure(candidates, scope, align=align, sensitivities=sensitivities)
     if share is None:
-        total = sum(c.width for c in candidates)
-        return _reach(candidates, at, amount, lambda counts: sum(counts) / total, align)
+        total, before = sum(c.base for c in candidates), sum(c.removed(0) for c in candidates)
+        return _reach(candidates, at, amount, lambda counts: (sum(counts) - before) / total, align)
     return _reach(candidates, at, amount, share, align)
 
 
@@ -125,7 +159,7 @@ def pressure(
     """Return how many channels of each group go under a pressure in [0, 1]: none at 0, all but one at 1."""
 
     def uniform(p: float) -> list[int]:
-        return [_aligned(c, min(c.width - 1, _nearest(p * c.width)), align) for c in candidates]
+        return [_aligned(c, _within(c, c.removed(_nearest(p * c.base))), align) for c in candidates]
 
     def sensitive(p: float) -> list[int]:
         if p >= 1.0:
@@ -133,8 +167,7 @@ def pressure(
         found = []
         for candidate, sensitivity in zip(candidates, sensitivities, strict=True):
             share = _share_at(sensitivity, p / (1.0 - p))
-            count = min(candidate.width - 1, _nearest(share * candidate.width))
-            found.append(_aligned(candidate, count, align))
+            found.append(_aligned(candidate, _within(candidate, _nearest(share * candidate.width)), align))
         return found
 
     return sensitive if scope == "sensitivity" else uniform
@@ -225,47 +258,53 @@ def _solve(of: Callable[[float], float], value: float, steps: int = 40) -> float
 
 
 def _uniform(candidate: Candidate, amount: float) -> int:
-    count = _nearest(amount * candidate.width)
+    count = candidate.removed(_nearest(amount * candidate.base))
     if count >= candidate.width:
-        most = math.floor(100 * (candidate.width - 0.5) / candidate.width) / 100
+        most = math.floor(100 * (candidate.base - 0.5) / candidate.base) / 100
         raise UserError(
             f"amount={amount} would empty {candidate.name} ({candidate.width} channels); "
             f"ask for at most {most}, or exclude that layer"
         )
-    return count
+    return max(count, len(candidate.gone))
 
 
 def _globally(
     candidates: Sequence[Candidate], amount: float, align: int, strength: float, share: Share | None
 ) -> list[int]:
-    total = sum(c.width for c in candidates)
-    most = total - len(candidates)
+    base, before = sum(c.base for c in candidates), sum(c.removed(0) for c in candidates)
+    most = sum(c.width for c in candidates) - len(candidates)
+    start = sum(c.start for c in candidates)
     ranked = _ranking(candidates)
     if share is None:
-        if _nearest(amount * total) > most:
+        final = before + _nearest(amount * base)
+        if final > most:
             raise UserError(
-                f"amount={amount} would empty a layer: each of {len(candidates)} groups keeps one of {total} channels; "
-                f"ask for at most {math.floor(100 * most / total) / 100}"
+                f"amount={amount} would empty a layer: each of {len(candidates)} groups keeps one of {base} channels; "
+                f"ask for at most {math.floor(100 * (most - before) / base) / 100}"
             )
-        counts = _first(candidates, ranked, _nearest(strength * amount * total))
+        counts = _first(candidates, ranked, _nearest(start + strength * (before + amount * base - start)))
     else:
         at = lambda p: _first(candidates, ranked, round(p * most))  # noqa: E731
+        first = share([c.start for c in candidates])
         counts = (
             _reach(candidates, at, amount, share, align)
             if strength == 1.0
-            else at(_solve(lambda p: share(at(p)), strength * amount))
+            else at(_solve(lambda p: share(at(p)), first + strength * (amount - first)))
         )
     return counts if strength < 1.0 else [_aligned(c, n, align) for c, n in zip(candidates, counts, strict=True)]
 
 
 def _ranking(candidates: Sequence[Candidate]) -> list[int]:
-    """Return the group of each live channel that may go, lowest relative score first; each group keeps its best."""
+    """Return the group of each live channel that may go, lowest relative score first; each group keeps its best.
+
+    Where scores are equal, groups lose alike shares.
+    """
     ranked = []
     for which, candidate in enumerate(candidates):
         live = _ranked(candidate)
         mean = float(candidate.scores[live].mean()) or 1.0
-        ranked += [(float(candidate.scores[i]) / mean, which, i) for i in live[:-1]]
-    return [which for _, which, _ in sorted(ranked)]
+        ranked += [(float(candidate.scores[i]) / mean, (at + 1) / len(live), which) for at, i in enumerate(live[:-1])]
+    return [which for _, _, which in sorted(ranked)]
 
 
 def _first(candidates: Sequence[Candidate], ranked: Sequence[int], count: int) -> list[int]:
@@ -289,14 +328,27 @@ def _aligned(candidate: Candidate, count: int, align: int) -> int:
     return min(_allowed(candidate, align), key=lambda removed: (abs(removed - count), removed))
 
 
-def _lowest(candidate: Candidate, count: int) -> list[int]:
+def lowest(candidate: Candidate, count: int) -> list[int]:
+    """Return the ``count`` channels that go first, those already gone among them."""
     more = max(0, count - len(candidate.gone))
     return sorted([*candidate.gone, *_ranked(candidate)[:more]])
 
 
+def nearby(candidate: Candidate, count: int, align: int) -> list[int]:
+    """Return other numbers of channels to remove, nearest to ``count`` first."""
+    others = [n for n in _allowed(candidate, align) if n != count]
+    return sorted(others, key=lambda n: (abs(n - count), n))
+
+
+def _within(candidate: Candidate, count: int) -> int:
+    return max(len(candidate.gone), min(candidate.width - 1, count))
+
+
 def _ranked(candidate: Candidate) -> list[int]:
-    """Return the live channels, lowest score first, equal ones by index."""
-    order = torch.sort(candidate.scores, stable=True).indices.tolist()
+    """Return the live channels, lowest score first; equal ones in an order that depends on the group's name alone."""
+    generator = torch.Generator().manual_seed(zlib.crc32(candidate.name.encode()))
+    drawn = torch.randperm(candidate.width, generator=generator)
+    order = drawn[torch.sort(candidate.scores[drawn], stable=True).indices].tolist()
     return [i for i in order if i not in candidate.gone]
 
 

@@ -3,7 +3,7 @@
 import bisect
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,15 +15,18 @@ from torch.optim import Optimizer
 
 from lighten.errors import UserError
 from lighten.example import ExampleInput, as_call
+from lighten.pruning.copies import Copies, mask_state_
 from lighten.pruning.cost import Costs, costs_of
 from lighten.pruning.criterion import first_order
 from lighten.pruning.decide import Findings, decide, settle, study
 from lighten.pruning.groups import Structure
 from lighten.pruning.mask import Masks, mask_, mask_filters_, tensors_of
+from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.schedule import check_ramp, ramp
 from lighten.training.example import example_calls, find_part
+from lighten.training.loading import before_loading
 from lighten.training.progress import fell_short, fit_position, logs_now
 from lighten.training.record import log_now
 
@@ -60,6 +63,7 @@ class Prune(L.Callback):
         rate_norm: see there.
         calibration: inputs of the pruned module for ``"sensitivity"``; by default 128 samples of the train data.
         module: name of the part to prune; by default ``student`` where there is one, else all.
+        of: see there; what an earlier fit has masked stays masked.
 
     Attributes:
         plan: the current plan during the fit, the final one after it; ``None`` before.
@@ -90,8 +94,11 @@ class Prune(L.Callback):
         rate_norm: float = 0.9,
         calibration: Sequence[ExampleInput] | None = None,
         module: str | None = None,
+        of: str = "present",
     ) -> None:
-        self.settings = Settings(amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm)
+        self.settings = Settings(
+            amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm, of=of
+        )
         check_ramp(begin=begin, end=end, shape=schedule)
         self.begin, self.end, self.exclude, self.module = begin, end, tuple(exclude), module
         self.schedule, self.soft = schedule, soft
@@ -104,6 +111,11 @@ class Prune(L.Callback):
         self._structure: Structure | None = None
         self._costs: Costs | None = None
         self._target: nn.Module | None = None
+        self._copies: Copies | None = None
+        self._loading: Any = None
+        self._loaded = False
+        self._gone: tuple[tuple[int, ...], ...] | None = None
+        self._precision: Any = None
         self._part = ""
         self._masks: Masks | None = None
         self._updates: list[int] = []
@@ -122,6 +134,8 @@ class Prune(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the groups, before any strategy wraps the model, and show what will go."""
+        self._loaded, self._gone = False, None
+        self._loading = pl_module.register_load_state_dict_pre_hook(_mask_as)
         if stage != "fit":
             return
         if isinstance(trainer.strategy, SHARDED):
@@ -134,7 +148,10 @@ class Prune(L.Callback):
         if self.settings.scope == "sensitivity" and not self._calibrated:
             self.calibration = example_calls(trainer, pl_module, self._target)
         self.plan, self._updated, self._findings, self._evidence = None, -1, None, {}
-        self._ended, self._resumed = False, False
+        self._ended, self._resumed, self._updates = False, False, []
+        self._copies = Copies((c for c in trainer.callbacks if c is not self), pl_module, self._part)  # type: ignore[attr-defined]
+        self._copies.before_loading(_mask_as)
+        self._precision = trainer.precision
         self.preview = self._decide(trainer, 1.0)
         if self.settings.scope == "sensitivity":
             self._findings = None  # probed again when the first channels go
@@ -155,6 +172,8 @@ class Prune(L.Callback):
                 f"the checkpoint's plan has groups {planned[:3]}…, this model {found[:3]}…; "
                 "resume with the same model, module and exclude"
             )
+        if self._gone is not None:
+            self._structure = replace(self._structure, gone=self._gone)
         if not self._resumed:
             self._from = fit_position(trainer).done
         self._resumed, self._steps = False, 0
@@ -170,10 +189,9 @@ class Prune(L.Callback):
         assert self._target is not None
         tensors = tensors_of(self._target)
         for group in self._structure.groups:
-            if any(tensors[s.tensor].grad is None for s in group.positions if s.role == "filter"):
+            if all(tensors[s.tensor].grad is None for s in group.positions if s.role == "filter"):
                 continue  # another optimizer's step
             seen = first_order(group, tensors)
-            seen = torch.where(seen.isfinite(), seen, 0.0)  # a step that the loss scaler will skip
             before = self._evidence.get(group.name)  # of a checkpoint: on the CPU
             self._evidence[group.name] = seen if before is None else before.to(seen.device) + seen
 
@@ -202,10 +220,35 @@ class Prune(L.Callback):
                 "(EarlyStopping, max_time), or set end earlier"
             )
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Mask what was loaded, or what others have averaged."""
+        self._mask_loaded(pl_module)
+        self._mask_copies()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Mask what was loaded."""
+        self._mask_loaded(pl_module)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Mask what was loaded."""
+        self._mask_loaded(pl_module)
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """Mask the weights that a callback has swapped in."""
+        self._mask_again()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let nobody's average bring back what is masked."""
+        if self._masks is not None and not self._soft_now:
+            assert self._target is not None
+            assert self.plan is not None
+            self._mask_copies()
+            prefix = f"{self._part}." if self._part else ""
+            mask_state_(checkpoint["state_dict"], self._target, self.plan, prefix)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Zero once more what a callback that averages weights over the fit has put back."""
-        if self._masks is not None:
-            self._masks.apply_()
+        self._mask_again()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let go of the model.
@@ -213,9 +256,12 @@ class Prune(L.Callback):
         Raises:
             UserError: if the fit stopped before the ramp was over; all else of the fit is done and saved by then.
         """
+        if self._loading is not None:
+            self._loading.remove()
         if stage != "fit":
             return
-        self._masks = self._target = self._structure = None
+        self._mask_again()
+        self._masks = self._target = self._structure = self._copies = None
         unfinished, self._unfinished = self._unfinished, None
         if unfinished is not None:
             raise UserError(unfinished)
@@ -226,9 +272,10 @@ class Prune(L.Callback):
             return {}
         found = None if self._findings is None else json.dumps(asdict(self._findings))
         evidence = {name: seen.cpu() for name, seen in self._evidence.items()}
+        gone = None if self._structure is None else [list(channels) for channels in self._structure.gone]
         return {
             "plan": self.plan.to_json(), "updated": self._updated, "ended": self._ended, "from": self._from,
-            "findings": found, "evidence": evidence,
+            "findings": found, "evidence": evidence, "gone": gone, "soft": self._soft_now,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -239,6 +286,9 @@ class Prune(L.Callback):
             self._resumed = True
             self._findings = _read_findings(state_dict["findings"])
             self._evidence = dict(state_dict["evidence"])
+            gone = state_dict.get("gone")
+            self._gone = None if gone is None else tuple(tuple(channels) for channels in gone)
+            self._loaded = not state_dict.get("soft", False)
 
     @property
     def _hash(self) -> str | None:
@@ -292,11 +342,31 @@ class Prune(L.Callback):
         now = ramp(due / self._steps, begin=self.begin, end=self.end, shape=self.schedule)
         return max(now, self.plan.settings["strength"])
 
+    def _mask_again(self) -> None:
+        """Zero the masked places, and leave channels out of norms, as somebody may have put back others."""
+        if self._masks is not None and not self._soft_now:
+            assert self._target is not None
+            assert self.plan is not None
+            mask_(self._target, self.plan)
+
+    def _mask_copies(self) -> None:
+        if self._masks is not None and not self._soft_now:
+            assert self._copies is not None
+            assert self.plan is not None
+            self._copies.mask_(self.plan)
+
+    def _mask_loaded(self, pl_module: L.LightningModule) -> None:
+        """Mask as the checkpoint's plan says, in a stage that has none of its own."""
+        if self._loaded and self._masks is None and self.plan is not None:
+            mask_(pl_module, self.plan)
+            self._loaded = False
+
     def _mask(self) -> None:
         assert self._target is not None
         assert self.plan is not None
         (mask_filters_ if self._soft_now else mask_)(self._target, self.plan)
         self._masks = Masks(self._target, self.plan)
+        self._mask_copies()
 
     def _decide(self, trainer: L.Trainer, strength: float) -> Plan:
         """Decide on rank zero; return the plan, or raise the error, on every rank.
@@ -339,14 +409,28 @@ class Prune(L.Callback):
             self._structure, self._target, self.settings, findings=findings, strength=strength,
             after=None if self.soft else self.plan, evidence=evidence, costs=self._costs,
         )  # fmt: skip
-        return replace(plan, part=self._part), findings
+        settings = {**plan.settings, "precision": str(self._precision)}
+        return replace(plan, part=self._part, settings=settings), findings
 
     def _known_evidence(self) -> dict[str, Tensor] | None:
         """Return the first-order scores seen so far; groups that no gradient has reached score zero."""
         if self.settings.score != "taylor":
             return None
+        if not self._updates:
+            return {}  # nothing is known before the fit
         assert self._structure is not None
         return {g.name: self._evidence.get(g.name, torch.zeros(g.width)) for g in self._structure.groups}
+
+
+@before_loading
+def _prepare(module: nn.Module, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    restore_masks_(module, state_dict)
+    return state_dict
+
+
+def _mask_as(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Mask the norms of ``module`` as a state dict says that is about to be loaded."""
+    restore_masks_(module, {n.removeprefix(prefix): t for n, t in state_dict.items() if n.startswith(prefix)})
 
 
 def _read_findings(text: str | None) -> Findings | None:

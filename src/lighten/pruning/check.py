@@ -5,12 +5,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.example import Call, map_tensors
+from lighten.preserve import preserved
 from lighten.pruning.trace import random_state_kept
+
+COARSE = 0.1
+"""What outputs may differ by in 16 bits, where the order of a sum shows; what depends on the precision shows more."""
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: COARSE, torch.float16: COARSE}
+"""What the outputs of equal networks may differ by, relative to the largest."""
 
 
 def describe(call: Call) -> dict[str, Any]:
@@ -29,8 +36,9 @@ def synthesise(description: Mapping[str, Any], device: torch.device, dtype: torc
 
 
 def difference(
-    one: nn.Module, other: nn.Module, example: Mapping[str, Any], *, dtype: torch.dtype, copies: bool = True
-) -> float:
+    one: nn.Module, other: nn.Module, example: Mapping[str, Any], *, dtype: torch.dtype,
+    copies: bool = True, autocast: torch.dtype | None = None,
+) -> float:  # fmt: skip
     """Return the largest difference of two models' outputs, each relative to its largest value.
 
     Both are run on one synthetic input; random state is left as found. Outputs that differ in shape or number are
@@ -42,6 +50,7 @@ def difference(
         example: what :func:`describe` returned.
         dtype: of the input, and of the models where they are copied.
         copies: run copies in eval mode; without, the models are run as they are.
+        autocast: run under autocast to this type.
 
     Raises:
         RuntimeError: what the models raise, if they cannot be run so.
@@ -53,12 +62,40 @@ def difference(
         results = []
         for model in (one, other):
             torch.manual_seed(0)
-            results.append(_outputs(_cast(clone(model).eval(), dtype) if copies else model, call))
+            run = _cast(clone(model).eval(), dtype) if copies else model
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                results.append(_outputs(run, call))
     if any(value.isnan().any() for value in results[0]):
         return float("nan")
     if [value.shape for value in results[0]] != [value.shape for value in results[1]]:
         return float("inf")
     return max((_distance(a, b) for a, b in zip(*results, strict=True)), default=0.0)
+
+
+def tolerance_of(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype) -> float:
+    """Return how far apart equal networks' outputs may be, run in ``dtype``: a forward may compute in less than that.
+
+    Args:
+        model: run on a copy.
+        example: what :func:`describe` returned.
+        dtype: of the weights and the input.
+    """
+    with _Types() as seen:
+        difference(model, model, example, dtype=dtype)
+    return max(TOLERANCES[kind] for kind in {dtype, *seen.found} & TOLERANCES.keys())
+
+
+class _Types(TorchDispatchMode):
+    """Notes the types of all tensors that are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.found.update(value.dtype for value in tree_leaves(result) if isinstance(value, Tensor))
+        return result
 
 
 def is_blank(model: nn.Module, example: Mapping[str, Any]) -> bool:
@@ -68,6 +105,58 @@ def is_blank(model: nn.Module, example: Mapping[str, Any]) -> bool:
         torch.manual_seed(0)
         outputs = _outputs(model, synthesise(example, device, torch.float32))
     return all(not value.nan_to_num().any() for value in outputs)
+
+
+@torch.no_grad()
+def forget_(model: nn.Module, example: Mapping[str, Any]) -> None:
+    """Drop the tensors that a forward keeps in dicts or attributes, where it makes them again once they are gone.
+
+    Args:
+        model: a copy; it is run in eval mode.
+        example: what :func:`describe` returned.
+    """
+    kept = [
+        (holder, key)
+        for module in model.modules()
+        for holder in (vars(module), *(v for n, v in vars(module).items() if isinstance(v, dict) and n not in OWN))
+        for key, value in holder.items()
+        if isinstance(value, Tensor)
+    ]
+    if not kept:
+        return
+    before = [holder[key] for holder, key in kept]
+    with preserved(model):
+        model.eval()
+        found = [
+            _made_again(model, example, holder, key, value) for (holder, key), value in zip(kept, before, strict=True)
+        ]
+    for (holder, key), again in zip(kept, found, strict=True):
+        if again:
+            _drop(model, holder, key)
+
+
+OWN = frozenset(vars(nn.Module()))
+"""Attributes of every module, in which parameters, buffers and hooks live."""
+
+
+def _made_again(model: nn.Module, example: Mapping[str, Any], holder: Any, key: Any, value: Tensor) -> bool:
+    _drop(model, holder, key)
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    try:
+        with random_state_kept(model):
+            _outputs(model, synthesise(example, first.device, first.dtype))
+        return isinstance(holder.get(key), Tensor)
+    except Exception:  # the forward cannot do without it
+        return False
+    finally:
+        holder[key] = value
+
+
+def _drop(model: nn.Module, holder: Any, key: Any) -> None:
+    if any(holder is vars(module) for module in model.modules()):
+        holder[key] = None  # as attributes are before the first call
+    else:
+        del holder[key]
 
 
 def _outputs(model: nn.Module, call: Call) -> list[Tensor]:

@@ -26,12 +26,18 @@ class Verdict:
         norms: L2 norms of the same channels.
         score: the criterion that was used.
         why: the reason, where there was a choice.
+        blind: nothing is known of any channel, so that none may go.
     """
 
     scores: Tensor
     norms: Tensor
     score: str
     why: str = ""
+    blind: bool = False
+
+
+NO_GRADIENT = "no gradient says which of its channels matter"
+EQUAL = "all alike, drawn at random"
 
 
 def judge(
@@ -51,10 +57,11 @@ def judge(
         live: indices of the channels that are not gone yet.
         score: a name of :data:`~lighten.pruning.score.SCORES`.
         rate_norm: see :func:`~lighten.pruning.score.mix`.
-        evidence: first-order scores by group; without, they are taken from the weights' gradients.
+        evidence: first-order scores by group, where they have been collected; a group that is not there has not been
+            looked at yet. Without, they are taken from the weights' gradients.
 
     Raises:
-        UserError: if weights are not finite, or gradients are wanted and there are none.
+        UserError: if weights or scores are not finite, or gradients are wanted and there are none.
     """
     whole = group.filters(tensors)
     if not torch.isfinite(whole).all():
@@ -72,23 +79,29 @@ def judge(
         found = _first_order(group, tensors, evidence)[live.to(whole.device)]
     else:
         found = formulas.random(group.width, name=group.name)[live]
-    return Verdict(found.float().cpu(), norms, used, why)
+    scores = found.float().cpu()
+    if not torch.isfinite(scores).all():
+        raise UserError(f"score={used!r} of {', '.join(group.layers)} is not finite; use another score")
+    if used == "taylor" and not scores.any():
+        weights = [tensors[slot.tensor] for slot in group.positions if slot.role == "filter"]
+        known = evidence is None or group.name in evidence or not any(w.requires_grad for w in weights)
+        return Verdict(scores, norms, used, NO_GRADIENT if known else "", blind=known)
+    alike = len(scores) > 1 and bool((scores == scores[0]).all())
+    return Verdict(scores, norms, used, "; ".join(filter(None, (why, EQUAL if alike else ""))))
 
 
 def first_order(group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
     """Return :func:`~lighten.pruning.score.taylor` of all channels, from the gradients that the weights hold.
 
-    Raises:
-        UserError: if a weight of the group has no gradient.
+    Weights without a gradient, such as frozen ones, and channels whose gradient is not finite, count as zero.
     """
     gradients = {}
     for slot in group.positions:
         if slot.role == "filter":
-            gradient = tensors[slot.tensor].grad
-            if gradient is None:
-                raise UserError(f"score='taylor' needs gradients and {slot.tensor} has none; run a backward pass first")
-            gradients[slot.tensor] = gradient
-    return formulas.taylor(group.filters(tensors), group.filters(gradients))
+            weight = tensors[slot.tensor]
+            gradients[slot.tensor] = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    found = formulas.taylor(group.filters(tensors), group.filters(gradients))
+    return torch.where(found.isfinite(), found, 0.0)
 
 
 def _choose(score: str, group: Group, norms: Tensor) -> tuple[str, str]:
@@ -113,5 +126,5 @@ def _norm_scales(group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
 def _first_order(group: Group, tensors: Mapping[str, Tensor], evidence: Mapping[str, Tensor] | None) -> Tensor:
     if evidence is None:
         return first_order(group, tensors)
-    found = evidence[group.name]
+    found = evidence.get(group.name, torch.zeros(group.width))
     return found.to(next(iter(tensors.values())).device)

@@ -1,23 +1,28 @@
 """From a model to a plan: what can be pruned, what it scores, what goes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
 from lighten.example import Call, ExampleInput, as_call
+from lighten.preserve import preserved
 from lighten.pruning.allocate import Candidate, Curve, Sensitivity, Share, allocate, final_counts
 from lighten.pruning.cost import Costs, costs_of
 from lighten.pruning.criterion import Verdict, judge
-from lighten.pruning.groups import Group, Structure, find_groups
+from lighten.pruning.earlier import with_earlier
+from lighten.pruning.groups import Structure, find_groups
 from lighten.pruning.latency import reach_latency
 from lighten.pruning.mask import tensors_of
 from lighten.pruning.plan import GroupPlan, Plan
 from lighten.pruning.prove import confirm, prove
 from lighten.pruning.sensitivity import probe
 from lighten.pruning.settings import Settings
+
+COSTS = ("macs", "parameters")
+"""Targets that follow from the widths alone."""
 
 
 def plan_pruning(
@@ -32,6 +37,7 @@ def plan_pruning(
     align: int = 1,
     rate_norm: float = 0.9,
     calibration: Iterable[ExampleInput] | None = None,
+    of: str = "present",
 ) -> Plan:
     """Decide which channels of ``model`` to remove. Nothing is cut.
 
@@ -55,6 +61,8 @@ def plan_pruning(
         align: make widths multiples of this where they can be.
         rate_norm: for ``"mix"``, the share that a norm lets pass.
         calibration: for ``"sensitivity"``, a few inputs that stand for the data, each as ``example_input``.
+        of: where ``model`` was pruned before, what ``amount`` is a share of: the ``"present"`` model, without the
+            channels that are masked or cut, or the ``"original"`` one.
 
     Raises:
         UserError: if a setting is out of range, a pattern matches no layer, the model is wrapped or cannot be traced,
@@ -66,7 +74,7 @@ def plan_pruning(
         >>> plan_pruning(net, randn(1, 3, 8, 8), amount=0.25).widths
         {'0': (8, 6), '2': (4, 4)}
     """
-    settings = Settings(amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm)
+    settings = Settings(amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm, of=of)
     structure = study(model, as_call(example_input), exclude=exclude)
     calls = None if calibration is None else [as_call(given) for given in calibration]
     findings = settle(structure, model, settings, calibration=calls)
@@ -79,11 +87,12 @@ def study(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) -> Struc
     Raises:
         UserError: as :func:`plan_pruning`; where nothing can be pruned, with the reasons.
     """
-    structure = prove(model, find_groups(model, call, exclude=exclude))
+    with preserved(model):
+        structure = prove(model, find_groups(model, call, exclude=exclude))
     if not structure.groups:
         why = "; ".join(f"{layer} {why}" for layer, why in list(structure.frozen.items())[:3])
         raise UserError(f"{type(model).__name__} has no group of channels that can be pruned: {why or 'no layers'}")
-    return structure
+    return with_earlier(structure, model)
 
 
 @dataclass(frozen=True)
@@ -127,8 +136,10 @@ def settle(
     if settings.scope == "sensitivity" or settings.target == "latency":
         verdicts = _verdicts(structure, model, settings, None, evidence)
     else:  # the widths do not depend on the scores
-        verdicts = [Verdict(z := torch.zeros(g.width), z, settings.score) for g in structure.groups]
-    candidates = [_candidate(structure, g, v, None) for g, v in zip(structure.groups, verdicts, strict=True)]
+        live = [torch.zeros(len(_live(structure, which, None))) for which in range(len(structure.groups))]
+        verdicts = [Verdict(zeros, zeros, settings.score) for zeros in live]
+    candidates = [_candidate(structure, which, verdict, None, settings) for which, verdict in enumerate(verdicts)]
+    _check_amount(structure, candidates, settings, costs)
     curves: list[Curve] = []
     known: list[Sensitivity] = []
     if settings.scope == "sensitivity":
@@ -139,9 +150,9 @@ def settle(
             Sensitivity(curve, _saving(costs, candidates, which, settings.target)) for which, curve in enumerate(curves)
         ]
     if settings.target == "latency":
-        counts, saved = reach_latency(model, structure, candidates, settings, known)
+        counts, saved = reach_latency(model, structure, candidates, _of_present(settings, structure), known)
         return Findings(tuple(counts), tuple(curves), saved)
-    share = _share(costs, settings.target)
+    share = _share(costs, structure, candidates, settings)
     counts = final_counts(
         candidates, settings.amount, settings.scope, align=settings.align, share=share, sensitivities=known
     )
@@ -178,15 +189,27 @@ def decide(
     verdicts = _verdicts(structure, model, settings, after, evidence)
     rows: Sequence[GroupPlan | None] = after.groups if after is not None else (None,) * len(structure.groups)
     candidates = [
-        _candidate(structure, group, verdict, row)
-        for group, verdict, row in zip(structure.groups, verdicts, rows, strict=True)
+        _candidate(structure, which, verdict, row, settings)
+        for which, (verdict, row) in enumerate(zip(verdicts, rows, strict=True))
     ]
+    frozen = dict(structure.frozen)
+    for group, verdict in zip(structure.groups, verdicts, strict=True):
+        frozen |= dict.fromkeys(group.layers, verdict.why) if verdict.blind else {}
+    if strength == 1.0 and evidence != {} and all(verdict.blind for verdict in verdicts):
+        raise UserError(
+            f"score='taylor' needs gradients, and none that is finite and not zero has reached "
+            f"{', '.join(group.name for group in structure.groups[:3])}; run a backward pass first, unfreeze a layer, "
+            "or use another score"
+        )
+    again = settings.scope == "uniform" and settings.target in COSTS and any(v.blind for v in verdicts)
     removed = allocate(
         candidates, settings.amount, scope=settings.scope, align=settings.align, strength=strength,
-        share=_share(costs, settings.target), counts=findings.counts if findings else None,
+        share=_share(costs, structure, candidates, settings),
+        counts=findings.counts if findings and not again else None,
     )  # fmt: skip
     if strength == 1.0:
-        confirm(model, structure, removed)
+        removed, stubborn = confirm(model, structure, candidates, removed, align=settings.align)
+        frozen |= stubborn
     cuts = structure.cuts(removed)
     counts = [len(r) for r in removed]
     saved = {target: costs.removed(counts, target) for target in ("macs", "parameters")}
@@ -195,13 +218,13 @@ def decide(
     curves = findings.curves if findings and findings.curves else ((),) * len(removed)
     return Plan(
         groups=tuple(
-            _row(group, candidate, verdict, row, gone, costs.through(which), curves[which])
-            for which, (group, candidate, verdict, row, gone) in enumerate(
-                zip(structure.groups, candidates, verdicts, rows, removed, strict=True)
+            _row(structure, which, candidate, verdict, row, gone, costs.through(which), curves[which])
+            for which, (candidate, verdict, row, gone) in enumerate(
+                zip(candidates, verdicts, rows, removed, strict=True)
             )
         ),
         cuts=cuts,
-        frozen=dict(structure.frozen),
+        frozen=frozen,
         widths=structure.widths(cuts),
         settings={**asdict(settings), "strength": strength},
         example=structure.example,
@@ -209,8 +232,46 @@ def decide(
     )
 
 
-def _share(costs: Costs, target: str) -> Share | None:
-    return None if target in ("channels", "latency") else lambda counts: costs.removed(counts, target)
+def _share(costs: Costs, structure: Structure, candidates: Sequence[Candidate], settings: Settings) -> Share | None:
+    """Return what the amount is a share of, as a function of the channels that are gone."""
+    target = settings.target
+    if target not in COSTS:
+        return None
+    if settings.of == "original":
+        left = 1.0 - structure.saved.get(target, 0.0)
+        return lambda counts: 1.0 - left * (1.0 - costs.removed(counts, target))
+    before = costs.removed([c.start for c in candidates], target)
+    return lambda counts: (costs.removed(counts, target) - before) / (1.0 - before)
+
+
+def _check_amount(structure: Structure, candidates: Sequence[Candidate], settings: Settings, costs: Costs) -> None:
+    """Raise where so much of the original model is gone that nothing is left to do."""
+    if settings.of == "present":
+        return
+    share = _share(costs, structure, candidates, settings)
+    if share is not None:
+        done = share([c.start for c in candidates])
+    elif settings.target == "latency":
+        done = structure.saved.get("latency", 0.0)
+    else:
+        done = sum(c.start - c.removed(0) for c in candidates) / sum(c.base for c in candidates)
+    if done >= settings.amount:
+        raise UserError(
+            f"amount={settings.amount} of the original {settings.target}: {done:.1%} are gone already; "
+            "ask for more, or for a share of what is left with of='present'"
+        )
+
+
+def _of_present(settings: Settings, structure: Structure) -> Settings:
+    """Return the same amount as a share of the present latency."""
+    if settings.of == "present":
+        return settings
+    if structure.saved and "latency" not in structure.saved:
+        raise UserError(
+            "of='original' with target='latency' needs a model whose latency was measured when it was cut; "
+            "use of='present'"
+        )
+    return replace(settings, amount=1.0 - (1.0 - settings.amount) / (1.0 - structure.saved.get("latency", 0.0)))
 
 
 def _saving(costs: Costs, candidates: Sequence[Candidate], which: int, target: str) -> float:
@@ -231,27 +292,46 @@ def _verdicts(
     tensors = tensors_of(model)
     rows: Sequence[GroupPlan | None] = after.groups if after is not None else (None,) * len(structure.groups)
     return [
-        judge(group, tensors, _live(group, row), score=settings.score, rate_norm=settings.rate_norm, evidence=evidence)
-        for group, row in zip(structure.groups, rows, strict=True)
+        judge(
+            group,
+            tensors,
+            _live(structure, which, row),
+            score=settings.score,
+            rate_norm=settings.rate_norm,
+            evidence=evidence,
+        )
+        for which, (group, row) in enumerate(zip(structure.groups, rows, strict=True))
     ]
 
 
-def _live(group: Group, row: GroupPlan | None) -> Tensor:
-    return torch.tensor(row.kept if row is not None else range(group.width))
+def _gone(structure: Structure, which: int, row: GroupPlan | None) -> frozenset[int]:
+    return frozenset(row.removed if row is not None else ()) | frozenset(structure.gone[which])
 
 
-def _candidate(structure: Structure, group: Group, verdict: Verdict, row: GroupPlan | None) -> Candidate:
+def _live(structure: Structure, which: int, row: GroupPlan | None) -> Tensor:
+    gone = _gone(structure, which, row)
+    return torch.tensor([i for i in range(structure.groups[which].width) if i not in gone])
+
+
+def _candidate(
+    structure: Structure, which: int, verdict: Verdict, row: GroupPlan | None, settings: Settings
+) -> Candidate:
     """Score the live channels of a group; the others keep the score with which they went."""
+    group = structure.groups[which]
     scores = torch.tensor(row.scores) if row is not None else torch.zeros(group.width)
-    scores[_live(group, row)] = verdict.scores
+    scores[_live(structure, which, row)] = verdict.scores
     first, index = next((slot, index) for slot, index in group.positions.items() if slot.role == "filter")
     beside = structure.sizes[first.tensor, first.dim] - index.numel()
-    gone = frozenset(row.removed) if row is not None else frozenset()
-    return Candidate(group.name, scores, gone, unit=index.shape[1], beside=beside)
+    return Candidate(
+        group.name, scores, _gone(structure, which, row), unit=index.shape[1], beside=beside,
+        start=len(structure.gone[which]), absent=structure.absent[which] if settings.of == "original" else None,
+        fixed=verdict.blind,
+    )  # fmt: skip
 
 
 def _row(
-    group: Group,
+    structure: Structure,
+    which: int,
     candidate: Candidate,
     verdict: Verdict,
     before: GroupPlan | None,
@@ -259,8 +339,9 @@ def _row(
     macs: float,
     curve: Curve,
 ) -> GroupPlan:
+    group = structure.groups[which]
     norms = torch.tensor(before.norms) if before is not None else torch.zeros(group.width)
-    norms[_live(group, before)] = verdict.norms
+    norms[_live(structure, which, before)] = verdict.norms
     gone = set(removed)
     return GroupPlan(
         group.name, group.layers, kept=tuple(i for i in range(group.width) if i not in gone),

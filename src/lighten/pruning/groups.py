@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.example import Call
+from lighten.example import Call, map_tensors
 from lighten.names import match_names
-from lighten.pruning.check import describe
+from lighten.pruning.check import describe, forget_
 from lighten.pruning.labels import Labels
+from lighten.pruning.norms import restore_
 from lighten.pruning.plan import Cut, Slot
 from lighten.pruning.rules import follow
 from lighten.pruning.trace import Axis, Geometry, Tracer, export, layer_of
@@ -76,6 +78,9 @@ class Structure:
         example: the traced call, as :func:`~lighten.pruning.check.describe` puts it.
         tied: the same model, its channels tied further where the forward cuts them into equal parts: what to try
             for groups that cannot be cut one by one.
+        gone: channels of each group that are masked already; see :mod:`~lighten.pruning.earlier`, as for the next two.
+        absent: how many channels of each group were cut out of the model before.
+        saved: shares of the original model's cost that went with these.
     """
 
     groups: tuple[Group, ...]
@@ -86,6 +91,9 @@ class Structure:
     costs: tuple[Cost, ...] = field(repr=False)
     example: Mapping[str, Any] = field(repr=False)
     tied: "Callable[[Iterable[Group]], Structure | None]" = field(repr=False)
+    gone: tuple[tuple[int, ...], ...] = ()
+    absent: tuple[int, ...] = ()
+    saved: Mapping[str, float] = field(default_factory=dict)
 
     def cuts(self, removed: Sequence[Iterable[int]]) -> tuple[Cut, ...]:
         """Return what is cut where, if these channels of each group go."""
@@ -113,22 +121,36 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     :func:`~lighten.pruning.prove.prove`.
 
     Args:
-        model: not wrapped for distributed training, not cut before.
+        model: not wrapped for distributed training.
         call: arguments to run it with.
         exclude: names or patterns of layers whose filters stay, and with them all that is tied to them.
 
     Raises:
-        UserError: if the model is wrapped or cut, cannot be traced, or a pattern matches no layer.
+        UserError: if the model is wrapped, cannot be traced, or a pattern matches no layer.
     """
     refuse_unfit(model)
-    tracer = follow(Tracer(export(model, call), model))
+    copied = clone(model)
+    for module in copied.modules():
+        restore_(module)
+    example = describe(call)
+    forget_(copied, example)
+    tracer = follow(Tracer(export(copied, _in_its_type(copied, call)), copied))
     layers = _layers(tracer.axes)
     unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
     for layer in match_names(exclude, {*layers, *tracer.stuck, *unused}):
         if layer in layers:
             tracer.labels.freeze(tracer.axes[layers[layer]].labels, "is excluded")
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return _structure(tracer, layers, unused, shapes, describe(call))
+    return _structure(tracer, layers, unused, shapes, example)
+
+
+def _in_its_type(model: nn.Module, call: Call) -> Call:
+    """Return ``call`` in the type of the weights, where these are all of one type of 16 bits."""
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    half = next(iter(kinds)) if len(kinds) == 1 else torch.float32
+    if half not in (torch.float16, torch.bfloat16):
+        return call
+    return map_tensors(lambda t: t.to(half) if t.is_floating_point() else t, call)
 
 
 def _structure(
@@ -173,13 +195,11 @@ CUTTABLE = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def refuse_unfit(model: nn.Module) -> None:
-    """Raise where a wrapper already holds references to the parameters, or the model was cut before.
+    """Raise where a wrapper already holds references to the parameters.
 
     Raises:
-        UserError: naming the wrapper, or the plan that was carried out.
+        UserError: naming the wrapper.
     """
-    if (done := getattr(model, "lighten_plan", None)) is not None:
-        raise UserError(f"the model is already cut, by plan {done.hash[:12]}; give the model from before")
     for module in model.modules():
         kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
         if kinds:

@@ -19,7 +19,7 @@ def mask_(model: nn.Module, plan: Plan) -> None:
     With this, removed channels reach no output, and no weight range of a layer that reads them depends on them.
 
     Raises:
-        UserError: if ``plan`` was made for a model of other shapes, or ``model`` is already cut.
+        UserError: if ``plan`` was made for a model of other shapes, such as this one before it was cut.
 
     Example:
         >>> from torch import nn, randn
@@ -33,7 +33,7 @@ def mask_(model: nn.Module, plan: Plan) -> None:
     check_fits(model, plan)
     for tensor, dim, cut in masked(model, plan):
         tensor.index_fill_(dim, torch.tensor(cut.removed, device=tensor.device), 0)
-    _mask_norms(model, plan)
+    mask_norms_(model, plan)
 
 
 def part_of(model: nn.Module, plan: Plan) -> nn.Module:
@@ -44,11 +44,13 @@ def part_of(model: nn.Module, plan: Plan) -> nn.Module:
     return dict(model.named_modules()).get(plan.part, model)
 
 
-def _mask_norms(model: nn.Module, plan: Plan) -> None:
-    removed = {slot.tensor: cut.removed for cut in plan.cuts for slot in cut.slots if slot.role == "norm"}
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        weight = f"{name}.weight" if name else "weight"
-        restore_(module) if weight not in removed else leave_out_(module, removed[weight])
+def mask_norms_(model: nn.Module, plan: Plan) -> None:
+    """Leave the removed channels out of the statistics of norms over channels, and no others."""
+    tensors = tensors_of(model)
+    removed = {id(tensors[slot.tensor]): cut for cut in plan.cuts for slot in cut.slots if slot.role == "norm"}
+    for module in model.modules():
+        cuts = [removed[id(own)] for own in module._parameters.values() if id(own) in removed]
+        leave_out_(module, cuts[0].removed, cuts[0].size) if cuts else restore_(module)
 
 
 class Masks:
@@ -110,7 +112,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_fits(model: nn.Module, plan: Plan) -> None:
-    """Check that ``plan`` speaks of this very model, still in its full shape.
+    """Check that ``plan`` speaks of this very model, in the shape that was planned.
 
     Raises:
         UserError: naming the first layer that does not match.

@@ -1,100 +1,174 @@
 """Norms over channels while some are masked: their statistics leave the removed channels out."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 LIVE = "live"
-"""The buffer that says, with 1 and 0, which channels count."""
+"""The attribute, and the entry of the state dict, that says which channels count."""
+SINGLE = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+"""Norms in which channels do not meet."""
 
 
-class _Masked:
-    """Mixed into a norm's class while channels of it are masked."""
+class _Masked(nn.Module):
+    """Mixed into a norm's class while channels of it are masked: whatever norm its forward calls sees live ones alone.
+
+    ``live`` is no buffer, for whoever averages weights walks through the buffers of two models side by side.
+    """
 
     live: Tensor
+    kept: Tensor
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with _LiveOnly(self.kept, len(self.live)):
+            return super().forward(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        super()._apply(*args, **kwargs)
+        device = next(self.parameters()).device
+        if device.type != "meta":
+            self.live, self.kept = self.live.to(device), self.kept.to(device)
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + LIVE] = self.live
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Become what the state dict is of: masked as it says, or not at all."""
+        masked = prefix + LIVE in state_dict
+        if masked:
+            _set_live(self, state_dict.pop(prefix + LIVE))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if masked:
+            state_dict[prefix + LIVE] = self.live
+        else:
+            restore_(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        made: Any = super().__reduce_ex__(protocol)
+        return (_unpickled, (cast(Any, self).plain,), *made[2:])
 
 
-class _LayerNorm(_Masked, nn.LayerNorm):
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize over the live channels of the last dimension."""
-        return _normalize(input, self.live, (-1,), self.eps, self.weight, self.bias)
+def _unpickled(kind: type[nn.Module]) -> nn.Module:
+    made = _masked_class(kind)
+    return made.__new__(made)
 
 
-class _RMSNorm(_Masked, nn.RMSNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        """Divide by the root mean square of the live channels of the last dimension."""
-        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        wide = _wide(x)
-        mean = (wide * self.live).square().sum(-1, keepdim=True) / self.live.sum()
-        return (wide * torch.rsqrt(mean + eps)).to(x.dtype) * self.weight
+class _LiveOnly(TorchFunctionMode):
+    """Cut, within a forward, what norms over ``width`` channels are given, and lay their outputs out in full again."""
+
+    def __init__(self, kept: Tensor, width: int) -> None:
+        super().__init__()
+        self._kept, self._width = kept, width
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        rule = RULES.get(func)
+        if rule is None:
+            return func(*args, **(kwargs or {}))
+        return rule(self, func, *args, **(kwargs or {}))
+
+    def over_last(self, func: Any, x: Tensor, shape: Any, *rest: Any, **named: Any) -> Any:
+        """Run a layer norm or RMS norm."""
+        if [shape] != [self._width] and list(shape) != [self._width]:
+            return func(x, shape, *rest, **named)
+        rest, named = (self._narrowed(rest), self._narrowed(named))
+        return self._laid_out(func(x.index_select(-1, self._kept), [len(self._kept)], *rest, **named), x, -1)
+
+    def over_second(self, func: Any, x: Tensor, groups: int, *rest: Any, **named: Any) -> Any:
+        """Run a group norm; of several groups whole ones go, and nothing is to be left out."""
+        if groups != 1 or x.shape[1] != self._width:
+            return func(x, groups, *rest, **named)
+        rest, named = (self._narrowed(rest), self._narrowed(named))
+        return self._laid_out(func(x.index_select(1, self._kept), 1, *rest, **named), x, 1)
+
+    def _narrowed(self, given: Any) -> Any:
+        def cut(value: Any) -> Any:
+            return value.index_select(0, self._kept) if isinstance(value, Tensor) and value.ndim == 1 else value
+
+        if isinstance(given, Mapping):
+            return {name: cut(value) for name, value in given.items()}
+        return tuple(cut(value) for value in given)
+
+    def _laid_out(self, small: Tensor, x: Tensor, dim: int) -> Tensor:
+        return small.new_zeros(x.shape).index_copy_(dim, self._kept, small)  # out of place autocast would promote it
 
 
-class _GroupNorm(_Masked, nn.GroupNorm):
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize over the live channels and all places."""
-        shape = (-1, *[1] * (input.ndim - 2))
-        bias = self.bias.view(shape) if self.bias is not None else None
-        dims = tuple(range(1, input.ndim))
-        return _normalize(input, self.live.view(shape), dims, self.eps, self.weight.view(shape), bias)
-
-
-def _normalize(
-    x: Tensor, live: Tensor, dims: tuple[int, ...], eps: float, weight: Tensor, bias: Tensor | None
-) -> Tensor:
-    wide = _wide(x)
-    count = live.sum() * (wide[0].numel() // live.numel() if len(dims) > 1 else 1)
-    centred = wide - (wide * live).sum(dims, keepdim=True) / count
-    variance = (centred * live).square().sum(dims, keepdim=True) / count
-    normal = (centred * torch.rsqrt(variance + eps)).to(x.dtype) * weight
-    return normal if bias is None else normal + bias
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-KINDS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.LayerNorm: _LayerNorm,
-    nn.RMSNorm: _RMSNorm,
-    nn.GroupNorm: _GroupNorm,
+RULES: dict[Any, Callable[..., Any]] = {
+    F.layer_norm: _LiveOnly.over_last,
+    F.rms_norm: _LiveOnly.over_last,
+    F.group_norm: _LiveOnly.over_second,
+    torch.layer_norm: _LiveOnly.over_last,
+    torch.rms_norm: _LiveOnly.over_last,
+    torch.group_norm: _LiveOnly.over_second,
 }
 MADE: dict[Any, Any] = {}
 """The masked subclasses, by what they were made of."""
 
 
-def maskable(module: nn.Module) -> bool:
-    """Say whether ``module`` is a norm over channels, with a weight, that can leave some of them out."""
-    return isinstance(module, tuple(KINDS)) and isinstance(module.weight, Tensor)
+def leave_out_(module: nn.Module, removed: Iterable[int], width: int) -> None:
+    """Make a norm over channels compute what it will with ``removed`` cut; norms channel by channel stay as they are.
 
-
-def leave_out_(module: nn.Module, removed: Iterable[int]) -> None:
-    """Make a norm over channels compute what it will with ``removed`` cut; other modules are left as they are."""
+    Args:
+        module: its forward calls a layer norm, an RMS norm or a group norm of one group.
+        removed: indices of the channels.
+        width: how many channels there are.
+    """
     whole = isinstance(module, nn.GroupNorm) and module.num_groups > 1  # whole groups go: nothing to leave out
-    if not maskable(module) or whole:
+    if isinstance(module, SINGLE) or whole:
         return
-    weight = cast(Tensor, module.weight)
-    live = torch.ones(weight.shape, device=weight.device, dtype=weight.dtype)
-    live[torch.tensor(sorted(removed), device=weight.device)] = 0
+    live = torch.ones(width, dtype=torch.bool)
+    live[torch.tensor(sorted(removed), dtype=torch.int64)] = False
     restore_(module)
-    module.register_buffer(LIVE, live, persistent=False)
     module.__class__ = _masked_class(type(module))
+    _set_live(module, live)
 
 
 def restore_(module: nn.Module) -> None:
     """Make a norm count all its channels again."""
     if isinstance(module, _Masked):
         masked = cast(Any, module)
-        del masked._buffers[LIVE]
+        del masked.live, masked.kept
         masked.__class__ = masked.plain
 
 
+def masked_norms(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the norms that leave channels out now, by name."""
+    for name, module in model.named_modules():
+        if isinstance(module, _Masked):
+            yield name, module
+
+
+def restore_masks_(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Make the norms of ``module`` ready to load ``state_dict``: those masked that were masked when it was saved.
+
+    Args:
+        module: what the state dict is of, masked or not.
+        state_dict: its entries ``<norm>.live`` say which channels of a norm count.
+    """
+    for name, part in module.named_modules(remove_duplicate=False):
+        key = f"{name}.{LIVE}" if name else LIVE
+        own = {**part._parameters, **part._buffers}
+        if key not in state_dict or LIVE in own:
+            restore_(part)
+        elif not isinstance(part, _Masked):
+            live = state_dict[key]
+            leave_out_(part, torch.nonzero(live == 0).flatten().tolist(), len(live))
+
+
+def _set_live(module: Any, live: Tensor) -> None:
+    device = next(module.parameters()).device
+    module.live = (live != 0).to("cpu" if device.type == "meta" else device)
+    module.kept = torch.nonzero(module.live).flatten()
+
+
 def _masked_class(kind: Any) -> Any:
-    """Return a subclass of ``kind`` whose ``super().forward`` ends at the masked norm."""
-    if kind in MADE:
-        return MADE[kind]
-    base = next(masked for plain, masked in KINDS.items() if issubclass(kind, plain))
-    members: dict[str, Any] = {"__doc__": kind.__doc__, "__module__": kind.__module__, "plain": kind}
-    MADE[kind] = type(kind.__name__, (base,) if kind in KINDS else (kind, base), members)
+    """Return a subclass of ``kind`` whose forward leaves channels out."""
+    if kind not in MADE:
+        members: dict[str, Any] = {"__doc__": kind.__doc__, "__module__": kind.__module__, "plain": kind}
+        MADE[kind] = type(kind.__name__, (_Masked, kind), members)
     return MADE[kind]

@@ -3,21 +3,24 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.pruning.check import difference, is_blank, synthesise
+from lighten.pruning.allocate import Candidate, lowest, nearby
+from lighten.pruning.check import difference, forget_, is_blank, synthesise, tolerance_of
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
+from lighten.pruning.norms import restore_
 from lighten.pruning.plan import Plan
-from lighten.pruning.shrink import cut_
+from lighten.pruning.shrink import cut_, masked_and_cut
 from lighten.pruning.trace import first_line, random_state_kept, source_of
 
-TOLERANCE = 1e-4
-"""What masked and cut outputs may differ by in float32, relative to the largest output."""
+NEARBY = 4
+"""How many other widths are tried for a group whose width cannot stay."""
 
 
 def prove(model: nn.Module, structure: Structure) -> Structure:
@@ -45,15 +48,66 @@ def prove(model: nn.Module, structure: Structure) -> Structure:
     return replace(structure, groups=groups, frozen={**structure.frozen, **frozen})
 
 
-def confirm(model: nn.Module, structure: Structure, removed: Sequence[Sequence[int]]) -> None:
-    """Try the very cuts of a plan that leaves a group its last channel: then dimensions of size 1 appear.
+def confirm(
+    model: nn.Module,
+    structure: Structure,
+    candidates: Sequence[Candidate],
+    removed: Sequence[Sequence[int]],
+    *,
+    align: int = 1,
+) -> tuple[list[list[int]], dict[str, str]]:
+    """Try the very cuts of a plan: widths may meet by chance, and a forward that asks for them takes another way.
+
+    Where they fail, the group that breaks them loses some channels more or fewer, as few as it takes, or none.
+
+    Args:
+        model: as planned.
+        structure: of this model.
+        candidates: its groups at the moment of choice.
+        removed: channels of each group.
+        align: as for :func:`~lighten.pruning.allocate.allocate`.
+
+    Returns:
+        What can be removed, and by layer why nothing is where something was to be.
 
     Raises:
-        UserError: if the forward does not follow.
+        UserError: if that cannot be brought about.
     """
-    last = [g.name for g, gone in zip(structure.groups, removed, strict=True) if len(gone) == g.width - 1]
-    if last and (why := _Trial(model, structure).fails_with(removed)):
-        raise UserError(f"the last channel of {last[0]} cannot stay alone ({why}); ask for less, or exclude that layer")
+    trial = _Trial(model, structure)
+    chosen = [list(gone) for gone in removed]
+    stubborn: dict[str, str] = {}
+    for _ in range(2 * len(candidates) + 1):
+        why = trial.fails_with(chosen, model)
+        if why is None:
+            return chosen, stubborn
+        which = _culprit(trial, model, candidates, chosen)
+        candidate = candidates[which]
+        counts = [*nearby(candidate, len(chosen[which]), align)[:NEARBY], len(candidate.gone)]
+        for count in counts:
+            tried = [*chosen[:which], lowest(candidate, count)]
+            if trial.fails_with(_filled(tried, candidates), model) is None:
+                break
+        chosen[which] = lowest(candidate, count)
+        if count == len(candidate.gone) and count < len(removed[which]):
+            stubborn |= dict.fromkeys(structure.groups[which].layers, why)
+    raise UserError(f"the groups cannot lose these channels together: {why}; ask for less, or exclude layers")
+
+
+def _culprit(
+    trial: "_Trial", model: nn.Module, candidates: Sequence[Candidate], removed: Sequence[Sequence[int]]
+) -> int:
+    """Return a group with which the cuts fail, and without which, and all later ones, they do not."""
+    low, high = 0, len(removed)
+    while high - low > 1:
+        middle = (low + high) // 2
+        fails = trial.fails_with(_filled(removed[:middle], candidates), model)
+        low, high = (low, middle) if fails else (middle, high)
+    return low
+
+
+def _filled(removed: Sequence[Sequence[int]], candidates: Sequence[Candidate]) -> list[Sequence[int]]:
+    """Return the choices of the first groups, and for the others what is gone anyway."""
+    return [*removed, *(sorted(c.gone) for c in candidates[len(removed) :])]
 
 
 def _reasons(structure: Structure, failed: Mapping[int, str]) -> dict[str, str]:
@@ -87,13 +141,13 @@ class _Trial:
     def __init__(self, model: nn.Module, structure: Structure) -> None:
         self._structure = structure
         generator = torch.Generator().manual_seed(0)
-        self._model = clone(model).float().eval()
+        self._model = _ready(model, structure.example)
         _randomise(self._model, structure, generator)
         self._choices = _choices(structure.groups, generator)
         try:
-            if math.isnan(self._gap(self._model)):
-                self._model = clone(model).float().eval()
-            undefined = math.isnan(self._gap(self._model)) or is_blank(self._model, structure.example)
+            if math.isnan(self._gap()):
+                self._model = _ready(model, structure.example)
+            undefined = math.isnan(self._gap()) or is_blank(clone(self._model), structure.example)
         except Exception as error:
             raise UserError(
                 f"{type(model).__name__} cannot be run on random input of the example's shapes "
@@ -104,10 +158,11 @@ class _Trial:
                 f"{type(model).__name__} puts out NaN or zeros on random input of the example's shapes, so no cut can "
                 "be checked; give an example_input whose values are as the network wants them"
             )
+        self._tolerance = tolerance_of(self._model, structure.example, torch.float32)
         self._train = self._training_fails(self._model) is None
 
-    def _gap(self, model: nn.Module) -> float:
-        return difference(self._model, model, self._structure.example, dtype=torch.float32, copies=False)
+    def _gap(self) -> float:
+        return difference(self._model, self._model, self._structure.example, dtype=torch.float32)
 
     def fails(self, groups: Sequence[int]) -> str | None:
         """Return why these groups cannot be cut together, or None where they can."""
@@ -116,8 +171,8 @@ class _Trial:
                 return why
         return None
 
-    def fails_with(self, removed: Sequence[Sequence[int]]) -> str | None:
-        """Return why these channels of each group cannot be cut, or None where they can."""
+    def fails_with(self, removed: Sequence[Sequence[int]], model: nn.Module | None = None) -> str | None:
+        """Return why these channels of each group cannot be cut, or None where they can; of ``model`` too if given."""
         plan = Plan.of_cuts(self._structure.cuts(removed), self._structure.example)
         masked = clone(self._model)
         mask_(masked, plan)
@@ -127,10 +182,15 @@ class _Trial:
             gap = difference(masked, small, self._structure.example, dtype=torch.float32, copies=False)
         except Exception as error:
             return f"cannot be cut: {_say(error)}"
-        if not gap <= TOLERANCE:
+        if not gap <= self._tolerance:
             return "cannot be cut: the forward fixes the number or the places of its channels"
         if self._train and (why := self._training_fails(small)):
             return f"cannot be cut: {why}, in training mode"
+        if model is not None:
+            try:
+                masked_and_cut(model, plan)
+            except RuntimeError as error:
+                return f"cannot be cut: {_say(error)}"
         return None
 
     def _training_fails(self, model: nn.Module) -> str | None:
@@ -146,6 +206,15 @@ class _Trial:
         except Exception as error:
             return _say(error)
         return None
+
+
+def _ready(model: nn.Module, example: Mapping[str, Any]) -> nn.Module:
+    """Return a copy in float32, unmasked, without what a forward has kept: it is of other weights and widths."""
+    copied = clone(model).float().eval()
+    for module in copied.modules():
+        restore_(module)
+    forget_(copied, example)
+    return copied
 
 
 def _randomise(model: nn.Module, structure: Structure, generator: torch.Generator) -> None:

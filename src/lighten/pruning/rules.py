@@ -133,13 +133,19 @@ def _each(node: Node, labels: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _same(tracer: Tracer, node: Node, x: Any, *_: Any, **__: Any) -> Any:
-    """Elements keep their places: the labels go through."""
+    """Elements keep their places: the labels go through. A parameter in another type is still that parameter."""
+    if isinstance(x, Weight) and isinstance(node.meta["val"], Tensor):
+        return x
     labels = _given(tracer, x)
     return _each(node, lambda v: labels)
 
 
 def _move(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
     """Elements change their places: run the operator on the labels themselves."""
+    if args and isinstance(args[0], Weight) and not any(isinstance(v, Tensor | Weight) for v in tree_leaves(args[1:])):
+        view = args[0].viewed(node.target, *args[1:], **kwargs)  # type: ignore[arg-type]
+        if view is not None:
+            return view
     args, kwargs = tree_map(lambda v: _given(tracer, v), (args, kwargs))
     args, kwargs = tree_map(lambda v: v[...] if isinstance(v, Tensor) else v, (args, kwargs))  # in place, on a view
     measured = any(isinstance(v, Tensor) for v in tree_leaves((args[1:], kwargs))) and not _name(node).endswith("_as")
@@ -239,6 +245,7 @@ def _convolve(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, gro
     if not _owned(tracer, node, weight, bias):
         return _freeze(tracer, node, x, weight, bias)
     x = _given(tracer, x)
+    x = _given(tracer, x)
     channel = x.ndim - (len(weight.shape) - 1)
     inputs = tracer.labels.unite_along(x, channel)
     filters, taken = (1, 0) if transposed else (0, 1)
@@ -260,7 +267,7 @@ def _convolve(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, gro
         tracer.attach(bias, 0, outputs, "bias")
     shape = x.shape if transposed else _shape(node)
     places = _count(shape) // shape[channel]
-    axes = tuple(tracer.axes[weight.name, dim].labels for dim in (filters, taken) if (weight.name, dim) in tracer.axes)
+    axes = tuple(labels for dim in (filters, taken) if (labels := tracer.axis(weight, dim)) is not None)
     geometry = None if transposed else Geometry(tuple(x.shape), tuple(_shape(node)), weight.shape[2:], groups)
     tracer.work.append(Work(layer_of(weight.name), _count(weight.shape) * places, axes, geometry))
     return along(outputs, _shape(node), channel)
@@ -277,29 +284,59 @@ def _addmm(tracer: Tracer, node: Node, bias: Any, x: Any, weight: Any, **scales:
 
 
 def _matmul(tracer: Tracer, node: Node, x: Any, other: Any) -> Tensor:
-    if isinstance(x, Tensor) and isinstance(other, Tensor):
-        return _contract(tracer, node, x, other)
-    return _dense(tracer, node, x, other, None, nodes=1)
+    """The product with a parameter is a linear layer, from either side."""
+    if isinstance(other, Weight) and len(other.shape) == 2:
+        return _dense(tracer, node, x, other, None, nodes=1)
+    if isinstance(x, Weight) and len(x.shape) == 2 and len(other.shape) > 1:
+        return _dense(tracer, node, other.transpose(-1, -2), x, None, nodes=0).transpose(-1, -2)
+    return _contract(tracer, node, _given(tracer, x), _given(tracer, other))
 
 
 def _baddbmm(tracer: Tracer, node: Node, bias: Any, a: Any, b: Any, **_: Any) -> Tensor:
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return _freeze(tracer, node, bias, a, b)
-    return _meet(tracer, node, _contract(tracer, node, a, b), _given(tracer, bias))
+    return _meet(tracer, node, _contract(tracer, node, _given(tracer, a), _given(tracer, b)), _given(tracer, bias))
+
+
+def _einsum(tracer: Tracer, node: Node, equation: str, operands: list[Any], **_: Any) -> Tensor:
+    """A product of two with one index that is summed over: a linear layer, or a product of activations."""
+    found = re.fullmatch(r"(\w+),(\w+)->(\w+)", equation.replace(" ", ""))
+    one, other, right = found.groups() if found else ("", "", "")
+    summed = [c for c in one if c in other and c not in right]
+    batch = [c for c in right if c in one and c in other]
+    rows, columns = ([c for c in right if c in x and c not in batch] for x in (one, other))
+    plain = len(set(one)) == len(one) and len(set(other)) == len(other)
+    if (
+        not plain
+        or not found
+        or len(summed) != 1
+        or len(columns) != 1
+        or {*one, *other} != {*summed, *batch, *rows, *columns}
+    ):
+        return _freeze(tracer, node, *operands)
+    a, b = _given(tracer, operands[0]), operands[1]
+    a = a.permute([one.index(c) for c in (*batch, *rows, *summed)])
+    order = [other.index(c) for c in (*batch, *summed, *columns)]
+    if isinstance(b, Weight) and not batch:
+        product = _dense(tracer, node, a, b.viewed(torch.permute, order), None, nodes=1)
+    elif len(rows) == 1:
+        product = _contract(tracer, node, a, _given(tracer, b).permute(order))
+    else:
+        return _freeze(tracer, node, *operands)
+    return product.permute([[*batch, *rows, *columns].index(c) for c in right])
 
 
 def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes: int) -> Tensor:
-    if isinstance(x, Weight) or not _owned(tracer, node, weight, bias) or len(weight.shape) != 2:
+    if not _owned(tracer, node, weight, bias) or len(weight.shape) != 2:
         return _freeze(tracer, node, x, weight, bias)
-    tracer.attach(weight, 1 - nodes, tracer.labels.unite_along(x, -1), "input")
+    x = _given(tracer, x)
+    inputs = tracer.attach(weight, 1 - nodes, tracer.labels.unite_along(x, -1), "input")
     outputs = tracer.issue(weight, nodes)
     if bias is not None:
         tracer.attach(bias, 0, outputs, "bias")
     rows = _count(x.shape[:-1])
-    axes = tuple(tracer.axes[weight.name, dim].labels for dim in (nodes, 1 - nodes))
+    axes = (outputs, inputs)
     geometry = Geometry((rows, x.shape[-1]), (rows, len(outputs)), (), 1)
     tracer.work.append(Work(layer_of(weight.name), _count(weight.shape) * rows, axes, geometry))
-    return along(outputs, _shape(node), -1)
+    return along(outputs, (*x.shape[:-1], len(outputs)), -1)
 
 
 def _owned(tracer: Tracer, node: Node, weight: Any, bias: Any) -> bool:
@@ -319,6 +356,7 @@ def _embedding(tracer: Tracer, node: Node, weight: Any, indices: Any, *_: Any, *
 def _batch_norm(tracer: Tracer, node: Node, x: Any, *rest: Any) -> Any:
     """One scale, shift, mean and variance a channel; channels do not meet."""
     weight, bias, mean, variance = rest[:4]
+    x = _given(tracer, x)
     inputs = tracer.labels.unite_along(x, 1)
     for tensor, role in ((weight, "norm"), (bias, "shift"), (mean, "statistic"), (variance, "statistic")):
         if isinstance(tensor, Weight):
@@ -331,6 +369,7 @@ def _batch_norm(tracer: Tracer, node: Node, x: Any, *rest: Any) -> Any:
 def _prelu(tracer: Tracer, node: Node, x: Any, weight: Any) -> Any:
     if not isinstance(weight, Weight):
         return _freeze(tracer, node, x, weight)
+    x = _given(tracer, x)
     if weight.shape and weight.shape[0] > 1:
         tracer.attach(weight, 0, tracer.labels.unite_along(x, 1), "scale")
     return x
@@ -339,8 +378,9 @@ def _prelu(tracer: Tracer, node: Node, x: Any, weight: Any) -> Any:
 def _layer_norm(
     tracer: Tracer, node: Node, x: Any, normalized: list[int], weight: Any = None, bias: Any = None, *_: Any
 ) -> Any:
-    """Statistics run over the channels, which can go where a module can leave them out of its statistics."""
-    if len(normalized) > 1 or not tracer.maskable(weight):
+    """Statistics run over the channels; whether they can leave some of them out, masking shows."""
+    x = _given(tracer, x)
+    if len(normalized) > 1 or not isinstance(weight, Weight):
         _reduce(tracer, node, x, list(range(-len(normalized), 0)))
         return _same(tracer, node, x)
     return _normed(tracer, node, x, tracer.labels.unite_along(x, -1), weight, bias)
@@ -348,8 +388,9 @@ def _layer_norm(
 
 def _group_norm(tracer: Tracer, node: Node, x: Any, groups: int, weight: Any = None, bias: Any = None, *_: Any) -> Any:
     """Statistics run over each group of channels, which go together; a lone group is as a layer norm's."""
+    x = _given(tracer, x)
     inputs = tracer.labels.unite_along(x, 1)
-    if not tracer.maskable(weight) or (weight.shape[0] == groups and groups == 1):
+    if not isinstance(weight, Weight) or (weight.shape[0] == groups and groups == 1):
         return _freeze(tracer, node, x, weight, bias)
     if groups > 1:
         tracer.labels.unite_along(inputs.reshape(groups, -1), 0)
@@ -367,8 +408,7 @@ def _normed(tracer: Tracer, node: Node, x: Any, inputs: Tensor, weight: Any, bia
 
 def _attention(tracer: Tracer, node: Node, q: Any, k: Any, v: Any, mask: Any = None, *_: Any, **named: Any) -> Any:
     """Scaled dot-product attention of (…, heads, length, features): a head goes as a whole."""
-    if any(isinstance(t, Weight) for t in (q, k, v)):
-        return _freeze(tracer, node, q, k, v)
+    q, k, v = (_given(tracer, t) for t in (q, k, v))
     if named.get("enable_gqa"):
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
     scores = _contract(tracer, node, q, k.transpose(-1, -2))
@@ -524,8 +564,8 @@ def _constant_pad(tracer: Tracer, node: Node, x: Any, widths: list[int], *_: Any
     return _pad(tracer, node, x, widths)
 
 
-def _glu(tracer: Tracer, node: Node, x: Tensor, dim: int = -1) -> Tensor:
-    value, gate = x.chunk(2, dim)
+def _glu(tracer: Tracer, node: Node, x: Any, dim: int = -1) -> Tensor:
+    value, gate = _given(tracer, x).chunk(2, dim)
     return _meet(tracer, node, value, gate)
 
 
@@ -544,6 +584,7 @@ RULES: dict[str, Rule] = {
     "matmul": _matmul,
     "bmm": _matmul,
     "baddbmm": _baddbmm,
+    "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     "embedding": _embedding,
     "batch_norm": _batch_norm,

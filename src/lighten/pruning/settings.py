@@ -7,6 +7,7 @@ from lighten.pruning.allocate import SCOPES
 from lighten.pruning.score import SCORES
 
 TARGETS = ("channels", "macs", "parameters", "latency")
+WHOLES = ("present", "original")
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Settings:
         target: what ``amount`` is a share of.
         align: widths become multiples of this where they can.
         rate_norm: for the score ``mix``: share of the filters that a norm lets pass.
+        of: what the amount is a share of where the model was pruned before: the ``present`` one, or the ``original``.
 
     Raises:
         UserError: naming the setting that is out of range.
@@ -31,11 +33,12 @@ class Settings:
     target: str = "channels"
     align: int = 1
     rate_norm: float = 0.9
+    of: str = "present"
 
     def __post_init__(self) -> None:
         if isinstance(self.amount, bool) or not isinstance(self.amount, int | float) or not 0.0 < self.amount < 1.0:
             raise UserError(f"amount={self.amount!r}, expected a share of {self._what} above 0 and below 1")
-        for name, choices in (("score", SCORES), ("scope", SCOPES), ("target", TARGETS)):
+        for name, choices in (("score", SCORES), ("scope", SCOPES), ("target", TARGETS), ("of", WHOLES)):
             if getattr(self, name) not in choices:
                 raise UserError(f"no {name} {getattr(self, name)!r}; {did_you_mean(str(getattr(self, name)), choices)}")
         if isinstance(self.align, bool) or not isinstance(self.align, int) or self.align < 1:

@@ -1,6 +1,7 @@
 """Cut what a plan removes: a new, physically smaller module, checked against the masked one."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -8,15 +9,17 @@ from torch import Tensor, nn
 
 from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.pruning.check import difference
+from lighten.preserve import preserved
+from lighten.pruning.check import COARSE, TOLERANCES, difference, forget_, tolerance_of
+from lighten.pruning.earlier import PLAN, compose, part_of_plan
 from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
-from lighten.pruning.norms import maskable, restore_
+from lighten.pruning.norms import restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.pretrained import follow_config_
 from lighten.pruning.trace import first_line
 
-TOLERANCES = ((torch.float64, 1e-9), (torch.float32, 1e-4))
-"""What masked and shrunk outputs may differ by; float32 is for forwards that cannot run in float64."""
+HALVES = {"bf16": torch.bfloat16, "16": torch.float16}
+"""Types of 16 bits by their names in a trainer's precision."""
 
 
 @runtime_checkable
@@ -34,7 +37,8 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a copy of ``model`` without the channels that ``plan`` removes.
 
     A pure function: ``model`` is left as it is. Parameters keep their names, flags and hooks, modules their classes
-    and modes; widths such as ``out_channels`` follow the weights. The result carries the plan as ``lighten_plan``.
+    and modes; widths such as ``out_channels`` follow the weights. The result carries what was removed, by this
+    plan and by earlier ones, as ``lighten_plan``.
     A module that keeps more than weights per channel is asked to follow where it is a :class:`CutsChannels`. The config
     of a model of ``transformers`` follows, so that ``save_pretrained`` and ``from_pretrained`` give it back; where its
     family has no words for the widths, a warning says so.
@@ -44,7 +48,7 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
         plan: made for this model, or by a callback for a part of it; then that part is cut.
 
     Raises:
-        UserError: if the plan does not fit the model, or the model is already cut.
+        UserError: if the plan does not fit the model.
         RuntimeError: if masked and shrunk outputs disagree, for then cutting would change the network.
 
     Example:
@@ -59,15 +63,37 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
         whole = clone(model)
         whole.set_submodule(plan.part, shrink(part, plan))
         return whole
+    with preserved(model):
+        small = masked_and_cut(model, plan)
+    follow_config_(small, plan)
+    _remember(small, plan)
+    return small
+
+
+def masked_and_cut(model: nn.Module, plan: Plan) -> nn.Module:
+    """Return the cut copy of ``model``, which puts out what a masked copy does.
+
+    Raises:
+        UserError: if the plan does not fit the model, or the outputs say nothing.
+        RuntimeError: if they disagree.
+    """
     check_fits(model, plan)
     masked = clone(model)
+    forget_(masked, plan.example)
     mask_(masked, plan)
     small = clone(masked)
     cut_(small, plan)
     _check(masked, small, plan)
-    follow_config_(small, plan)
-    small.lighten_plan = plan  # type: ignore[assignment]
     return small
+
+
+def _remember(small: nn.Module, plan: Plan) -> None:
+    """Note in the cut model, and in parts of it that can be built alone, all that was removed so far."""
+    for name, module in small.named_modules():
+        if not name or hasattr(module, PLAN) or hasattr(module, "lighten_spec"):
+            own = part_of_plan(plan, f"{name}.") if name else plan
+            before = module.__dict__.get(PLAN)
+            object.__setattr__(module, PLAN, own if before is None else compose(before, own))
 
 
 @torch.no_grad()
@@ -90,33 +116,54 @@ def cut_(model: nn.Module, plan: Plan) -> None:
 
 
 def _check(masked: nn.Module, small: nn.Module, plan: Plan) -> None:
-    for dtype, tolerance in TOLERANCES:
-        try:
-            gap = difference(masked, small, plan.example, dtype=dtype)
-        except Exception as error:
-            if _runs(masked, plan, dtype):
-                raise RuntimeError(f"the shrunk model cannot run: {first_line(error)}") from error
+    for dtype in (torch.float64, torch.float32):  # some forwards cannot run in float64
+        gap = _gap(masked, small, plan, dtype)
+        if gap is None:
             continue
         if math.isnan(gap):
             raise UserError(
                 f"{type(masked).__name__} puts out NaN on random input of the example's shapes, so the cut cannot be "
                 "checked; plan with an example_input whose values are as the network wants them"
             )
-        if not gap <= tolerance:
-            raise RuntimeError(
-                f"masked and shrunk outputs differ by {gap:.2g} ({dtype}), expected at most {tolerance:g}: "
-                f"plan {plan.hash[:12]} would change the network; exclude the layers in doubt and plan anew"
-            )
-        return
-    raise UserError(f"{type(masked).__name__} runs neither in float64 nor in float32, so the cut cannot be checked")
+        if not gap <= TOLERANCES[dtype] and not gap <= (most := tolerance_of(masked, plan.example, dtype)):
+            _refuse(plan, gap, str(dtype), most)
+        break
+    else:
+        raise UserError(f"{type(masked).__name__} runs neither in float64 nor in float32, so the cut cannot be checked")
+    for dtype, autocast in _trained_in(masked, plan):
+        gap = _gap(masked, small, plan, dtype, autocast)
+        if gap is not None and gap > COARSE:
+            _refuse(plan, gap, f"{'autocast to ' if autocast else ''}{autocast or dtype}", COARSE)
 
 
-def _runs(model: nn.Module, plan: Plan, dtype: torch.dtype) -> bool:
+def _refuse(plan: Plan, gap: float, precision: str, tolerance: float) -> None:
+    raise RuntimeError(
+        f"masked and shrunk outputs differ by {gap:.2g} ({precision}), expected at most {tolerance:g}: "
+        f"plan {plan.hash[:12]} would change the network; exclude the layers in doubt and plan again"
+    )
+
+
+def _gap(
+    masked: nn.Module, small: nn.Module, plan: Plan, dtype: torch.dtype, autocast: torch.dtype | None = None
+) -> float | None:
+    """Return how far apart both are, or None where the masked one cannot be run so."""
     try:
-        difference(model, model, plan.example, dtype=dtype)
-    except Exception:
-        return False
-    return True
+        return difference(masked, small, plan.example, dtype=dtype, autocast=autocast)
+    except Exception as error:
+        try:
+            difference(masked, masked, plan.example, dtype=dtype, autocast=autocast)
+        except Exception:
+            return None
+        raise RuntimeError(f"the shrunk model cannot run: {first_line(error)}") from error
+
+
+def _trained_in(model: nn.Module, plan: Plan) -> Iterator[tuple[torch.dtype, torch.dtype | None]]:
+    """Yield the types of 16 bits in which the weights are, and those in which a fit computed."""
+    for dtype in sorted({p.dtype for p in model.parameters()} & set(HALVES.values()), key=str):
+        yield dtype, None
+    precision = str(plan.settings.get("precision", ""))
+    if precision.endswith("-mixed"):
+        yield torch.float32, HALVES[precision.removesuffix("-mixed")]
 
 
 def _restate(module: nn.Module) -> None:
@@ -132,8 +179,10 @@ def _restate(module: nn.Module) -> None:
         known = module.weight if module.weight is not None else module.running_mean
         if known is not None:
             module.num_features = len(known)
-    elif maskable(module):
-        _restate_norm(module)
+    elif isinstance(module, nn.GroupNorm):
+        _restate_group_norm(module)
+    elif hasattr(module, "normalized_shape"):
+        _restate_layer_norm(module)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers: a linear layer, transposed
@@ -142,13 +191,18 @@ def _restate(module: nn.Module) -> None:
         _restate_fused(module)
 
 
-def _restate_norm(norm: Any) -> None:
-    if isinstance(norm, nn.GroupNorm):
-        if norm.num_groups > 1:
-            norm.num_groups = len(norm.weight) * norm.num_groups // norm.num_channels
-        norm.num_channels = len(norm.weight)
-    elif len(norm.normalized_shape) == 1:
-        norm.normalized_shape = (len(norm.weight),)
+def _restate_group_norm(norm: Any) -> None:
+    if norm.weight is None:
+        return
+    if norm.num_groups > 1:
+        norm.num_groups = len(norm.weight) * norm.num_groups // norm.num_channels
+    norm.num_channels = len(norm.weight)
+
+
+def _restate_layer_norm(norm: Any) -> None:
+    weight, shape = getattr(norm, "weight", None), norm.normalized_shape
+    if isinstance(weight, Tensor) and weight.ndim == 1:
+        norm.normalized_shape = len(weight) if isinstance(shape, int) else type(shape)([len(weight)])
 
 
 def _restate_transposed(module: Any) -> None:

@@ -3,6 +3,7 @@
 import re
 import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 from lighten.errors import UserError
 from lighten.example import Call
 from lighten.pruning.labels import Labels, compact, spread, varies
-from lighten.pruning.norms import maskable
 
 PACKAGE = str(Path(__file__).parent)
 _MASKS_AS_GIVEN = patch.object(  # else torch looks into a mask's values to find out whether a shortcut would do
@@ -30,10 +30,49 @@ ELEMENTS = 2**22
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter or buffer as the graph hands it around."""
+    """A parameter or buffer as the graph hands it around, or a view of it: transposed, or a stretch of it.
+
+    ``strides`` and ``offset`` are those of the view, in a parameter of shape ``whole`` that is stored row by row.
+    """
 
     name: str
     shape: tuple[int, ...]
+    whole: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...]) -> "Weight":
+        """Return a parameter as it is."""
+        return cls(name, shape, shape, _strides(shape))
+
+    def stretch(self, dim: int) -> tuple[int, int] | None:
+        """Return the parameter's dimension that ``dim`` runs along, and where it starts there; None if along none."""
+        if self.shape == self.whole and self.strides == _strides(self.whole):
+            return dim, 0
+        starts = torch.unravel_index(torch.tensor(self.offset), self.whole)
+        for base, (size, stride) in enumerate(zip(self.whole, _strides(self.whole), strict=True)):
+            if size > 1 and stride == self.strides[dim] and int(starts[base]) + self.shape[dim] <= size:
+                return base, int(starts[base])
+        return None
+
+    def viewed(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the view, or the views, that ``function`` takes of this; None if it gives something else."""
+        base = torch.empty(self.whole, device="meta")
+        found = function(base.as_strided(self.shape, self.strides, self.offset), *args, **kwargs)
+        parts = [found] if isinstance(found, Tensor) else list(found)
+        if any(part._base is not base for part in parts):
+            return None
+        views = [
+            Weight(self.name, tuple(part.shape), self.whole, part.stride(), int(part.storage_offset()))
+            for part in parts
+        ]
+        follows = all(n == 1 or view.stretch(dim) for view in views for dim, n in enumerate(view.shape))
+        return None if not follows else views[0] if isinstance(found, Tensor) else views
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return torch.empty(shape, device="meta").stride()
 
 
 @dataclass
@@ -93,7 +132,6 @@ class Tracer:
         self._slices: dict[tuple[Node, int], tuple[Tensor, set[tuple[int, int]]]] = {}
         self._elements: dict[str, tuple[Weight, Tensor]] = {}
         self._buffers = {name for name, _ in model.named_buffers()}
-        self._norms = {f"{name}.weight" for name, module in model.named_modules() if maskable(module)}
         self._whole: list[tuple[str, str]] = []
         self._weights = _weights(exported, model)
         self._inputs = set(exported.graph_signature.user_inputs)
@@ -101,28 +139,38 @@ class Tracer:
 
     def attach(self, weight: Weight, dim: int, labels: Tensor, role: str) -> Tensor:
         """Say that ``labels`` run along ``dim`` of ``weight``; return them, united with what was there."""
-        axis = self.axes.setdefault((weight.name, dim), Axis(labels, role))
-        self.labels.unite(axis.labels, labels)
-        return axis.labels
+        stretch = weight.stretch(dim)
+        if stretch is None:
+            return labels
+        base, start = stretch
+        if (weight.name, base) not in self.axes:
+            part = weight.shape[dim] < weight.whole[base]
+            self.axes[weight.name, base] = Axis(self.labels.fresh(weight.whole[base]) if part else labels, role)
+        own = self.axes[weight.name, base].labels[start : start + weight.shape[dim]]
+        self.labels.unite(own, labels)
+        return own
 
     def issue(self, weight: Weight, dim: int) -> Tensor:
         """Return the labels of a producer's filters: new, or those of an earlier call of the same layer."""
-        if (weight.name, dim) not in self.axes:
-            self.attach(weight, dim, self.labels.fresh(weight.shape[dim]), "filter")
-        return self.axes[weight.name, dim].labels
+        known = self.axis(weight, dim)
+        return self.attach(weight, dim, self.labels.fresh(weight.shape[dim]), "filter") if known is None else known
+
+    def axis(self, weight: Weight, dim: int) -> Tensor | None:
+        """Return the labels along ``dim`` of ``weight``, where there are any."""
+        base, start = weight.stretch(dim) or (None, 0)
+        axis = None if base is None else self.axes.get((weight.name, base))
+        return None if axis is None else axis.labels[start : start + weight.shape[dim]]
 
     def elements(self, weight: Weight) -> Tensor:
         """Return one label per element, for a parameter that the forward uses as it is."""
         if weight.name not in self._elements:
-            count = torch.Size(weight.shape).numel()
+            count = torch.Size(weight.whole).numel()
             if count > ELEMENTS:
                 return self.labels.fixed(weight.shape, f"{weight.name} is used whole and is too large to follow")
-            self._elements[weight.name] = weight, self.labels.fresh(count).reshape(weight.shape)
-        return self._elements[weight.name][1]
-
-    def maskable(self, weight: Any) -> bool:
-        """Say whether this is the weight of a norm module that can leave channels out of its statistics."""
-        return isinstance(weight, Weight) and weight.name in self._norms
+            whole = Weight.of(weight.name, weight.whole)
+            self._elements[weight.name] = whole, self.labels.fresh(count).reshape(weight.whole)
+        labels = self._elements[weight.name][1]
+        return labels.as_strided(weight.shape, weight.strides, weight.offset)
 
     def freeze_weight(self, weight: Weight, why: str) -> None:
         """Freeze every axis that ``weight`` has or will get."""
@@ -179,12 +227,11 @@ def layer_of(tensor: str) -> str:
 
 
 def export(model: nn.Module, call: Call) -> ExportedProgram:
-    """Return the graph of ``model`` in eval mode; modes and random state are left as found.
+    """Return the graph of ``model`` in eval mode. A forward may keep what it computes: give a copy.
 
     Raises:
         UserError: if ``torch.export`` cannot trace it; the submodule and the line are named.
     """
-    found = {module: dict(module.__dict__) for module in model.modules()}  # a forward may keep what it computes
     try:
         with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model), _MASKS_AS_GIVEN:
             warnings.simplefilter("ignore")
@@ -192,12 +239,8 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
     except Exception as error:
         raise UserError(
             f"torch.export cannot trace {_failing_part(model, error)}: {first_line(error)}; "
-            "mend that forward, or prune a part of the model that can be traced"
+            "change that forward, or prune a part of the model that can be traced"
         ) from error
-    finally:
-        for module, attributes in found.items():
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
 
 
 def random_state_kept(model: nn.Module) -> AbstractContextManager[None]:
@@ -238,7 +281,7 @@ def _weights(exported: ExportedProgram, model: nn.Module) -> dict[str, Weight]:
             first.setdefault(id(tensor), name)
     targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     return {
-        placeholder: Weight(first[id(tensors[name])], tuple(tensors[name].shape))
+        placeholder: Weight.of(first[id(tensors[name])], tuple(tensors[name].shape))
         for placeholder, name in targets.items()
         if name in tensors
     }
