@@ -186,8 +186,9 @@ def decide(
         UserError: if weights are not finite, or the amount cannot be reached.
     """
     costs = costs or costs_of(structure)
-    verdicts = _verdicts(structure, model, settings, after, evidence)
     rows: Sequence[GroupPlan | None] = after.groups if after is not None else (None,) * len(structure.groups)
+    judged = _verdicts(structure, model, settings, after, evidence)
+    verdicts = [_recalled(structure, which, v, row) for which, (v, row) in enumerate(zip(judged, rows, strict=True))]
     candidates = [
         _candidate(structure, which, verdict, row, settings)
         for which, (verdict, row) in enumerate(zip(verdicts, rows, strict=True))
@@ -302,6 +303,14 @@ def _verdicts(
         )
         for which, (group, row) in enumerate(zip(structure.groups, rows, strict=True))
     ]
+
+
+def _recalled(structure: Structure, which: int, verdict: Verdict, row: GroupPlan | None) -> Verdict:
+    """Return the verdict, or the one before where nothing has become known since."""
+    if not verdict.blind or row is None:
+        return verdict
+    scores = torch.tensor(row.scores)[_live(structure, which, row)]
+    return replace(verdict, scores=scores, why="", blind=False) if scores.any() else verdict
 
 
 def _gone(structure: Structure, which: int, row: GroupPlan | None) -> frozenset[int]:
