@@ -63,3 +63,14 @@ def test_shrinking_takes_the_scales_of_what_is_left(images, bits):
     assert torch.equal(cut.conv1.weight_scale, big.conv1.weight_scale[kept])
     assert torch.equal(cut.conv1.stored_weight, big.conv1.stored_weight[kept])
     assert int(cut.conv1.stored_weight.abs().max()) == 2 ** (bits - 1) - 1
+
+
+def test_what_computes_through_int8_is_planned_as_the_network_that_its_weights_make(images):
+    model = Loud().eval()
+    expected = plan_pruning(model, images[:2], 0.5)
+    int8 = calibrate_(quantize_(model, example_input=images[:2]), [images])
+    before = int8(images)
+    plan = plan_pruning(int8, images[:2], 0.5)
+    assert plan.hash == expected.hash
+    assert torch.equal(int8(images), before)
+    assert shrink(int8, plan).conv1.weight.shape[0] == 4

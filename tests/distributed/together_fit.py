@@ -26,7 +26,7 @@ from lighten import DistillationModule, Prune, Quantize, shrink
 from lighten.distillation import module as distillation_module
 from lighten.errors import UserError
 from lighten.quantization.insert import bank_of, convert
-from lighten.quantization.layers import FoldedNorm
+from lighten.quantization.layers import FoldedNorm, born_as
 from lighten.quantization.observe import RULES
 from lighten.training.optimizer import OptimizerSettings
 
@@ -107,7 +107,7 @@ class Watch(L.Callback):
         student, plan = pl_module.student, self.prune.plan
         bank = bank_of(student)
         zeros = b"".join((p == 0).numpy().tobytes() for p in student.parameters())
-        self.norms |= {type(m).__mro__[2].__name__ for m in student.modules() if isinstance(m, FoldedNorm)}
+        self.norms |= {born_as(m).__name__ for m in student.modules() if isinstance(m, FoldedNorm)}
         self.seen.append({
             "plan": plan.to_json(), "masks": hashlib.sha256(zeros).hexdigest(), "stage": int(bank.stage),
             "ranges": [[x.hex() for x in bound.tolist()] for bound in (bank.low, bank.high)],

@@ -1,7 +1,7 @@
 """Two models, one input: do they agree? The input is made from the shapes that a plan remembers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.example import Call, map_tensors
 from lighten.preserve import preserved
+from lighten.pruning.norms import restore_
 from lighten.pruning.trace import random_state_kept
 
 COARSE = 0.1
@@ -105,6 +106,24 @@ def is_blank(model: nn.Module, example: Mapping[str, Any]) -> bool:
         torch.manual_seed(0)
         outputs = _outputs(model, synthesise(example, device, torch.float32))
     return all(not value.nan_to_num().any() for value in outputs)
+
+
+@runtime_checkable
+class SwitchesOff(Protocol):
+    """A module that makes a model compute otherwise than its weights say, such as the ranges of fake-quantizers."""
+
+    def switch_off_(self) -> None:
+        """Let the model compute with its weights as they are."""
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """Return a copy that computes with its weights alone: no norm leaves channels out, nothing is fake-quantized."""
+    copied = clone(model)
+    for module in copied.modules():
+        restore_(module)
+        if isinstance(module, SwitchesOff):
+            module.switch_off_()
+    return copied
 
 
 @torch.no_grad()

@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.example import Call, map_tensors
 from lighten.names import match_names
-from lighten.pruning.check import describe, forget_
+from lighten.pruning.check import describe, forget_, plain_copy
 from lighten.pruning.labels import Labels
-from lighten.pruning.norms import restore_
 from lighten.pruning.plan import Cut, Slot
 from lighten.pruning.rules import follow
 from lighten.pruning.trace import Axis, Geometry, Tracer, export, layer_of
@@ -129,9 +127,7 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
         UserError: if the model is wrapped, cannot be traced, or a pattern matches no layer.
     """
     refuse_unfit(model)
-    copied = clone(model)
-    for module in copied.modules():
-        restore_(module)
+    copied = plain_copy(model)
     example = describe(call)
     forget_(copied, example)
     tracer = follow(Tracer(export(copied, _in_its_type(copied, call)), copied))

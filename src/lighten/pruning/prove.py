@@ -11,10 +11,9 @@ from torch import nn
 from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.pruning.allocate import Candidate, lowest, nearby
-from lighten.pruning.check import difference, forget_, is_blank, synthesise, tolerance_of
+from lighten.pruning.check import difference, forget_, is_blank, plain_copy, synthesise, tolerance_of
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
-from lighten.pruning.norms import restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import cut_, masked_and_cut
 from lighten.pruning.trace import first_line, random_state_kept, source_of
@@ -210,9 +209,7 @@ class _Trial:
 
 def _ready(model: nn.Module, example: Mapping[str, Any]) -> nn.Module:
     """Return a copy in float32, unmasked, without what a forward has kept: it is of other weights and widths."""
-    copied = clone(model).float().eval()
-    for module in copied.modules():
-        restore_(module)
+    copied = plain_copy(model).float().eval()
     forget_(copied, example)
     return copied
 

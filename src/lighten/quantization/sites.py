@@ -120,6 +120,10 @@ class ActivationRanges(nn.Module):
         """Whether step sizes are learned now."""
         return self.observing and self.rule.learned and self._stage == Stage.ON
 
+    def switch_off_(self) -> None:
+        """Let the model compute in floating point, whatever its stage was."""
+        self._stage = Stage.OFF
+
     def refresh(self) -> None:
         """Read the parameters of all places from their ranges; runs after these were loaded or updated."""
         bounds = zip(self.names, self.low.tolist(), self.high.tolist(), strict=True)
