@@ -102,14 +102,8 @@ def again_with_others(fitted):
 
 
 def refit(fitted, callbacks):
-    """Fit once more; pruning does not find its channels in what computes through int8, and says so."""
-    again = trainer(fitted.folder, *callbacks)
-    if fitted.techniques.prunes and fitted.techniques.quantizes:
-        with pytest.raises(UserError, match=r"^.* has no group of channels that can be pruned: .*$"):
-            fit(fitted, again)
-        fitted.trainer = trainer(fitted.folder)
-    else:
-        fit(fitted, again)
+    """Fit once more; what is pruned and computes through int8 is pruned on top of that."""
+    fit(fitted, trainer(fitted.folder, *callbacks))
 
 
 def copied(fitted):
