@@ -107,7 +107,8 @@ def export_onnx(
     DynamicQuantizeLinear, as ``"float16"`` with weights in half that are cast to float32. The batch dimension is
     dynamic, of tokens (integers, (batch, length)) the length too where the model takes any, in all inputs that share
     it. Inputs are called ``input`` (or by their keywords), the output is ``logits``. Of several outputs each has the
-    name of its key or field, in a tuple the second is ``output_1``. The same model gives the same bytes.
+    name of its key or field, in a tuple the second is ``output_1``; one that an input has gets ``_out`` behind it. The
+    same model gives the same bytes.
 
     Args:
         model: left as it is.

@@ -107,7 +107,7 @@ def _proto(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open, opset: in
             dynamo=True,
             opset_version=opset,
             input_names=graph.inputs,
-            output_names=graph.outputs,
+            output_names=[f"{name}_out" if name in graph.inputs else name for name in graph.outputs],
             verbose=False,
         )
     assert program is not None
