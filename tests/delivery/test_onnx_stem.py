@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lighten import calibrate_, export_onnx, quantize_
-from lighten.delivery import export
+from lighten.delivery import onnx_graph
 from lighten.delivery.count import count_onnx
 from lighten.delivery.onnx_stem import CHANNELS
 
@@ -22,7 +22,7 @@ def network(channels, groups=1):
 def export_both(model, images, folder, monkeypatch):
     calibrate_(quantize_(model.eval(), example_input=images[:2]), [images])
     wide = export_onnx(model, images[:2], folder / "wide.onnx")
-    monkeypatch.setattr(export, "widen_stems", lambda proto: None)
+    monkeypatch.setattr(onnx_graph, "widen_stems", lambda proto: None)
     return export_onnx(model, images[:2], folder / "plain.onnx"), wide
 
 
@@ -59,5 +59,5 @@ def test_what_has_channels_enough_or_groups_is_left_alone(channels, groups, tmp_
 def test_a_float_file_is_left_alone(tmp_path, monkeypatch):
     model, image = network(1).eval(), torch.zeros(2, 1, 8, 8)
     wide = export_onnx(model, image, tmp_path / "wide.onnx")
-    monkeypatch.setattr(export, "widen_stems", lambda proto: None)
+    monkeypatch.setattr(onnx_graph, "widen_stems", lambda proto: None)
     assert wide.read_bytes() == export_onnx(model, image, tmp_path / "plain.onnx").read_bytes()
