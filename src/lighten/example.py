@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.export
 from torch import Tensor, nn
+from torch.utils._pytree import SUPPORTED_NODES, tree_leaves
 
 from lighten.errors import UserError
 
@@ -30,6 +32,17 @@ def as_call(example_input: ExampleInput) -> Call:
 def map_tensors(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """Apply ``fn`` to every tensor in nested tuples, lists and mappings."""
     return torch.utils._pytree.tree_map(lambda x: fn(x) if isinstance(x, Tensor) else x, tree)
+
+
+def leaves_of(output: Any) -> list[Any]:
+    """Return what a forward has put out, one by one, dataclasses that PyTorch does not know yet included.
+
+    Those are made known to it, so that it can trace the model too.
+    """
+    while unknown := [type(x) for x in tree_leaves(output) if is_dataclass(x) and type(x) not in SUPPORTED_NODES]:
+        for kind in dict.fromkeys(unknown):
+            torch.export.register_dataclass(kind)
+    return tree_leaves(output)
 
 
 def example_of(input_shape: Sequence[int], samples: int = 2) -> ExampleInput:

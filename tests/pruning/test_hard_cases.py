@@ -1,5 +1,7 @@
 """Forwards that a proof could be blind to: each is cut rightly, or refused by name."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -318,3 +320,32 @@ def test_a_model_that_keeps_things_is_planned_and_left_as_it_is(called):
     mask_(masked, plan)
     masked.cache.clear()
     assert torch.allclose(masked(x), small(x), atol=1e-6)
+
+
+def test_a_dataclass_that_pytorch_does_not_know_is_an_output_like_any_other():
+    @dataclass
+    class Inner:
+        features: torch.Tensor
+
+    @dataclass
+    class Output:
+        logits: torch.Tensor
+        inner: Inner
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 16), nn.Linear(16, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            features = self.b(self.a(x).relu())
+            return Output(self.c(features.relu()), Inner(features))
+
+    torch.manual_seed(0)
+    model, x = Net(), torch.randn(5, 4)
+    plan = plan_pruning(model, x, 0.5)
+    assert plan.widths["a"] == (16, 8)
+    assert plan.widths["b"] == (8, 8), "its channels leave the network"
+    mask_(model, plan)
+    small = shrink(model, plan)
+    torch.testing.assert_close(small(x).inner.features, model(x).inner.features)

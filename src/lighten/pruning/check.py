@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.example import Call, map_tensors
+from lighten.example import Call, leaves_of, map_tensors
 from lighten.preserve import preserved
 from lighten.pruning.norms import restore_
 from lighten.pruning.trace import random_state_kept
@@ -181,7 +181,7 @@ def _drop(model: nn.Module, holder: Any, key: Any) -> None:
 def _outputs(model: nn.Module, call: Call) -> list[Tensor]:
     # a forward may write into its arguments
     args, kwargs = map_tensors(torch.Tensor.clone, call)
-    return [value for value in tree_leaves(model(*args, **kwargs)) if isinstance(value, Tensor)]
+    return [value for value in leaves_of(model(*args, **kwargs)) if isinstance(value, Tensor)]
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

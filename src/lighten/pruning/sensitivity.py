@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.example import Call, map_tensors
+from lighten.example import Call, leaves_of, map_tensors
 from lighten.pruning.allocate import Candidate, Curve, allocate
 from lighten.pruning.groups import Structure
 from lighten.pruning.mask import mask_
@@ -82,7 +81,7 @@ def _masked(
 
 def _logits(model: nn.Module, call: Call) -> Tensor:
     args, kwargs = map_tensors(torch.Tensor.clone, call)
-    output = next(value for value in tree_leaves(model(*args, **kwargs)) if isinstance(value, Tensor))
+    output = next(value for value in leaves_of(model(*args, **kwargs)) if isinstance(value, Tensor))
     return output.float().flatten(0, -2) if output.ndim > 1 else output.float()[:, None]
 
 

@@ -17,7 +17,8 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError
-from lighten.example import Call
+from lighten.example import Call, leaves_of, map_tensors
+from lighten.preserve import preserved
 from lighten.pruning.labels import Labels, compact, spread, varies
 
 PACKAGE = str(Path(__file__).parent)
@@ -235,6 +236,9 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
     try:
         with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model), _MASKS_AS_GIVEN:
             warnings.simplefilter("ignore")
+            args, kwargs = map_tensors(torch.Tensor.clone, call)
+            with preserved(model):
+                leaves_of(model.eval()(*args, **kwargs))  # a dataclass that it returns is known from here on
             return torch.export.export(model.eval(), call[0], call[1], strict=False)
     except Exception as error:
         raise UserError(

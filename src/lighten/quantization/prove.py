@@ -6,9 +6,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from lighten.example import Call, map_tensors
+from lighten.example import Call, leaves_of, map_tensors
 from lighten.preserve import preserved
 from lighten.quantization.layers import FoldedNorm
 from lighten.quantization.record import set_mode
@@ -33,7 +32,7 @@ def outputs_of(model: nn.Module, call: Call, *, training: bool = False) -> list[
             for norm in model.modules():
                 if isinstance(norm, FoldedNorm):
                     norm.train(False)
-            return [x.detach().clone() for x in tree_leaves(model(*args, **kwargs)) if isinstance(x, Tensor)]
+            return [x.detach().clone() for x in leaves_of(model(*args, **kwargs)) if isinstance(x, Tensor)]
     except Exception:
         return None
 

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from lighten.example import Call, map_tensors
+from lighten.example import Call, leaves_of, map_tensors
 from lighten.preserve import preserved
 from lighten.quantization.calls import Calls, Identity, forward_code
 from lighten.quantization.fold import is_foldable
@@ -249,7 +249,7 @@ class _Recorder(TorchFunctionMode):
 
         An object that is returned keeps its tensors too, whatever it is.
         """
-        for x in tree_leaves(output):
+        for x in leaves_of(output):
             if id(x) in self._made_by:
                 self._made_by[id(x)][1].leaves = True
         if any(not event.leaves for event in self._alive()):
