@@ -15,7 +15,7 @@ from foreign_oracles import gap, rounding_error, state_of, tensors_of
 from foreign_vision import Batch
 from torch import Tensor, nn
 
-from lighten import UserError, calibrate_, export_onnx, mask_, plan_pruning, quantize_, shrink
+from lighten import calibrate_, export_onnx, mask_, plan_pruning, quantize_, shrink
 from lighten.example import logits_of
 
 STEPS = ("prune", "float file", "insert", "int8", "int8 file", "pruned int8")
@@ -31,8 +31,8 @@ A sum that another kernel adds up in another order falls on the other side of a 
 network of random weights makes of one such step as much as of all rounding together.
 """
 
-ABSURD, ILL_CONDITIONED = 0.5, 4
-"""Above the first an int8 error is looked into: a fault where it is so many times what rounding does by itself."""
+SMALL, ILL_CONDITIONED = 0.05, 4
+"""An int8 error above both is a fault: the first, and so many times what rounding does by itself."""
 
 
 class WrongError(Exception):
@@ -97,9 +97,13 @@ class Survey:
         quantize_(quantized, example_input=self.batch(2))
         batch = self.batch(3)
         self._check("quantizers off, eval", gap(call(quantized, batch), call(network, batch)), EXACT)
-        one, other = (_trained(copy.deepcopy(m), batch) for m in (quantized, network))
-        for what in one:
-            self._check(f"quantizers off, training, {what}", gap(one[what], other[what]), 10 * EXACT)
+        try:
+            expected = _trained(copy.deepcopy(network), batch)
+        except Exception:
+            return quantized  # a network that does not train on such inputs by itself, such as a norm of one number
+        found = _trained(copy.deepcopy(quantized), batch)
+        for what in expected:
+            self._check(f"quantizers off, training, {what}", gap(found[what], expected[what]), 10 * EXACT)
         return quantized
 
     def _calibrate(self, quantized: nn.Module, network: nn.Module) -> str:
@@ -107,12 +111,10 @@ class Survey:
         calibrate_(quantized, [b if isinstance(b, dict | tuple) else (b, None) for b in batches])
         batch = self.batch(4)
         error = gap(call(quantized, batch), call(network, batch))
-        if error <= ABSURD:
-            return f"right: {error:.3f}"
         plain = rounding_error(network, [*batches, batch], call)
-        if error > ILL_CONDITIONED * plain:
+        if error > max(SMALL, ILL_CONDITIONED * plain):
             raise WrongError(f"int8 is {error:.3g} off float, rounding alone {plain:.3g}")
-        return f"right: {error:.3f}, as rounding alone ({plain:.3f})"
+        return f"right: {error:.3f} (rounding alone {plain:.3f})"
 
     def _file(self, network: nn.Module, of: nn.Module, name: str, tolerance: float) -> str:
         import onnxruntime
@@ -179,12 +181,7 @@ def _trained(network: nn.Module, batch: Batch) -> dict[str, list[Tensor]]:
     """Return what one training step leaves behind: outputs, gradients and statistics."""
     network.train()
     torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
-    try:
-        outputs = tensors_of(_output(network, batch))
-    except ValueError as error:
-        if isinstance(error, UserError) or "Expected more than 1 value per channel" not in str(error):
-            raise
-        return {}  # no norm has statistics of one number
+    outputs = tensors_of(_output(network, batch))
     losses = [x.square().mean() for x in outputs if x.is_floating_point() and x.requires_grad]
     if losses:
         torch.stack(losses).sum().backward()

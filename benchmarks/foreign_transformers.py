@@ -142,7 +142,7 @@ def _inputs(cls: Any, config: Any) -> Iterator[tuple[Callable[[int], Batch], str
         bins, length = getattr(config, "num_mel_bins", None), getattr(config, "max_length", None)
         if bins and length:
             yield lambda n: {"input_values": torch.randn(n, length, bins)}, f"{length}x{bins}"
-        yield lambda n: {"input_values": torch.randn(n, 1600)}, "1600 samples"
+        yield lambda n: {"input_values": torch.randn(n, 8000)}, "8000 samples"
         yield lambda n: {"input_values": torch.randn(n, 1, 1600)}, "1x1600 samples"
     if "input_features" in taken:
         bins = getattr(config, "num_mel_bins", None) or getattr(config, "feature_projection_input_dim", None) or 80
