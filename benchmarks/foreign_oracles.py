@@ -90,35 +90,51 @@ def _content(tensor: Tensor) -> tuple[Any, ...]:
 
 @torch.no_grad()
 def rounding_error(network: nn.Module, batches: Sequence[Any], call: Callable[[nn.Module, Any], list[Tensor]]) -> float:
-    """Return what rounding weights (a scale a channel) and inputs of dense layers and convolutions costs by itself.
+    """Return what it costs to round weights to 7 bits, and to 8 what each layer, norm and activation takes and gives.
 
-    Ranges of inputs are the least and greatest values over ``batches``; the last is what the outputs are compared on.
+    Weights have a scale a channel; ranges of tensors are the least and greatest values over ``batches``, the last of
+    which is what the outputs are compared on.
     """
     rounded = copy.deepcopy(network)
-    layers = [m for m in rounded.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
-    spans: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    places = [m for m in rounded.modules() if not any(True for _ in m.children())]
+    spans: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
 
-    def watch(layer: nn.Module, given: tuple[Any, ...]) -> None:
-        low, high = spans.get(layer, (torch.zeros(()), torch.zeros(())))
-        spans[layer] = torch.minimum(low, given[0].min()), torch.maximum(high, given[0].max())
+    def watch(key: tuple[nn.Module, str], x: Tensor) -> Tensor:
+        low, high = spans.get(key, (torch.zeros(()), torch.zeros(())))
+        spans[key] = torch.minimum(low, x.min()), torch.maximum(high, x.max())
+        return x
 
-    def round_input(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        low, high = spans[layer]
+    def round_(key: tuple[nn.Module, str], x: Tensor) -> Tensor:
+        low, high = spans.get(key, (x.min(), x.max()))
         scale = ((high - low) / 255).clamp_min(1e-12)
-        return ((given[0].clamp(low, high) / scale).round() * scale, *given[1:])
+        return ((x.clamp(low, high) - low) / scale).round() * scale + low
 
-    for hook in (watch, round_input):
-        handles = [layer.register_forward_pre_hook(hook) for layer in layers]
-        if hook is round_input:
-            _round_weights(layers)
+    for change in (watch, round_):
+        handles = [handle for place in places for handle in _hooked(place, change)]
+        if change is round_:
+            _round_weights(places)
         outputs = [call(rounded, batch) for batch in batches]
         for handle in handles:
             handle.remove()
     return gap(outputs[-1], call(network, batches[-1]))
 
 
+def _hooked(place: nn.Module, change: Callable[[tuple[nn.Module, str], Tensor], Tensor]) -> list[Any]:
+    def plain(x: Any) -> bool:
+        return isinstance(x, Tensor) and x.is_floating_point() and x.numel() > 0 and bool(x.isfinite().all())
+
+    def before(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(change((place, f"input {i}"), x) if plain(x) else x for i, x in enumerate(given))
+
+    def after(_: nn.Module, given: Any, output: Any) -> Any:
+        return change((place, "output"), output) if plain(output) else output
+
+    return [place.register_forward_pre_hook(before), place.register_forward_hook(after)]
+
+
 def _round_weights(layers: Iterable[nn.Module]) -> None:
     for layer in layers:
-        weight = layer.weight
-        scale = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-12) / 127
-        weight.copy_((weight / scale).round() * scale)
+        for name, weight in layer.named_parameters(recurse=False):
+            if weight.ndim > 1 and weight.is_floating_point() and "bias" not in name:
+                scale = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-12) / 63
+                weight.copy_((weight / scale).round() * scale)
