@@ -23,7 +23,7 @@ def import_libraries() -> None:
 
 
 def names() -> list[str]:
-    """Return every network of the survey as ``library/name``; ``build`` knows more names of each library."""
+    """Return every network of the survey as ``library/name``, small ones first; ``build`` knows more names."""
     found, library = [], ""
     for word in (Path(__file__).parent / "foreign_networks.txt").read_text().split():
         if word.endswith(":"):
