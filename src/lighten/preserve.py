@@ -32,6 +32,20 @@ def preserved(model: nn.Module) -> Iterator[None]:
         (True, 0)
     """
     found = _Snapshot(model)
+    try:
+        with random_state_kept(model):
+            yield
+    finally:
+        found.restore()
+
+
+@contextmanager
+def random_state_kept(model: nn.Module) -> Iterator[None]:
+    """Let the random numbers of PyTorch, NumPy and Python go on afterwards as if nothing had been drawn.
+
+    Args:
+        model: on whose devices PyTorch draws.
+    """
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a forward may draw from it)
     try:
         with torch.random.fork_rng(devices=gpus_of(model)):
@@ -39,7 +53,6 @@ def preserved(model: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-        found.restore()
 
 
 def gpus_of(model: nn.Module) -> list[int]:

@@ -1,5 +1,7 @@
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -127,3 +129,23 @@ def test_groups_that_do_not_divide_say_what_was_reached_beside_what_was_asked(bu
     table = " ".join(str(plan).split())
     assert "Pruning plan: 30.0% of 10 channels" in table
     assert "asked for: 35.0% of channels" in table
+
+
+class Masks(nn.Sequential):
+    """Hides some inputs in training, chosen by Python's and NumPy's random numbers, as SpecAugment does."""
+
+    def forward(self, x):
+        if self.training:
+            x = x * float(random.random() + np.random.random() > 0.1)  # noqa: NPY002
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("amount", [0.5, 0.9])  # the last leaves one channel, and that very cut is tried
+def test_random_numbers_of_all_libraries_go_on_as_before(amount):
+    model = Masks(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    np.random.seed(0)  # noqa: NPY002
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    plan_pruning(model, torch.ones(2, 3), amount)
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[2] == before[1][2]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])

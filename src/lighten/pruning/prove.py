@@ -10,13 +10,14 @@ from torch import nn
 
 from lighten.clone import clone
 from lighten.errors import UserError
+from lighten.preserve import random_state_kept
 from lighten.pruning.allocate import Candidate, lowest, nearby
 from lighten.pruning.check import difference, forget_, is_blank, plain_copy, synthesise, tolerance_of
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import cut_, masked_and_cut
-from lighten.pruning.trace import first_line, random_state_kept, source_of
+from lighten.pruning.trace import first_line, source_of
 
 NEARBY = 4
 """How many other widths are tried for a group whose width cannot stay."""

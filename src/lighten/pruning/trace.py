@@ -4,7 +4,6 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError
 from lighten.example import Call, leaves_of, map_tensors
-from lighten.preserve import preserved
+from lighten.preserve import preserved, random_state_kept
 from lighten.pruning.labels import Labels, compact, spread, varies
 
 PACKAGE = str(Path(__file__).parent)
@@ -245,12 +244,6 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
             f"torch.export cannot trace {_failing_part(model, error)}: {first_line(error)}; "
             "change that forward, or prune a part of the model that can be traced"
         ) from error
-
-
-def random_state_kept(model: nn.Module) -> AbstractContextManager[None]:
-    """Return a context after which random numbers go on as before it, on the devices of ``model``."""
-    devices = {p.device.index for p in model.parameters() if p.is_cuda}
-    return torch.random.fork_rng(devices=sorted(d for d in devices if d is not None))
 
 
 def place(node: Node) -> str:
