@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 from zoo import ZOO
 
 from lighten.example import as_call
@@ -55,3 +56,20 @@ def test_ties_stay_tied(name):
     given, made = small.get_input_embeddings().weight, small.get_output_embeddings().weight
     assert given is made
     assert given.shape == (50, 16)
+
+
+class Drawn(BertForSequenceClassification):
+    """Draws on the CPU while it is built, wherever its weights go."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.order = torch.randperm(4, device="cpu").tolist()
+
+
+def test_a_config_that_follows_draws_no_random_numbers():
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = Drawn(BertConfig(**size, vocab_size=20)).eval()
+    plan = plan_pruning(model, {"input_ids": torch.ones(2, 4, dtype=torch.int64)}, 0.5)
+    before = torch.get_rng_state()
+    shrink(model, plan)
+    assert torch.equal(torch.get_rng_state(), before)

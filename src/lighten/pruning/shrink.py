@@ -65,7 +65,7 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
         return whole
     with preserved(model):
         small = masked_and_cut(model, plan)
-    follow_config_(small, plan)
+        follow_config_(small, plan)
     _remember(small, plan)
     return small
 
