@@ -2,6 +2,7 @@
 
 import copy
 import types
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,12 +39,14 @@ def clone(model: nn.Module) -> nn.Module:
     """
     trainers = [module.__dict__.get("_trainer") for module in model.modules()]
     memo: dict[int, Any] = {id(trainer): trainer for trainer in trainers if trainer is not None}
+    memo |= _empty_copies(model)
     try:
         with _WithoutGraph():
             try:
                 copied = copy.deepcopy(model, memo)
             except Exception:
                 memo = {id(trainer): trainer for trainer in trainers if trainer is not None}
+                memo |= _empty_copies(model)
                 _share_the_rest(model, memo)
                 copied = copy.deepcopy(model, memo)
     except Exception as error:
@@ -57,6 +60,12 @@ def clone(model: nn.Module) -> nn.Module:
     for parameter in copied.parameters():
         parameter.grad = None
     return copied
+
+
+def _empty_copies(model: nn.Module) -> dict[int, Any]:
+    """Return a new container for each empty one that a module holds: of those, most of a deep copy's time is made."""
+    held = (value for module in model.modules() for value in module.__dict__.values())
+    return {id(value): type(value)() for value in held if type(value) in (dict, OrderedDict, set, list) and not value}
 
 
 def fix_weights_(model: nn.Module) -> None:

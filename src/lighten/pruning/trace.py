@@ -4,6 +4,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,7 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
         with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model), _MASKS_AS_GIVEN:
             warnings.simplefilter("ignore")
             args, kwargs = map_tensors(torch.Tensor.clone, call)
-            with preserved(model):
+            with preserved(model), suppress(Exception):
                 leaves_of(model.eval()(*args, **kwargs))  # a dataclass that it returns is known from here on
             return torch.export.export(model.eval(), call[0], call[1], strict=False)
     except Exception as error:
