@@ -28,7 +28,7 @@ def fit(tmp_path):
     return run
 
 
-def test_training_loss_is_the_weighted_sum_of_its_parts(net, loader, fit) -> None:
+def test_training_loss_is_the_weighted_sum_of_its_parts(net, loader, fit, monkeypatch) -> None:
     student, teacher = net(4).eval(), net(6, seed=1)
     inputs, labels = next(iter(loader()))
     s, t = student(inputs), teacher.eval()(inputs)
@@ -40,6 +40,7 @@ def test_training_loss_is_the_weighted_sum_of_its_parts(net, loader, fit) -> Non
     trainer = {"optimizers": [sgd], "world_size": 1, "global_step": 0, "estimated_stepping_batches": 10}
     trainer |= {"_logger_connector": SimpleNamespace(should_update_logs=True), "is_last_batch": False}
     module._trainer = type("T", (), trainer)()
+    monkeypatch.setattr("lighten.distillation.module.fit_progress", lambda trainer: 0.0)
     module.student.eval()
     torch.testing.assert_close(module.training_step((inputs, labels), 0), 0.7 * soft + 0.3 * hard)
 

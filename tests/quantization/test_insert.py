@@ -49,7 +49,7 @@ def test_inserting_changes_nothing_until_enabled(batches):
 def test_fake_quantized_model_matches_a_reference_written_out(batches):
     model = lived_in(Residual())
     floating = copy.deepcopy(model)
-    calibrate_(quantize_(model, example_input=EXAMPLE), batches, ranges="min_max")
+    calibrate_(quantize_(model, example_input=EXAMPLE, weight_bits=8), batches, ranges="min_max")
     low, high = bank_of(model).low.tolist(), bank_of(model).high.tolist()
 
     def q(x, place):

@@ -21,7 +21,7 @@ def test_network_goes_through_int8(name):
     batch = inputs if isinstance(inputs, dict) else (inputs, None)
     with torch.no_grad():
         floating = logits_of(model(*args, **kwargs)).double()
-        calibrate_(quantize_(model, example_input=inputs), [batch])
+        calibrate_(quantize_(model, example_input=inputs, weight_bits=8), [batch])
         quantized = logits_of(model(*args, **kwargs))
         assert torch.equal(logits_of(convert(model)(*args, **kwargs)), quantized)
     if floating.abs().max() > 1e-6:
