@@ -36,6 +36,7 @@ COMPARISON = {
     "speedup_batch_1",
     "speedup_batch_32",
     "agreement",
+    "logit_error",
     "flips",
     "flips_of",
 }

@@ -31,11 +31,13 @@ def preserved(model: nn.Module) -> Iterator[None]:
         >>> norm.training, norm.num_batches_tracked.item()
         (True, 0)
     """
+    _reshard(model)
     found = _Snapshot(model)
     try:
         with random_state_kept(model):
             yield
     finally:
+        _reshard(model)
         found.restore()
 
 
@@ -58,6 +60,14 @@ def random_state_kept(model: nn.Module) -> Iterator[None]:
 def gpus_of(model: nn.Module) -> list[int]:
     """Return the indices of the GPUs that hold weights of ``model``, in order."""
     return sorted({p.device.index for p in model.parameters() if p.is_cuda and p.device.index is not None})
+
+
+def _reshard(model: nn.Module) -> None:
+    """Put the shards of weights (FSDP2) back in their place, where a forward has put the whole ones."""
+    for module in model.modules():
+        reshard: Any = getattr(module, "reshard", None)
+        if callable(reshard):
+            reshard()
 
 
 class _Snapshot:
@@ -110,7 +120,7 @@ class _Snapshot:
             self._take(value.__dict__)
 
     def _take_tensor(self, tensor: Tensor) -> None:
-        if tensor.device.type == "meta" or torch.nn.parameter.is_lazy(tensor):
+        if tensor.device.type == "meta" or torch.nn.parameter.is_lazy(tensor) or hasattr(tensor, "to_local"):
             return
         grad = tensor.grad if tensor.is_leaf else None
         values = None if grad is None else grad.detach().clone()

@@ -237,7 +237,7 @@ def test_the_last_layer_of_a_litert_file_is_stored_in_int8(tmp_path):
     for exclude in ((), ("2",)):
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 400))
-        quantize_(net, example_input=torch.zeros(2, 64), exclude=exclude)
+        quantize_(net, example_input=torch.zeros(2, 64), exclude=exclude, weight_bits=8)
         calibrate_(net, [torch.randn(64, 64)])
         path = export(net, torch.zeros(1, 64), tmp_path / "model.tflite", target="litert")
         sizes[exclude] = path.stat().st_size
