@@ -302,7 +302,7 @@ def test_a_trained_student_is_quantized_in_every_mode(mode, tmp_path):
 
 def test_every_runtime_gets_its_file_and_is_compared_and_verified(tmp_path, capsys):
     targets = ["onnx", "openvino", "litert", "executorch"]
-    drop = ["compress.quantize.max_drop=0.0005", "compress.quantize.weight_bits=3"]
+    drop = ["compress.quantize.max_drop=0.0005", "compress.quantize.weight_bits=2"]
     folder = smoke(tmp_path, *LIMITS, *drop, f"delivery.targets=[{','.join(targets)}]", name="quantize_cnn")
     scores = json.loads((folder / "scores.json").read_text())
     assert list(scores["targets"]) == targets
