@@ -19,6 +19,7 @@ from lighten.distillation.module import DistillationModule
 from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
 from lighten.example import example_of
+from lighten.layout import best_layout
 from lighten.models import build_model
 from lighten.narrow import narrow
 from lighten.recipe import CHANGED, FROM_TEACHER, Fit, Optimizer, Recipe, checkpoints
@@ -142,7 +143,7 @@ def build(recipe: Recipe, data: Any, name: str, options: Mapping[str, Any]) -> n
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = build_model(name, num_classes=data.num_classes, input_shape=data.input_shape, **options).train()
-    return cast(Any, model).to(memory_format=torch.channels_last)  # faster on CPUs, and what tensor cores want
+    return cast(Any, model).to(memory_format=best_layout(model))
 
 
 def config_of(recipe: Recipe, data: Any, teacher: str | None = None) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from lighten.clone import clone
 from lighten.errors import UserError
+from lighten.layout import is_narrow
 from lighten.preserve import preserved
 from lighten.pruning.check import COARSE, TOLERANCES, difference, forget_, tolerance_of
 from lighten.pruning.earlier import PLAN, compose, part_of_plan
@@ -113,6 +114,8 @@ def cut_(model: nn.Module, plan: Plan) -> None:
                     owner.cut_channels_(name, slot.dim, kept)
     for module in model.modules():
         _restate(module)
+    if is_narrow(model):
+        cast(Any, model).to(memory_format=torch.contiguous_format)
 
 
 def _check(masked: nn.Module, small: nn.Module, plan: Plan) -> None:
