@@ -10,6 +10,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
