@@ -1,6 +1,7 @@
 """Two models, one input: do they agree? The input is made from the shapes that a plan remembers."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -72,17 +73,44 @@ def difference(
     return max((_distance(a, b) for a, b in zip(*results, strict=True)), default=0.0)
 
 
-def tolerance_of(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype) -> float:
-    """Return how far apart equal networks' outputs may be, run in ``dtype``: a forward may compute in less than that.
+@dataclass(frozen=True)
+class Glance:
+    """What one run of a model on a synthetic input shows.
+
+    Attributes:
+        undefined: whether an output holds a NaN.
+        blank: whether all outputs are zero or NaN.
+        tolerance: how far apart equal networks' outputs may be: a forward may compute in less than its weights' type.
+    """
+
+    undefined: bool
+    blank: bool
+    tolerance: float
+
+
+def glance(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype) -> Glance:
+    """Run a copy of ``model`` once, in eval mode, on the input that :func:`difference` makes.
 
     Args:
-        model: run on a copy.
+        model: left as it is, with the random state.
         example: what :func:`describe` returned.
         dtype: of the weights and the input.
+
+    Raises:
+        RuntimeError: what the model raises, if it cannot be run so.
     """
-    with _Types() as seen:
-        difference(model, model, example, dtype=dtype)
-    return max(TOLERANCES[kind] for kind in {dtype, *seen.found} & TOLERANCES.keys())
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with torch.no_grad(), random_state_kept(model):
+        torch.manual_seed(0)
+        call = synthesise(example, device, dtype)
+        torch.manual_seed(0)
+        with _Types() as seen:
+            outputs = _outputs(_cast(clone(model).eval(), dtype), call)
+    return Glance(
+        undefined=any(bool(value.isnan().any()) for value in outputs),
+        blank=all(not value.nan_to_num().any() for value in outputs),
+        tolerance=max(TOLERANCES[kind] for kind in {dtype, *seen.found} & TOLERANCES.keys()),
+    )
 
 
 class _Types(TorchDispatchMode):
@@ -96,15 +124,6 @@ class _Types(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.found.update(value.dtype for value in tree_leaves(result) if isinstance(value, Tensor))
         return result
-
-
-def is_blank(model: nn.Module, example: Mapping[str, Any]) -> bool:
-    """Say whether all outputs on a synthetic input, as :func:`difference` makes it, are zero or NaN."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with torch.no_grad(), random_state_kept(model):
-        torch.manual_seed(0)
-        outputs = _outputs(model, synthesise(example, device, torch.float32))
-    return all(not value.nan_to_num().any() for value in outputs)
 
 
 @runtime_checkable

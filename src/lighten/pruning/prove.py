@@ -1,6 +1,6 @@
 """Try every group before it is planned: cut it at random places, and see that the forward follows."""
 
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,13 +12,15 @@ from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.preserve import random_state_kept
 from lighten.pruning.allocate import Candidate, lowest, nearby
-from lighten.pruning.check import difference, forget_, is_blank, plain_copy, synthesise, tolerance_of
+from lighten.pruning.check import Glance, difference, forget_, glance, plain_copy, synthesise
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import cut_, masked_and_cut
 from lighten.pruning.trace import first_line, source_of
 
+ENOUGH = 3
+"""How many groups of one kind must fail alone for the others to be left alone untried."""
 NEARBY = 4
 """How many other widths are tried for a group whose width cannot stay."""
 
@@ -28,7 +30,7 @@ def prove(model: nn.Module, structure: Structure) -> Structure:
 
     A graph does not say whether a size in a ``view`` or a ``slice`` follows the weights or is a number in the code.
     So every group is cut on a copy with random weights, once at random channels and once at all the others, and the
-    copy's outputs are compared with those of masking. Where all groups together fail, halves are tried. Groups that
+    copy's outputs are compared with those of masking. Where all groups together fail, fewer are tried. Groups that
     fail alone are tried once more, tied across the equal parts into which the forward cuts them.
 
     Raises:
@@ -115,12 +117,22 @@ def _reasons(structure: Structure, failed: Mapping[int, str]) -> dict[str, str]:
 
 
 def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, str]]:
-    """Return the groups that can be cut together, and the others with the reason, by index."""
+    """Return the groups that can be cut together, and the others with the reason, by index.
+
+    Halves are tried of what fails, first of groups of one kind. Once some of a kind have failed alone and none has
+    passed, the rest of that kind is not tried alone.
+    """
     trial = _Trial(model, structure)
+    kinds = [_kind(group) for group in structure.groups]
     passed: list[int] = []
     failed: dict[int, str] = {}
 
     def admit(block: Sequence[int]) -> None:
+        alike = [i for i in failed if kinds[i] == kinds[block[0]]]
+        if len(alike) >= ENOUGH and not any(kinds[i] == kinds[block[0]] for i in passed):
+            like = f"cannot be cut, like {structure.groups[alike[0]].name}:"
+            failed.update(dict.fromkeys(block, failed[alike[0]].replace("cannot be cut:", like)))
+            return
         why = trial.fails([*passed, *block])
         if why is None:
             passed.extend(block)
@@ -130,9 +142,17 @@ def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, 
             admit(block[: len(block) // 2])
             admit(block[len(block) // 2 :])
 
-    if structure.groups:
-        admit(range(len(structure.groups)))
+    together = range(len(structure.groups))
+    if not structure.groups or trial.fails(together) is None:
+        return [*together], {}
+    for kind in dict.fromkeys(kinds):
+        admit([i for i in together if kinds[i] == kind])
     return passed, failed
+
+
+def _kind(group: Group) -> frozenset[tuple[str, int]]:
+    """Return what equal groups of repeated blocks have in common: the tensors' names, without numbers."""
+    return frozenset((re.sub(r"\d+", "#", slot.tensor), slot.dim) for slot in group.positions)
 
 
 class _Trial:
@@ -145,24 +165,25 @@ class _Trial:
         _randomise(self._model, structure, generator)
         self._choices = _choices(structure.groups, generator)
         try:
-            if math.isnan(self._gap()):
+            seen = self._glance()
+            if seen.undefined:
                 self._model = _ready(model, structure.example)
-            undefined = math.isnan(self._gap()) or is_blank(clone(self._model), structure.example)
+                seen = self._glance()
         except Exception as error:
             raise UserError(
                 f"{type(model).__name__} cannot be run on random input of the example's shapes "
                 f"({first_line(error)}); give an example_input that stands for any other"
             ) from error
-        if undefined:
+        if seen.undefined or seen.blank:
             raise UserError(
                 f"{type(model).__name__} puts out NaN or zeros on random input of the example's shapes, so no cut can "
                 "be checked; give an example_input whose values are as the network wants them"
             )
-        self._tolerance = tolerance_of(self._model, structure.example, torch.float32)
-        self._train = self._training_fails(self._model) is None
+        self._tolerance = seen.tolerance
+        self._train = self._training_fails(clone(self._model)) is None
 
-    def _gap(self) -> float:
-        return difference(self._model, self._model, self._structure.example, dtype=torch.float32)
+    def _glance(self) -> Glance:
+        return glance(self._model, self._structure.example, torch.float32)
 
     def fails(self, groups: Sequence[int]) -> str | None:
         """Return why these groups cannot be cut together, or None where they can."""
@@ -179,7 +200,8 @@ class _Trial:
         small = clone(masked)
         try:
             cut_(small, plan)
-            gap = difference(masked, small, self._structure.example, dtype=torch.float32, copies=False)
+            # the cut one first: where a cut fails, it mostly cannot run
+            gap = difference(small, masked, self._structure.example, dtype=torch.float32, copies=False)
         except Exception as error:
             return f"cannot be cut: {_say(error)}"
         if not gap <= self._tolerance:
@@ -194,15 +216,16 @@ class _Trial:
         return None
 
     def _training_fails(self, model: nn.Module) -> str | None:
+        """Return why ``model``, which is of no use afterwards, cannot run in training mode, or None where it can."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         try:
             with torch.no_grad(), random_state_kept(model):
                 args, kwargs = synthesise(self._structure.example, device, torch.float32)
-                trial = clone(model).train()
-                for norm in trial.modules():
+                model.train()
+                for norm in model.modules():
                     if isinstance(norm, nn.SyncBatchNorm):
                         norm.eval()  # in training it waits for other ranks, and this one may be alone here
-                trial(*args, **kwargs)
+                model(*args, **kwargs)
         except Exception as error:
             return _say(error)
         return None

@@ -11,7 +11,7 @@ from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.layout import is_narrow
 from lighten.preserve import preserved
-from lighten.pruning.check import COARSE, TOLERANCES, difference, forget_, tolerance_of
+from lighten.pruning.check import COARSE, TOLERANCES, difference, forget_, glance
 from lighten.pruning.earlier import PLAN, compose, part_of_plan
 from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
 from lighten.pruning.norms import restore_
@@ -128,7 +128,7 @@ def _check(masked: nn.Module, small: nn.Module, plan: Plan) -> None:
                 f"{type(masked).__name__} puts out NaN on random input of the example's shapes, so the cut cannot be "
                 "checked; plan with an example_input whose values are as the network wants them"
             )
-        if not gap <= TOLERANCES[dtype] and not gap <= (most := tolerance_of(masked, plan.example, dtype)):
+        if not gap <= TOLERANCES[dtype] and not gap <= (most := glance(masked, plan.example, dtype).tolerance):
             _refuse(plan, gap, str(dtype), most)
         break
     else:
