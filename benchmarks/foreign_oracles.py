@@ -107,7 +107,7 @@ def rounding_error(network: nn.Module, batches: Sequence[Any], call: Callable[[n
     def round_(key: tuple[nn.Module, str], x: Tensor) -> Tensor:
         low, high = spans.get(key, (x.min(), x.max()))
         scale = ((high - low) / 255).clamp_min(1e-12)
-        return ((x.clamp(low, high) - low) / scale).round() * scale + low
+        return ((x - low) / scale).round() * scale + low
 
     for change in (watch, round_):
         handles = [handle for place in places for handle in _hooked(place, change)]

@@ -89,7 +89,7 @@ class _Snapshot:
         for holder, content in self._contents:
             if isinstance(holder, list):
                 holder[:] = content
-            else:
+            elif not isinstance(holder, set) or holder != content:  # a set that is filled anew has another order
                 holder.clear()
                 holder.update(content)
         with torch.no_grad():
