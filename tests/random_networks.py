@@ -121,7 +121,8 @@ def conv(p, x):
     if kind == "strided":
         layer = p.module(f"nn.Conv2d({c}, {d}, 3, stride=2, padding=1, bias={bias})")
         return p.put((d, (h + 1) // 2, (w + 1) // 2), f"{layer}({x})")
-    layer = p.module(f"nn.Conv2d({c}, {d}, {kind}, padding={int(kind) // 2}, bias={bias})")
+    side = int(kind) if kind.isdigit() else 1  # too large to be transposed
+    layer = p.module(f"nn.Conv2d({c}, {d}, {side}, padding={side // 2}, bias={bias})")
     return p.put((d, h, w), f"{layer}({x})")
 
 
