@@ -92,3 +92,14 @@ def test_modules_without_memory_are_looked_at_too():
     with preserved(model):
         model(torch.ones(2, 2, device="meta"))
     assert model[0].weight.is_meta
+
+
+def test_a_set_that_nothing_touched_keeps_its_order():
+    module = nn.Identity()
+    module.names = set(range(100))
+    module.names -= module.names - {3, 8}  # filled anew, it is smaller inside, and walked in another order
+    before = list(module.names)
+    assert before != list(set(before))
+    with preserved(module):
+        pass
+    assert list(module.names) == before

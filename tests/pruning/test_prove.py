@@ -8,7 +8,7 @@ from torch import nn
 from lighten.errors import UserError
 from lighten.pruning import plan_pruning, shrink
 from lighten.pruning.groups import find_groups
-from lighten.pruning.prove import prove
+from lighten.pruning.prove import _Trial, prove
 
 
 class Net(nn.Module):
@@ -50,6 +50,35 @@ def test_sizes_written_into_the_forward_freeze_that_group_alone(body, why, image
     assert found == ["a", "b", "c", "d"]
     assert passed == ["b", "c", "d"]
     assert re.match(why, frozen["a"]), frozen["a"]
+
+
+class Blocks(nn.Module):
+    """Equal blocks, each with a size in its code that fixes its first layer."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"fixed": nn.Conv2d(3, 8, 1), "free": nn.Conv2d(8, 6, 1), "out": nn.Conv2d(6, 3, 1)})
+            for _ in range(depth)
+        )
+
+    def forward(self, x):
+        for block in self.blocks:
+            inner = block["fixed"](x).reshape(len(x), 8, *x.shape[2:])
+            x = x + block["out"](F.relu(block["free"](inner)))
+        return x
+
+
+def test_of_equal_groups_three_that_fail_speak_for_the_rest(images, monkeypatch):
+    tried = []
+    fails = _Trial.fails
+    monkeypatch.setattr(_Trial, "fails", lambda self, groups: tried.append(groups) or fails(self, groups))
+    found, passed, frozen = proven(Blocks(12), images)
+    assert len(found) == 24
+    assert passed == [f"blocks.{i}.free" for i in range(12)]
+    assert "is invalid for input" in frozen["blocks.2.fixed"]
+    assert frozen["blocks.11.fixed"].startswith("cannot be cut, like blocks.0.fixed: shape")
+    assert len(tried) < 12
 
 
 def test_a_wrong_place_of_equal_size_is_found(images):
