@@ -93,3 +93,24 @@ def test_looking_leaves_the_model_as_it_is(x):
     assert model.training
     assert model.seen == {}
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("reader", [nn.ReLU(), nn.BatchNorm2d(8)], ids=["ReLU", "norm"])
+def test_what_training_alone_reads_is_not_folded_into_what_it_reads(reader, x):
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.aside, self.reader, self.a = nn.Conv2d(x.shape[1], 8, 3), reader, nn.Conv2d(x.shape[1], 4, 3)
+
+        def forward(self, x):
+            aside = self.aside(x)
+            if self.training:
+                self.low = self.reader(aside).min().detach()
+            return self.a(x)
+
+    torch.manual_seed(0)
+    model = Aside()
+    expected = model.eval()(x)
+    calibrate_(quantize_(model, example_input=x[:2]), [x])
+    assert relative_error(model(x), expected) < 0.02
+    assert model.train()(x).isfinite().all()

@@ -145,7 +145,9 @@ def _add_users(events: Sequence[Event], in_training: Sequence[Event]) -> set[Eve
     twins = {twin: known[key] for key, twin in _by_identity(in_training).items() if key in known}
     for twin, event in twins.items():
         event.leaves, event.kept = event.leaves or twin.leaves, event.kept or twin.kept
-        event.users.extend(user for user in twin.users if user not in twins)
+        new = [user for user in twin.users if user not in twins]
+        event.leaves |= bool(new) and not event.users  # in eval mode nothing reads it: there is nothing to be one with
+        event.users.extend(new)
         event.changed_by.extend(twins.get(changer, changer) for changer in twin.changed_by)
     return set(twins.values())
 
