@@ -8,6 +8,6 @@ if __name__ == "__main__":
 
     hold()  # a scheduler's signal waits until the run can answer it
 
-    from lighten.launch import main
+    from lighten.cli.train import main
 
     sys.exit(main(sys.argv[1:], Path(__file__).parent / "recipes"))

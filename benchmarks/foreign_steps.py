@@ -16,7 +16,7 @@ from foreign_vision import Batch
 from torch import Tensor, nn
 
 from lighten import calibrate_, export_onnx, mask_, plan_pruning, quantize_, shrink
-from lighten.example import logits_of
+from lighten.utils.inputs import logits_of
 
 STEPS = ("prune", "float file", "insert", "int8", "int8 file", "pruned int8")
 BATCHES = (1, 2, 5)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MOST_PARAMETERS = 60_000_000
+MAX_PARAMETERS = 60_000_000
 SIZES = (64, 96, 112, 128, 160, 192, 224, 256, 299, 384, 448, 512)
 CLASSES = 10
 
@@ -48,7 +48,7 @@ Candidates = Iterator[tuple[Callable[[], nn.Module], Callable[[int], Batch], str
 def small(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"):
         size = sum(p.numel() for p in make().parameters())
-    if size > MOST_PARAMETERS:
+    if size > MAX_PARAMETERS:
         raise NotBuiltError(f"{size / 1e6:.0f} M parameters")
     return make()
 

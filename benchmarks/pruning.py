@@ -32,16 +32,17 @@ from step_cost import WARM_UP, TakeTurns, Turn
 from torch import Tensor, nn
 
 from lighten import DistillationModule, Prune, build_data, build_model, export_onnx, plan_pruning, shrink
-from lighten.delivery.count import count_torch
-from lighten.delivery.latency import interleaved_latency
-from lighten.delivery.measure import predict
-from lighten.delivery.runner import open_runner
-from lighten.example import as_call
+from lighten.delivery.measure.count import count_torch
+from lighten.delivery.measure.latency import interleaved_latency
+from lighten.delivery.measure.measure import predict
+from lighten.delivery.runtimes.runners import open_runner
 from lighten.pruning.callback import UPDATES
 from lighten.pruning.score import fpgm
 from lighten.training.fit import make_trainer, resolve_precision
 from lighten.training.optimizer import OptimizerSettings
-from lighten.training.reference import fingerprint_of, reference
+from lighten.training.reference import reference
+from lighten.utils.fingerprint import fingerprint_of
+from lighten.utils.inputs import as_call
 
 IMAGE = torch.zeros(1, 1, 28, 28)
 DENSE = {"name": "sgd", "lr": 0.1, "weight_decay": 0.002}

@@ -42,20 +42,21 @@ from pruning import DENSE, DENSE_EPOCHS, IMAGE, _build, _data, _fit
 from torch import Tensor, nn
 
 from lighten import Quantize, export, export_onnx, quantize_
-from lighten.batch import BatchFormat
-from lighten.delivery.export import SUFFIXES
-from lighten.delivery.latency import interleaved_latency
-from lighten.delivery.measure import predict
-from lighten.delivery.quiet import silent
-from lighten.delivery.runner import OnnxRunner, open_runner
-from lighten.example import Call, as_call, logits_of, map_tensors
+from lighten.delivery.export.targets import SUFFIXES
+from lighten.delivery.measure.latency import interleaved_latency
+from lighten.delivery.measure.measure import predict
+from lighten.delivery.runtimes.quiet import silent
+from lighten.delivery.runtimes.runners import OnnxRunner, open_runner
 from lighten.quantization.fake_quant import fake_quantize
 from lighten.quantization.insert import bank_of, convert
 from lighten.quantization.observe import RULES
 from lighten.quantization.post_training import quantize_post_training
 from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.fit import resolve_precision
-from lighten.training.reference import fingerprint_of, reference
+from lighten.training.reference import reference
+from lighten.utils.batch import BatchFormat
+from lighten.utils.fingerprint import fingerprint_of
+from lighten.utils.inputs import Call, as_call, logits_of, map_tensors
 
 FINE_TUNING = {"name": "sgd", "lr": 0.01, "weight_decay": 5e-4}
 """Of ``recipe=quantize_cnn``: batch norm's statistics are frozen, so that steps must be small."""

@@ -23,7 +23,7 @@ import torch
 from step_cost import TakeTurns, Turn, in_turn
 
 SAFE, BARE = "with all safety", "without"
-MOST = 0.02
+MAX_SHARE = 0.02
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         each = ", ".join(f"{share:+.1%}" for share in shares)
         medians = f"{statistics.median(bare):.2f} | {statistics.median(safe):.2f} | {statistics.median(shares):+.2%}"
         print(f"| {says} | {medians} | {each} | {inside[clock]:.2%} |")
-    return int(inside["wall"] > MOST)
+    return int(inside["wall"] > MAX_SHARE)
 
 
 class BothClocks(Turn):
@@ -78,8 +78,8 @@ def _job(name: str, arguments: argparse.Namespace, mine: Any, following: Any, an
     warnings.simplefilter("ignore")
     from lighten import DistillationModule, Prune, Quantize, build_data, build_model
     from lighten.training.fit import make_trainer, resolve_precision
+    from lighten.training.lineage import Lineage
     from lighten.training.optimizer import OptimizerSettings
-    from lighten.training.origin import Origin
 
     data = build_data("fashion_mnist", batch_size=arguments.batch, seed=0)
     shape = {"num_classes": 10, "input_shape": (1, 28, 28), "stem_stride": 2}
@@ -98,8 +98,8 @@ def _job(name: str, arguments: argparse.Namespace, mine: Any, following: Any, an
     spent = {"wall": 0.0, "cpu": 0.0}
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
         if name == SAFE:
-            origin = Origin({"optimizer.lr": 0.01}, {"data": data.fingerprint, "teacher": module.teacher.fingerprint})
-            trainer = make_trainer(folder=folder, stage=name, settings=settings, callbacks=[*callbacks, origin])
+            lineage = Lineage({"optimizer.lr": 0.01}, {"data": data.fingerprint, "teacher": module.teacher.fingerprint})
+            trainer = make_trainer(folder=folder, stage=name, settings=settings, callbacks=[*callbacks, lineage])
             for each in trainer.callbacks:
                 if type(each).__module__.startswith("lighten.training"):
                     _time_hooks(each, spent)

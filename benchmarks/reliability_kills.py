@@ -229,7 +229,7 @@ class Bench:
             try:
                 _become(runs, ELSEWHERE if turn // 2 % 2 and Path(ELSEWHERE).is_dir() else HERE)
                 dying.prepare()
-                from lighten.launch import main as command
+                from lighten.cli.train import main as command
 
                 code = command(words, RECIPES)
             except BaseException:
@@ -335,12 +335,12 @@ def _warm_up() -> None:
     import torch
 
     torch.set_num_threads(1)  # forks have no other threads
-    import lighten.launch
-    import lighten.run
+    import lighten.cli.train
+    import lighten.run.pipeline
 
-    lighten.run._deliver = lambda *_, **__: None
+    lighten.run.pipeline._deliver = lambda *_, **__: None
     with tempfile.TemporaryDirectory() as runs, contextlib.redirect_stdout(io.StringIO()):
-        if lighten.launch.main([*SETTINGS, f"runs={runs}", "trainer.max_epochs=1"], RECIPES):
+        if lighten.cli.train.main([*SETTINGS, f"runs={runs}", "trainer.max_epochs=1"], RECIPES):
             raise SystemExit("a run that nobody disturbs fails")
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lighten.example import as_call
+from lighten.utils.inputs import as_call
 
 SAMPLES, SIDE = 8, 6
 

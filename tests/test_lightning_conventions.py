@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, UserError, shrink
-from lighten.delivery.publish import figures_of
+from lighten.delivery.report.publish import figures_of
 from lighten.quantization.insert import bank_of
 from lighten.quantization.sites import Stage
 from lighten.training.finite import StopOnNonFinite

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from lighten import export_onnx, mask_, plan_pruning, shrink
-from lighten.clone import clone
-from lighten.delivery.runner import open_session
+from lighten.delivery.runtimes.runners import open_session
 from lighten.errors import UserError
-from lighten.example import as_call
 from lighten.pruning.mask import Masks
 from lighten.quantization.insert import bank_of, quantize_, unquantize_
 from lighten.quantization.sites import Stage
+from lighten.utils.clone import clone
+from lighten.utils.inputs import as_call
 
 STEPS = 4
 QUANTIZED, PRUNED, BOTH = "quantized", "pruned", "both"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lighten.data import build_data as build_data
     from lighten.data import register_data as register_data
-    from lighten.delivery.export import export as export
-    from lighten.delivery.export import export_onnx as export_onnx
-    from lighten.delivery.folder import load as load
-    from lighten.delivery.folder import save as save
-    from lighten.delivery.hub import push_to_hub as push_to_hub
-    from lighten.delivery.measure import measure as measure
+    from lighten.delivery.export.targets import export as export
+    from lighten.delivery.export.targets import export_onnx as export_onnx
+    from lighten.delivery.folders.hub import push_to_hub as push_to_hub
+    from lighten.delivery.folders.model import load as load
+    from lighten.delivery.folders.model import save as save
+    from lighten.delivery.measure.measure import measure as measure
     from lighten.distillation.cache import TeacherCache as TeacherCache
     from lighten.distillation.initialise import student_from_teacher as student_from_teacher
     from lighten.distillation.module import DistillationModule as DistillationModule
@@ -42,19 +42,19 @@ _HOMES = {
     "build_data": "data",
     "build_model": "models",
     "calibrate_": "quantization.insert",
-    "export": "delivery.export",
-    "export_onnx": "delivery.export",
+    "export": "delivery.export.targets",
+    "export_onnx": "delivery.export.targets",
     "find_float_layers": "quantization.sensitivity",
-    "load": "delivery.folder",
+    "load": "delivery.folders.model",
     "mask_": "pruning.mask",
-    "measure": "delivery.measure",
+    "measure": "delivery.measure.measure",
     "plan_pruning": "pruning.decide",
-    "push_to_hub": "delivery.hub",
+    "push_to_hub": "delivery.folders.hub",
     "quantize_": "quantization.insert",
     "quantize_post_training": "quantization.post_training",
     "register_data": "data",
     "register_model": "models",
-    "save": "delivery.folder",
+    "save": "delivery.folders.model",
     "shrink": "pruning.shrink",
     "student_from_teacher": "distillation.initialise",
 }

@@ -28,7 +28,7 @@ from lighten import (
     save,
     shrink,
 )
-from lighten.delivery.measure import predict
+from lighten.delivery.measure.measure import predict
 from lighten.distillation.cache import TeacherCache
 from lighten.pruning.score import fpgm, magnitude
 from lighten.quantization.insert import bank_of, convert

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 from word_tokenizer import save_tokenizer
 
-from lighten.batch import BatchFormat
 from lighten.data.masking import IGNORED
 from lighten.data.text import TextData
 from lighten.data.text_part import Part, Texts
 from lighten.errors import UserError
 from lighten.training import order as order_module
+from lighten.utils.batch import BatchFormat
 
 
 def sentence(i):

@@ -71,11 +71,11 @@ def test_what_has_no_length_is_gone_through_in_silence():
 
 def test_where_there_is_no_terminal_each_stage_is_a_plain_line_with_the_time_that_is_left(clock):
     out = StringIO()
-    with progress("export", Console(file=out, width=20)) as say:
-        say("teacher.onnx", 0.0)
+    with progress("export", Console(file=out, width=20)) as on_progress:
+        on_progress("teacher.onnx", 0.0)
         clock[0] = 8.0
-        say("teacher.onnx", 0.1)
-        say("a name longer than the console [bold]", 0.25)
+        on_progress("teacher.onnx", 0.1)
+        on_progress("a name longer than the console [bold]", 0.25)
     assert out.getvalue() == (
         "export teacher.onnx …\nexport a name longer than the console [bold] (about 24 s left) …\n"
     )
@@ -83,8 +83,8 @@ def test_where_there_is_no_terminal_each_stage_is_a_plain_line_with_the_time_tha
 
 def test_a_quiet_console_is_told_nothing():
     out = StringIO()
-    with progress("export", Console(file=out, quiet=True)) as say:
-        say("x", 0.0)
+    with progress("export", Console(file=out, quiet=True)) as on_progress:
+        on_progress("x", 0.0)
     assert out.getvalue() == ""
 
 
@@ -92,9 +92,9 @@ def test_a_quiet_console_is_told_nothing():
 def test_in_a_terminal_it_is_a_bar_with_the_remaining_time_which_goes_away(ticks):
     out, moments = StringIO(), iter(range(0, 1000, 6))
     console = Console(file=out, width=80, force_terminal=True, color_system=None, get_time=lambda: next(moments))
-    with progress("measure", console, ticks=ticks) as say:
+    with progress("measure", console, ticks=ticks) as on_progress:
         for done in (0.0, 0.25, 0.5):
-            say("accuracy [x]", done)
+            on_progress("accuracy [x]", done)
         before_the_end = out.getvalue()
     shown = out.getvalue()
     assert "measure accuracy [x]" in shown
@@ -107,6 +107,6 @@ def test_in_a_terminal_it_is_a_bar_with_the_remaining_time_which_goes_away(ticks
 
 def test_a_dumb_terminal_gets_lines():
     out = StringIO()
-    with progress("x", Console(file=out, force_terminal=True, _environ={"TERM": "dumb"})) as say:
-        say("y", 0.0)
+    with progress("x", Console(file=out, force_terminal=True, _environ={"TERM": "dumb"})) as on_progress:
+        on_progress("y", 0.0)
     assert out.getvalue() == "x y …\n"

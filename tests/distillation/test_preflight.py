@@ -11,12 +11,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification
 
-from lighten.batch import BatchFormat
 from lighten.data import build_data
 from lighten.distillation.preflight import Finding, preflight
 from lighten.distillation.teacher import fingerprint
-from lighten.example import logits_of
 from lighten.models.registry import build_model
+from lighten.utils.batch import BatchFormat
+from lighten.utils.inputs import logits_of
 
 TEXT_SIZES = {"num_attention_heads": 2, "num_hidden_layers": 1, "max_position_embeddings": 64}
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lighten import recipe
 from lighten.distillation.loss import cross_entropy, dist, soft_labels
 from lighten.distillation.teacher import PRECISIONS
 from lighten.distillation.terms import LOSSES, Ranks, Seen, Terms, check_terms
 from lighten.errors import UserError
+from lighten.recipe import schema as recipe
 
 
 def test_recipes_know_every_loss_and_precision() -> None:

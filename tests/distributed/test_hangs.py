@@ -19,7 +19,7 @@ from hangs import MATRIX, SCRIPT, Cell, faults
 from torch.utils._pytree import tree_leaves
 
 from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
-from lighten.training.files import remove_stale
+from lighten.utils.files import remove_stale
 
 CELLS = [
     Cell("lightning", "KILL", "0"),

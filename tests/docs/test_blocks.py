@@ -26,16 +26,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lighten.arguments import STEPS
-from lighten.cli import main as lighten
-from lighten.compose import compose_all
-from lighten.launch import main as train
+from lighten.cli.arguments import STEPS
+from lighten.cli.main import main as lighten
+from lighten.cli.train import main as train
+from lighten.recipe.compose import compose_all
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = ("python", "bash", "yaml", "text")
 MARKS = ("given", "run with", "not run")
-MOST_NOT_RUN = 1
+MAX_NOT_RUN = 1
 OTHERS = ("apt-get install ", "pytest", "scancel ", "wandb sync ", "tensorboard --logdir ", "export ", "mkdocs build")
 """What else commands of a page may begin with: not ours to check."""
 
@@ -94,7 +94,7 @@ def test_there_is_no_block_that_escapes():
 
 def test_few_blocks_are_not_run_and_each_says_why():
     kept = [block for block in BLOCKS if block.mark == "not run"]
-    assert len(kept) <= MOST_NOT_RUN, [block.place for block in kept]
+    assert len(kept) <= MAX_NOT_RUN, [block.place for block in kept]
     assert all(len(block.note.split()) >= 3 for block in kept)
 
 

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import datasets
 import pytest
 
-from lighten import cli, launch
+from lighten.cli import train as launch
+from lighten.cli.main import main as cli
 from lighten.errors import UserError, one_line
 
 OUTSIDE = "outside-7f3a"

@@ -24,7 +24,7 @@ from finished_run import make_plan, make_scores, write_run
 
 import lighten
 from lighten.data import build_data
-from lighten.delivery.student import shrink_run
+from lighten.delivery.folders.student import shrink_run
 from lighten.models import build_model
 from lighten.training.checkpoint import AtomicCheckpointIO, manifest_of, sealed, verify
 

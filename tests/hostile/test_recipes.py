@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutated_recipes import files, words
 
-from lighten.compose import compose_all
 from lighten.errors import RecipeError
-from lighten.recipe import load_recipe
+from lighten.recipe.compose import compose_all
+from lighten.recipe.schema import load_recipe
 
 PLAIN = "student: resnet20\nstudent_options: {width: 4}\ncompress: {prune: {amount: 0.5}}\n"
 
@@ -25,7 +25,7 @@ def no_run(monkeypatch):
     def run(recipe, *given, **named):
         raise AssertionError(f"{recipe} was run")
 
-    monkeypatch.setitem(sys.modules, "lighten.run", SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "lighten.run.pipeline", SimpleNamespace(run=run))
 
 
 FILES = {

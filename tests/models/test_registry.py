@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-import lighten.registry
+import lighten.utils.registry
 from lighten.errors import UserError
 from lighten.models import build_model, check_model, model_names, register_model
 from lighten.models.registry import _REGISTRY
@@ -111,6 +111,6 @@ def test_a_taken_name_is_refused():
 @pytest.mark.usefixtures("_restore")
 def test_installed_packages_announce_models(monkeypatch):
     entry = EntryPoint("theirs", "torch.nn:Identity", "lighten.models")
-    monkeypatch.setattr(lighten.registry, "entry_points", lambda **k: EntryPoints([entry]).select(**k))
+    monkeypatch.setattr(lighten.utils.registry, "entry_points", lambda **k: EntryPoints([entry]).select(**k))
     assert "theirs" in model_names()
     assert isinstance(build_model("theirs", num_classes=2, input_shape=(1, 2, 2)), nn.Identity)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.pruning.check import describe, difference, synthesise
+from lighten.utils.clone import clone
 
 CALL = (
     (torch.rand(2, 3), [torch.tensor([3, 9]), (None, 2.5)]),

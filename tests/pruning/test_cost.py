@@ -8,8 +8,8 @@ import torch_pruning
 from torch.utils.flop_counter import FlopCounterMode
 from zoo import ZOO
 
-from lighten.example import as_call
 from lighten.pruning import plan_pruning, shrink
+from lighten.utils.inputs import as_call
 
 
 def macs(model, inputs):

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.pruning import mask_, plan_pruning, shrink
+from lighten.utils.clone import clone
 
 
 class Net(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 from zoo import ZOO
 
-from lighten.example import as_call
 from lighten.pruning import plan_pruning, shrink
+from lighten.utils.inputs import as_call
 
 FOLLOW = ("resnet18", "resnet50", "convnext", "vit", "bert", "bert_lm", "distilbert", "roberta", "gpt2")
 

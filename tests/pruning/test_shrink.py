@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.layout import is_narrow
 from lighten.models import build_model
 from lighten.pruning import Plan, mask_, plan_pruning, shrink
 from lighten.pruning.plan import Cut
+from lighten.utils.layout import is_narrow
 
 
 def outputs(model, inputs):

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 from zoo import ZOO
 
-from lighten.example import as_call
 from lighten.pruning import mask_, plan_pruning, shrink
+from lighten.utils.inputs import as_call
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*from_pretrained cannot read it")
 

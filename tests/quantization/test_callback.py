@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Single
 from quantization_nets import Residual
 from torch import nn
 
-from lighten.delivery.export import export_onnx
+from lighten.delivery.export.targets import export_onnx
 from lighten.errors import UserError
 from lighten.quantization.callback import Quantize
 from lighten.quantization.insert import bank_of, calibrate_, convert, quantize_

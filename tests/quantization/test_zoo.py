@@ -4,9 +4,9 @@ import pytest
 import torch
 from zoo import ZOO
 
-from lighten.example import as_call, logits_of
 from lighten.quantization import calibrate_, convert, quantize_
 from lighten.quantization.insert import bank_of
+from lighten.utils.inputs import as_call, logits_of
 
 FAR = {"regnet": 0.15}
 """Relative errors allowed where 8 bits are coarse for an untrained network; elsewhere 0.05."""

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from lighten.compose import compose_all, read_recipe, recipe_names
-from lighten.recipe import Recipe
+from lighten.recipe.compose import compose_all, read_recipe, recipe_names
+from lighten.recipe.schema import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = recipe_names(RECIPES)

@@ -166,7 +166,7 @@ def test_an_unwritable_folder_is_told_and_the_old_file_stays(tmp_path, monkeypat
     def full(*args) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lighten.training.files.os.fsync", full)
+    monkeypatch.setattr("lighten.utils.files.os.fsync", full)
     with pytest.raises(UserError, match=r"could not be written \(No space left on device\)"):
         save(tmp_path, 2, path.name)
     monkeypatch.undo()
@@ -185,7 +185,7 @@ KILLS = """
 import os, shutil, signal, sys, warnings
 from pathlib import Path
 import torch
-from lighten.training import files
+from lighten.utils import files
 from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
 
 warnings.simplefilter("ignore")

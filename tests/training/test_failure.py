@@ -6,8 +6,8 @@ import pytest
 from lighten.errors import UserError
 from lighten.training import failure
 from lighten.training.failure import FILE, failure_kept
-from lighten.training.files import DiskError
 from lighten.training.signals import Preempted
+from lighten.utils.files import DiskError
 
 
 def fail(folder, error):

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lighten.training.checkpoint import AtomicCheckpointIO
 from lighten.training.finite import StopOnNonFinite
 from lighten.training.fit import make_trainer, resolve_precision
-from lighten.training.peers import Peers
+from lighten.training.peers import RankMonitor
 from lighten.training.record import History
 
 
@@ -42,7 +42,7 @@ def test_the_timeout_is_the_strategys(tmp_path, settings, seconds) -> None:
 
 
 def test_peers_hear_first(trainer) -> None:
-    assert isinstance(trainer().callbacks[0], Peers)
+    assert isinstance(trainer().callbacks[0], RankMonitor)
 
 
 def test_seed_decides_what_dropout_drops(plain, batches, tmp_path) -> None:

@@ -30,7 +30,7 @@ def watched(monkeypatch, capfd, tmp_path):
             self.killed = []
             self.there = True
             self.stopped = False
-            self.guard.hear(f"watch {self.cause}\n".encode())
+            self.guard.receive(f"watch {self.cause}\n".encode())
             monkeypatch.setattr(os, "getppid", lambda: PID if self.there else 1)
             monkeypatch.setattr(os, "kill", lambda *words: self.killed.append(words))
             self.launcher_runs = True
@@ -46,7 +46,7 @@ def watched(monkeypatch, capfd, tmp_path):
 
         def turns(self, seconds):
             """Return after how many seconds it ended the process, or ``None``."""
-            return next((n / 2 for n in range(1, 2 * seconds + 1) if self.guard.turn(0.5)), None)
+            return next((n / 2 for n in range(1, 2 * seconds + 1) if self.guard.poll(0.5)), None)
 
     return Watched()
 
@@ -81,23 +81,23 @@ def test_anothers_failure_ends_it_after_a_while(watched):
 
 def test_one_that_failed_itself_may_go_on_until_it_has_told(watched):
     claim_cause(watched.cause, "rank 1 failed: no luck")
-    watched.guard.hear(b"failed\n")
+    watched.guard.receive(b"failed\n")
     assert watched.turns(100) is None
-    watched.guard.hear(b"told\n")
+    watched.guard.receive(b"told\n")
     assert watched.turns(100) == GRACE
     assert watched.said() == ""
 
 
 def test_the_next_fit_is_watched_anew(watched):
     claim_cause(watched.cause, "rank 0 failed: no luck")
-    watched.guard.hear(b"failed\ntold\n")
-    watched.guard.hear(f"watch {watched.cause}2\n".encode())
+    watched.guard.receive(b"failed\ntold\n")
+    watched.guard.receive(f"watch {watched.cause}2\n".encode())
     assert watched.turns(100) is None
 
 
 @pytest.mark.parametrize("told", [False, True])
 def test_one_that_is_gone_is_told_of_once(watched, told):
-    watched.guard.hear(b"told\n" if told else b"")
+    watched.guard.receive(b"told\n" if told else b"")
     watched.there = False
     assert watched.turns(1) == 0.5
     assert not watched.killed
@@ -143,13 +143,13 @@ def test_a_disk_that_takes_nothing_more_is_told_too(tmp_path, monkeypatch):
 
 def test_words_may_come_in_pieces():
     guarded = Guard(0, PID, 3.0)
-    assert not guarded.hear(b"watch /a ")
-    assert not guarded.hear(b"b\nfai")
+    assert not guarded.receive(b"watch /a ")
+    assert not guarded.receive(b"b\nfai")
     assert guarded.cause == Path("/a b")
     assert not guarded.failed
-    assert not guarded.hear(b"led\npar")
+    assert not guarded.receive(b"led\npar")
     assert guarded.failed
-    assert guarded.hear(b"t\n")
+    assert guarded.receive(b"t\n")
 
 
 def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch):

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch.distributed as dist
 
-from lighten import launch
+from lighten.cli import train as launch
 from lighten.errors import UserError
 from lighten.training import guard, peers
 from lighten.training.fit import leave_processes
-from lighten.training.peers import Peers, cause_of, part, told
+from lighten.training.peers import RankMonitor, cause_of, detach, told
 from lighten.training.signals import Preempted
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:4321")
@@ -32,11 +32,11 @@ def rank(tmp_path, monkeypatch):
     monkeypatch.setattr(peers, "WAIT", 0.3)
     strategy = SimpleNamespace(broadcast=lambda mark: f"first-{mark.partition('-')[2]}", _timeout=timedelta(seconds=7))
     trainer = SimpleNamespace(world_size=2, global_rank=1, strategy=strategy, default_root_dir=str(tmp_path / "run"))
-    rank = SimpleNamespace(words=words, started=started, trainer=trainer, peers=Peers())
+    rank = SimpleNamespace(words=words, started=started, trainer=trainer, peers=RankMonitor())
     rank.peers.setup(trainer, None, "fit")
     rank.cause = Path(words[0].partition(" ")[2])
     yield rank
-    part()
+    detach()
 
 
 def test_a_process_alone_is_not_watched(plain, batches, trainer, monkeypatch):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lighten.training.checkpoint import latest_good
-from lighten.training.files import DiskError
 from lighten.training.record import keep_until, read
+from lighten.utils.files import DiskError
 
 
 def test_a_line_per_log_point_with_what_was_logged_then(tmp_path, plain, batches, trainer) -> None:

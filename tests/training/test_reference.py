@@ -15,8 +15,9 @@ from safetensors.torch import save_model
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.training import files
-from lighten.training.reference import fingerprint_of, reference
+from lighten.training.reference import reference
+from lighten.utils import files
+from lighten.utils.fingerprint import fingerprint_of
 
 
 class Fit:
@@ -227,7 +228,7 @@ def test_all_ranks_get_rank_zeros_answer(tmp_path) -> None:
 DIE = """
 import os, signal, sys
 import lightning as L
-from lighten.launch import _guarded
+from lighten.cli.train import _guarded
 from lighten.training.reference import agreed
 trainer = L.Trainer(devices=2, accelerator="cpu", strategy="ddp", logger=False, enable_checkpointing=False,
                     default_root_dir=sys.argv[1])

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize
+from lighten.delivery.report.panels import SECTIONS
 from lighten.errors import UserError
-from lighten.panels import SECTIONS
 from lighten.training.checkpoint import latest_good
 from lighten.training.fit import make_trainer
 from lighten.training.loggers import ending, make_logger

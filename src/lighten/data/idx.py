@@ -13,7 +13,7 @@ from torch import Tensor
 from lighten.errors import UserError
 
 _UNSIGNED_BYTE = 0x08
-_MOST = 1 << 31
+_MAX_BYTES = 1 << 31
 """Bytes of a file; the largest of the family has a quarter of that."""
 
 
@@ -35,8 +35,8 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
         with gzip.open(found) if found.suffix == ".gz" else found.open("rb") as file:
             start = file.read(head)
             sizes = [int.from_bytes(start[i : i + 4], "big") for i in range(4, head, 4)]
-            count = prod(sizes) if start[:4] == bytes([0, 0, _UNSIGNED_BYTE, dimensions]) else _MOST
-            content = file.read(count + 1) if count < _MOST else b""  # no more than it says: a gzip can be a bomb
+            count = prod(sizes) if start[:4] == bytes([0, 0, _UNSIGNED_BYTE, dimensions]) else _MAX_BYTES
+            content = file.read(count + 1) if count < _MAX_BYTES else b""  # no more than it says: a gzip can be a bomb
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{found} cannot be read ({error}); fetch it again") from error
     if len(content) != count:

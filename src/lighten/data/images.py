@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lighten.batch import KeyedBatch
 from lighten.data.checks import check_at_least
 from lighten.data.split import stratified
 from lighten.errors import UserError
 from lighten.training.order import FixedOrder, OrderedLoader, Place, draw_below, loader_options, overfits
+from lighten.utils.batch import KeyedBatch
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lighten.registry import Builder, Registry
+from lighten.utils.registry import Builder, Registry
 
 if TYPE_CHECKING:
     import lightning as L

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lighten.errors import UserError
-from lighten.training.files import replace_file
+from lighten.utils.files import replace_file
 
 _AT_ONCE = 50_000
 """Texts that the tokenizer gets in one call; bounds the memory of its Python lists."""

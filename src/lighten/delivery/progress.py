@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-Say = Callable[[str, float], None]
+ProgressCallback = Callable[[str, float], None]
 """Called by long work with what it is at, and the share of all of it that is done, in [0, 1]."""
 
 
-def silent(stage: str, done: float) -> None:
+def ignore_progress(stage: str, done: float) -> None:
     """Tell nobody."""
 
 
@@ -24,7 +24,7 @@ class Stages:
     What is left is what is known of it, and for every other stage the mean of those that are done.
 
     Args:
-        say: is told.
+        on_progress: is told.
         count: how many stages there are whose length is not known.
         known: seconds of all others together.
 
@@ -34,8 +34,8 @@ class Stages:
         read
     """
 
-    def __init__(self, say: Say, count: int, *, known: float = 0.0) -> None:
-        self._say, self._count, self._known = say, count, known
+    def __init__(self, on_progress: ProgressCallback, count: int, *, known: float = 0.0) -> None:
+        self._say, self._count, self._known = on_progress, count, known
         self._begun = self._stage_begun = time.monotonic()
         self._name, self._seconds = "", 0.0  # of the stage that goes on, if it is known how long that is
         self._finished, self._spent, self._told = -1, 0.0, 0.0
@@ -76,8 +76,8 @@ class Stages:
 
 
 @contextmanager
-def progress(title: str, console: "Console", *, ticks: bool = True) -> Iterator[Say]:
-    """Show how far the work of this block is: give what is yielded to it as ``say``.
+def progress(title: str, console: "Console", *, ticks: bool = True) -> Iterator[ProgressCallback]:
+    """Show how far the work of this block is: give what is yielded to it as ``on_progress``.
 
     In a terminal that is a bar with the remaining time, which is gone at the end; elsewhere one line a stage, without
     control characters.
@@ -101,14 +101,14 @@ def progress(title: str, console: "Console", *, ticks: bool = True) -> Iterator[
         yield lambda stage, done: bar.update(task, description=f"{title} {stage}", completed=done, refresh=not ticks)
 
 
-def _lines(title: str, console: "Console") -> Say:
+def _lines(title: str, console: "Console") -> ProgressCallback:
     begun, told = time.monotonic(), ""
 
-    def say(stage: str, done: float) -> None:
+    def on_progress(stage: str, done: float) -> None:
         nonlocal told
         if stage != told:
             told, passed = stage, time.monotonic() - begun
             left = f" (about {passed * (1 - done) / done:.0f} s left)" if done else ""
             console.print(f"{title} {stage}{left} …", markup=False, highlight=False, soft_wrap=True)
 
-    return say
+    return on_progress

@@ -7,18 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from lighten.batch import BatchFormat
-from lighten.delivery import card, report
-from lighten.delivery.artifacts import open_run, read_json, sha256
-from lighten.delivery.count import count
-from lighten.delivery.extras import require
-from lighten.delivery.latency import batch_of
-from lighten.delivery.measure import FILES, predict
-from lighten.delivery.progress import Say, Stages, silent
-from lighten.delivery.proof import STEPS, relative_error
-from lighten.delivery.provenance import MADE_OF, PARTS, versions
-from lighten.delivery.runner import open_runner
-from lighten.delivery.scores import (
+from lighten.delivery.export.proof import STEPS, relative_error
+from lighten.delivery.folders.provenance import MADE_OF, PARTS, versions
+from lighten.delivery.folders.run import open_run, read_json, sha256
+from lighten.delivery.folders.student import FIT
+from lighten.delivery.measure.count import count
+from lighten.delivery.measure.latency import batch_of
+from lighten.delivery.measure.measure import FILES, predict
+from lighten.delivery.measure.scores import (
     SEAL,
     ModelScores,
     Role,
@@ -29,10 +25,15 @@ from lighten.delivery.scores import (
     reference_of,
     seal_of,
 )
-from lighten.delivery.student import FIT
+from lighten.delivery.progress import ProgressCallback, Stages, ignore_progress
+from lighten.delivery.report import card
+from lighten.delivery.report import page as report
+from lighten.delivery.runtimes.packages import require
+from lighten.delivery.runtimes.runners import open_runner
 from lighten.errors import UserError
 from lighten.training.checkpoint import AtomicCheckpointIO, verify
-from lighten.training.origin import ORIGIN
+from lighten.training.lineage import ORIGIN
+from lighten.utils.batch import BatchFormat
 
 TOLERANCE = 0.002
 """How far an accuracy may be from the one claimed: another processor may tip a few samples of a thousand."""
@@ -49,7 +50,9 @@ class Check:
     note: bool = False
 
 
-def verify_run(run: str | Path, *, recipe: str | None = None, say: Say = silent) -> list[Check]:
+def verify_run(
+    run: str | Path, *, recipe: str | None = None, on_progress: ProgressCallback = ignore_progress
+) -> list[Check]:
     """Recompute all that a run claims, and compare: hashes, sizes, ratios, origins, pages, accuracies, parity.
 
     Latencies belong to the machine that measured them and are not taken again; they are under the seal of
@@ -58,7 +61,7 @@ def verify_run(run: str | Path, *, recipe: str | None = None, say: Say = silent)
     Args:
         run: the run folder.
         recipe: the SHA-256 of the settings in ``recipe.yaml``, where somebody knows how to read them.
-        say: called with the name of each stage as it begins and goes on, and the share of all work that is done.
+        on_progress: called with the name of each stage and the share of all work that is done.
 
     Raises:
         UserError: if there are no scores, or a file that they speak of cannot be run.
@@ -66,7 +69,7 @@ def verify_run(run: str | Path, *, recipe: str | None = None, say: Say = silent)
     run = open_run(run)
     scores = read_scores(run)
     targets = [name for name, found in scores.get("targets", {}).items() if "file" in found and name != "onnx"]
-    stages = Stages(say, 3 + sum(model is not None for model in scores["models"].values()) + len(targets))
+    stages = Stages(on_progress, 3 + sum(model is not None for model in scores["models"].values()) + len(targets))
     stages("hashes and sizes")
     files, sealed = _files(run, scores), _seal(run, scores)
     checks = [sealed, *files, *_ratios(scores)]
@@ -131,7 +134,7 @@ def _origins(run: Path, scores: Scores, recipe: str | None) -> list[Check]:
         checks.append(_same("recipe of recipe.yaml", stated, "recipe", recipe))
     fit = read_json(run / FIT, made_by="lighten train recipe=…") if (run / FIT).exists() else {}
     if fit.get("teachers") == 1:  # of several, the run folder holds the first
-        from lighten.delivery.folder import load
+        from lighten.delivery.folders.model import load
         from lighten.distillation.teacher import fingerprint
 
         checks.append(_same("teacher of teacher/", stated, "teacher", fingerprint(load(run / "teacher"))))
@@ -162,7 +165,7 @@ def _pages(run: Path) -> Iterator[Check]:
 
 def _answers(run: Path, scores: Scores, stages: Stages) -> Iterator[Check]:
     from lighten.data import build_data
-    from lighten.delivery import folder
+    from lighten.delivery.folders import model as folder
 
     config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
     data: Any = build_data(config["data"]["name"], batch_size=100, **config["data"].get("options", {}))

@@ -45,7 +45,7 @@ def student_from_teacher(
 
     The student is a fresh module in train mode: it shares no storage with the teacher, whose dtype and device it
     keeps, and every parameter wants gradients. It carries a ``lighten_spec``, so that ``lighten.save`` and ``load``
-    rebuild it. For fewer nodes in each layer see :func:`lighten.narrow.narrow`.
+    rebuild it. For fewer nodes in each layer see :func:`lighten.pruning.narrow.shrink_feed_forward`.
 
     With all layers, ``"same"`` computes exactly what the teacher does. ``"distilbert"`` does so for hidden states and
     for a masked LM's logits, up to rounding, where all token types are 0: DistilBERT has none, so that BERT's

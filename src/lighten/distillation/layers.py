@@ -17,7 +17,7 @@ from lighten.distillation.match import (
 )
 from lighten.distillation.teacher import Teacher, accepted
 from lighten.errors import UserError
-from lighten.example import Call
+from lighten.utils.inputs import Call
 
 PROJECTED = ("hint", "hidden_cosine")
 """Losses that compare features value by value, so that widths must be equal."""

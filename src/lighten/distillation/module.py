@@ -10,7 +10,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lighten.batch import BatchFormat, Parts, Roles
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.layers import Layers, matches_of, restore_projections_
 from lighten.distillation.loss import IGNORED
@@ -21,11 +20,12 @@ from lighten.distillation.teacher import Teacher, accepted, check_apart
 from lighten.distillation.terms import Ranks, Seen, Terms, check_terms
 from lighten.distillation.tokens import NextTokens
 from lighten.errors import UserError
-from lighten.example import Call, logits_of, run
 from lighten.schedule import Setting
-from lighten.training.example import example_call
+from lighten.training.example_inputs import example_call
 from lighten.training.optimizer import OptimizerBuilder, OptimizerSettings
 from lighten.training.progress import fit_progress, fit_steps, logs_now
+from lighten.utils.batch import BatchFormat, Parts, Roles
+from lighten.utils.inputs import Call, logits_of, run
 
 CHECKPOINT_KEY = "lighten_teacher"
 """Where a checkpoint keeps the teacher's fingerprint."""

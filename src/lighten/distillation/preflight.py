@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lighten.batch import BatchFormat
 from lighten.distillation.preflight_answers import check_answers
 from lighten.distillation.preflight_data import (
     ERROR,
@@ -30,6 +29,7 @@ from lighten.distillation.teacher import check_apart
 from lighten.distillation.terms import LABELS, check_terms
 from lighten.errors import UserError
 from lighten.schedule import Setting
+from lighten.utils.batch import BatchFormat
 
 _SOFTENED = ("soft_labels", "dkd", "dist")
 """Losses that the temperature acts on."""
@@ -66,7 +66,7 @@ def preflight(
     Args:
         student: on any device; ``None`` leaves out what concerns it.
         teacher: likewise.
-        train: gives batches as ``lighten.batch.BatchFormat`` takes them, from the start each time it is iterated.
+        train: gives batches as ``lighten.utils.batch.BatchFormat`` takes them, from the start each time it is iterated.
         validation: likewise.
         task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``.
         num_classes: outputs that models should have.

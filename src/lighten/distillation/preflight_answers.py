@@ -10,8 +10,8 @@ from lighten.distillation.loss import IGNORED
 from lighten.distillation.preflight_data import ENOUGH, ERROR, WARNING, Finding, Part, name_of, tensors_of
 from lighten.distillation.teacher import accepted
 from lighten.errors import UserError
-from lighten.example import logits_of, map_tensors
 from lighten.schedule import Setting, check_setting
+from lighten.utils.inputs import logits_of, map_tensors
 
 
 def check_answers(

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import RandomSampler, SequentialSampler, Subset
 
-from lighten.batch import BatchFormat
 from lighten.distillation.loss import IGNORED
-from lighten.example import Call, map_tensors
+from lighten.utils.batch import BatchFormat
+from lighten.utils.inputs import Call, map_tensors
 
 _KEPT = 128 << 20
 """Bytes of inputs that are kept of a part, the first batch aside."""

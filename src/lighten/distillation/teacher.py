@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError, did_you_mean
-from lighten.example import Call, logits_of, map_tensors, run
+from lighten.utils.inputs import Call, logits_of, map_tensors, run
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What a teacher may compute in."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from lighten.distillation.loss import IGNORED
 from lighten.distillation.teacher import accepted
 from lighten.errors import UserError
-from lighten.example import Call, logits_of, map_tensors, run
-from lighten.preserve import preserved
+from lighten.utils.inputs import Call, logits_of, map_tensors, run
+from lighten.utils.preserve import preserved
 
 ENOUGH = 8
 """Labels from which on a copy is no accident: masking leaves a tenth of the chosen tokens as they are, 0.1^8 = 1e-8."""

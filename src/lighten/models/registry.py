@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lighten.errors import UserError
-from lighten.registry import Builder, Registry
+from lighten.utils.registry import Builder, Registry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,13 +78,13 @@ def check_model(name: str, options: Mapping[str, Any]) -> None:
             _REGISTRY.get(name)(num_classes=10, input_shape=(3, 32, 32), **options)
 
 
-MOST = 1 << 16
+MAX_OPTION = 1 << 16
 """Channels or nodes of a layer; more would not fit any memory."""
 DEEPEST = 1000
 """Layers or blocks, built one by one."""
 
 
-def whole(model: str, key: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
+def whole(model: str, key: str, value: Any, *, least: int = 1, most: int = MAX_OPTION) -> int:
     """Return ``value`` if it is an integer from ``least`` to ``most``.
 
     Raises:

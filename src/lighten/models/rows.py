@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.models.registry import DEEPEST, MOST, register_model, whole
+from lighten.models.registry import DEEPEST, MAX_OPTION, register_model, whole
 
 
 class RowEncoder(nn.Module):
@@ -56,7 +56,7 @@ def bert_rows(
     """
     sizes = {"width": width, "layers": layers, "heads": heads, "feed_forward": feed_forward}
     sizes = {
-        name: whole("bert_rows", name, value, most=DEEPEST if name == "layers" else MOST)
+        name: whole("bert_rows", name, value, most=DEEPEST if name == "layers" else MAX_OPTION)
         for name, value in sizes.items()
     }
     if width % heads:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lighten.errors import UserError
-from lighten.example import ExampleInput, as_call
 from lighten.pruning.copies import Copies, mask_state_
 from lighten.pruning.cost import Costs, costs_of
 from lighten.pruning.criterion import first_order
@@ -25,10 +24,11 @@ from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.schedule import check_ramp, ramp
-from lighten.training.example import example_calls, find_part
+from lighten.training.example_inputs import example_calls, find_part
 from lighten.training.loading import before_loading
 from lighten.training.progress import fell_short, fit_position, logs_now
 from lighten.training.record import log_now
+from lighten.utils.inputs import ExampleInput, as_call
 
 UPDATES = 30
 """How often at most the choice is made again over the ramp."""

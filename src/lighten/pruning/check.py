@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.example import Call, leaves_of, map_tensors
-from lighten.preserve import preserved, random_state_kept
 from lighten.pruning.norms import restore_
+from lighten.utils.clone import clone
+from lighten.utils.inputs import Call, leaves_of, map_tensors
+from lighten.utils.preserve import preserved, random_state_kept
 
 COARSE = 0.1
 """What outputs may differ by in 16 bits, where the order of a sum shows; what depends on the precision shows more."""

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.example import Call, ExampleInput, as_call
-from lighten.preserve import preserved
 from lighten.pruning.allocate import Candidate, Curve, Sensitivity, Share, allocate, final_counts
 from lighten.pruning.cost import Costs, costs_of
 from lighten.pruning.criterion import Verdict, judge
@@ -20,6 +18,8 @@ from lighten.pruning.plan import GroupPlan, Plan
 from lighten.pruning.prove import confirm, prove
 from lighten.pruning.sensitivity import probe
 from lighten.pruning.settings import Settings
+from lighten.utils.inputs import Call, ExampleInput, as_call
+from lighten.utils.preserve import preserved
 
 COSTS = ("macs", "parameters")
 """Targets that follow from the widths alone."""

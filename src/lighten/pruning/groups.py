@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.example import Call, map_tensors
-from lighten.names import match_names
 from lighten.pruning.check import describe, forget_, plain_copy
 from lighten.pruning.labels import Labels
 from lighten.pruning.plan import Cut, Slot
 from lighten.pruning.rules import follow
 from lighten.pruning.trace import Axis, Geometry, Tracer, export, layer_of
+from lighten.utils.inputs import Call, map_tensors
+from lighten.utils.modules import match_names
 
 NEVER_RUN = "is never run on the example input"
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lighten.clone import clone
 from lighten.errors import UserError
 from lighten.pruning.allocate import Candidate, Sensitivity, allocate, pressure
 from lighten.pruning.check import synthesise
@@ -23,6 +22,7 @@ from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.pruning.shrink import cut_
 from lighten.pruning.trace import Geometry
+from lighten.utils.clone import clone
 
 PROBES = 6
 """Pressures that are tried at most, before groups are cut one by one."""

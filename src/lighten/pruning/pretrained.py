@@ -17,7 +17,7 @@ WIDTHS = (
     "num_attention_heads", "n_heads", "n_head", "num_key_value_heads", "head_dim", "hidden_sizes",
 )  # fmt: skip
 """Keys of configs that name widths."""
-MOST = 256
+MAX_TRIED = 256
 """Configs that are tried at most."""
 
 
@@ -30,7 +30,7 @@ def follow_config_(small: nn.Module, plan: Plan) -> None:
     config = getattr(small, "config", None)
     if config is None or not hasattr(small, "save_pretrained") or not plan.cuts:
         return
-    for changes in itertools.islice(_changes(config, plan), MOST):
+    for changes in itertools.islice(_changes(config, plan), MAX_TRIED):
         changed = copy.deepcopy(config)
         for key, value in changes.items():
             setattr(changed, key, value)

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.preserve import random_state_kept
 from lighten.pruning.allocate import Candidate, lowest, nearby
 from lighten.pruning.check import Glance, difference, forget_, glance, plain_copy, synthesise
 from lighten.pruning.groups import Group, Structure
@@ -18,6 +16,8 @@ from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import cut_, masked_and_cut
 from lighten.pruning.trace import first_line, source_of
+from lighten.utils.clone import clone
+from lighten.utils.preserve import random_state_kept
 
 ENOUGH = 3
 """How many groups of one kind must fail alone for the others to be left alone untried."""

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.example import Call, leaves_of, map_tensors
-from lighten.preserve import random_state_kept
 from lighten.pruning.allocate import Candidate, Curve, allocate
 from lighten.pruning.groups import Structure
 from lighten.pruning.mask import mask_
 from lighten.pruning.plan import Plan
+from lighten.utils.clone import clone
+from lighten.utils.inputs import Call, leaves_of, map_tensors
+from lighten.utils.preserve import random_state_kept
 
 STRENGTHS = (0.25, 0.5, 0.7, 0.85, 0.95)
 """Shares of a group's channels at which it is probed."""

@@ -7,10 +7,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.layout import is_narrow
-from lighten.preserve import preserved
 from lighten.pruning.check import COARSE, TOLERANCES, difference, forget_, glance
 from lighten.pruning.earlier import PLAN, compose, part_of_plan
 from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
@@ -18,6 +15,9 @@ from lighten.pruning.norms import restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.pretrained import follow_config_
 from lighten.pruning.trace import first_line
+from lighten.utils.clone import clone
+from lighten.utils.layout import is_narrow
+from lighten.utils.preserve import preserved
 
 HALVES = {"bf16": torch.bfloat16, "16": torch.float16}
 """Types of 16 bits by their names in a trainer's precision."""

@@ -17,9 +17,9 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError
-from lighten.example import Call, leaves_of, map_tensors
-from lighten.preserve import preserved, random_state_kept
 from lighten.pruning.labels import Labels, compact, spread, varies
+from lighten.utils.inputs import Call, leaves_of, map_tensors
+from lighten.utils.preserve import preserved, random_state_kept
 
 PACKAGE = str(Path(__file__).parent)
 _MASKS_AS_GIVEN = patch.object(  # else torch looks into a mask's values to find out whether a shortcut would do

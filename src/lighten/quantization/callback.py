@@ -15,7 +15,7 @@ from lighten.quantization.insert import BANK, bank_of, follow_, hold_norms_, qua
 from lighten.quantization.layers import FoldedNorm, QuantizedLayer, is_estimating
 from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.averages import averaged_copies
-from lighten.training.example import find_part
+from lighten.training.example_inputs import find_part
 from lighten.training.loading import before_loading
 from lighten.training.progress import fell_short, fit_position, fit_progress, logs_now
 from lighten.training.record import log_now

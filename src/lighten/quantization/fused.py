@@ -16,7 +16,7 @@ from torch import Tensor
 BLOCK = 4096
 """Elements of an activation that one program rounds."""
 
-MOST = 1024
+MAX_WIDTH = 1024
 """Elements of a filter that one program holds at a time."""
 
 _ALREADY = nullcontext()
@@ -81,7 +81,7 @@ def effective(
         _weight[(len(weight),)](
             weight, bias, *_norm_of(norm), out, shift, norm.eps if norm is not None else 0.0, float(limit),
             bias_unit or 0.0, float(bias_limit), size, norm is not None, bias is not None, *_affine(norm),
-            bias_unit is not None, min(MOST, triton.next_power_of_2(size)),
+            bias_unit is not None, min(MAX_WIDTH, triton.next_power_of_2(size)),
         )  # fmt: skip
     return out, shift
 
@@ -106,7 +106,7 @@ def effective_gradients(
     with _on(weight):
         _gradients[(len(weight),)](
             by_weight, by_bias, weight, bias, *_norm_of(norm), out, to_bias, to_gain, norm.eps, size,
-            bias is not None, norm.weight is not None, min(MOST, triton.next_power_of_2(size)),
+            bias is not None, norm.weight is not None, min(MAX_WIDTH, triton.next_power_of_2(size)),
         )  # fmt: skip
     return out, to_bias, to_gain
 

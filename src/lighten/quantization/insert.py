@@ -7,11 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lighten.batch import BatchFormat, Roles
-from lighten.clone import clone
 from lighten.errors import UserError
-from lighten.example import Call, ExampleInput, as_call, check_call
-from lighten.names import match_names
 from lighten.quantization.fold import is_foldable
 from lighten.quantization.layers import (
     FUSED,
@@ -32,6 +28,10 @@ from lighten.quantization.prove import failing, is_unchanged, outputs_of
 from lighten.quantization.record import LAYER
 from lighten.quantization.sites import ActivationRanges, Quantizer, Site, Stage
 from lighten.quantization.trace import Placement, place_quantizers
+from lighten.utils.batch import BatchFormat, Roles
+from lighten.utils.clone import clone
+from lighten.utils.inputs import Call, ExampleInput, as_call, check_call
+from lighten.utils.modules import match_names
 
 FORM = Form()
 """What ONNX has: unsigned activations, codes of weights and biases."""

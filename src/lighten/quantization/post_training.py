@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lighten.batch import BatchFormat, Roles
-from lighten.clone import clone, fix_weights_
 from lighten.errors import UserError, did_you_mean
-from lighten.example import ExampleInput
 from lighten.quantization.fake_quant import (
     code_limit,
     fake_quantize,
@@ -32,6 +29,9 @@ from lighten.quantization.layers import (
     channel_axis,
 )
 from lighten.quantization.sites import Stage
+from lighten.utils.batch import BatchFormat, Roles
+from lighten.utils.clone import clone, fix_weights_
+from lighten.utils.inputs import ExampleInput
 
 TRAIN, STATIC, DYNAMIC = "train", "static", "dynamic"
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -7,11 +7,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lighten.example import Call, leaves_of, map_tensors
-from lighten.preserve import preserved
 from lighten.quantization.layers import FoldedNorm
 from lighten.quantization.record import set_mode
 from lighten.quantization.sites import ActivationRanges, Stage
+from lighten.utils.inputs import Call, leaves_of, map_tensors
+from lighten.utils.preserve import preserved
 
 TOLERANCE = 1e-3
 """What outputs may differ by, relative to the largest of them: a folded norm rounds otherwise."""

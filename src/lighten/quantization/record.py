@@ -14,11 +14,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from lighten.example import Call, leaves_of, map_tensors
-from lighten.preserve import preserved
 from lighten.quantization.calls import Calls, Identity, forward_code
 from lighten.quantization.fold import is_foldable
 from lighten.quantization.functions import ADD, CAT, KEEP, POOL, RELUS, inputs_of, kind_of, positional
+from lighten.utils.inputs import Call, leaves_of, map_tensors
+from lighten.utils.preserve import preserved
 
 LAYER, TABLE, NORM, OTHER, GIVEN = "layer", "table", "norm", "other", "given"
 """Kinds of events besides those of functions."""

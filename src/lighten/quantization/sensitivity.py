@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lighten.batch import BatchFormat, Roles
-from lighten.clone import clone, fix_weights_
 from lighten.errors import UserError
-from lighten.example import Call, logits_of, run
 from lighten.quantization.insert import bank_of, calibrate_, quantize_
 from lighten.quantization.layers import QuantizedEmbedding, QuantizedLayer
 from lighten.quantization.sites import Only
+from lighten.utils.batch import BatchFormat, Roles
+from lighten.utils.clone import clone, fix_weights_
+from lighten.utils.inputs import Call, logits_of, run
 
 SCHEMA = 1
 

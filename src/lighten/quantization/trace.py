@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from lighten.example import Call
 from lighten.quantization.calls import Identity
 from lighten.quantization.functions import ADD, CAT, KEEP, POOL, RELU, RELUS
 from lighten.quantization.record import LAYER, NORM, OTHER, TABLE, WATCHED, Event, identified, record
+from lighten.utils.inputs import Call
 
 
 @dataclass(frozen=True)

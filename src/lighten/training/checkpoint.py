@@ -13,7 +13,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from lighten.errors import UserError
-from lighten.training.files import remove_stale, replace_file
+from lighten.utils.files import remove_stale, replace_file
 
 MANIFEST_SUFFIX = ".manifest.json"
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lighten.errors import UserError, one_line
-from lighten.training.files import replace_file
 from lighten.training.rank import is_rank_zero
+from lighten.utils.files import replace_file
 
 FILE = "failure.json"
 
@@ -26,13 +26,13 @@ def failure_kept(folder: Path) -> Iterator[None]:
     except (Exception, KeyboardInterrupt) as error:
         if is_rank_zero():
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            text = json.dumps({"schema": 1, "error": told(error), "at": now})
+            text = json.dumps({"schema": 1, "error": error_line(error), "at": now})
             with suppress(OSError):  # the same disk may be what it failed of
                 replace_file(path, lambda file: file.write(text.encode()))
         raise
 
 
-def told(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Return an error in one line; of one that is not meant for users also its kind, and the line of code."""
     if isinstance(error, UserError):
         return one_line(error)

@@ -15,7 +15,7 @@ from lighten.errors import UserError
 ON_BAD_BATCH = ("stop", "skip")
 """What may be done about a loss or a gradient that is not finite."""
 
-MOST_IN_A_ROW = 10
+MAX_IN_A_ROW = 10
 """Steps of one optimizer that may be passed over without a good one in between: more are no accident."""
 
 LEAST_SCALE = 1.0
@@ -100,8 +100,8 @@ class StopOnNonFinite(Callback):
         if not self.skips:
             self._stop(trainer, f"{where}; lower optimizer.lr, set trainer.gradient_clip_val, or look for such values "
                        "in the data")  # fmt: skip
-        if in_a_row > MOST_IN_A_ROW:
-            self._stop(trainer, f"{where}, and in the {MOST_IN_A_ROW} steps before, which were skipped; lower "
+        if in_a_row > MAX_IN_A_ROW:
+            self._stop(trainer, f"{where}, and in the {MAX_IN_A_ROW} steps before, which were skipped; lower "
                        "optimizer.lr, or look for such values in the data")  # fmt: skip
         self._skip(pl_module, optimizer, where)
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from lighten.training.checkpoint import AtomicCheckpointIO, checkpointing
 from lighten.training.finite import StopOnNonFinite
-from lighten.training.peers import Peers, part
+from lighten.training.peers import RankMonitor, detach
 from lighten.training.preempt import Preempt
 from lighten.training.progress_bar import progress_bar
 from lighten.training.record import History
@@ -71,7 +71,7 @@ def make_trainer(
     timeout = given.pop("timeout", None)
     given["precision"] = resolve_precision(given.get("precision", "32-true"), given.get("accelerator", "auto"))
     added: list[Callback] = [
-        Peers(),
+        RankMonitor(),
         SeedSteps(seed),
         *callbacks,
         StopOnNonFinite(on_bad_batch),
@@ -98,7 +98,7 @@ def leave_processes() -> None:
     What comes after runs by itself: data loaders serve whole data sets, and a later fit does not wait for this one's
     processes. Lightning leaves the group open.
     """
-    part()
+    detach()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

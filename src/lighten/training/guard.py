@@ -3,7 +3,7 @@
 Run as a script, by :mod:`lighten.training.peers`, with nothing but the standard library: it must be up at once, and
 see what happens while its rank is stopped, waits in a collective, or is gone. Three things end a rank:
 
-- it is stopped (SIGSTOP) for ``patience`` seconds;
+- it is stopped (SIGSTOP) for ``stop_timeout`` seconds;
 - another rank has failed, and this one still waits ``GRACE`` seconds later;
 - it failed itself, and is still there ``GRACE`` seconds after it has said so.
 
@@ -33,21 +33,21 @@ class Guard:
     Args:
         rank: its number, as it is told to people.
         pid: the process, which is this one's parent.
-        patience: seconds that it may be stopped.
+        stop_timeout: seconds that it may be stopped.
         launcher: the process that has started it and whose end is its own, or 0: what became of that comes first.
     """
 
-    def __init__(self, rank: int, pid: int, patience: float, launcher: int = 0) -> None:
+    def __init__(self, rank: int, pid: int, stop_timeout: float, launcher: int = 0) -> None:
         self.rank = rank
         self.pid = pid
-        self.patience = patience
+        self.stop_timeout = stop_timeout
         self.launcher = launcher
         self.cause: Path | None = None
         self.failed = self.told = False
         self._rest = b""
         self._stopped = self._late = 0.0
 
-    def hear(self, data: bytes) -> bool:
+    def receive(self, data: bytes) -> bool:
         """Take what the rank says, a line a word; return whether it has parted from the others."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
@@ -62,7 +62,7 @@ class Guard:
                 return True
         return False
 
-    def turn(self, seconds: float) -> bool:
+    def poll(self, seconds: float) -> bool:
         """Look once, ``seconds`` after the last time; return whether the rank is gone or was ended."""
         if os.getppid() != self.pid:
             self._late += seconds
@@ -72,9 +72,9 @@ class Guard:
                 self._tell(f"rank {self.rank} was killed (process {self.pid} on {socket.gethostname()})")
             return True
         self._stopped = self._stopped + seconds if _state(self.pid) == "T" else 0.0
-        if self._stopped >= self.patience:
+        if self._stopped >= self.stop_timeout:
             where = f"process {self.pid} on {socket.gethostname()}"
-            return self._end(f"rank {self.rank} was stopped (SIGSTOP) for {self.patience:g} seconds, {where}")
+            return self._end(f"rank {self.rank} was stopped (SIGSTOP) for {self.stop_timeout:g} seconds, {where}")
         waits = self.told or (not self.failed and self._known())
         self._late = self._late + seconds if waits else 0.0
         return self._late >= GRACE and self._end(f"rank {self.rank} did not end")
@@ -127,13 +127,13 @@ def read_cause(path: Path) -> str | None:
     return None
 
 
-def elsewhere() -> Path:
+def fallback_folder() -> Path:
     """Return where a cause is left that the run's own disk does not take."""
     return Path(os.environ.get("TMPDIR") or "/tmp")
 
 
 def _places(path: Path) -> tuple[Path, Path]:
-    return path, elsewhere() / path.name
+    return path, fallback_folder() / path.name
 
 
 def _state(pid: int) -> str:
@@ -145,16 +145,16 @@ def _state(pid: int) -> str:
     return "" if state in "ZX" else state
 
 
-def main(rank: int, pid: int, patience: float, launcher: int) -> None:
+def main(rank: int, pid: int, stop_timeout: float, launcher: int) -> None:
     """Look after a rank until it is gone, or parts; its words come through standard input."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # those are for the rank
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    guard, open_ = Guard(rank, pid, patience, launcher), True
+    guard, open_ = Guard(rank, pid, stop_timeout, launcher), True
     while True:
         ready, _, _ = select.select([0] if open_ else [], [], [], TURN)
         data = os.read(0, 65536) if ready else b""
         open_ = open_ and not (ready and not data)
-        if guard.hear(data) or guard.turn(0.0 if data else TURN):
+        if guard.receive(data) or guard.poll(0.0 if data else TURN):
             return
 
 

@@ -16,8 +16,8 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
-from lighten.example import map_tensors
-from lighten.preserve import preserved
+from lighten.utils.inputs import map_tensors
+from lighten.utils.preserve import preserved
 
 STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_step", "predict": "predict_step"}
 """The step that runs a module's network, by what the Trainer was asked to do."""

@@ -17,8 +17,8 @@ from torch.distributed.constants import default_pg_timeout
 
 from lighten.errors import UserError, one_line
 from lighten.training import guard
-from lighten.training.files import PREFIX, SUFFIX
 from lighten.training.signals import Preempted
+from lighten.utils.files import PREFIX, SUFFIX
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|process group|peer", re.I)
 """What torch says of a group of processes that has broken, whichever way."""
@@ -34,10 +34,10 @@ _cause: Path | None = None
 _known: str | None = None
 
 
-class Peers(Callback):
+class RankMonitor(Callback):
     """Ends all ranks of a fit once one has failed, was killed, or was stopped; does nothing where there is one.
 
-    Each rank gets a process beside it, see :mod:`lighten.training.guard`, until :func:`part`. What the group of
+    Each rank gets a process beside it, see :mod:`lighten.training.guard`, until :func:`detach`. What the group of
     processes itself notices (a closed connection, its own timeout) is told as what became of the other rank. A rank may
     be stopped as long as the strategy's timeout. List it first.
     """
@@ -93,7 +93,7 @@ def told() -> None:
     _say("told")
 
 
-def part() -> None:
+def detach() -> None:
     """Part from the other ranks: what happens to them is no longer of interest here."""
     global _guard, _cause, _known
     if _guard is not None:
@@ -102,14 +102,14 @@ def part() -> None:
     _guard = _cause = _known = None
 
 
-def _watch(cause: Path, rank: int, patience: float, launcher: int) -> None:
+def _watch(cause: Path, rank: int, stop_timeout: float, launcher: int) -> None:
     global _guard, _cause, _known
     if _guard is None or _guard.poll() is not None:
-        words = [rank, os.getpid(), patience, launcher]
+        words = [rank, os.getpid(), stop_timeout, launcher]
         command = [sys.executable, "-I", "-S", guard.__file__, *map(str, words)]
         _guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     _cause, _known = cause, None
-    for left in guard.elsewhere().glob(f"{PREFIX}cause-*"):
+    for left in guard.fallback_folder().glob(f"{PREFIX}cause-*"):
         with contextlib.suppress(OSError):  # others' too lie there
             if time.time() - left.stat().st_mtime > OLD:
                 left.unlink()

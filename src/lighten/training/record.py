@@ -13,9 +13,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lighten.errors import UserError
-from lighten.training.files import append_line, disk_told, replace_file
 from lighten.training.progress import fit_progress
 from lighten.training.usage import NAMES, Usage
+from lighten.utils.files import append_line, disk_errors_as_user_errors, replace_file
 
 OWN_KEYS = ("step", "epoch", "progress", "time", *NAMES)
 """What a line says beside the metrics: where the fit is, and how busy the machine."""
@@ -53,7 +53,7 @@ class History(Callback):
         """Drop lines that the resumed fit will write again, and start the clock."""
         self._begun, self._usage = time.monotonic(), Usage()
         if trainer.is_global_zero:
-            with disk_told(self.path, "be written"):
+            with disk_errors_as_user_errors(self.path, "be written"):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             keep_until(self.path, trainer.global_step)
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.training.files import disk_told, sync_folder, write_whole
 from lighten.training.peers import watch
 from lighten.training.rank import is_rank_zero
+from lighten.utils.files import disk_errors_as_user_errors, sync_folder, write_whole
 
 WEIGHTS, MANIFEST, HISTORY = "model.safetensors", "manifest.json", "history.jsonl"
 
@@ -90,26 +90,6 @@ def agreed(found: bool, trainer: L.Trainer) -> bool:
     return ask() if strategy.launcher is None else strategy.launcher.launch(ask, trainer=trainer)
 
 
-def fingerprint_of(**parts: Any) -> str:
-    """Return the SHA-256 (hex) of everything that decides what a model becomes, as canonical JSON.
-
-    Args:
-        parts: such as ``model``, ``data``, ``settings`` and ``seed``; plain Python throughout.
-
-    Raises:
-        UserError: if a part is not plain Python.
-
-    Example:
-        >>> fingerprint_of(a=1, b=[2]) == fingerprint_of(b=[2], a=1)
-        True
-    """
-    try:
-        text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"a fingerprint is made of plain Python values only ({error})") from error
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _publish(model: nn.Module, home: Path, work: Path, fingerprint: str, build: Callable[[], nn.Module]) -> bool:
     """Put the model where all runs find it; return whether another run was faster, whose model is then taken."""
     done = work / "done"
@@ -122,7 +102,7 @@ def _publish(model: nn.Module, home: Path, work: Path, fingerprint: str, build: 
         if (work / HISTORY).exists():
             shutil.copyfile(work / HISTORY, folder / HISTORY)
 
-    with disk_told(home, "be written"):
+    with disk_errors_as_user_errors(home, "be written"):
         _remove(done)
         write_whole(done, save)
         home.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +137,7 @@ def _awaited(build: Callable[[], nn.Module], home: Path) -> nn.Module:
 @rank_zero_only
 def _clear(work: Path) -> None:
     """Remove what training needed, also where a kill came before."""
-    with disk_told(work, "be removed"):
+    with disk_errors_as_user_errors(work, "be removed"):
         _remove(work)
 
 

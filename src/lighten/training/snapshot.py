@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lighten.errors import UserError
-from lighten.training.files import write_whole
 from lighten.training.progress import fit_progress
+from lighten.utils.files import write_whole
 
 
 class Snapshot(Callback):

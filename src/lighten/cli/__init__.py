@@ -1,0 +1,1 @@
+"""The command line: ``lighten STEP`` and ``python train.py``."""

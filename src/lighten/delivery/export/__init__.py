@@ -1,0 +1,1 @@
+"""Files for runtimes: ONNX, OpenVINO, LiteRT, ExecuTorch."""

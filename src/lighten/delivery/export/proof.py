@@ -1,0 +1,140 @@
+"""Does a file compute what its network computes? It is run once in its runtime, before anybody relies on it."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lighten.delivery.runtimes.runners import OnnxRunner, Runner, open_runner
+from lighten.delivery.runtimes.signature import Graph
+from lighten.errors import UserError
+from lighten.quantization.insert import banks_of
+
+FLOAT, STEPS, INTEGERS = 2e-3, 0.05, 0.25
+"""How far outputs may be off, relative to their size: of a float file; of an int8 file, where a few values fall on
+another code, before it is warned of; and before it is taken for a wrong file, whatever rounding does to it."""
+AS_ROUNDING = 2.0
+"""How many times what rounding to integers does to the outputs an int8 file may be off; more is no matter of codes."""
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return ``|found - expected| / |expected|`` in Euclidean norms; infinite where shapes or NaN differ.
+
+    Example:
+        >>> relative_error(np.array([3.0, 4.4]), np.array([3.0, 4.0]))
+        0.08
+    """
+    if found.shape != expected.shape:
+        return float("inf")
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    gap = np.where(same, 0.0, found - expected)
+    if not np.isfinite(gap).all():
+        return float("inf")
+    size = float(np.linalg.norm(expected[np.isfinite(expected)]))
+    return round(float(np.linalg.norm(gap) / max(size, 1e-6)), 12)
+
+
+def doubt(name: str, error: float) -> str | None:
+    """Return the line to say of an int8 file whose logits are that far off its network's; ``None`` if near enough."""
+    if error <= STEPS:
+        return None
+    return (
+        f"{name}: its logits are {error:.1%} off those of the network in PyTorch; 8-bit weights saturate on x86 "
+        "processors without VNNI instructions, use weight_bits=7 there"
+    )
+
+
+def prove(
+    path: Path,
+    network: Graph,
+    tries: Sequence[tuple[Tensor, ...]],
+    *,
+    quantized: bool,
+    name: Path,
+    advice: str = "choose another target, or leave out what it does not know",
+) -> None:
+    """Run a file on each of ``tries`` and compare all outputs with those of ``network`` in PyTorch.
+
+    What the network itself cannot run, or answers by chance, is no try.
+
+    Args:
+        path: the file.
+        network: what it was made of, in float32 on the CPU, fake-quantized if the file is in integers.
+        tries: inputs by position.
+        quantized: whether the file is.
+        name: what messages call the file.
+        advice: how they end.
+
+    Raises:
+        UserError: if the runtime cannot read or run the file, or it computes something else.
+    """
+    with open_runner(path) as runner:
+        for inputs in tries:
+            expected = _answers(network, inputs)
+            if expected is None:
+                continue
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+            found = _file_answers(runner, inputs, f"{name}: inputs of {shapes} do not run; {advice}")
+            error = _largest(found, expected)
+            if error > (STEPS if quantized else FLOAT):
+                exact = error
+                if isinstance(runner, OnnxRunner):
+                    exact = _largest(_file_answers(OnnxRunner(path, exact=True), inputs, advice), expected)
+                if exact > (_most(network, inputs, expected) if quantized else FLOAT):
+                    raise UserError(
+                        f"{name}: inputs of {shapes} give other numbers in {runner.runtime} than in PyTorch "
+                        f"({exact:.1%} off); {advice}"
+                    )
+                warnings.warn(_too_far(name, runner.runtime, error, exact), stacklevel=4)
+                return
+
+
+def _most(network: Graph, inputs: tuple[Tensor, ...], expected: Sequence[np.ndarray]) -> float:
+    """Return how far an int8 file may be off: a file of another computation can hide behind coarse codes."""
+    banks = banks_of(network)
+    stages = [bank.stage for bank in banks]
+    try:
+        for bank in banks:
+            bank.switch_off_()
+        plain = _answers(network, inputs) if banks else None
+    finally:
+        for bank, stage in zip(banks, stages, strict=True):
+            bank.stage = stage
+    if plain is None:
+        return INTEGERS
+    return min(INTEGERS, max(STEPS, AS_ROUNDING * _largest(expected, plain)))
+
+
+def _too_far(name: Path, runtime: str, error: float, exact: float) -> str:
+    cause = "this processor's sums of 8-bit products saturate; use weight_bits=7"
+    return f"{name}: {runtime} is {error:.1%} off the network here: " + (
+        cause if exact < STEPS else "its integer kernels round otherwise; compare accuracies before it is used"
+    )
+
+
+def _largest(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    if len(found) != len(expected):
+        return float("inf")
+    return max((relative_error(*pair) for pair in zip(found, expected, strict=True)), default=0.0)
+
+
+@torch.no_grad()
+def _answers(network: Graph, inputs: tuple[Tensor, ...]) -> list[np.ndarray] | None:
+    try:
+        first, again = (network(*(x.clone() for x in inputs)) for _ in range(2))
+    except Exception:  # whatever a forward raises
+        return None
+    if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, again, strict=True)):
+        return None
+    return [x.float().numpy() for x in first]
+
+
+def _file_answers(runner: Runner, inputs: tuple[Tensor, ...], line: str) -> list[np.ndarray]:
+    try:
+        return runner.run_all(runner.feed((inputs, {})))
+    except UserError as error:
+        raise UserError(line) from error

@@ -1,0 +1,25 @@
+"""Parameters and multiply-accumulates of a module, for files whose own cannot be counted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lighten.quantization.layers import IntegerEmbedding, IntegerLayer
+
+
+def work_of(module: nn.Module, inputs: Sequence[Any]) -> dict[str, int]:
+    """Return ``parameters`` and ``macs`` of a module, or of one that ``convert`` has made, called with ``inputs``."""
+    stored = [
+        value.numel()
+        for layer in module.modules()
+        if isinstance(layer, IntegerLayer | IntegerEmbedding)
+        for name, value in layer.named_buffers(recurse=False)
+        if name in ("stored_weight", "stored_bias")
+    ]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    parameters = sum(p.numel() for p in module.parameters()) + sum(stored)
+    return {"parameters": parameters, "macs": counter.get_total_flops() // 2}

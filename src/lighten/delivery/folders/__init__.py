@@ -1,0 +1,1 @@
+"""Run folders and model folders: what they hold, how they are read and written."""

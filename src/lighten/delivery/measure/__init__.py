@@ -1,0 +1,1 @@
+"""Size, operations, latency and accuracy of models and files."""

@@ -1,0 +1,290 @@
+"""Several runs side by side: which are worth having, as a table for the terminal and as one HTML file."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lighten.delivery.folders.run import open_run, write_text
+from lighten.delivery.measure.scores import Scores, read_scores
+from lighten.delivery.report.figures import FORMATS, Figure, figure, milliseconds, percent
+from lighten.delivery.report.svg import Frame, circle, shorten, spread, text
+from lighten.delivery.report.templates import environment
+from lighten.errors import UserError, did_you_mean
+from lighten.utils.safe_yaml import flatten, read_plain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PAGE = "compare.html"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of every run: its name for ``--sort``, heading, place in ``scores.json``, and which way is better."""
+
+    name: str
+    heading: str
+    key: str
+    more_is_better: bool
+
+
+COLUMNS = (
+    Column("accuracy", "Accuracy", "models.compressed.accuracy", True),
+    Column("macro_f1", "Macro-F1", "models.compressed.macro_f1", True),
+    Column("kept", "Kept", "comparison.retention", True),
+    Column("agreement", "Same answers", "comparison.agreement", True),
+    Column("bytes", "Size", "models.compressed.bytes", False),
+    Column("smaller", "Smaller", "comparison.size_ratio", True),
+    Column("latency", "Batch 1", "models.compressed.latency_ms.batch_1.median", False),
+    Column("faster", "Faster", "comparison.speedup_batch_1", True),
+    Column("latency_32", "Batch 32", "models.compressed.latency_ms.batch_32.median", False),
+    Column("faster_32", "Faster", "comparison.speedup_batch_32", True),
+    Column("macs", "MACs", "models.compressed.macs", False),
+)
+_JUDGED = ("accuracy", "bytes", "latency")
+"""What the Pareto front is of."""
+_SETTINGS = 6
+"""The most settings that a row of the page names."""
+_LABELLED = 12
+"""With more runs than this the plots' discs have names only when pointed at."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run among others.
+
+    Attributes:
+        name: the end of its path, as far as it takes to tell it from the others.
+        folder: where it is.
+        differs: settings that not all runs of its recipe share, ``key=value``.
+        figures: by the names of :data:`COLUMNS`.
+        front: whether no other run on the same data is as good in accuracy, size and latency of single samples, and
+            better in one.
+        data: what it was measured on, by name; runs of other data say nothing about each other.
+        machine: what it was measured with.
+    """
+
+    name: str
+    folder: Path
+    differs: tuple[str, ...]
+    figures: Mapping[str, Figure]
+    front: bool
+    data: str
+    machine: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, ``differs`` as a list."""
+        return {
+            "name": self.name,
+            "folder": str(self.folder),
+            "differs": list(self.differs),
+            "pareto": self.front,
+            "data": self.data,
+            "machine": self.machine,
+            **{name: figure.value for name, figure in self.figures.items()},
+        }
+
+
+def compare_runs(runs: Sequence[str | Path], *, sort: str = "accuracy") -> list[Compared]:
+    """Return the runs, best first by the column ``sort``.
+
+    Args:
+        runs: run folders, at least two.
+        sort: a name of :data:`COLUMNS`, or ``name``.
+
+    Raises:
+        UserError: for fewer than two runs, the same one twice, one without scores, or an unknown column.
+    """
+    names = ["name", *(column.name for column in COLUMNS)]
+    if sort not in names:
+        raise UserError(f"sort={sort!r}; {did_you_mean(sort, names)}")
+    folders = [open_run(run) for run in runs]
+    if len({folder.resolve() for folder in folders}) != len(folders) or len(folders) < 2:
+        raise UserError(f"{len(folders)} run folders, expected two or more, each once; give runs/RECIPE/ID of each")
+    scores = [read_scores(folder) for folder in folders]
+    figures = [_figures(folder, one) for folder, one in zip(folders, scores, strict=True)]
+    judged = [
+        (_data(one)[1], tuple(_loss(column, row[column.name]) for column in COLUMNS if column.name in _JUDGED))
+        for one, row in zip(scores, figures, strict=True)
+    ]
+    found = [
+        Compared(
+            name,
+            folder,
+            differs,
+            row,
+            not any(_dominates(other, mine) for other in judged),
+            _data(one)[0],
+            _machine(one),
+        )
+        for name, folder, differs, row, mine, one in zip(
+            _names(folders), folders, _differences(folders), figures, judged, scores, strict=True
+        )
+    ]
+    if sort == "name":
+        return sorted(found, key=lambda run: run.name)
+    column = next(column for column in COLUMNS if column.name == sort)
+    return sorted(found, key=lambda run: (_loss(column, run.figures[sort]), run.name))
+
+
+def write_comparison(runs: Sequence[Compared], path: str | Path | None = None, *, sort: str = "accuracy") -> Path:
+    """Write the comparison as one HTML file and return its path.
+
+    Args:
+        runs: what :func:`compare_runs` has found.
+        path: where to; by default ``compare.html`` in the folder that holds all runs.
+        sort: the column that they are sorted by.
+
+    Raises:
+        DiskError: if it cannot be written.
+    """
+    common = os.path.commonpath([run.folder.resolve().parent for run in runs])
+    return write_text(Path(path) if path is not None else Path(common) / PAGE, render(runs, sort=sort))
+
+
+def render(runs: Sequence[Compared], *, sort: str = "accuracy") -> str:
+    """Return the page's HTML."""
+    from markupsafe import Markup
+
+    jinja = environment(autoescape=True)
+    jinja.filters["svg"] = Markup
+    machines = sorted({run.machine for run in runs})
+    worst = min(runs, key=lambda run: run.figures["kept"].value)
+    return jinja.get_template("compare.html").render(
+        runs=runs,
+        columns=COLUMNS,
+        sort=sort,
+        front=[run for run in runs if run.front],
+        best=_bests(runs),
+        worst=worst,
+        machines=machines,
+        datasets=sorted({run.data for run in runs}),
+        most=_SETTINGS,
+        plots=[
+            ("Latency and accuracy", _plot(runs, "latency", milliseconds, "latency of one sample, logarithmic")),
+            ("Size and accuracy", _plot(runs, "bytes", FORMATS["bytes"], "bytes of the file, logarithmic")),
+        ],
+    )
+
+
+def comparison_table(runs: Sequence[Compared]) -> "Table":
+    """Return what ``rich`` prints: a row a run; those of the Pareto front are marked."""
+    from rich.table import Table
+
+    shown = ("accuracy", "kept", "bytes", "smaller", "latency", "faster", "faster_32")
+    table = Table(header_style="bold", pad_edge=False, caption="* on the Pareto front of accuracy, size and latency")
+    table.add_column("Run", overflow="fold")
+    for column in COLUMNS:
+        if column.name in shown:
+            table.add_column(column.heading, justify="right", no_wrap=True)
+    for run in runs:
+        table.add_row(
+            f"{'*' if run.front else ' '} {run.name}", *(run.figures[c.name].text for c in COLUMNS if c.name in shown)
+        )
+    return table
+
+
+def comparison_json(runs: Sequence[Compared]) -> str:
+    """Return the runs as a JSON array, for scripts."""
+    return json.dumps([run.as_json() for run in runs], indent=2, ensure_ascii=False)
+
+
+def summary(runs: Sequence[Compared]) -> str:
+    """Return the comparison in a sentence."""
+    front = [run.name for run in runs if run.front]
+    worst = min(runs, key=lambda run: run.figures["kept"].value)
+    return (
+        f"{len(runs)} runs, {len(front)} of them on the Pareto front: {', '.join(front)}; "
+        f"least is kept by {worst.name}: {worst.figures['kept'].text}"
+    )
+
+
+def _figures(folder: Path, scores: Scores) -> dict[str, Figure]:
+    try:
+        return {column.name: figure(scores, column.key) for column in COLUMNS}
+    except (KeyError, TypeError):
+        raise UserError(f"{folder}: scores.json lacks figures; make it again with `lighten measure {folder}`") from None
+
+
+def _loss(column: Column, value: Figure) -> float:
+    return -value.value if column.more_is_better else value.value
+
+
+def _dominates(other: tuple[str, tuple[float, ...]], mine: tuple[str, tuple[float, ...]]) -> bool:
+    same_data = other[0] == mine[0]
+    return same_data and other != mine and all(theirs <= own for theirs, own in zip(other[1], mine[1], strict=True))
+
+
+def _bests(runs: Sequence[Compared]) -> dict[str, float]:
+    return {
+        column.name: min((run.figures[column.name] for run in runs), key=lambda f, c=column: _loss(c, f)).value  # type: ignore[misc]
+        for column in COLUMNS
+    }
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the paths that tell them apart, two parts at least: recipe and id."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(2, max(map(len, parts))):
+        names = ["/".join(path[-length:]) for path in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder.resolve()) for folder in folders]
+
+
+def _differences(folders: Sequence[Path]) -> list[tuple[str, ...]]:
+    recipes = [_settings(folder / "recipe.yaml") for folder in folders]
+    found = []
+    for recipe in recipes:
+        alike = [other for other in recipes if other.get("name") == recipe.get("name")]
+        ours = [key for key in recipe if len({repr(other.get(key)) for other in alike}) > 1]
+        found.append(tuple(f"{key}={recipe[key]}" for key in ours if key not in ("id", "runs")))
+    return found
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    return dict(flatten(read_plain(path))) if path.exists() else {}
+
+
+def _data(scores: Scores) -> tuple[str, str]:
+    """Return name and fingerprint of the data that a run was measured on."""
+    data = scores.get("provenance", {}).get("data", {})
+    return str(data.get("name", "unknown data")), str(data.get("fingerprint", ""))
+
+
+def _machine(scores: Scores) -> str:
+    machine = scores.get("provenance", {}).get("machine", {})
+    return f"{machine.get('processor', 'an unknown processor')}, {machine.get('cores', '?')} cores"
+
+
+def _plot(runs: Sequence[Compared], along: str, show: Callable[[float], str], label: str) -> str:
+    """Return the plot of one price against accuracy, with the front of these two drawn through."""
+    points = [(run.figures[along].value, run.figures["accuracy"].value) for run in runs]
+    low, high = min(x for x, _ in points), max(x for x, _ in points)
+    poor, good = min(y for _, y in points), max(y for _, y in points)
+    pad = max(good - poor, 0.004) * 0.35
+    frame = Frame(
+        (low / 1.3, high * 1.3), (max(0.0, poor - pad), min(1.0, good + pad)), log_x=True,
+        margin=(56.0, 26.0, 110.0, 36.0),
+    )  # fmt: skip
+    frame.y_axis(lambda v: percent(v, 1))
+    frame.x_axis([low, high] if high > low else [low], show, label)
+    best, front = -1.0, []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if y > best:
+            best = y
+            front.append((x, y))
+    frame.path(front, "guide")
+    heights = spread([frame.at(*point)[1] for point in points], 15, highest=frame.box[3])
+    for run, point, height in zip(runs, points, heights, strict=True):
+        x, y = frame.at(*point)
+        css = "compressed" if point in front else "student"
+        told = f"{run.name}: {run.figures['accuracy'].text}, {run.figures[along].text}"
+        frame.add(circle((x, y), 5.5, f"disc {css}", told))
+        if len(runs) <= _LABELLED:
+            frame.add(text(x + 10, height + 4, shorten(run.name, 16), "tick"))
+    told = "; ".join(f"{run.name} {run.figures['accuracy'].text} at {run.figures[along].text}" for run in runs)
+    return frame.drawing(f"Accuracy against {label}", told)

@@ -1,0 +1,196 @@
+"""The report's small plots along the fit: each panel of the W&B workspace that is drawn over steps."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lighten.delivery.folders.run import HistoryRows
+from lighten.delivery.report.figures import percent
+from lighten.delivery.report.panels import SECTIONS, Panel
+from lighten.delivery.report.plots import TREND_POINTS, Phase, draw_bands, phases, range_of
+from lighten.delivery.report.prune_plots import Panel as Drawing
+from lighten.delivery.report.svg import Frame, Point, circle, downsample, means, shorten, spread, text, ticks
+
+ABOVE = ("Accuracy", "Training loss", "Int8: on, ranges frozen")
+"""Panels that the report draws larger."""
+
+KEPT = "prune/kept/"
+SPEED = "Optimizer steps a second"
+
+POINTS, FEW_POINTS = 160, 40
+"""The most points of a line, and of each of many."""
+
+NAMED, MAX_NAMED = 4, 400
+"""A family of more lines than the first has its highest and lowest named alone; of more than the second some are left
+out."""
+
+FLATTEST = 0.02
+"""The least range of values over the largest of them: what moves less is drawn flat."""
+
+SIZE, MARGIN = (340.0, 190.0), (52.0, 12.0, 108.0, 34.0)
+
+COLOURS = ("compressed", "quantize", "prune", "student")
+WORDS = {"amount": "asked", "sparsity": "channels", "macs": "MACs", "kl": "KL", "lr": "rate", "ece": "error"}
+SHARES = ("accuracy", "macro_f1", "worst_class", "ece", "retention", "agreement", "amount", "sparsity", "macs")
+
+Series = Mapping[str, list[Point]]
+
+
+@dataclass(frozen=True)
+class _Line:
+    name: str
+    css: str
+    points: list[Point]
+
+
+def fit_panels(history: HistoryRows) -> list[tuple[str, list[Drawing]]]:
+    """Return the drawings of each of ``panels.SECTIONS`` that the history has something of."""
+    series, bands = history.every_series, phases(history)
+    last = max((row["progress"] for row in history.rows), default=1.0)
+    drawn = []
+    for section, panels in SECTIONS.items():
+        found = [_drawn(panel, series, bands, last) for panel in panels if panel.title not in ABOVE]
+        if section == "System":
+            found.append(_speed(history, bands))
+        if any(found):
+            drawn.append((section, [drawing for drawing in found if drawing]))
+    return drawn
+
+
+def _drawn(panel: Panel, series: Series, bands: Sequence[Phase], last: float) -> Drawing | None:
+    if panel.kind in ("lines", "system"):
+        names = [name for name in panel.metrics if name in series]
+        own = len(panel.metrics) == 1
+    elif panel.kind == "family":
+        names, own = sorted(name for name in series if name.startswith(panel.metrics[0])), False
+    else:
+        return None
+    if not names:
+        return None
+    show = _format(names, panel.metrics[0])
+    if panel.metrics[0] == KEPT:  # told only when it changes
+        series = {name: [*series[name], (last, series[name][-1][1])] for name in names}
+    if len(names) > NAMED:
+        return _many(panel, names, series, show)
+    lines = [
+        _Line("" if own else _word(name, panel), _colour(name, number), series[name])
+        for number, name in enumerate(names)
+    ]
+    return _few(panel.title, lines, bands, show)
+
+
+def _few(title: str, lines: Sequence[_Line], bands: Sequence[Phase], show: Callable[[float], str]) -> Drawing:
+    frame = _frame(lines, bands, show)
+    for line in lines:
+        noisy = len(line.points) > 2 * TREND_POINTS
+        if noisy:
+            frame.path(downsample(_inside(frame, line.points), POINTS), f"pale {line.css}")
+        shown = means(line.points, TREND_POINTS) if noisy else line.points
+        frame.path(_inside(frame, shown), f"curve {line.css}")
+    ends = [frame.at(*_within(frame, line.points[-1])) for line in lines]
+    places = spread([y for _, y in ends], 29, highest=frame.box[3] - 12)
+    for line, (x, y), near in zip(lines, ends, places, strict=True):
+        value = show(line.points[-1][1])
+        frame.add(circle((x, y), 3, f"dot {line.css}", f"{line.name or title}: {value} at the end"))
+        if line.name:
+            frame.add(text(x + 8, near, shorten(line.name, 13), f"label {line.css}"))
+        frame.add(text(x + 8, near + 13, value, "tick"))
+    told = "; ".join(f"{line.name or 'it'} ends at {show(line.points[-1][1])}" for line in lines)
+    return Drawing(title, frame.drawing(title, told), ())
+
+
+def _many(panel: Panel, names: Sequence[str], series: Series, show: Callable[[float], str]) -> Drawing:
+    ranked = sorted(names, key=lambda name: (-series[name][-1][1], name))
+    half = MAX_NAMED // 2
+    ranked = ranked if len(ranked) <= MAX_NAMED else [*ranked[:half], *ranked[-half:]]
+    lines = [_Line(name.removeprefix(panel.metrics[0]), "student", series[name]) for name in ranked]
+    frame = _frame(lines, (), show)
+    for line in lines:
+        frame.path(_inside(frame, downsample(line.points, FEW_POINTS)), f"pale {line.css}")
+        told = f"{line.name}: {show(line.points[-1][1])} at the end"
+        frame.add(circle(frame.at(*_within(frame, line.points[-1])), 2, f"dot {line.css}", told))
+    ends = (lines[0], lines[-1])
+    heights = [frame.at(*_within(frame, line.points[-1]))[1] for line in ends]
+    places = spread(heights, 29, highest=frame.box[3] - 12)
+    for line, near in zip(ends, places, strict=True):
+        x = frame.at(*_within(frame, line.points[-1]))[0]
+        frame.add(text(x + 8, near, shorten(line.name, 12), "label student"))
+        frame.add(text(x + 8, near + 13, show(line.points[-1][1]), "tick"))
+    left = f", {len(lines)} drawn" if len(lines) < len(names) else ""
+    told = " and ".join(f"{line.name} with {show(line.points[-1][1])}" for line in ends)
+    note = f"{len(names)} of them{left}; the highest and the lowest at the end are named."
+    return Drawing(panel.title, frame.drawing(panel.title, f"{len(names)} lines, from {told}"), (note,))
+
+
+def _speed(history: HistoryRows, bands: Sequence[Phase]) -> Drawing | None:
+    points: list[Point] = []
+    before: tuple[float, float] | None = None
+    for row in history.rows:
+        step, seconds = row["step"], row.get("time")
+        if not isinstance(seconds, int | float):
+            continue
+        if before and step > before[0] and seconds > before[1]:
+            points.append((float(row["progress"]), (step - before[0]) / (seconds - before[1])))
+        if not before or step > before[0]:
+            before = step, seconds
+    return _few(SPEED, [_Line("", "student", points)], bands, "{:.3g}".format) if points else None
+
+
+def _frame(lines: Sequence[_Line], bands: Sequence[Phase], show: Callable[[float], str]) -> Frame:
+    low, high = range_of([line.points for line in lines])
+    flat = FLATTEST * max(abs(low), abs(high)) - (high - low)
+    low, high = (low - flat / 2, high + flat / 2) if flat > 0 else (low, high)
+    if all(value >= 0 for line in lines for _, value in line.points):
+        low = max(low, 0.0)
+    frame = Frame((0, 1), (low, high), width=SIZE[0], height=SIZE[1], margin=MARGIN)
+    draw_bands(frame, bands, named=False)
+    frame.y_axis(_tick(show, high - low))
+    frame.x_axis(ticks(0, 1, 2), lambda v: percent(v, 0), "of the fit")
+    return frame
+
+
+def _tick(show: Callable[[float], str], span: float) -> Callable[[float], str]:
+    """Return how values are written along an axis: with the digits that tell its lines apart, and no more."""
+    sign = "\N{NO-BREAK SPACE}%" if show(1.0).endswith("%") else ""
+    scale = 100.0 if show(1.0).startswith("100") else 1.0
+    digits = min(max(0, math.ceil(1 - math.log10(span * scale / 2))), 6) if span > 0 else 2
+    return lambda value: f"{_plain(value * scale, digits)}{sign}"
+
+
+def _plain(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _inside(frame: Frame, points: Sequence[Point]) -> list[Point]:
+    low, high = frame.y
+    return [point for point in points if low <= point[1] <= high]
+
+
+def _within(frame: Frame, point: Point) -> Point:
+    low, high = frame.y
+    return point[0], min(max(point[1], low), high)
+
+
+def _colour(name: str, number: int) -> str:
+    whose = name.partition("/")[0]
+    return whose if whose in ("teacher", "student") else COLOURS[number % len(COLOURS)]
+
+
+def _word(name: str, panel: Panel) -> str:
+    """Return what a line is called: whose it is where all are of one kind, else what it is of."""
+    whose, _, what = name.partition("/")
+    if panel.kind == "family":
+        what = name.removeprefix(panel.metrics[0])
+    elif whose in ("teacher", "student"):
+        return whose.capitalize()
+    return WORDS.get(what, what.replace("_", " "))
+
+
+def _format(names: Sequence[str], first: str) -> Callable[[float], str]:
+    if first.startswith(("distil/share/", KEPT)):
+        return lambda value: percent(value, 0)
+    if first in ("system/cpu", "system/memory_percent"):
+        return "{:.0f}\N{NO-BREAK SPACE}%".format
+    shares = all(name.rpartition("/")[2] in SHARES for name in names)
+    return (lambda value: percent(value, 1)) if shares else "{:.3g}".format

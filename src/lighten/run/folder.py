@@ -1,0 +1,104 @@
+"""Where a run lives: one folder for one recipe, found again by whoever belongs to the run."""
+
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from lighten.delivery.folders.run import write_text
+from lighten.errors import RecipeError, UserError
+from lighten.recipe.schema import CHANGED, Recipe, load_recipe, to_yaml
+from lighten.run.environment import FOLDER, JOB
+from lighten.training.lineage import differing, format_settings
+from lighten.utils.safe_yaml import flatten
+
+RUNTIME_SETTINGS = (
+    "name",
+    "runs",
+    "id",
+    "logger",
+    "workers",
+    "resume",
+    "delivery",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "trainer.timeout",
+)
+"""Settings that may differ when a run goes on: they change nothing that is learned."""
+
+IDENTITY_SETTINGS = (
+    "seed",
+    "data",
+    "teacher",
+    "student",
+    "optimizer.name",
+    "compress.quantize.mode",
+    "compress.quantize.ranges",
+)
+"""Settings, and those that begin so, that decide what a checkpoint holds: they may never differ."""
+
+
+def open_folder(recipe: Recipe) -> Path:
+    """Make the run's folder, or find it again, and return it: ``runs/<recipe>/<id>``.
+
+    Without an ``id`` it is named by the Slurm job, or by the time. Of several runs in a row each has its own.
+
+    Raises:
+        RecipeError: if the folder holds a run of another recipe, or several processes cannot agree on one.
+        UserError: if it cannot be made.
+    """
+    if FOLDER in os.environ and "LOCAL_RANK" in os.environ:
+        return Path(os.environ[FOLDER])
+    name = recipe.id or os.environ.get("SLURM_JOB_ID")
+    if name is None and "LOCAL_RANK" in os.environ:
+        raise RecipeError("id=null: several processes were started together and need one folder; give id=NAME")
+    number = os.environ.get(JOB, "0")
+    fixed = name and (name if number == "0" else f"{name}-{number}")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(recipe.runs) / recipe.name / (fixed or stamp)
+    try:
+        if fixed is None and folder.exists():
+            folder = folder.with_name(f"{stamp}-{os.getpid()}")
+        folder.mkdir(parents=True, exist_ok=fixed is not None)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); set runs to another folder") from None
+    if _is_the_same(recipe, folder / "recipe.yaml"):
+        keep_recipe(recipe, folder)
+    os.environ[FOLDER] = str(folder)
+    return folder
+
+
+@rank_zero_only
+def keep_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write what the run is asked to do; a changed recipe only once the run really goes on with it."""
+    write_text(folder / "recipe.yaml", to_yaml(recipe))
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """Return all that decides what is learned, by dotted keys."""
+    return {key: value for key, value in flatten(asdict(recipe)) if not key.startswith(RUNTIME_SETTINGS)}
+
+
+def _is_the_same(recipe: Recipe, written: Path) -> bool:
+    """Refuse to go on in the folder of a run that was asked for something else, unless told to."""
+    if not written.exists():
+        return True
+    here, there = settings_of(recipe), settings_of(load_recipe(written))
+    keys = differing(here, there)
+    if not keys:
+        return True
+    rooted = [key for key in keys if key.startswith(IDENTITY_SETTINGS)]
+    if recipe.resume == CHANGED and not rooted:
+        rank_zero_warn(
+            f"{written.parent} goes on with {format_settings(keys, here)}; it began with {format_settings(keys, there)}"
+        )
+        return False
+    shown = rooted if recipe.resume == CHANGED else keys
+    ways = "" if rooted else ", set resume=changed to go on with these"
+    raise RecipeError(
+        f"{shown[0]}={here.get(shown[0])}: {written.parent} holds a run with {format_settings(shown, there)}; "
+        f"repeat its settings to go on with it{ways}, or give another id"
+    )

@@ -1,0 +1,1 @@
+"""Helpers that all packages use: files, inputs, modules, copies, registries."""

@@ -1,0 +1,495 @@
+"""One real run of the smoke recipe, and everything that must hold of its folder."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from browser import title_in_browser
+
+import lighten
+from lighten.cli.main import main as cli
+from lighten.cli.train import compose_all
+from lighten.data import build_data
+from lighten.delivery.folders import provenance
+from lighten.delivery.measure.scores import write_scores
+from lighten.errors import UserError
+from lighten.pruning.plan import Plan
+from lighten.recipe.schema import RecipeError
+from lighten.run.pipeline import run
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+MODEL = {"accuracy", "macro_f1", "parameters", "macs", "bytes", "runtime", "threads", "latency_ms"}
+COMPARISON = {
+    "retention",
+    "size_ratio",
+    "mac_ratio",
+    "parameter_ratio",
+    "speedup_batch_1",
+    "speedup_batch_32",
+    "agreement",
+    "logit_error",
+    "flips",
+    "flips_of",
+}
+
+
+def smoke(runs, *overrides, name="smoke"):
+    (recipe,) = compose_all([f"recipe={name}", f"runs={runs}", "id=one", *overrides], RECIPES)
+    return run(recipe)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return smoke(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def scores(folder):
+    return json.loads((folder / "scores.json").read_text())
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A run folder that a test may damage."""
+    return Path(shutil.copytree(folder, tmp_path / "smoke" / "one"))
+
+
+def test_folder_holds_what_the_design_says(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert {"recipe.yaml", "plan.json", "history.jsonl", "checkpoints", "student", "teacher", "dense"} <= names
+    assert {"student.onnx", "teacher.onnx", "dense.onnx", "scores.json", "report.html"} <= names
+    assert {p.name for p in (folder / "student").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "compression.json",
+        "README.md",
+    }
+    assert len(list((folder / "checkpoints").glob("*.ckpt"))) >= 2
+
+
+def test_scores_are_the_contract(folder, scores):
+    assert scores["schema"] == 1
+    assert scores["recipe"] == "smoke"
+    assert set(scores["models"]) == {"teacher", "student", "compressed"}
+    assert all(set(model) == MODEL for model in scores["models"].values())
+    assert set(scores["comparison"]) == COMPARISON
+    teacher, compressed = scores["models"]["teacher"], scores["models"]["compressed"]
+    assert compressed["bytes"] == (folder / "student.onnx").stat().st_size
+    assert scores["comparison"]["size_ratio"] == pytest.approx(teacher["bytes"] / compressed["bytes"])
+    assert scores["comparison"]["retention"] == pytest.approx(compressed["accuracy"] / teacher["accuracy"])
+    medians = [m["latency_ms"]["batch_32"]["median"] for m in (teacher, compressed)]
+    assert scores["comparison"]["speedup_batch_32"] == pytest.approx(medians[0] / medians[1])
+    assert scores["comparison"]["flips_of"] == 2000
+    assert scores["comparison"]["flips"] <= 10
+
+
+def test_accuracy_is_that_of_the_file_on_the_test_split(folder, scores):
+    data = build_data("fashion_mnist")
+    data.prepare_data()
+    data.setup("test")
+    session = onnxruntime.InferenceSession(folder / "student.onnx", providers=["CPUExecutionProvider"])
+    right = [session.run(None, {"input": x.numpy()})[0].argmax(1) == y.numpy() for x, y in data.test_dataloader()]
+    assert scores["models"]["compressed"]["accuracy"] == pytest.approx(np.concatenate(right).mean())
+
+
+def test_student_is_physically_smaller_by_the_plan(folder, scores):
+    plan = Plan.from_json((folder / "plan.json").read_text())
+    assert all(group.width_after == group.width_before // 2 for group in plan.groups)
+    student, dense = lighten.load(folder / "student"), lighten.load(folder / "dense")
+    assert student.conv1.out_channels * 2 == dense.conv1.out_channels
+    assert scores["models"]["compressed"]["parameters"] < 0.3 * scores["models"]["student"]["parameters"]
+
+
+def test_model_folder_loads_in_both_runtimes(folder):
+    x = torch.randn(8, 1, 28, 28)
+    with torch.no_grad():
+        ours = lighten.load(folder / "student")(x).numpy()
+    theirs = lighten.load(folder / "student", runtime="onnxruntime")(x)
+    assert theirs.shape == ours.shape == (8, 10)
+    assert np.abs(ours - theirs).mean() < 0.05 * np.abs(ours).mean() + 1e-3
+    with pytest.raises(UserError, match="expected 'torch' or 'onnxruntime'"):
+        lighten.load(folder / "student", runtime="tensorrt")
+
+
+def test_history_tells_student_teacher_pruning_and_quantization(folder):
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    keys = set().union(*rows)
+    assert {"step", "epoch", "progress", "time", "train/loss", "distil/soft_labels", "distil/cross_entropy"} <= keys
+    assert {"student/accuracy", "teacher/accuracy", "student/macro_f1", "teacher/macro_f1", "gap/accuracy"} <= keys
+    assert {"prune/sparsity", "prune/amount", "quantize/enabled", "quantize/frozen"} <= keys
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(steps)
+
+
+def test_each_delivery_step_runs_again_alone(copied, capsys):
+    before = (copied / "student.onnx").read_bytes()
+    for path in ("student.onnx", "teacher.onnx", "dense.onnx", "scores.json", "report.html"):
+        (copied / path).unlink()
+    shutil.rmtree(copied / "student")
+    for step in ("shrink", "export", "measure", "card", "report"):
+        assert cli([step, str(copied)]) == 0, capsys.readouterr().err
+    assert (copied / "student.onnx").read_bytes() == before
+    assert (copied / "report.html").exists()
+    assert (copied / "student" / "README.md").exists()
+
+
+def test_the_same_command_goes_on_and_finds_its_teacher(folder):
+    student, reference = (
+        (folder / "student.onnx").read_bytes(),
+        next((folder.parent.parent / "references").glob("*/*.safetensors")),
+    )
+    trained = reference.stat().st_mtime_ns
+    assert smoke(folder.parent.parent) == folder
+    assert (folder / "student.onnx").read_bytes() == student
+    assert reference.stat().st_mtime_ns == trained
+
+
+@pytest.mark.parametrize("damage", ["weights", "config", "checkpoint"])
+def test_damaged_files_give_one_line_and_leave_the_rest(copied, capsys, damage):
+    step = {"weights": "export", "config": "export", "checkpoint": "shrink"}[damage]
+    if damage == "checkpoint":
+        for path in (copied / "checkpoints").glob("*.ckpt"):
+            path.write_bytes(path.read_bytes()[:-100])
+    else:
+        path = copied / "student" / {"weights": "model.safetensors", "config": "config.json"}[damage]
+        path.write_bytes(path.read_bytes()[:-100])
+    scores = (copied / "scores.json").read_bytes()
+    if damage == "checkpoint":
+        with pytest.warns(UserWarning, match="no good checkpoint is left"):
+            assert cli([step, str(copied)]) == 1
+    else:
+        assert cli([step, str(copied)]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.endswith(" …")]  # its progress
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert (copied / "scores.json").read_bytes() == scores
+
+
+def test_a_folder_holds_one_recipe(folder):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(RecipeError, match=r"compress.prune.amount=0.25: .* holds a run with compress.prune.amount=0.5"):
+        smoke(folder.parent.parent, "compress.prune.amount=0.25")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_plan_is_that_of_the_checkpoint_that_is_cut(copied):
+    checkpoints = sorted((copied / "checkpoints").glob("*.ckpt"), key=lambda p: p.name.split("epoch=")[1])
+    newest = checkpoints[-1].name.split("epoch=")[1]
+    for path in checkpoints:
+        if path.name.endswith(newest):
+            path.write_bytes(path.read_bytes()[:-100])
+    (copied / "plan.json").write_text("of a later state")
+    with pytest.warns(UserWarning, match="going back to"):
+        assert cli(["shrink", str(copied)]) == 0
+    earlier = torch.load(checkpoints[0], weights_only=True)["callbacks"]["Prune{'module': 'student'}"]["plan"]
+    assert (copied / "plan.json").read_text() == earlier
+    widths = Plan.from_json(earlier).widths
+    assert lighten.load(copied / "student").conv1.out_channels == widths["conv1"][1]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("compress.prune.exclude=[layer9]", "exclude='layer9' matches no layer"),
+        ("compress.quantize.exclude=[layer9]", "exclude='layer9' matches no layer"),
+        ("compress.prune.amount=0.99", "would empty"),
+        ("student_checkpoint={dense7}", "gives 7 classes, fashion_mnist has 10"),
+        ("student_checkpoint={student}", "is compressed already"),
+        ("student_checkpoint={nothing}", "no such file"),
+    ],
+)
+def test_what_a_student_does_not_bear_is_told_before_a_teacher_is_trained(folder, tmp_path, override, told):
+    model = lighten.build_model("cnn", num_classes=7, input_shape=(1, 28, 28), widths=[8])
+    places = {
+        "dense7": lighten.save(model, tmp_path / "seven"),
+        "student": folder / "student",
+        "nothing": tmp_path / "none",
+    }
+    with pytest.raises(UserError, match=told) as caught:
+        smoke(tmp_path, override.format(**places) if "{" in override else override)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "references").exists()
+
+
+def test_a_student_may_start_from_a_model_folder(tmp_path):
+    start = lighten.build_model("cnn", num_classes=10, input_shape=(1, 28, 28), widths=[8, 8])
+    made = smoke(tmp_path, f"student_checkpoint={lighten.save(start, tmp_path / 'start')}")
+    config = json.loads((made / "student" / "config.json").read_text())
+    assert config["model"]["name"] == "cnn"
+    assert json.loads((made / "scores.json").read_text())["comparison"]["flips_of"] == 2000
+
+
+def test_a_teacher_of_another_task_is_refused(folder, tmp_path):
+    model = lighten.build_model("cnn", num_classes=7, input_shape=(1, 28, 28), widths=[8])
+    lighten.save(model, tmp_path / "teacher")
+    with pytest.raises(UserError, match="gives 7 classes, fashion_mnist has 10"):
+        smoke(tmp_path, f"teacher_checkpoint={tmp_path / 'teacher'}")
+
+
+def test_only_registered_models_become_folders(tmp_path):
+    with pytest.raises(UserError, match="register its builder"):
+        lighten.save(torch.nn.Linear(2, 2), tmp_path / "x")
+
+
+SMALL = {
+    "prune_mlp": {"hidden": [24, 16]},
+    "prune_bert": {"width": 24, "layers": 1, "heads": 2, "feed_forward": 32},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_dense_networks_and_transformers_come_out_narrower(name, tmp_path):
+    options = [f"student_options.{key}={value}" for key, value in SMALL[name].items()]
+    limits = ["trainer.limit_train_batches=6", "trainer.limit_val_batches=1", "student_fit.max_epochs=1"]
+    folder = smoke(tmp_path, *options, *limits, "trainer.max_epochs=1", name=name)
+    small, widths = lighten.load(folder / "student"), json.loads((folder / "plan.json").read_text())["widths"]
+    assert json.loads((folder / "scores.json").read_text())["comparison"]["flips"] <= 3
+    if name == "prune_mlp":
+        assert [m.out_features for m in small.modules() if isinstance(m, torch.nn.Linear)] == [12, 8, 10]
+    else:
+        layer = small.bert.encoder.layer[0]
+        assert layer.attention.self.query.out_features == layer.attention.self.value.out_features == 12
+        assert (layer.intermediate.dense.out_features, layer.output.dense.in_features) == (16, 16)
+        assert widths["embed"] == [24, 24]
+
+
+@pytest.mark.parametrize("name", ["prune_cnn", "quantize_cnn"])
+def test_each_technique_alone_needs_no_teacher(name, tmp_path):
+    options = ["student_options={width: 8, blocks: 1, stem_stride: 2}", "student_fit.max_epochs=1"]
+    limits = ["trainer.max_epochs=1", "trainer.limit_train_batches=6", "trainer.limit_val_batches=1"]
+    folder = smoke(tmp_path, *options, *limits, name=name)
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["models"]["teacher"] is None
+    smaller = scores["models"]["compressed"]["bytes"] / scores["models"]["student"]["bytes"]
+    assert smaller < 0.6
+    assert (folder / "plan.json").exists() == (name == "prune_cnn")
+
+
+LIMITS = [
+    "student_options={width: 8, blocks: 1, stem_stride: 2}", "student_fit.max_epochs=1", "trainer.max_epochs=1",
+    "trainer.limit_train_batches=20", "trainer.limit_val_batches=1",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:dynamic quantization of")
+@pytest.mark.parametrize("mode", ["static", "dynamic", "float16"])
+def test_a_trained_student_is_quantized_in_every_mode(mode, tmp_path):
+    folder = smoke(tmp_path, *LIMITS, f"compress.quantize.mode={mode}", name="quantize_static")
+    scores = json.loads((folder / "scores.json").read_text())
+    compression = json.loads((folder / "student" / "compression.json").read_text())
+    assert compression["quantization"]["mode"] == mode
+    assert scores["gate"]["size_ratio"] > (1.2 if mode == "float16" else 1.5)
+    # a dynamic range is read off floating-point sums, which a runtime takes in another order
+    assert scores["comparison"]["flips"] <= (20 if mode == "dynamic" else 6)
+    page = (folder / "report.html").read_text()
+    if mode == "static":
+        assert compression["quantization"]["calibration"] == {"samples": 512, "split": "validation"}
+        assert "512 samples" in " ".join(page.split())
+        assert sum(row["weight_bits"] == 7 for row in compression["layers"]) == 10
+    if mode == "dynamic":
+        assert any("dynamically quantized convolutions slowly" in text for text in scores["gate"]["warnings"])
+        assert "dynamically quantized convolutions slowly" in page
+
+
+def test_every_runtime_gets_its_file_and_is_compared_and_verified(tmp_path, capsys):
+    targets = ["onnx", "openvino", "litert", "executorch"]
+    drop = ["compress.quantize.max_drop=0.0005", "compress.quantize.weight_bits=2"]
+    folder = smoke(tmp_path, *LIMITS, *drop, f"delivery.targets=[{','.join(targets)}]", name="quantize_cnn")
+    scores = json.loads((folder / "scores.json").read_text())
+    assert list(scores["targets"]) == targets
+    for target, found in scores["targets"].items():
+        assert (folder / found["file"]).stat().st_size <= found["bytes"], target
+        assert found["flips_of"] == 2000
+        assert found["agreement"] > 0.97, target
+        assert found["latency_ms"]["batch_1"]["median"] > 0
+    ranking = json.loads((folder / "sensitivity.json").read_text())
+    kept = [layer["name"] for layer in ranking["layers"] if layer["kept"]]
+    assert ranking["layers"] == sorted(ranking["layers"], key=lambda layer: -layer["error"])
+    assert kept == [layer["name"] for layer in ranking["layers"][: len(kept)]] != []
+    student = lighten.load(folder / "student")
+    assert set(student.activation_ranges.left) == set(kept)
+    assert "sensitiv" in (folder / "report.html").read_text()
+    told = capsys.readouterr().out
+    assert "\nexport student_float32.onnx (about " in told
+    assert "\nmeasure latency, models in turn (about " in told
+    assert "\x1b" not in told
+    assert cli(["verify", str(folder)]) == 0
+    checks = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in ("student.xml", "student.tflite", "student.pte"):
+        assert [check[1:4] for check in checks if name in check] == [
+            ["SHA-256", "of", name], ["bytes", "of", name], ["accuracy", "of", name], ["agreement", "of", name],
+            ["flips", "of", name],
+        ]  # fmt: skip
+
+
+def test_a_target_that_is_not_installed_is_told_before_training(tmp_path, monkeypatch):
+    import importlib.util
+
+    plain = importlib.util.find_spec
+    monkeypatch.setattr(
+        "lighten.delivery.runtimes.packages.find_spec", lambda name: None if name == "litert_torch" else plain(name)
+    )
+    with pytest.raises(
+        UserError, match=r"'litert' needs litert-torch; install it with: pip install 'lighten\[litert\]'"
+    ):
+        smoke(tmp_path, *LIMITS, "delivery.targets=[onnx,litert]", name="quantize_cnn")
+    assert not (tmp_path / "references").exists()
+
+
+class References(HTMLParser):
+    """Collects what a page would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [v for k, v in attributes if k in ("src", "srcset") or (k == "href" and tag == "link")]
+
+
+def test_report_is_one_file_and_says_what_was_measured(folder, scores):
+    page = (folder / "report.html").read_text()
+    references = References()
+    references.feed(page)
+    assert [r for r in references.found if not r.startswith("data:")] == []
+    assert f"{100 * scores['models']['compressed']['accuracy']:.2f}" in page
+    assert f"{100 * scores['models']['teacher']['accuracy']:.2f}" in page
+    assert page.count("<svg") >= 4
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_report_does_not_overflow_in_a_browser(folder, tmp_path, width):
+    script = "document.title = document.documentElement.scrollWidth + '/' + innerWidth"
+    shown = title_in_browser((folder / "report.html").read_text(), width, tmp_path, script)
+    needed, given = map(int, shown.split("/"))
+    assert given == width
+    assert needed <= width
+
+
+def test_a_run_is_verified(folder, capsys):
+    assert cli(["verify", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith("ok ")] == []
+    names = {line[6:].split("  ")[0] for line in lines}
+    assert {
+        "seal of scores.json", "SHA-256 of recipe.yaml", "SHA-256 of teacher/model.safetensors", "SHA-256 of plan.json",
+        "SHA-256 of student_float32.onnx", "bytes of student.onnx", "size_ratio", "recipe of recipe.yaml",
+        "teacher of teacher/", "packages of student/", "recipe of checkpoints/", "teacher of checkpoints/",
+        "data of checkpoints/", "report.html", "student/README.md", "data that were measured on",
+        "data that were learned from", "accuracy of student.onnx", "macro-F1 of teacher.onnx",
+        "each class of dense.onnx", "MACs of student.onnx", "agreement", "flips",
+    } <= names  # fmt: skip
+
+
+def test_each_step_again_in_another_process_gives_the_same_bytes(folder, copied):
+    made = [copied / name for name in ("plan.json", "student", "student.onnx", "student_float32.onnx", "teacher.onnx")]
+    made += [copied / "dense.onnx", copied / "report.html"]
+    for path in made:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    script = (
+        "import sys; from lighten.cli.main import main; sys.exit(any(main([s, sys.argv[1]]) for s in sys.argv[2:]))"
+    )
+    steps = ["shrink", "export", "card", "report"]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", script, copied, *steps], env=environment, timeout=300, check=True)
+    files = [path for path in copied.rglob("*") if path.is_file()]
+    assert len(files) == sum(path.is_file() for path in folder.rglob("*"))
+    for path in files:
+        assert path.read_bytes() == (folder / path.relative_to(copied)).read_bytes(), path
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+TAMPERED = {
+    "recipe": (lambda run: edit(run / "recipe.yaml", "seed: 0", "seed: 1"), r"SHA-256 of recipe\.yaml"),
+    "teacher's weights": (lambda run: flip(run / "teacher" / "model.safetensors"), "SHA-256 of teacher/model"),
+    "student's weights": (lambda run: flip(run / "student" / "model.safetensors"), "SHA-256 of student/model"),
+    "dense weights": (lambda run: flip(run / "dense" / "model.safetensors"), "SHA-256 of dense/model"),
+    "plan": (lambda run: edit(run / "plan.json", "0", "1"), r"SHA-256 of plan\.json"),
+    "history": (lambda run: edit(run / "history.jsonl", "1", "2"), r"SHA-256 of history\.jsonl"),
+    "settings of the fit": (lambda run: edit(run / "fit.json", "0", "1"), r"SHA-256 of fit\.json"),
+    "onnx": (lambda run: flip(run / "student.onnx"), r"SHA-256 of student\.onnx"),
+    "float onnx": (lambda run: flip(run / "student_float32.onnx"), r"SHA-256 of student_float32\.onnx"),
+    "teacher's onnx": (lambda run: flip(run / "teacher.onnx"), r"SHA-256 of teacher\.onnx"),
+    "no onnx": (lambda run: (run / "student.onnx").unlink(), r"SHA-256 of student\.onnx .*no such file"),
+    "no plan": (lambda run: (run / "plan.json").unlink(), r"SHA-256 of plan\.json .*no such file"),
+    "one more file": (lambda run: (run / "student.tflite").touch(), r"SHA-256 of student\.tflite .*nothing"),
+    "report": (lambda run: edit(run / "report.html", "SHA-256", "SHA-512"), r"report\.html"),
+    "card": (lambda run: edit(run / "student" / "README.md", "accuracy", "Accuracy"), r"student/README\.md"),
+    "checkpoint": (lambda run: flip(max((run / "checkpoints").glob("last-*.ckpt"))), r"last-.*SHA-256"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_what_was_tampered_with_is_found(copied, capsys, what):
+    tamper, claim = TAMPERED[what]
+    tamper(copied)
+    caught(copied, claim, capsys)
+
+
+LIES = {
+    "accuracy": (("models", "compressed", "accuracy"), 0.99, "retention"),
+    "ratio": (("comparison", "size_ratio"), 100.0, "size_ratio"),
+    "flips": (("comparison", "flips"), 900, "flips"),
+    "agreement": (("comparison", "agreement"), 1.0, "agreement"),
+    "MACs": (("models", "student", "macs"), 10**9, r"MACs of dense\.onnx"),
+    "class": (("classes", "recall", "compressed", 0), 0.5, r"each class of student\.onnx"),
+    "data": (("provenance", "data", "fingerprint"), "0" * 64, "data that were measured on"),
+    "teacher": (("provenance", "made_of", "teacher"), "0" * 64, "teacher of teacher/"),
+    "recipe": (("provenance", "made_of", "recipe"), "0" * 64, r"recipe of recipe\.yaml"),
+    "bytes": (("models", "compressed", "bytes"), 1, r"bytes of student\.onnx"),
+    "latency": (("models", "teacher", "latency_ms", "batch_1", "p90"), 99.0, r"seal of scores\.json"),
+}
+
+
+@pytest.mark.parametrize("what", LIES)
+def test_a_lie_in_the_scores_is_found_also_under_a_new_seal(copied, scores, capsys, what):
+    key, value, claim = LIES[what]
+    lie = json.loads(json.dumps(scores))
+    place = lie
+    for part in key[:-1]:
+        place = place[part]
+    place[key[-1]] = value
+    if what == "latency":  # of no other machine, so that nothing but the seal holds it
+        (copied / "scores.json").write_text(json.dumps(lie))
+    else:
+        write_scores(copied, lie)
+    caught(copied, claim, capsys)
+
+
+def test_other_data_are_found_and_other_packages_noted(folder, capsys, monkeypatch):
+    versions = provenance.versions()
+    monkeypatch.setattr("lighten.delivery.verify.versions", lambda: versions | {"torch": "1.0"})
+    assert cli(["verify", str(folder)]) == 0
+    notes = [line.split() for line in capsys.readouterr().out.splitlines() if not line.startswith("ok ")]
+    assert notes == [["note", "torch,", when, "with", versions["torch"], "1.0"] for when in ("trained", "measured")]
+    data = type(build_data("fashion_mnist"))
+    monkeypatch.setattr(data, "fingerprint", property(lambda self: "0" * 64))
+    caught(folder, "data that were learned from", capsys)
+
+
+def caught(run, claim, capsys):
+    assert cli(["verify", str(run)]) == 1
+    captured = capsys.readouterr()
+    assert re.search(rf"^BAD +{claim}", captured.out, re.MULTILINE), captured.out
+    assert "claims do not hold" in captured.err
+    assert "Traceback" not in captured.err
