@@ -8,6 +8,6 @@ if __name__ == "__main__":
 
     hold()  # a scheduler's signal waits until the run can answer it
 
-    from lighten.cli.train import main
+    from lighten.cli.main import main
 
-    sys.exit(main(sys.argv[1:], Path(__file__).parent / "recipes"))
+    sys.exit(main(sys.argv[1:], recipes=Path(__file__).parent / "recipes", default="train"))

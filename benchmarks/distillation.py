@@ -25,8 +25,8 @@ import torch
 from step_cost import TakeTurns, Turn, in_turn
 
 from lighten import DistillationModule, build_data, build_model
-from lighten.cli.train import compose_all
 from lighten.distillation.cache import TeacherCache
+from lighten.recipe.compose import compose_all
 from lighten.run.pipeline import run
 from lighten.training.fit import make_trainer, resolve_precision
 from lighten.training.optimizer import OptimizerSettings

@@ -263,14 +263,14 @@ def _started(runs: Path, place: Place, prepare: Callable[[], None]) -> tuple[int
 
 
 def _begin(words: list[str], delivery: bool, prepare: Callable[[], None]) -> None:
-    import lighten.cli.train
+    import lighten.cli.main
     import lighten.run.pipeline
 
     if not delivery:
         lighten.run.pipeline._deliver = lighten.run.pipeline.publish = lambda *_, **__: None
     sys.argv = [str(RECIPES.parent / "train.py"), *words]  # how Lightning starts the second rank
     prepare()
-    raise SystemExit(lighten.cli.train.main(words, RECIPES))
+    raise SystemExit(lighten.cli.main.main(words, recipes=RECIPES, default="train"))
 
 
 def _plant(runs: Path, place: Place, way: str) -> None:
@@ -346,7 +346,7 @@ def _warm_up() -> None:
     import torch
 
     torch.set_num_threads(1)  # forks have no other threads
-    import lighten.cli.train
+    import lighten.cli.main
     import lighten.run.pipeline  # noqa: F401
 
 

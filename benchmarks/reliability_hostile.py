@@ -103,7 +103,7 @@ def _changed_recipes(count: int, seed: int) -> tuple[Counter[str], tuple[float, 
 
 def _answer(argv: Sequence[str], recipes: Path) -> tuple[str, str | None]:
     """Return how words were answered, and what is wrong with that."""
-    from lighten.cli.train import main as launch
+    from train_py import train_py as launch
 
     out, err = io.StringIO(), io.StringIO()
     try:

@@ -229,9 +229,9 @@ class Bench:
             try:
                 _become(runs, ELSEWHERE if turn // 2 % 2 and Path(ELSEWHERE).is_dir() else HERE)
                 dying.prepare()
-                from lighten.cli.train import main as command
+                from lighten.cli.main import main as command
 
-                code = command(words, RECIPES)
+                code = command(words, recipes=RECIPES, default="train")
             except BaseException:
                 import traceback
 
@@ -335,12 +335,12 @@ def _warm_up() -> None:
     import torch
 
     torch.set_num_threads(1)  # forks have no other threads
-    import lighten.cli.train
+    import lighten.cli.main
     import lighten.run.pipeline
 
     lighten.run.pipeline._deliver = lambda *_, **__: None
     with tempfile.TemporaryDirectory() as runs, contextlib.redirect_stdout(io.StringIO()):
-        if lighten.cli.train.main([*SETTINGS, f"runs={runs}", "trainer.max_epochs=1"], RECIPES):
+        if lighten.cli.main.main(["train", *SETTINGS, f"runs={runs}", "trainer.max_epochs=1"], recipes=RECIPES):
             raise SystemExit("a run that nobody disturbs fails")
 
 

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 
-from lighten.cli.arguments import SHELLS, STEPS
-from lighten.cli.completion import keys, options_of, script, values_of
+from lighten.cli.completion import SHELLS, keys, options_of, script, values_of
+from lighten.cli.main import COMMANDS as STEPS
 from lighten.cli.main import main
 from lighten.recipe.schema import Recipe
 

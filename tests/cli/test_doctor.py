@@ -71,4 +71,4 @@ def test_the_command_prints_lines_or_json_and_fails_where_something_must_be_mend
     assert {row["part"] for row in rows} == {"packages", "targets", "machine", "cluster"}
     monkeypatch.setattr(doctor, "version_of", lambda name: None)
     assert cli(["doctor"]) == 1
-    assert "to be mended; torch: not installed" in capsys.readouterr().err
+    assert "to be fixed; torch: not installed" in capsys.readouterr().err

@@ -14,17 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 from finished_run import write_run
+from train_py import train_py as launch
 
 from lighten import build_data, build_model, load, save
-from lighten.cli.arguments import OF_A_RUN, STEPS, parser
-from lighten.cli.main import main
-from lighten.cli.train import main as launch
+from lighten.cli.main import COMMANDS as STEPS
+from lighten.cli.main import main, parser
 from lighten.delivery.export.targets import export_run
 from lighten.delivery.folders.provenance import MADE_OF
 from lighten.delivery.measure.latency import interleaved_latency
 from lighten.training.signals import SIGNALS, hold
 
 ROOT = Path(__file__).parents[2]
+OF_A_RUN = ("shrink", "export", "measure", "card", "report", "verify")
 
 
 CALLS = {
@@ -235,8 +236,8 @@ if __name__ == "__main__":
     hold()
     import lighten.delivery.measure.measure as m
     m.interleaved_latency = partial(m.interleaved_latency, seconds=0.01, min_rounds=2)
-    from lighten.cli.train import main
-    sys.exit(main(sys.argv[1:], Path(__file__).parent / "recipes"))
+    from lighten.cli.main import main
+    sys.exit(main(sys.argv[1:], recipes=Path(__file__).parent / "recipes", default="train"))
 """
 
 

@@ -103,8 +103,8 @@ if __name__ == "__main__":
     from lighten.training.signals import hold
 
     hold()
-    from lighten.cli.train import main
+    from lighten.cli.main import main
 
     importlib.import_module("lightning.pytorch")  # as lighten.run.pipeline does before it runs
     sys.modules["lighten.run.pipeline"] = SimpleNamespace(run=run)
-    sys.exit(main(sys.argv[1:], Path(__file__).parents[2] / "recipes"))
+    sys.exit(main(sys.argv[1:], recipes=Path(__file__).parents[2] / "recipes", default="train"))

@@ -19,7 +19,7 @@ def run(recipe):
 
 
 if __name__ == "__main__":
-    from lighten.cli.train import main
+    from lighten.cli.main import main
 
     sys.modules["lighten.run.pipeline"] = SimpleNamespace(run=run)
-    sys.exit(main(sys.argv[1:], Path(__file__).parents[2] / "recipes"))
+    sys.exit(main(sys.argv[1:], recipes=Path(__file__).parents[2] / "recipes", default="train"))

@@ -25,10 +25,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from train_py import train_py as train
 
-from lighten.cli.arguments import STEPS
+from lighten.cli.main import COMMANDS as STEPS
 from lighten.cli.main import main as lighten
-from lighten.cli.train import main as train
 from lighten.recipe.compose import compose_all
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import datasets
 import pytest
 
-from lighten.cli import train as launch
 from lighten.cli.main import main as cli
 from lighten.errors import UserError, one_line
 
@@ -90,8 +89,8 @@ def _done(work, recipes: Path) -> int:
             return 1
         return 0
     if any(word.startswith("recipe=") for word in work):
-        return launch.main(work, recipes)
-    return cli.main(work)
+        return cli(work, recipes=recipes, default="train")
+    return cli(work)
 
 
 def _hangs(number, frame):

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from lighten.cli.train import compose_all
 from lighten.errors import RecipeError
+from lighten.recipe.compose import compose_all
 from lighten.recipe.schema import load_recipe
 from lighten.run.environment import FOLDER
 from lighten.run.folder import keep_recipe, open_folder, settings_of

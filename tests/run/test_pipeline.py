@@ -17,12 +17,12 @@ from browser import title_in_browser
 
 import lighten
 from lighten.cli.main import main as cli
-from lighten.cli.train import compose_all
 from lighten.data import build_data
 from lighten.delivery.folders import provenance
 from lighten.delivery.measure.scores import write_scores
 from lighten.errors import UserError
 from lighten.pruning.plan import Plan
+from lighten.recipe.compose import compose_all
 from lighten.recipe.schema import RecipeError
 from lighten.run.pipeline import run
 

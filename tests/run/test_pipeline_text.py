@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import lighten
-from lighten.cli.train import compose_all
 from lighten.errors import UserError
+from lighten.recipe.compose import compose_all
 from lighten.recipe.schema import RecipeError
 from lighten.run.pipeline import run
 

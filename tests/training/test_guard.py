@@ -83,21 +83,21 @@ def test_one_that_failed_itself_may_go_on_until_it_has_told(watched):
     claim_cause(watched.cause, "rank 1 failed: no luck")
     watched.guard.receive(b"failed\n")
     assert watched.turns(100) is None
-    watched.guard.receive(b"told\n")
+    watched.guard.receive(b"reported\n")
     assert watched.turns(100) == GRACE
     assert watched.said() == ""
 
 
 def test_the_next_fit_is_watched_anew(watched):
     claim_cause(watched.cause, "rank 0 failed: no luck")
-    watched.guard.receive(b"failed\ntold\n")
+    watched.guard.receive(b"failed\nreported\n")
     watched.guard.receive(f"watch {watched.cause}2\n".encode())
     assert watched.turns(100) is None
 
 
 @pytest.mark.parametrize("told", [False, True])
 def test_one_that_is_gone_is_told_of_once(watched, told):
-    watched.guard.receive(b"told\n" if told else b"")
+    watched.guard.receive(b"reported\n" if told else b"")
     watched.there = False
     assert watched.turns(1) == 0.5
     assert not watched.killed
@@ -147,9 +147,9 @@ def test_words_may_come_in_pieces():
     assert not guarded.receive(b"b\nfai")
     assert guarded.cause == Path("/a b")
     assert not guarded.failed
-    assert not guarded.receive(b"led\npar")
+    assert not guarded.receive(b"led\ndeta")
     assert guarded.failed
-    assert guarded.receive(b"t\n")
+    assert guarded.receive(b"ch\n")
 
 
 def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch):
@@ -190,7 +190,7 @@ def test_signals_for_the_rank_do_not_end_it_and_parting_does():
         ignored = 0
         while ignored & wanted != wanted and process.poll() is None and time.monotonic() < end:
             ignored = int(status.read_text().partition("SigIgn:")[2].split()[0], 16)
-        process.stdin.write(b"part\n")
+        process.stdin.write(b"detach\n")
         process.stdin.flush()
         try:
             assert process.wait(60) == 0

@@ -12,7 +12,7 @@ from lighten.cli import train as launch
 from lighten.errors import UserError
 from lighten.training import guard, peers
 from lighten.training.fit import leave_processes
-from lighten.training.peers import RankMonitor, cause_of, detach, told
+from lighten.training.peers import RankMonitor, cause_of, detach, mark_reported
 from lighten.training.signals import Preempted
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:4321")
@@ -54,7 +54,7 @@ def test_a_rank_is_watched_with_the_strategys_patience_until_it_parts(rank, tmp_
     assert len(rank.started) == 1
     assert rank.words[1] != rank.words[0]
     leave_processes()
-    assert rank.words[2:] == ["part", "ended"]
+    assert rank.words[2:] == ["detach", "ended"]
     assert peers._guard is None
 
 
@@ -74,8 +74,8 @@ def test_what_fails_here_is_left_for_the_others(rank):
     assert guard.read_cause(rank.cause) == "rank 1 failed: KeyError: 'luck'"
     assert cause_of(KeyError("luck")) is None
     assert rank.words[1] == "failed"
-    told()
-    assert rank.words[-1] == "told"
+    mark_reported()
+    assert rank.words[-1] == "reported"
 
 
 def test_a_users_mistake_is_told_in_its_own_words(rank):
@@ -96,7 +96,7 @@ def test_what_fails_between_two_fits_is_left_for_the_others_too(rank, error, lef
         raise error
 
     with contextlib.suppress(KeyError):
-        assert launch._guarded(fail) == 1
+        assert launch.exit_code(fail) == 1
     assert guard.read_cause(rank.cause) == left
 
 

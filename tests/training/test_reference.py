@@ -228,7 +228,7 @@ def test_all_ranks_get_rank_zeros_answer(tmp_path) -> None:
 DIE = """
 import os, signal, sys
 import lightning as L
-from lighten.cli.train import _guarded
+from lighten.cli.train import exit_code
 from lighten.training.reference import agreed
 trainer = L.Trainer(devices=2, accelerator="cpu", strategy="ddp", logger=False, enable_checkpointing=False,
                     default_root_dir=sys.argv[1])
@@ -239,7 +239,7 @@ def broadcast(value, src=0):
         os.kill(os.getpid(), signal.SIGKILL)
     return told(value, src)
 trainer.strategy.broadcast = broadcast
-sys.exit(_guarded(lambda: agreed(True, trainer)))
+sys.exit(exit_code(lambda: agreed(True, trainer)))
 """
 
 

@@ -1,40 +1,22 @@
-"""The arguments of ``lighten``: every step with what it takes, its help and an example."""
+"""What the parsers of all commands share: how help looks, common arguments, common errors."""
 
 import argparse
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-STEPS = {
-    "train": "train by recipe, as train.py",
-    "plan": "print what a recipe would cut and quantize; trains nothing",
-    "recipes": "list the recipes in ./recipes",
-    "shrink": "cut what the plan removes out of the network: writes student/",
-    "export": "write student.onnx, teacher.onnx and dense.onnx",
-    "measure": "measure size, latency and accuracy: writes scores.json",
-    "card": "write the model card, student/README.md",
-    "report": "write report.html",
-    "verify": "check what scores.json claims",
-    "compare": "compare runs in a table and a page",
-    "quantize": "quantize the trained model of a folder",
-    "push": "upload the model of a run to the Hugging Face Hub",
-    "dashboard": "make a W&B workspace for a project's runs",
-    "doctor": "tell what is installed and what this machine can do",
-    "completion": "print a script that has the shell complete all this",
-}
-"""Every step, in a line."""
+from lighten.cli.registered import check_registered
+from lighten.errors import UserError
+from lighten.utils.files import disk_errors_as_user_errors
 
-OF_A_RUN = ("shrink", "export", "measure", "card", "report", "verify")
-"""Steps that take a run folder and little else."""
+if TYPE_CHECKING:
+    from lighten.delivery.progress import ProgressCallback
 
-WITH_JSON = ("plan", "recipes", "export", "measure", "verify", "compare", "doctor")
-"""Steps that print what scripts read, if asked."""
-
-SHELLS = ("bash", "zsh", "fish")
-
-_CODES = "exit codes: 0 done, 1 stopped (a line says why), 2 wrong arguments"
-_OF_RECIPES = f"{_CODES} or recipe"
-_STOPPED = ",\n143 stopped by a signal: the same command goes on"
-_RUN = "runs/distil_cnn/20260101-120000"
+RUN = "runs/distil_cnn/20260101-120000"
+"""A run folder, for examples."""
+CODES = "exit codes: 0 done, 1 stopped (a line says why), 2 wrong arguments"
 
 
 class _Lines(argparse.HelpFormatter):
@@ -45,112 +27,102 @@ class _Lines(argparse.HelpFormatter):
         return "\n".join(fill(line, width, indent) for line in text.splitlines())
 
     def add_argument(self, action: argparse.Action) -> None:
-        """Make room for the longest step, whose indentation is not counted otherwise."""
+        """Make room for the longest command, whose indentation is not counted otherwise."""
         super().add_argument(action)
         self._action_max_length += 2 * isinstance(action, argparse._SubParsersAction)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
-    whole = argparse.ArgumentParser(
+def new_parser(epilog: str) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, still without commands."""
+    return argparse.ArgumentParser(
         prog="lighten",
         description="Networks made small and fast while they train.\nMore of each step: lighten STEP --help",
-        epilog=f"example: lighten train recipe=smoke\n{_OF_RECIPES}{_STOPPED}",
+        epilog=epilog,
         formatter_class=_Lines,
     )
-    steps = whole.add_subparsers(dest="step", required=True, metavar="STEP")
-    _add_recipes(steps)
-    for name in OF_A_RUN:
-        step = _add(steps, name, _RUN + (" --json" if name in WITH_JSON else ""))
-        step.add_argument("run", type=Path, metavar="RUN", help="a run folder, runs/<recipe>/<id>")
-        _add_json(step, name)
-    _add_compare(steps)
-    _add_quantize(steps)
-    _add_others(steps)
-    return whole
 
 
-def _add_recipes(steps: Any) -> None:
-    train = _add(
-        steps, "train", "recipe=distil_cnn trainer.max_epochs=20", "then compresses, exports, measures and reports",
-        codes=_OF_RECIPES + _STOPPED,
-    )  # fmt: skip
-    plan = _add(
-        steps, "plan", "recipe=smoke compress.prune.amount=0.4", "its student as it is before training",
-        codes=_OF_RECIPES,
-    )  # fmt: skip
-    for step in (train, plan):
-        step.add_argument("recipe", metavar="recipe=NAME", help="a recipe of ./recipes; `lighten recipes` lists them")
-        step.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="other settings, as compress.prune.amount=0")
-        step.add_argument("-m", action="store_true", help="each combination of values with commas: seed=0,1,2")
-    _add_json(plan, "plan")
-    _add_json(_add(steps, "recipes", "--json", "with what each is for"), "recipes")
-
-
-def _add_compare(steps: Any) -> None:
-    compare = _add(
-        steps, "compare", "runs/distil_cnn/* --sort bytes", "writes compare.html beside them, with the Pareto front"
-    )
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, runs/<recipe>/<id>")
-    compare.add_argument("--sort", default="accuracy", help="accuracy, kept, bytes, latency, faster, … (best first)")
-    compare.add_argument("--out", type=Path, metavar="FILE", help="of the page (default: in their common folder)")
-    _add_json(compare, "compare")
-
-
-def _add_quantize(steps: Any) -> None:
-    quantize = _add(
-        steps, "quantize", "runs/prune_cnn/a/dense --mode static",
-        "writes FOLDER-MODE/ and FOLDER-MODE.onnx beside it",
-    )  # fmt: skip
-    quantize.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder, as runs/<recipe>/<id>/dense")
-    quantize.add_argument("--mode", default="static", help="static, dynamic, float16 or bfloat16 (default: static)")
-    quantize.add_argument("--ranges", default="mse", help="of static: min_max, percentile, mse, entropy, …")
-    quantize.add_argument("--weight-bits", type=int, default=8, help="2 to 8, of static and dynamic")
-    quantize.add_argument("--calibration", type=int, default=512, help="samples of the validation split, for static")
-    quantize.add_argument("--exclude", nargs="*", default=[], metavar="LAYER", help="names, patterns or types")
-
-
-def _add_others(steps: Any) -> None:
-    push = _add(
-        steps, "push", f"{_RUN} me/tiny --private",
-        "student/, its card and its files; the token is $HF_TOKEN or that of `hf auth login`",
-    )  # fmt: skip
-    push.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a model folder")
-    push.add_argument("repo", metavar="REPO", help="NAME/REPO on the hub; made where it is not there")
-    push.add_argument("--private", action="store_true", help="make a new repository private")
-    dashboard = _add(
-        steps, "dashboard", "--entity me --project lighten", "student against teacher, compression, speed, system"
-    )
-    dashboard.add_argument("--entity", required=True, help="the W&B user or team that the project belongs to")
-    dashboard.add_argument("--project", default="lighten", help="the W&B project (default: lighten, as runs have it)")
-    dashboard.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON, and send nothing")
-    _add_json(_add(steps, "doctor", "--json", "packages, targets, threads, devices, the cluster"), "doctor")
-    completion = _add(
-        steps, "completion", "bash >> ~/.bashrc",
-        "steps, options, recipes, run folders; zsh and fish likewise",
-    )  # fmt: skip
-    completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
-
-
-def _add(steps: Any, name: str, example: str, more: str = "", codes: str = _CODES) -> argparse.ArgumentParser:
-    """Add a step.
+def add_command(
+    commands: Any,
+    name: str,
+    summary: str,
+    action: Callable[[argparse.Namespace], object] | None,
+    *,
+    example: str,
+    more: str = "",
+    codes: str = CODES,
+    json: bool = False,
+) -> argparse.ArgumentParser:
+    """Add a command and return its parser.
 
     Args:
-        steps: where to.
-        name: a key of ``STEPS``, whose line it gets.
+        commands: what ``add_subparsers`` has returned.
+        name: of the command.
+        summary: its line in the help of all.
+        action: is called with the parsed arguments; ``None`` where the words are not parsed here.
         example: arguments.
-        more: what its own help says beside that line.
+        more: what its own help says beside the summary.
         codes: how it may end.
+        json: whether it can print JSON for scripts.
     """
-    return steps.add_parser(
+    command: argparse.ArgumentParser = commands.add_parser(
         name,
-        help=STEPS[name],
-        description=f"{STEPS[name]}: {more}" if more else STEPS[name],
+        help=summary,
+        description=f"{summary}: {more}" if more else summary,
         epilog=f"example: lighten {name} {example}\n{codes}",
         formatter_class=_Lines,
     )
+    command.set_defaults(action=action)
+    if json:
+        command.add_argument("--json", action="store_true", help="print JSON, and that alone, to standard output")
+    return command
 
 
-def _add_json(step: argparse.ArgumentParser, name: str) -> None:
-    if name in WITH_JSON:
-        step.add_argument("--json", action="store_true", help="print JSON, and that alone, to standard output")
+def add_run(command: argparse.ArgumentParser) -> None:
+    """Add the run folder that a command works on."""
+    command.add_argument("run", type=Path, metavar="RUN", help="a run folder, runs/<recipe>/<id>")
+
+
+def add_words(option: argparse.Action, words: Callable[[], Sequence[str]]) -> None:
+    """Let the shell complete an option's values; they are asked for when a completion script is written."""
+    option.words = words  # type: ignore[attr-defined]
+
+
+@contextmanager
+def errors_of_run(run: Path, command: str) -> Iterator[None]:
+    """As :func:`errors_of_folder`, of a run; a model or data set that nobody has registered here is named first."""
+    try:
+        with errors_of_folder(run, command):
+            yield
+    except UserError:
+        check_registered(run, command)
+        raise
+
+
+@contextmanager
+def errors_of_folder(folder: Path, command: str) -> Iterator[None]:
+    """Say in one line what a command fails on: a folder may come from anyone and hold anything.
+
+    Raises:
+        UserError: for any exception but a broken pipe.
+    """
+    try:
+        with disk_errors_as_user_errors(folder):
+            yield
+    except (UserError, BrokenPipeError):
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__}: {error}, {Path(last.filename).name} line {last.lineno}"
+        raise UserError(f"{folder}: `lighten {command}` cannot read it ({where}); make its files again") from error
+
+
+@contextmanager
+def shown_progress(command: str, *, ticks: bool = True) -> Iterator["ProgressCallback"]:
+    """Show on standard error how far a command is."""
+    from rich.console import Console
+
+    from lighten.delivery.progress import progress
+
+    with progress(command, Console(stderr=True), ticks=ticks) as on_progress:
+        yield on_progress

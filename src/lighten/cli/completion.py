@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
-from lighten.cli.arguments import OF_A_RUN, SHELLS, STEPS, parser
+from lighten.cli.arguments import add_command
+from lighten.cli.main import COMMANDS, parser
 
 _BASH = r"""# lighten: completion for bash
 _lighten() {
@@ -127,8 +128,20 @@ complete -c lighten -n '__fish_seen_subcommand_from @OF_RUNS@ quantize' -a '(__f
 complete -c lighten -n '__fish_seen_subcommand_from completion' -a '@SHELLS@'
 """  # noqa: E501
 
-BY_RECIPE = ("train", "plan")
-OF_RUNS = (*OF_A_RUN, "compare", "push")
+SHELLS = ("bash", "zsh", "fish")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    completion = add_command(
+        commands, "completion", "print the shell completion script", _completion,
+        more="steps, options, recipes, run folders; zsh and fish likewise", example="bash >> ~/.bashrc",
+    )  # fmt: skip
+    completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+
+
+def _completion(arguments: argparse.Namespace) -> None:
+    print(script(arguments.shell))
 
 
 def script(shell: str) -> str:
@@ -137,8 +150,8 @@ def script(shell: str) -> str:
     filled = {
         "KEYS": " ".join(["recipe=", *keys()]),
         "SHELLS": " ".join(SHELLS),
-        "BY_RECIPE": between.join(BY_RECIPE),
-        "OF_RUNS": between.join(OF_RUNS),
+        "BY_RECIPE": between.join(_taking("recipe")),
+        "OF_RUNS": between.join(_taking("run", "runs")),
         **{"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](),
     }
     text = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}[shell]
@@ -159,16 +172,7 @@ def options_of(step: str) -> dict[str, str]:
 
 def values_of(step: str) -> dict[str, tuple[str, ...]]:
     """Return what may follow an option of a step, where that is one of a few words."""
-    from lighten.delivery.report.compare import COLUMNS
-    from lighten.quantization.post_training import MODES
-    from lighten.recipe.schema import RANGES
-
-    known: Mapping[str, tuple[str, ...]] = {
-        "--sort": ("name", *(column.name for column in COLUMNS)),
-        "--mode": tuple(MODES),
-        "--ranges": tuple(name for name in RANGES if name not in ("auto", "lsq")),
-    }
-    return {option: words for option, words in known.items() if option in options_of(step)}
+    return {action.option_strings[-1]: tuple(action.words()) for action in _actions(step) if hasattr(action, "words")}
 
 
 def keys(node: type | None = None, prefix: str = "") -> Iterator[str]:
@@ -188,26 +192,26 @@ def keys(node: type | None = None, prefix: str = "") -> Iterator[str]:
 def _bash() -> dict[str, str]:
     values = [
         f"    '{step} {option}') COMPREPLY=($(compgen -W '{' '.join(words)}' -- \"$current\")); return ;;"
-        for step in STEPS for option, words in values_of(step).items()
+        for step in COMMANDS for option, words in values_of(step).items()
     ]  # fmt: skip
-    options = [f"    {step}) options='{' '.join(options_of(step))}' ;;" for step in STEPS]
-    return {"STEPS": " ".join(STEPS), "VALUES": "\n".join(values), "OPTIONS": "\n".join(options)}
+    options = [f"    {step}) options='{' '.join(options_of(step))}' ;;" for step in COMMANDS]
+    return {"STEPS": " ".join(COMMANDS), "VALUES": "\n".join(values), "OPTIONS": "\n".join(options)}
 
 
 def _zsh() -> dict[str, str]:
     values = [
         f"    '{step} {option}') compadd -- {' '.join(words)}; return ;;"
-        for step in STEPS for option, words in values_of(step).items()
+        for step in COMMANDS for option, words in values_of(step).items()
     ]  # fmt: skip
-    options = [f"        {step}) found=({_described(options_of(step))}) ;;" for step in STEPS]
-    return {"STEPS": _described(STEPS), "VALUES": "\n".join(values), "OPTIONS": "\n".join(options)}
+    options = [f"        {step}) found=({_described(options_of(step))}) ;;" for step in COMMANDS]
+    return {"STEPS": _described(_summaries()), "VALUES": "\n".join(values), "OPTIONS": "\n".join(options)}
 
 
 def _fish() -> dict[str, str]:
     begin = "complete -c lighten -n"
-    steps = [f"{begin} __fish_use_subcommand -a {name} -d {_quoted(text)}" for name, text in STEPS.items()]
+    steps = [f"{begin} __fish_use_subcommand -a {name} -d {_quoted(text)}" for name, text in _summaries().items()]
     options = []
-    for step in STEPS:
+    for step in COMMANDS:
         values = values_of(step)
         for option, text in options_of(step).items():
             name = f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}"
@@ -227,6 +231,19 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "").replace("\\", "") + "'"
 
 
+def _taking(*arguments: str) -> list[str]:
+    """Return the steps that take one of these arguments."""
+    return [step for step in COMMANDS if any(action.dest in arguments for action in _actions(step))]
+
+
 def _actions(step: str) -> list[argparse.Action]:
-    steps = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return list(steps.choices[step]._actions)
+    return list(_commands().choices[step]._actions)
+
+
+def _summaries() -> dict[str, str]:
+    return {str(action.metavar or action.dest): action.help or "" for action in _commands()._choices_actions}
+
+
+def _commands() -> Any:
+    actions = parser()._actions
+    return next(action for action in actions if isinstance(action, argparse._SubParsersAction))

@@ -1,5 +1,9 @@
-"""What this machine has and can do, and what to install for the rest: ``lighten doctor``."""
+"""``lighten doctor``: show installed packages, targets and hardware.
 
+JSON: an array of ``{"part", "name", "state", "found"}``, see :class:`Finding`.
+"""
+
+import argparse
 import os
 import platform
 import re
@@ -7,8 +11,10 @@ import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from lighten.cli.arguments import add_command
+from lighten.cli.output import print_json, stdout_aside
 from lighten.delivery.folders.provenance import processor, version_of
 from lighten.delivery.runtimes.packages import PACKAGES, require
 from lighten.errors import UserError
@@ -39,14 +45,35 @@ class Finding:
     found: str
 
 
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    add_command(
+        commands, "doctor", "show installed packages, targets and hardware", _doctor, json=True,
+        more="packages, targets, threads, devices, the cluster", example="--json",
+    )  # fmt: skip
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    """Print what was found.
+
+    Raises:
+        UserError: if something must be fixed.
+    """
+    with stdout_aside(arguments.json):
+        findings = examine()
+    if arguments.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        marks = {"ok": "ok", "missing": "--", "warning": "!!"}
+        for finding in findings:
+            print(f"{marks[finding.state]}  {finding.part:8}  {finding.name:20}  {finding.found}")
+    if bad := [f"{finding.name}: {finding.found}" for finding in findings if finding.state == "warning"]:
+        raise UserError(f"{len(bad)} to be fixed; {bad[0]}")
+
+
 def examine() -> list[Finding]:
     """Return what is installed, which targets can be built, threads, devices and the cluster; changes nothing."""
     return [*_packages(), *_targets(), *_machine(), *_cluster()]
-
-
-def as_rows(findings: list[Finding]) -> list[dict[str, str]]:
-    """Return the findings as plain dictionaries, for scripts."""
-    return [asdict(finding) for finding in findings]
 
 
 def _packages() -> list[Finding]:

@@ -1,24 +1,50 @@
-"""What recipes would prune, quantize and match, for people and for scripts; nothing is trained."""
+"""``lighten plan``: print what recipes would prune, quantize and match; nothing is trained.
+
+JSON: an array of :func:`plan_json`, one a recipe.
+"""
 
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lighten.cli.output import print_json, stdout_aside
-from lighten.quantization.table import format_rows
-from lighten.recipe.schema import Recipe
-from lighten.run.dry_run import matched_layers, plan, quantization_plan
+from lighten.cli.train import RECIPE_CODES, add_settings, composed, exit_code
+
+if TYPE_CHECKING:
+    from lighten.recipe.schema import Recipe
 
 
-def print_plans(recipes: Sequence[Recipe]) -> None:
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    add_settings(
+        commands, "plan", "print what a recipe would cut and quantize; trains nothing", json=True, codes=RECIPE_CODES,
+        more="its student as it is before training", example="recipe=smoke compress.prune.amount=0.4",
+    )  # fmt: skip
+
+
+def run_words(argv: Sequence[str], recipes: Path) -> int:
+    """Print what the recipes that ``argv`` asks for would do and return the exit code."""
+
+    def work() -> None:
+        jobs = composed([word for word in argv if word != "--json"], recipes)
+        (print_plans_json if "--json" in argv else print_plans)(jobs)
+
+    return exit_code(work)
+
+
+def print_plans(recipes: Sequence["Recipe"]) -> None:
     """Print tables: layers that are matched, channels that are pruned, layers that are quantized.
 
     Raises:
         UserError: if a recipe does none of it, or what it asks for cannot be reached.
     """
     from rich.console import Console
+
+    from lighten.quantization.table import format_rows
+    from lighten.run.dry_run import matched_layers, plan, quantization_plan
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     for recipe in recipes:
@@ -34,7 +60,7 @@ def print_plans(recipes: Sequence[Recipe]) -> None:
             print(format_rows(quantization_plan(recipe)))
 
 
-def print_plans_json(recipes: Sequence[Recipe]) -> None:
+def print_plans_json(recipes: Sequence["Recipe"]) -> None:
     """Print a JSON array of :func:`plan_json`, and nothing else on standard output.
 
     Raises:
@@ -45,7 +71,7 @@ def print_plans_json(recipes: Sequence[Recipe]) -> None:
     print_json(plans)
 
 
-def plan_json(recipe: Recipe) -> dict[str, Any]:
+def plan_json(recipe: "Recipe") -> dict[str, Any]:
     """Return what a recipe would do as plain values.
 
     Returns:
@@ -57,6 +83,8 @@ def plan_json(recipe: Recipe) -> dict[str, Any]:
     Raises:
         UserError: as ``print_plans``.
     """
+    from lighten.run.dry_run import matched_layers, plan, quantization_plan
+
     matches = {loss: [asdict(match) for match in pairs] for loss, pairs in matched_layers(recipe).items()}
     found: dict[str, Any] = {"recipe": recipe.name, "match": matches, "prune": None, "quantize": None}
     if _prunes(recipe) or not (_quantizes(recipe) or matches):
@@ -67,9 +95,9 @@ def plan_json(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def _prunes(recipe: Recipe) -> bool:
+def _prunes(recipe: "Recipe") -> bool:
     return recipe.compress.prune.amount is not None
 
 
-def _quantizes(recipe: Recipe) -> bool:
+def _quantizes(recipe: "Recipe") -> bool:
     return recipe.compress.quantize.begin is not None or recipe.compress.quantize.mode == "static"

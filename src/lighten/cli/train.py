@@ -1,7 +1,7 @@
-"""From the command line to checked recipes to runs: the door behind ``train.py`` and ``lighten train``.
+"""``lighten train`` and ``train.py``: from words to checked recipes to runs.
 
 Exit codes: 0 done, 1 a run that stopped for a reason that one line explains, 2 a recipe that cannot be run, 143 a run
-that a signal stopped and that the same command goes on with.
+that a signal stopped and that the same command resumes.
 """
 
 import os
@@ -10,62 +10,53 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from lighten.cli.arguments import STEPS
+from lighten.cli.arguments import CODES as COMMON_CODES
+from lighten.cli.arguments import add_command
 from lighten.errors import RecipeError, UserError, one_line
-from lighten.recipe.compose import compose_all, recipe_names
-from lighten.recipe.schema import Recipe, RecipeWarning
 from lighten.run.environment import JOB, LAUNCHER
-from lighten.training.signals import Preempted, armed, die_with_parent, release
+from lighten.training.signals import Preempted, armed, die_with_parent
 
-USAGE = """usage: python train.py recipe=NAME [KEY=VALUE ...]
-       python train.py -m recipe=NAME,NAME [KEY=VALUE,VALUE ...]
+if TYPE_CHECKING:
+    from lighten.recipe.schema import Recipe
 
-Trains, compresses, exports, measures and reports. Keys are those of the recipes, dotted:
-  python train.py recipe=distil_cnn trainer.max_epochs=20 compress.prune.amount=0.4
-
-All that `lighten` does, it does too: python train.py measure RUN, with the data and models that it registers.
-"""
+RECIPE_CODES = f"{COMMON_CODES} or recipe"
+CODES = f"{RECIPE_CODES},\n143 stopped by a signal: the same command resumes"
 _PEERS = "lighten.training.peers"
 """Heavy, and needed only where a fit has loaded it."""
 
 
-def main(argv: Sequence[str], recipes: Path) -> int:
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    add_settings(
+        commands, "train", "train by recipe, as train.py", codes=CODES,
+        more="then compresses, exports, measures and reports", example="recipe=distil_cnn trainer.max_epochs=20",
+    )  # fmt: skip
+
+
+def add_settings(commands: Any, name: str, summary: str, **options: Any) -> None:
+    """Add a command whose words are a recipe and its settings; they are read by ``run_words`` of its module."""
+    command = add_command(commands, name, summary, None, **options)
+    command.add_argument("recipe", metavar="recipe=NAME", help="a recipe of ./recipes; `lighten recipes` lists them")
+    command.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="other settings, as compress.prune.amount=0")
+    command.add_argument("-m", action="store_true", help="each combination of values with commas: seed=0,1,2")
+
+
+def run_words(argv: Sequence[str], recipes: Path) -> int:
     """Run the recipes that ``argv`` asks for and return the exit code.
 
     Args:
-        argv: ``recipe=NAME`` and overrides; ``-m`` for every combination of comma-separated values; or a step of
-            ``lighten`` and what that takes.
+        argv: ``recipe=NAME`` and overrides; ``-m`` for every combination of comma-separated values.
         recipes: the folder of ``NAME.yaml`` files.
     """
-    if argv and argv[0] in STEPS:  # of a train.py that knows data and models which `lighten` does not
-        from lighten.cli.main import main as step
-
-        release()
-        return step(argv, recipes=recipes)
-    if {"-h", "--help"} & set(argv):
-        print(USAGE + f"\nRecipes: {', '.join(recipe_names(recipes))}")
-        return 0
     if LAUNCHER in os.environ and "LOCAL_RANK" in os.environ:
         die_with_parent(int(os.environ[LAUNCHER]))
     with armed():
-        return _guarded(lambda: _run_all(_composed(argv, recipes)))
+        return exit_code(lambda: _run_all(composed(argv, recipes)))
 
 
-def plan(argv: Sequence[str], recipes: Path, *, as_json: bool = False) -> int:
-    """Print what the recipes that ``argv`` asks for would prune and quantize; train nothing. Returns the exit code."""
-
-    def work() -> None:
-        jobs = _composed(argv, recipes)
-        from lighten.cli.plan import print_plans, print_plans_json
-
-        (print_plans_json if as_json else print_plans)(jobs)
-
-    return _guarded(work)
-
-
-def _run_all(jobs: Sequence[Recipe]) -> None:
+def _run_all(jobs: Sequence["Recipe"]) -> None:
     from lighten.run.pipeline import run
 
     warnings.formatwarning = cast(Any, _warning_line)  # here, as Lightning sets its own when it is imported
@@ -88,7 +79,8 @@ def _compare(folders: Sequence[Path]) -> None:
         print(f"{summary(runs)}\ncomparison {write_comparison(runs)}")
 
 
-def _guarded(work: Callable[[], None]) -> int:
+def exit_code(work: Callable[[], None]) -> int:
+    """Do what a command by recipe does; return its exit code, having said in one line why it stopped."""
     try:
         work()
     except RecipeError as error:
@@ -108,7 +100,7 @@ def _guarded(work: Callable[[], None]) -> int:
         return 1
     finally:
         if _PEERS in sys.modules:
-            sys.modules[_PEERS].told()
+            sys.modules[_PEERS].mark_reported()
     return 0
 
 
@@ -117,7 +109,11 @@ def _ended_by(error: Exception) -> str | None:
     return cast("str | None", sys.modules[_PEERS].cause_of(error)) if _PEERS in sys.modules else None
 
 
-def _composed(argv: Sequence[str], recipes: Path) -> list[Recipe]:
+def composed(argv: Sequence[str], recipes: Path) -> list["Recipe"]:
+    """Return the recipes that ``argv`` asks for; settings without effect are warned of."""
+    from lighten.recipe.compose import compose_all
+    from lighten.recipe.schema import RecipeWarning
+
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         jobs = compose_all(argv, recipes)

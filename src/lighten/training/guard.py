@@ -1,4 +1,4 @@
-"""The small process beside each rank of a fit, which ends it when it could go on for ever, and tells why.
+"""The guard process beside each rank of a fit: it ends a rank that would hang, and reports why.
 
 Run as a script, by :mod:`lighten.training.peers`, with nothing but the standard library: it must be up at once, and
 see what happens while its rank is stopped, waits in a collective, or is gone. Three things end a rank:
@@ -7,8 +7,8 @@ see what happens while its rank is stopped, waits in a collective, or is gone. T
 - another rank has failed, and this one still waits ``GRACE`` seconds later;
 - it failed itself, and is still there ``GRACE`` seconds after it has said so.
 
-Whoever fails first leaves one line in a file that all ranks read, so that each can tell it last. Time is counted in
-turns of this process: where a whole job is suspended, or a terminal's Ctrl-Z stops all of it, so is this, and nothing
+Whoever fails first leaves one line in a file that all ranks read, so that each can report it last. Time is counted in
+polls of this process: where a whole job is suspended, or a terminal's Ctrl-Z stops all of it, so is this, and nothing
 is ended.
 """
 
@@ -20,18 +20,18 @@ import socket
 import sys
 from pathlib import Path
 
-TURN = 0.5
-"""Seconds between two looks."""
+INTERVAL = 0.5
+"""Seconds between two polls."""
 
 GRACE = 10.0
 """Seconds that a rank has to end by itself once one has failed: time to print, and to close what is open."""
 
 
 class Guard:
-    """Looks after one process.
+    """Watches one process.
 
     Args:
-        rank: its number, as it is told to people.
+        rank: its number, for messages.
         pid: the process, which is this one's parent.
         stop_timeout: seconds that it may be stopped.
         launcher: the process that has started it and whose end is its own, or 0: what became of that comes first.
@@ -43,39 +43,39 @@ class Guard:
         self.stop_timeout = stop_timeout
         self.launcher = launcher
         self.cause: Path | None = None
-        self.failed = self.told = False
+        self.failed = self.reported = False
         self._rest = b""
         self._stopped = self._late = 0.0
 
     def receive(self, data: bytes) -> bool:
-        """Take what the rank says, a line a word; return whether it has parted from the others."""
+        """Parse messages from the rank, one a line; return ``True`` after ``detach``."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             word, _, rest = line.decode().partition(" ")
             if word == "watch":
-                self.cause, self.failed, self.told = Path(rest), False, False
+                self.cause, self.failed, self.reported = Path(rest), False, False
             elif word == "failed":
                 self.failed = True
-            elif word == "told":
-                self.told = True
-            elif word == "part":
+            elif word == "reported":
+                self.reported = True
+            elif word == "detach":
                 return True
         return False
 
     def poll(self, seconds: float) -> bool:
-        """Look once, ``seconds`` after the last time; return whether the rank is gone or was ended."""
+        """Check the rank, ``seconds`` after the last time; return whether it is gone or was ended."""
         if os.getppid() != self.pid:
             self._late += seconds
             if self._late < GRACE and self.launcher and not _state(self.launcher) and not self._known():
-                return False  # the launcher's own guard tells it
-            if not self.told:
-                self._tell(f"rank {self.rank} was killed (process {self.pid} on {socket.gethostname()})")
+                return False  # the launcher's own guard reports it
+            if not self.reported:
+                self._report(f"rank {self.rank} was killed (process {self.pid} on {socket.gethostname()})")
             return True
         self._stopped = self._stopped + seconds if _state(self.pid) == "T" else 0.0
         if self._stopped >= self.stop_timeout:
             where = f"process {self.pid} on {socket.gethostname()}"
             return self._end(f"rank {self.rank} was stopped (SIGSTOP) for {self.stop_timeout:g} seconds, {where}")
-        waits = self.told or (not self.failed and self._known())
+        waits = self.reported or (not self.failed and self._known())
         self._late = self._late + seconds if waits else 0.0
         return self._late >= GRACE and self._end(f"rank {self.rank} did not end")
 
@@ -83,20 +83,20 @@ class Guard:
         return self.cause is not None and read_cause(self.cause) is not None
 
     def _end(self, why: str) -> bool:
-        if not self.told:
-            self._tell(why)
+        if not self.reported:
+            self._report(why)
         if os.getppid() == self.pid:
             os.kill(self.pid, signal.SIGKILL)
         return True
 
-    def _tell(self, why: str) -> None:
+    def _report(self, why: str) -> None:
         if self.cause is not None:
             why = claim_cause(self.cause, why)
         os.write(2, f"error: {why}\n".encode())
 
 
 def claim_cause(path: Path, why: str) -> str:
-    """Write down why a fit ends, unless that is known already; return what is known.
+    """Record why a fit ends, unless that is known already; return what is known.
 
     A disk that takes nothing more is a cause too: then it is left in the system's temporary folder, where the ranks of
     this machine find it.
@@ -146,15 +146,15 @@ def _state(pid: int) -> str:
 
 
 def main(rank: int, pid: int, stop_timeout: float, launcher: int) -> None:
-    """Look after a rank until it is gone, or parts; its words come through standard input."""
+    """Watch a rank until it is gone or detaches; its messages come through standard input."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # those are for the rank
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     guard, open_ = Guard(rank, pid, stop_timeout, launcher), True
     while True:
-        ready, _, _ = select.select([0] if open_ else [], [], [], TURN)
+        ready, _, _ = select.select([0] if open_ else [], [], [], INTERVAL)
         data = os.read(0, 65536) if ready else b""
         open_ = open_ and not (ready and not data)
-        if guard.receive(data) or guard.poll(0.0 if data else TURN):
+        if guard.receive(data) or guard.poll(0.0 if data else INTERVAL):
             return
 
 

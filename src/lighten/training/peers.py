@@ -74,7 +74,7 @@ def cause_of(error: BaseException, rank: int | None = None) -> str | None:
         if isinstance(error, dist.DistError) or (dist.is_initialized() and _is_lost(error)):
             return f"the fit's processes did not come together ({one_line(error, 200)}); see what the others say"
         return None
-    _say("failed")
+    _send("failed")
     if _known is None and _is_lost(error):
         end = time.monotonic() + WAIT
         while (known := guard.read_cause(_cause)) is None and time.monotonic() < end:
@@ -88,16 +88,16 @@ def cause_of(error: BaseException, rank: int | None = None) -> str | None:
     return _known
 
 
-def told() -> None:
-    """Say that this process has told why it ends, and now does."""
-    _say("told")
+def mark_reported() -> None:
+    """Tell the guard that this process has reported why it ends."""
+    _send("reported")
 
 
 def detach() -> None:
-    """Part from the other ranks: what happens to them is no longer of interest here."""
+    """Detach from the other ranks: what happens to them is no longer of interest here."""
     global _guard, _cause, _known
     if _guard is not None:
-        _say("part")
+        _send("detach")
         _guard.communicate()
     _guard = _cause = _known = None
 
@@ -114,10 +114,10 @@ def _watch(cause: Path, rank: int, stop_timeout: float, launcher: int) -> None:
             if time.time() - left.stat().st_mtime > OLD:
                 left.unlink()
     cause.parent.mkdir(parents=True, exist_ok=True)
-    _say(f"watch {cause.absolute()}")
+    _send(f"watch {cause.absolute()}")
 
 
-def _say(word: str) -> None:
+def _send(word: str) -> None:
     stdin: Any = None if _guard is None else _guard.stdin
     if stdin is not None:
         with contextlib.suppress(OSError, ValueError):

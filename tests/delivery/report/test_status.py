@@ -4,8 +4,9 @@ import json
 import re
 from pathlib import Path
 
+from train_py import train_py as train
+
 from lighten.cli.main import main as cli
-from lighten.cli.train import main as train
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 SETTINGS = [
