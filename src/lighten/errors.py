@@ -20,6 +20,11 @@ def one_line(error: BaseException, most: int = 1000) -> str:
     return shown(" ".join(str(error).split()), most)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; of an empty one its kind."""
+    return next((line for line in str(error).strip().splitlines()), type(error).__name__)
+
+
 def shown(text: str, most: int = 80) -> str:
     r"""Return ``text`` with unprintable characters escaped, cut to about ``most``.
 

@@ -46,11 +46,11 @@ def test_a_target_without_its_package_says_what_to_install(found, monkeypatch):
 
 
 def test_more_threads_than_cores_are_a_warning(found, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: doctor._cores())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: doctor.cores())
     assert found()["machine", "threads"].state == "ok"
-    monkeypatch.setattr(torch, "get_num_threads", lambda: doctor._cores() + 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: doctor.cores() + 1)
     assert found()["machine", "threads"].state == "warning"
-    assert f"OMP_NUM_THREADS={doctor._cores()}" in found()["machine", "threads"].found
+    assert f"OMP_NUM_THREADS={doctor.cores()}" in found()["machine", "threads"].found
 
 
 def test_devices_are_named(found, monkeypatch):

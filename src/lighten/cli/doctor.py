@@ -6,7 +6,6 @@ JSON: an array of ``{"part", "name", "state", "found"}``, see :class:`Finding`.
 import argparse
 import os
 import platform
-import re
 import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import requires
@@ -15,9 +14,10 @@ from typing import Any, Literal
 
 from lighten.cli.arguments import add_command
 from lighten.cli.output import print_json, stdout_aside
-from lighten.delivery.folders.provenance import processor, version_of
+from lighten.delivery.folders.provenance import version_of
 from lighten.delivery.runtimes.packages import PACKAGES, require
 from lighten.errors import UserError
+from lighten.utils.machine import cores, processor, processor_flags
 
 State = Literal["ok", "missing", "warning"]
 
@@ -125,16 +125,16 @@ def _machine() -> list[Finding]:
 
     from lighten.training.fit import resolve_precision
 
-    cores, threads = _cores(), torch.get_num_threads()
-    flags = _instructions()
+    count, threads = cores(), torch.get_num_threads()
+    flags = processor_flags()
     integers = [name for name in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm") if name in flags]
     quick = resolve_precision("auto", "cpu") == "bf16-mixed"
     free = shutil.disk_usage(Path.cwd()).free
     bfloat16 = "fast on this processor" if quick else "slow on this processor: precision auto is float32"
     slow = "no instructions for it here: int8 files may be slower than float32"
-    many = f", more than cores; set OMP_NUM_THREADS={cores}" if threads > cores else ""
+    many = f", more than cores; set OMP_NUM_THREADS={count}" if threads > count else ""
     found = [
-        Finding("machine", "processor", "ok", f"{processor()}, {cores} cores"),
+        Finding("machine", "processor", "ok", f"{processor()}, {count} cores"),
         Finding("machine", "threads", "warning" if many else "ok", f"{threads} of torch{many}"),
         Finding("machine", "bfloat16", "ok", bfloat16),
         Finding("machine", "int8", "ok" if integers else "missing", ", ".join(integers) or slow),
@@ -157,17 +157,5 @@ def _cluster() -> list[Finding]:
     ]
 
 
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _extra(target: str) -> str:
     return f"pip install 'lighten[{target}]'"
-
-
-def _instructions() -> set[str]:
-    """Return the processor's instruction sets, as Linux names them; none where it does not."""
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"^(?:flags|Features)\s*: (.*)$", path.read_text(), re.MULTILINE) if path.exists() else None
-    return set(found[1].split()) if found else set()

@@ -63,7 +63,8 @@ def parser(recipes: Path = RECIPES) -> argparse.ArgumentParser:
     for name in COMMANDS:
         _module(name).add_parser(commands)
     if names := sorted(path.stem for path in recipes.glob("*.yaml")):
-        commands.choices["train"].epilog += f"\nrecipes: {', '.join(names)}"
+        train = commands.choices["train"]
+        train.epilog = f"{train.epilog}\nrecipes: {', '.join(names)}"
     return whole
 
 

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from lighten.errors import UserError
+from lighten.errors import UserError, first_line
 from lighten.utils.files import remove_stale, replace_file
 
 MANIFEST_SUFFIX = ".manifest.json"
@@ -80,7 +80,7 @@ class AtomicCheckpointIO(CheckpointIO):
             problem = error.strerror or str(error)
         except Exception as error:
             # torch.load raises whatever the reader of the day raises, and goes on to advise the unsafe
-            reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+            reason = first_line(error).partition(". ")[0]
             problem = f"it cannot be read safely: {reason}"
         raise UserError(f"checkpoint {target}: {problem}; resume from another one in {target.parent}")
 

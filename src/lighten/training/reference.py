@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from lighten.errors import UserError
+from lighten.errors import UserError, first_line
 from lighten.training.peers import watch
 from lighten.training.rank import is_rank_zero
 from lighten.utils.files import disk_errors_as_user_errors, sync_folder, write_whole
@@ -154,7 +154,7 @@ def _load(model: nn.Module, home: Path) -> str | None:
         if (problem := _problem(home)) is None:
             load_model(model, str(home / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        problem = f"it cannot be read ({(str(error).splitlines() or [''])[0]})"
+        problem = f"it cannot be read ({first_line(error)})"
     return problem
 
 

@@ -1,6 +1,7 @@
 """Modules and layers by name: which part of a model a setting speaks of."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -45,3 +46,14 @@ def match_names(patterns: Sequence[str], names: Iterable[str], *, key: str = "ex
             raise UserError(f"{key}={pattern!r} matches no layer; {did_you_mean(pattern, names)}")
         found.update(hits)
     return found
+
+
+@contextmanager
+def modes_kept(*models: nn.Module) -> Iterator[None]:
+    """Give all modules their training or eval mode back afterwards."""
+    modes = {module: module.training for model in models for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -12,6 +12,7 @@ from lighten.delivery.folders.run import read_json, sha256
 from lighten.delivery.folders.student import FIT
 from lighten.utils.fingerprint import fingerprint_of
 from lighten.utils.inputs import Call
+from lighten.utils.machine import processor
 
 PARTS = (
     "recipe.yaml", "fit.json", "plan.json", "sensitivity.json", "history.jsonl",
@@ -86,15 +87,6 @@ def provenance(
         },
         "versions": versions(),
     }
-
-
-def processor() -> str:
-    """Return what the machine calls its processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def version_of(package: str) -> str | None:

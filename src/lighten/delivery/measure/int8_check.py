@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lighten.delivery.measure.latency import Latency
+from lighten.utils.machine import processor_flags
 
 SLOWER = 0.97
 """Ratios of speed below this are slower; those nearer to one are noise."""
@@ -91,13 +92,3 @@ def likely_cause(path: Path, float_ms: float, flags: frozenset[str]) -> str:
         f"{kinds.count('QuantizeLinear')} quantize operators stand beside {layers} products; leave out by exclude what "
         "lies between floating-point operations"
     )
-
-
-def processor_flags() -> frozenset[str]:
-    """Return the processor's features as Linux names them; empty where it does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    line = next((x for x in lines if x.startswith(("flags", "Features"))), "")
-    return frozenset(line.partition(":")[2].split())
