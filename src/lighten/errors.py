@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend, each told in one line."""
+"""Exceptions for users, and one-line messages."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

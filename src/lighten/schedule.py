@@ -1,4 +1,4 @@
-"""When: how strongly something acts at a given progress of the fit."""
+"""Ramp schedules."""
 
 import math
 from collections.abc import Callable, Mapping

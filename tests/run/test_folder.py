@@ -57,7 +57,7 @@ def test_a_changed_recipe_stops_and_says_how_to_go_on(composed):
         open_folder(composed("optimizer.lr=0.3", "trainer.max_epochs=9"))
     assert str(caught.value) == (
         f"optimizer.lr=0.3: {folder} holds a run with optimizer.lr=0.1, trainer.max_epochs=2; "
-        "repeat its settings to go on with it, set resume=changed to go on with these, or give another id"
+        "repeat its settings to resume it, set resume=changed to resume with these, or give another id"
     )
     assert load_recipe(folder / "recipe.yaml").optimizer.lr == 0.1
 
@@ -65,7 +65,7 @@ def test_a_changed_recipe_stops_and_says_how_to_go_on(composed):
 def test_told_to_go_on_it_warns_once_and_keeps_the_recipe_until_it_does(composed):
     folder = open_folder(composed())
     changed = composed("optimizer.lr=0.3", "resume=changed")
-    with pytest.warns(UserWarning, match=r"goes on with optimizer.lr=0.3; it began with optimizer.lr=0.1") as caught:
+    with pytest.warns(UserWarning, match=r"is resumed with optimizer.lr=0.3; it began with optimizer.lr=0.1") as caught:
         assert open_folder(changed) == folder
     assert len(caught) == 1
     assert load_recipe(folder / "recipe.yaml").optimizer.lr == 0.1, "written once it goes on"
@@ -78,6 +78,6 @@ def test_what_a_checkpoint_holds_may_not_change_in_any_case(composed, setting):
     folder = open_folder(composed())
     key = setting.partition("=")[0]
     words = [setting, "teacher_options.widths=null"] if key == "teacher" else [setting]
-    with pytest.raises(RecipeError, match=rf"^{key}=.* holds a run with {key}=.*to go on with it, or give another id"):
+    with pytest.raises(RecipeError, match=rf"^{key}=.* holds a run with {key}=.*to resume it, or give another id"):
         open_folder(composed(*words, "trainer.max_epochs=9", "resume=changed"))
     assert load_recipe(folder / "recipe.yaml").seed == 0

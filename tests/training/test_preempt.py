@@ -184,7 +184,7 @@ def test_what_is_queued_again(slurm, facts, signum, expected):
 def test_outside_slurm_nothing_is_queued(slurm, capsys):
     assert not will_requeue(signal.SIGUSR1)
     leave(Preempted(signal.SIGUSR1, "after step 3"))
-    assert capsys.readouterr().err == "stopped by SIGUSR1 after step 3; the same command goes on\n"
+    assert capsys.readouterr().err == "stopped by SIGUSR1 after step 3; the same command resumes it\n"
 
 
 def test_a_task_of_an_array_is_named_as_one(slurm):
@@ -292,7 +292,7 @@ def test_a_run_stopped_at_every_stage_ends_with_the_same_bits(tmp_path):
     assert (code, said.count("stopped by SIGTERM after step")) == (143, 1), said
     assert kept(stopped.folder)[-1] == "preempted"
     code, said = stopped.start(stopped.is_fitted)
-    assert (code, said) == (0, "SIGTERM received: the run stops where it can go on later\n")
+    assert (code, said) == (0, "SIGTERM received: stopping at the next step with a resumable checkpoint\n")
     assert (stopped.folder / "report.html").exists()
     assert stopped.results() == whole.results()
     assert steps(stopped.folder) == [*range(1, 121)]

@@ -74,7 +74,7 @@ def test_a_damaged_one_gives_one_warning_and_is_trained_anew(tmp_path, damage) -
     fit = Fit()
     first = copy.deepcopy(reference(tmp_path, build, fit, "abc"))
     damage(tmp_path / "abc" / "model.safetensors")
-    with pytest.warns(UserWarning, match="it is trained anew") as caught:
+    with pytest.warns(UserWarning, match="it is trained again") as caught:
         again = reference(tmp_path, build, fit, "abc")
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)

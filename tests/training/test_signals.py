@@ -18,7 +18,7 @@ def test_a_signal_is_a_flag_that_stays(name, capfd):
         os.kill(os.getpid(), getattr(signal, name))
         os.kill(os.getpid(), signal.SIGTERM)
         assert received() is getattr(signal, name)
-    assert capfd.readouterr().err == f"{name} received: the run stops where it can go on later\n"
+    assert capfd.readouterr().err == f"{name} received: stopping at the next step with a resumable checkpoint\n"
 
 
 def test_handlers_are_what_they_were_afterwards():

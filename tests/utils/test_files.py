@@ -42,7 +42,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path) -> None:
         file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(DiskError, match=r"/a cannot be written \(No space left on device\); make room on its disk and"):
+    with pytest.raises(DiskError, match=r"/a cannot be written \(No space left on device\); free disk space and"):
         replace_file(tmp_path / "a", fail)
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == ["a"]
@@ -162,7 +162,7 @@ def speak_rust(path) -> None:
 @pytest.mark.parametrize(
     ("write", "says"),
     [
-        (close_after_a_refusal, r"/a cannot be written \(No space left on device\); make room"),
+        (close_after_a_refusal, r"/a cannot be written \(No space left on device\); free disk space"),
         (speak_rust, r"/ cannot be read or written \(Disk quota exceeded\); remove files"),
     ],
 )

@@ -35,7 +35,7 @@ class Finding:
     Attributes:
         part: ``packages``, ``targets``, ``machine`` or ``cluster``.
         name: such as ``torch``.
-        state: ``ok``, ``missing`` for something optional that is not there, ``warning`` for what should be mended.
+        state: ``ok``, ``missing`` for something optional that is not there, ``warning`` for what should be fixed.
         found: a version, a number, or what to do.
     """
 
@@ -89,8 +89,8 @@ def _packages() -> list[Finding]:
         if there is None:
             found.append(Finding("packages", wanted.name, "warning", f"not installed; pip install '{wanted}'"))
         elif not wanted.specifier.contains(there, prereleases=True):
-            told = f"{there}, expected {wanted.specifier}; pip install '{wanted}'"
-            found.append(Finding("packages", wanted.name, "warning", told))
+            advice = f"{there}, expected {wanted.specifier}; pip install '{wanted}'"
+            found.append(Finding("packages", wanted.name, "warning", advice))
         else:
             found.append(Finding("packages", wanted.name, "ok", there))
     for name, use in OPTIONAL.items():
@@ -149,10 +149,10 @@ def _machine() -> list[Finding]:
 
 def _cluster() -> list[Finding]:
     slurm, job = shutil.which("sbatch"), os.environ.get("SLURM_JOB_ID")
-    told = f"{slurm}, {f'job {job}' if job else 'outside of a job'}" if slurm else "not on this machine"
+    where = f"{slurm}, {f'job {job}' if job else 'outside of a job'}" if slurm else "not on this machine"
     mode = os.environ.get("WANDB_MODE", "online")
     return [
-        Finding("cluster", "slurm", "ok" if slurm else "missing", told),
+        Finding("cluster", "slurm", "ok" if slurm else "missing", where),
         Finding("cluster", "wandb", "ok", f"WANDB_MODE={mode}"),
     ]
 

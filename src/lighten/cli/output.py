@@ -1,4 +1,4 @@
-"""What scripts read: JSON alone on standard output."""
+"""JSON on standard output, and nothing else there."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Whether what a run is made of is known in this process: its data set and its model, by name."""
+"""Check that a run's data set and model are registered in this process."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from lighten.errors import UserError, did_you_mean, shown
 
 
 def check_registered(run: Path, step: str) -> None:
-    """Refuse a run on data, or of a model, that nobody has registered here, and say how to go on with it.
+    """Refuse a run on data, or of a model, that nobody has registered here, and say how it can be used.
 
     Args:
         run: a run folder; one that cannot be read is left to the step.

@@ -1,4 +1,4 @@
-"""Data sets by name: what ``data:`` in a recipe chooses from."""
+"""Registry of data sets."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Models by name: what ``teacher:`` and ``student:`` in a recipe choose from."""
+"""Registry of models."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any

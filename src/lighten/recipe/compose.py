@@ -1,4 +1,4 @@
-"""From a folder of recipes and a command line to checked recipes, by Hydra; every mistake in one line."""
+"""From recipe files and command-line words to checked recipes, by Hydra."""
 
 import itertools
 import logging

@@ -1,4 +1,4 @@
-"""Who takes part in a run: teachers and student of a recipe, trained, taken from folders, or merely shaped."""
+"""Build data, teachers, student and module of a recipe."""
 
 import warnings
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ def data_of(recipe: Recipe, *, workers: int) -> Any:
 
 
 def teachers_of(recipe: Recipe, data: Any, folder: Path) -> list[nn.Module]:
-    """Return the teachers; the first one goes into the run folder, to be measured, and for a changed run to go on."""
+    """Return the teachers; the first one goes into the run folder, where it is measured and a changed run finds it."""
     if recipe.teacher is None:
         return []
     own = folder / "teacher"

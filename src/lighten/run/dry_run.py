@@ -1,4 +1,4 @@
-"""What a run would do, and what would stop it: looked at before anything is trained."""
+"""Dry run: what a recipe would do and what would stop it, found before anything is trained."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where a run lives: one folder for one recipe, found again by whoever belongs to the run."""
+"""The run folder: created once, found again by resumed runs and by other ranks."""
 
 import os
 import time
@@ -27,7 +27,7 @@ RUNTIME_SETTINGS = (
     "trainer.log_every_n_steps",
     "trainer.timeout",
 )
-"""Settings that may differ when a run goes on: they change nothing that is learned."""
+"""Settings that may differ when a run is resumed: they change nothing that is learned."""
 
 IDENTITY_SETTINGS = (
     "seed",
@@ -73,7 +73,7 @@ def open_folder(recipe: Recipe) -> Path:
 
 @rank_zero_only
 def keep_recipe(recipe: Recipe, folder: Path) -> None:
-    """Write what the run is asked to do; a changed recipe only once the run really goes on with it."""
+    """Write what the run is asked to do; a changed recipe only once the run has really resumed with it."""
     write_text(folder / "recipe.yaml", to_yaml(recipe))
 
 
@@ -83,7 +83,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def _is_the_same(recipe: Recipe, written: Path) -> bool:
-    """Refuse to go on in the folder of a run that was asked for something else, unless told to."""
+    """Refuse to resume a run with other settings, unless asked to."""
     if not written.exists():
         return True
     here, there = settings_of(recipe), settings_of(load_recipe(written))
@@ -93,12 +93,13 @@ def _is_the_same(recipe: Recipe, written: Path) -> bool:
     rooted = [key for key in keys if key.startswith(IDENTITY_SETTINGS)]
     if recipe.resume == CHANGED and not rooted:
         rank_zero_warn(
-            f"{written.parent} goes on with {format_settings(keys, here)}; it began with {format_settings(keys, there)}"
+            f"{written.parent} is resumed with {format_settings(keys, here)}; "
+            f"it began with {format_settings(keys, there)}"
         )
         return False
     shown = rooted if recipe.resume == CHANGED else keys
-    ways = "" if rooted else ", set resume=changed to go on with these"
+    ways = "" if rooted else ", set resume=changed to resume with these"
     raise RecipeError(
         f"{shown[0]}={here.get(shown[0])}: {written.parent} holds a run with {format_settings(shown, there)}; "
-        f"repeat its settings to go on with it{ways}, or give another id"
+        f"repeat its settings to resume it{ways}, or give another id"
     )

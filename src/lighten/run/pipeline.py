@@ -1,4 +1,4 @@
-"""The story of one run: a line a step, from a checked recipe to a measured int8 file and its report."""
+"""One run: from a checked recipe to a measured int8 file and its report."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -45,7 +45,7 @@ from lighten.utils.files import disk_errors_as_user_errors, remove_stale, suppre
 def run(recipe: Recipe) -> Path:
     """Train, compress, export, measure and report; return the run folder.
 
-    The same recipe with the same ``id`` goes on where an earlier run was stopped.
+    The same recipe with the same ``id`` resumes an earlier run that was stopped.
 
     Raises:
         RecipeError: if the recipe cannot be run, or the folder holds a run of another one.
@@ -181,7 +181,7 @@ def _quantize(recipe: Recipe, exclude: list[str]) -> Quantize | None:
 def _left_in_float(recipe: Recipe, data: Any, student: nn.Module, folder: Path) -> list[str]:
     """Return which layers stay in floating point while training: those excluded, and those that ``max_drop`` keeps.
 
-    The ranking is of the trained student, before the fit; a run that goes on reads it from its folder.
+    The ranking is of the trained student, before the fit; a resumed run reads it from its folder.
     """
     s = recipe.compress.quantize
     if s.begin is None or s.max_drop is None:

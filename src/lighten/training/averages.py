@@ -1,4 +1,4 @@
-"""Copies of the weights that other callbacks keep: averages over the fit, swapped in for validation and checkpoints."""
+"""Averaged weights of other callbacks: swapped in for validation and checkpoints."""
 
 from collections.abc import Iterator
 from typing import Any

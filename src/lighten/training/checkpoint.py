@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written beside, renamed, and committed by a manifest."""
+"""Atomic checkpoints with a manifest."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ class AtomicCheckpointIO(CheckpointIO):
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(
-                f"checkpoint {target} could not be written ({reason}); earlier ones are kept: mend the disk and resume"
+                f"checkpoint {target} could not be written ({reason}); earlier ones are kept: fix the disk and resume"
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class AtomicCheckpointIO(CheckpointIO):
         except OSError as error:
             problem = error.strerror or str(error)
         except Exception as error:
-            # torch.load raises whatever the reader of the day raises, and goes on to advise the unsafe
+            # torch.load raises whatever its reader raises, and then advises the unsafe
             reason = first_line(error).partition(". ")[0]
             problem = f"it cannot be read safely: {reason}"
         raise UserError(f"checkpoint {target}: {problem}; resume from another one in {target.parent}")

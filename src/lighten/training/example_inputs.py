@@ -1,4 +1,4 @@
-"""What a part of a LightningModule is called with: seen while the module's own step runs on the fit's data."""
+"""Example inputs of a module's part, taken from one run of the module's own step."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -262,7 +262,7 @@ def _try_array(pl_module: L.LightningModule, call: Call) -> Call:
 
 @contextmanager
 def _batches(trainer: L.Trainer) -> Iterator[Iterator[Any]]:
-    """Give the stage's batches as its loop makes them, of several loaders as well; random numbers go on as before."""
+    """Give the stage's batches as its loop makes them, of several loaders too; random numbers continue as before."""
     stage = str(trainer.state.fn.value)  # type: ignore[union-attr]
     loop = getattr(trainer, f"{stage}_loop")
     with isolate_rng():

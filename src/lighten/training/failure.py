@@ -1,4 +1,4 @@
-"""``failure.json``: why a run ended before it was done; a report tells it, and the next start takes it away."""
+"""``failure.json``: why a run ended early."""
 
 import json
 import traceback

@@ -1,4 +1,4 @@
-"""A fit that meets a NaN or an infinity stops, or passes over that step, and nothing of it is saved."""
+"""Callbacks for losses and gradients that are not finite."""
 
 import warnings
 from typing import Any, cast
@@ -202,10 +202,10 @@ def _of_all_ranks(bad: _Bad | None, trainer: L.Trainer) -> _Bad:
     if trainer.world_size == 1:
         assert bad is not None
         return bad
-    told: list[_Bad | None] = [None] * trainer.world_size
-    dist.all_gather_object(told, bad)
-    known = [(rank, each) for rank, each in enumerate(told) if each is not None]
+    found: list[_Bad | None] = [None] * trainer.world_size
+    dist.all_gather_object(found, bad)
+    known = [(rank, each) for rank, each in enumerate(found) if each is not None]
     # a loss comes first: one rank's gives all ranks bad gradients
     rank, (what, source) = min(known, key=lambda each: (not each[1][0].startswith("the loss"), each[0]))
-    alike = len(known) == len(told) and all(each[0] == what for _, each in known)
+    alike = len(known) == len(found) and all(each[0] == what for _, each in known)
     return (what, source) if alike else (f"{what} on rank {rank}", source)

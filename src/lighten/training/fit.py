@@ -1,4 +1,4 @@
-"""The Trainer as every fit here uses it."""
+"""The Trainer of every fit."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""What a checkpoint comes from: recipe, teacher and data, kept in it and compared when a fit goes on."""
+"""Lineage of a checkpoint: recipe, teacher and data, kept in it and compared on resume."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ ORIGIN = "lighten"
 
 
 class Lineage(Callback):
-    """Writes into each checkpoint what the fit was made of, and refuses to go on with what was made of something else.
+    """Writes into each checkpoint what the fit was made of, and refuses to resume from what was made of something else.
 
     A checkpoint's ``lighten`` entry is ``{"schema", "recipe", "settings", "changes"}`` and ``made_of``: ``recipe`` is
     the SHA-256 of ``settings``, ``changes`` what they were before which step. Masks, plans and ranges, the optimizer,
@@ -24,7 +24,7 @@ class Lineage(Callback):
     Args:
         settings: all that decides what is learned, by dotted keys, as plain Python.
         made_of: name -> fingerprint, such as of ``teacher`` and ``data``; they must be equal in any case.
-        accept: go on with other settings, and call this once the first step follows; the optimizer's options are then
+        accept: resume with other settings, and call this once the first step follows; the optimizer's options are then
             the new ones.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What techniques do before a LightningModule takes a state dict, whichever of Lightning's ways it comes in by."""
+"""State dicts prepared before a LightningModule loads them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -18,8 +18,8 @@ def make_logger(
 ) -> Logger | Literal[False]:
     """Return the logger called ``name``, writing under ``folder``; ``False`` for ``none``.
 
-    W&B runs offline with ``WANDB_MODE=offline`` and is opened here, so that what stops it is told before the fit; see
-    :class:`~lighten.training.wandb_run.WandbRun`. Curves are drawn against ``trainer/global_step``.
+    W&B runs offline with ``WANDB_MODE=offline`` and is opened here, so that what stops it is reported before the fit:
+    see :class:`~lighten.training.wandb_run.WandbRun`. Curves are drawn against ``trainer/global_step``.
 
     Args:
         name: ``csv``, ``tensorboard``, ``wandb`` or ``none``.
@@ -47,7 +47,7 @@ def make_logger(
 
 @contextmanager
 def ending(logger: Logger | Literal[False]) -> Iterator[None]:
-    """End a W&B run together with the block: as done, as one that will go on, or as failed."""
+    """End a W&B run together with the block: as done, as one to be resumed, or as failed."""
     try:
         yield
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""One look at a LightningModule at work: its own step runs on a batch as in the fit, and leaves nothing behind."""
+"""One run of a LightningModule's own step that leaves nothing behind."""
 
 import inspect
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate over the fit, as settings."""
+"""Settings of the optimizer and its learning rate."""
 
 import math
 from collections.abc import Callable

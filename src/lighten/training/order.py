@@ -150,7 +150,7 @@ class FixedOrder(DataOrder, SequentialSampler):  # type: ignore[misc]
 
 
 class OrderedLoader(DataLoader[Any]):
-    """A training ``DataLoader`` that goes on in mid-epoch where a checkpoint left off.
+    """A training ``DataLoader`` that resumes in mid-epoch where a checkpoint left off.
 
     Lightning keeps ``state_dict()`` in its checkpoints and gives it back before the resumed fit's first batch. What is
     counted are batches handed out, not batches that workers have fetched ahead; no global random state is touched.
@@ -212,7 +212,7 @@ class OrderedLoader(DataLoader[Any]):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take up a saved place; the number of processes may have changed.
 
-        An epoch begun with lengths sorted for another global batch goes on in that order to its end.
+        An epoch begun with lengths sorted for another global batch keeps that order to its end.
 
         Raises:
             UserError: if the order was another one.

@@ -1,4 +1,4 @@
-"""A fit of several processes ends in all of them: whatever happens to one, and with its cause as the last line."""
+"""Ends all ranks of a fit when one fails, and reports the cause last."""
 
 import contextlib
 import os
@@ -38,8 +38,8 @@ class RankMonitor(Callback):
     """Ends all ranks of a fit once one has failed, was killed, or was stopped; does nothing where there is one.
 
     Each rank gets a process beside it, see :mod:`lighten.training.guard`, until :func:`detach`. What the group of
-    processes itself notices (a closed connection, its own timeout) is told as what became of the other rank. A rank may
-    be stopped as long as the strategy's timeout. List it first.
+    processes itself notices (a closed connection, its own timeout) is reported as what became of the other rank. A rank
+    may be stopped as long as the strategy's timeout. List it first.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

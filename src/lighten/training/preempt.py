@@ -1,4 +1,4 @@
-"""Leaving in time: a fit that is asked to stop saves in mid-epoch, on all ranks at once, and Slurm starts it again."""
+"""Preemption: saves in mid-epoch on all ranks at once; Slurm requeues."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ class Preempt(Callback):
             cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember where the fit goes on, and see that its data go on there.
+        """Remember where the fit resumes, and see that its data do so too.
 
         Lightning leaves the loader at the epoch's beginning when somebody has asked for the fit's length before its
         loops were restored, as schedules do.
@@ -96,7 +96,7 @@ class Preempt(Callback):
 def leave(stop: Preempted) -> None:
     """End what a stopped run has open, and ask Slurm to start it again; all ranks call this before they exit.
 
-    Rank zero ends the W&B run, which the next start goes on with, and requeues; the others wait for it, as the end of
+    Rank zero ends the W&B run, which the next start resumes, and requeues; the others wait for it, as the end of
     one process ends them all.
     """
     if is_rank_zero():
@@ -112,7 +112,7 @@ def leave(stop: Preempted) -> None:
 def stop_between_steps() -> None:
     """Stop a run whose fit is over if its job is about to be taken away and would be started again.
 
-    Outside Slurm nothing is taken away at a known time, and the run goes on to its end.
+    Outside Slurm nothing is taken away at a known time, and the run continues to its end.
 
     Raises:
         Preempted: if so.
@@ -159,9 +159,9 @@ def _exit_code(trainer: L.Trainer) -> int:
 def _requeue(signum: signal.Signals) -> str:
     job = job_name()
     if job is None:
-        return "the same command goes on"
+        return "the same command resumes it"
     if not will_requeue(signum):
-        return f"job {job} is not queued again, the same command with its id goes on"
+        return f"job {job} is not queued again, the same command with its id resumes it"
     done = _scontrol("requeue", job)
     return f"job {job} is queued again" if done.returncode == 0 else f"job {job}: {done.stderr.strip()}"
 

@@ -1,4 +1,4 @@
-"""How far the fit is, and how long it will be, as far as that can be known."""
+"""Progress of a fit, and its expected length."""
 
 import math
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What a person sees of a fit: which stage it is in, and how it goes."""
+"""The progress bar of a fit."""
 
 import sys
 import time
@@ -48,7 +48,7 @@ class StageBar(RichProgressBar):
 class StageLines(ProgressBar):
     """One line an epoch, without control characters: ``student epoch 3/12 train/loss 0.41 (12 s)``.
 
-    Of an epoch that a resumed fit goes on with, the seconds are those since then.
+    Of an epoch that a resumed fit continues, the seconds are those since then.
 
     Args:
         stage: such as ``teacher`` or ``student``.
@@ -69,7 +69,7 @@ class StageLines(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of an epoch that goes on: nothing else begins it."""
+        """Start the clock of a continued epoch: nothing else begins it."""
         self._begun = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

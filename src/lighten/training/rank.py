@@ -1,4 +1,4 @@
-"""Which of several processes this one is, also before a Trainer knows."""
+"""The rank of this process, also before there is a Trainer."""
 
 from lightning.pytorch.utilities import rank_zero_only
 

@@ -1,4 +1,4 @@
-"""The fit's history as a file: one JSON object a line."""
+"""History of a fit: one JSON object a line."""
 
 import json
 import math
@@ -100,14 +100,14 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 def log_now(trainer: L.Trainer, values: Mapping[str, float]) -> None:
     """Give ``values`` to all loggers at once, at log points or between them; from a hook after an optimizer step.
 
-    For what changes seldom and is much: the Trainer is told of it when it changes, not at each log point.
+    For what changes seldom and is much: it is logged when it changes, not at each log point.
     """
     given: dict[str, Any] = dict(values)
     trainer._logger_connector.log_metrics(given)
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Rewrite the history at ``path`` without lines beyond ``step``; a fit that begins anew keeps none."""
+    """Rewrite the history at ``path`` without lines beyond ``step``; a fit that begins again keeps none."""
     if not path.exists():
         return
     kept = [line for line in read(path) if step > 0 and line["step"] <= step]
@@ -116,7 +116,7 @@ def keep_until(path: Path, step: int) -> None:
 
 
 class _Listener(Logger):
-    """What makes a callback hear of Lightning's log points: they are told to loggers alone."""
+    """A Logger that forwards Lightning's logged metrics to History."""
 
     def __init__(self, trainer: L.Trainer, history: History) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A reference model (a teacher, a dense student) that is trained once and then found again."""
+"""Reference models (a teacher, a dense student): trained once, then found again."""
 
 import errno
 import hashlib
@@ -38,7 +38,7 @@ def reference(
     """Return the reference model called ``fingerprint``, training it unless ``folder`` has it already.
 
     ``folder/<fingerprint>`` holds ``model.safetensors``, ``manifest.json`` with its SHA-256, and the fit's history. It
-    comes into being at once, by renaming. A damaged one gives one warning and is trained anew. Runs that train the
+    comes into being at once, by renaming. A damaged one gives one warning and is trained again. Runs that train the
     same one at the same time do not wait for each other: each works in a folder of its own, and whoever is done first
     gives what all of them then find. All ranks call this; rank zero writes.
 
@@ -61,7 +61,7 @@ def reference(
     model = build()
     problem = _load(model, home)
     if problem:
-        warnings.warn(f"reference model {home}: {problem}; it is trained anew", stacklevel=2)
+        warnings.warn(f"reference model {home}: {problem}; it is trained again", stacklevel=2)
     found = agree(problem is None)
     if not found:
         problem, model = "", build()

@@ -1,4 +1,4 @@
-"""Randomness that a resumed fit repeats: drawn anew from (seed, step, rank), so there is no state to save."""
+"""Random numbers that a resumed fit repeats: a function of (seed, step, rank)."""
 
 import hashlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 as a flag, for whoever can stop safely. Imports nothing heavy, so that it is armed early."""
+"""SIGTERM and SIGUSR1 as a flag. Imports nothing heavy, so that it is armed early."""
 
 import contextlib
 import ctypes
@@ -22,7 +22,7 @@ _armed_in: int | None = None
 
 
 class Preempted(SystemExit):
-    """A run was asked to stop and has saved what it needs to go on; the exit code is 143.
+    """A run was asked to stop and has saved what it needs to resume; the exit code is 143.
 
     Args:
         signum: what asked for it.
@@ -106,5 +106,8 @@ def received() -> signal.Signals | None:
 def _note(number: int, frame: FrameType | None) -> None:
     """Set the flag. No more than that is safe here: any line of the run may be half done."""
     if not _seen and is_armed():
-        os.write(2, f"{signal.Signals(number).name} received: the run stops where it can go on later\n".encode())
+        os.write(
+            2,
+            f"{signal.Signals(number).name} received: stopping at the next step with a resumable checkpoint\n".encode(),
+        )
     _seen.append(signal.Signals(number))

@@ -1,4 +1,4 @@
-"""Keeping the model as it was at a moment of the fit."""
+"""Saves the model at one point of the fit."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How busy a machine is, as a line of the history says it, under the names that W&B has for the same."""
+"""Use of the machine: processor, memory, GPU, under W&B's names."""
 
 import os
 import time
@@ -28,7 +28,7 @@ class Usage:
     def look(self) -> dict[str, float]:
         """Return what can be known here by :data:`NAMES`; the processor's share is that since the last look.
 
-        Memory is told where the system has ``/proc``, a GPU's where this process has one.
+        Memory is given where the system has ``/proc``, a GPU's where this process has one.
         """
         wall, spent = time.monotonic(), time.process_time()
         passed = max(wall - self._wall, 1e-6)
@@ -44,6 +44,6 @@ class Usage:
         return {name: round(value, 2) for name, value in found.items()}
 
 
-def _machine(told: str) -> float:
-    sizes = {name: int(rest.split()[0]) for name, _, rest in (row.partition(":") for row in told.splitlines())}
+def _machine(text: str) -> float:
+    sizes = {name: int(rest.split()[0]) for name, _, rest in (row.partition(":") for row in text.splitlines())}
     return 100 * (1 - sizes["MemAvailable"] / sizes["MemTotal"])

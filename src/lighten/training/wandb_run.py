@@ -1,4 +1,4 @@
-"""A W&B run that goes on as one, however often its process is stopped or killed."""
+"""A W&B run that stays one run, however often its process is stopped or killed."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -25,9 +25,9 @@ Key = tuple[int, frozenset[str]]
 class WandbRun(WandbLogger):
     """Lightning's W&B logger for a run folder: one run in W&B for one folder, whole after any number of kills.
 
-    W&B writes what it is told into ``wandb/`` of the folder, 32 KiB at a time: after ``kill -9`` up to so much is
+    W&B writes what it gets into ``wandb/`` of the folder, 32 KiB at a time: after ``kill -9`` up to so much is
     missing there, about thirty log points of ten metrics, 300 steps at one in ten, while ``history.jsonl`` has each.
-    When the run goes on, what is missing is sent from there, and what the fit does again from its checkpoint and W&B
+    When the run is resumed, what is missing is sent from there, and what the fit does again from its checkpoint and W&B
     has already is not sent twice. Offline each start writes a log of its own, all with one id; ``wandb sync`` makes
     one run of them.
 
@@ -38,7 +38,7 @@ class WandbRun(WandbLogger):
         folder: the run folder; its name is the run's.
         project: W&B's project.
         config: what W&B shows as the run's settings, instead of the module's hyperparameters.
-        again: send again what the fit does again, as it may differ: the run goes on with other settings.
+        again: send again what the fit does again, as it may differ: the run is resumed with other settings.
     """
 
     def __init__(self, folder: Path, project: str, config: Mapping[str, Any], *, again: bool = False) -> None:
@@ -63,7 +63,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def open(self) -> None:
-        """Open the run, which W&B does by itself with the first value; here, what stops it is told before the fit.
+        """Open the run, which W&B does by itself with the first value; here, what stops it is reported before the fit.
 
         Raises:
             UserError: without a key or a network, or while another process has the run.
@@ -114,7 +114,7 @@ class WandbRun(WandbLogger):
 
         Args:
             exit_code: 0 for a run that came to its end.
-            preempted: the run will go on.
+            preempted: the run will be resumed.
         """
         import wandb
 
@@ -130,12 +130,12 @@ class WandbRun(WandbLogger):
             self._check()
 
     def _check(self) -> None:
-        """Warn of a log that does not go up to the end: W&B goes on without a word where its disk is full."""
+        """Warn of a log that does not go up to the end: W&B continues without a word where its disk is full."""
         newest = logs(self.folder, run_id(self.folder))[-1:]
         if not (newest and is_whole(newest[0])):
             rank_zero_warn(
                 f"logger=wandb: {self.folder / 'wandb'} holds the run only in part, as its disk was full or failed; "
-                "history.jsonl has all of it: make room and give the same command again, which adds what is missing"
+                "history.jsonl has all of it: free disk space and rerun the same command, which adds what is missing"
             )
 
     def _go_on(self) -> set[Key]:
@@ -181,14 +181,14 @@ def _without_hint() -> Iterator[None]:
     """Keep back W&B's hint that offline runs do not resume: their logs are put together when they are sent."""
     import wandb
 
-    told = wandb.termwarn
+    original = wandb.termwarn
 
     def quieter(string: str, *args: Any, **kwargs: Any) -> None:
         if not string.startswith("`resume` will be ignored"):
-            told(string, *args, **kwargs)
+            original(string, *args, **kwargs)
 
     wandb.termwarn = quieter
     try:
         yield
     finally:
-        wandb.termwarn = told
+        wandb.termwarn = original

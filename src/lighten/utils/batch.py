@@ -1,4 +1,4 @@
-"""What the parts of a batch are: inputs, labels, keys, weights."""
+"""Parts of a batch: inputs, labels, keys, weights."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Copies of modules, whatever tensors a forward, a hook or a parametrization has left in them."""
+"""Deep copies of modules, whatever tensors, hooks and parametrizations they hold."""
 
 import copy
 import types

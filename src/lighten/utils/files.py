@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, never half of one; and what a disk refuses, told."""
+"""Atomic files, and errors of disks in one line."""
 
 import contextlib
 import errno
@@ -21,35 +21,33 @@ PREFIX, SUFFIX = ".writing-", ".tmp"
 _TEMPORARY = re.compile(rf"{re.escape(PREFIX)}(.*?)-\d+{re.escape(SUFFIX)}")
 
 ADVICE = {
-    errno.ENOSPC: "make room on its disk",
+    errno.ENOSPC: "free disk space",
     errno.EDQUOT: "remove files or have the quota raised",
     errno.EROFS: "mount its file system writable",
     errno.EACCES: "give this user the right to write there",
     errno.EPERM: "give this user the right to write there",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.EIO: "see to its disk",
+    errno.EIO: "check its disk",
     errno.ESTALE: "mount its file system again",
 }
 """What to do about what a disk says."""
 
 
 class DiskError(UserError, OSError):
-    """A disk refuses to be written; the message is one line. ``errno`` and ``strerror`` are what it said.
+    """A file or folder cannot be written; the message is one line. ``errno`` and ``strerror`` are the system's.
 
     Args:
         path: what was being written.
-        error: what the system said.
-        what: cannot be done.
+        error: of the system.
+        what: cannot be done, as ``be written``.
     """
 
     def __init__(self, path: Path, error: OSError, what: str = "be written") -> None:
         reason = error.strerror or str(error)
-        advice = ADVICE.get(error.errno or 0, "see to its folder")
+        advice = ADVICE.get(error.errno or 0, "check its folder")
         path = Path(_TEMPORARY.sub(r"\1", str(path)))
-        self._line = (
-            f"{path} cannot {what} ({reason}); {advice} and give the same command again: what is whole there is kept"
-        )
+        self._line = f"{path} cannot {what} ({reason}); {advice} and rerun the same command; finished files are kept"
         super().__init__(self._line)
         self.errno, self.strerror, self.filename = error.errno, reason, str(path)
 
@@ -62,7 +60,7 @@ def disk_errors_as_user_errors(path: Path, what: str = "be read or written") -> 
     """Turn what a disk refuses while the block runs into a :class:`DiskError`, whichever library has met it.
 
     Args:
-        path: told where the library does not say which file it was.
+        path: named where the library does not say which file it was.
         what: cannot be done then.
     """
     try:
@@ -71,9 +69,9 @@ def disk_errors_as_user_errors(path: Path, what: str = "be read or written") -> 
         raise
     except Exception as error:
         chain = list(_chain(error))
-        told = next((e for e in chain if isinstance(e, DiskError)), None)
-        if told is not None:
-            raise told from error
+        known = next((e for e in chain if isinstance(e, DiskError)), None)
+        if known is not None:
+            raise known from error
         found = next(filter(None, map(_refusal, chain)), None)
         if found is None:
             raise

@@ -1,4 +1,4 @@
-"""Example inputs: one tensor, a tuple of positionals or a dict of keywords, handled alike."""
+"""Example inputs: a tensor, a tuple of positionals or a dict of keywords, handled alike."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Modules and layers by name: which part of a model a setting speaks of."""
+"""Modules and layers by name; training and eval modes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Look at a model without leaving a trace: what a forward keeps, counts or installs is put back."""
+"""Look at a model and leave it as it was."""
 
 import random
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     Every module's attributes get their values back, with all dicts, lists, sets and plain objects among them, which
     keep their identity. So do the numbers in parameters, buffers, gradients and other tensors that a module holds. The
-    random numbers of PyTorch (on the devices of ``model``), NumPy and Python go on as if nothing had been drawn.
+    random numbers of PyTorch (on the devices of ``model``), NumPy and Python continue as if nothing had been drawn.
 
     Args:
         model: any module; its weights are copied for the time being.
@@ -43,7 +43,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def random_state_kept(model: nn.Module) -> Iterator[None]:
-    """Let the random numbers of PyTorch, NumPy and Python go on afterwards as if nothing had been drawn.
+    """Let the random numbers of PyTorch, NumPy and Python continue afterwards as if nothing had been drawn.
 
     Args:
         model: on whose devices PyTorch draws.
@@ -89,7 +89,7 @@ class _Snapshot:
         for holder, content in self._contents:
             if isinstance(holder, list):
                 holder[:] = content
-            elif not isinstance(holder, set) or holder != content:  # a set that is filled anew has another order
+            elif not isinstance(holder, set) or holder != content:  # a set that is filled again has another order
                 holder.clear()
                 holder.update(content)
         with torch.no_grad():

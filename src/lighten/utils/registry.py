@@ -1,4 +1,4 @@
-"""Closed registries: what a recipe may name, and nothing else."""
+"""Registries of names that recipes may use."""
 
 import importlib
 import inspect

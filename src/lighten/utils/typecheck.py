@@ -1,4 +1,4 @@
-"""Does a tree of plain values fit a dataclass? The first thing that does not, in words."""
+"""Check plain values against a dataclass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
