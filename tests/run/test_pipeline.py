@@ -196,45 +196,6 @@ def test_the_plan_is_that_of_the_checkpoint_that_is_cut(copied):
     assert lighten.load(copied / "student").conv1.out_channels == widths["conv1"][1]
 
 
-@pytest.mark.parametrize(
-    ("override", "told"),
-    [
-        ("compress.prune.exclude=[layer9]", "exclude='layer9' matches no layer"),
-        ("compress.quantize.exclude=[layer9]", "exclude='layer9' matches no layer"),
-        ("compress.prune.amount=0.99", "would empty"),
-        ("student_checkpoint={dense7}", "gives 7 classes, fashion_mnist has 10"),
-        ("student_checkpoint={student}", "is compressed already"),
-        ("student_checkpoint={nothing}", "no such file"),
-    ],
-)
-def test_what_a_student_does_not_bear_is_told_before_a_teacher_is_trained(folder, tmp_path, override, told):
-    model = lighten.build_model("cnn", num_classes=7, input_shape=(1, 28, 28), widths=[8])
-    places = {
-        "dense7": lighten.save(model, tmp_path / "seven"),
-        "student": folder / "student",
-        "nothing": tmp_path / "none",
-    }
-    with pytest.raises(UserError, match=told) as caught:
-        smoke(tmp_path, override.format(**places) if "{" in override else override)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "references").exists()
-
-
-def test_a_student_may_start_from_a_model_folder(tmp_path):
-    start = lighten.build_model("cnn", num_classes=10, input_shape=(1, 28, 28), widths=[8, 8])
-    made = smoke(tmp_path, f"student_checkpoint={lighten.save(start, tmp_path / 'start')}")
-    config = json.loads((made / "student" / "config.json").read_text())
-    assert config["model"]["name"] == "cnn"
-    assert json.loads((made / "scores.json").read_text())["comparison"]["flips_of"] == 2000
-
-
-def test_a_teacher_of_another_task_is_refused(folder, tmp_path):
-    model = lighten.build_model("cnn", num_classes=7, input_shape=(1, 28, 28), widths=[8])
-    lighten.save(model, tmp_path / "teacher")
-    with pytest.raises(UserError, match="gives 7 classes, fashion_mnist has 10"):
-        smoke(tmp_path, f"teacher_checkpoint={tmp_path / 'teacher'}")
-
-
 def test_only_registered_models_become_folders(tmp_path):
     with pytest.raises(UserError, match="register its builder"):
         lighten.save(torch.nn.Linear(2, 2), tmp_path / "x")
@@ -329,20 +290,6 @@ def test_every_runtime_gets_its_file_and_is_compared_and_verified(tmp_path, caps
             ["SHA-256", "of", name], ["bytes", "of", name], ["accuracy", "of", name], ["agreement", "of", name],
             ["flips", "of", name],
         ]  # fmt: skip
-
-
-def test_a_target_that_is_not_installed_is_told_before_training(tmp_path, monkeypatch):
-    import importlib.util
-
-    plain = importlib.util.find_spec
-    monkeypatch.setattr(
-        "lighten.delivery.runtimes.packages.find_spec", lambda name: None if name == "litert_torch" else plain(name)
-    )
-    with pytest.raises(
-        UserError, match=r"'litert' needs litert-torch; install it with: pip install 'lighten\[litert\]'"
-    ):
-        smoke(tmp_path, *LIMITS, "delivery.targets=[onnx,litert]", name="quantize_cnn")
-    assert not (tmp_path / "references").exists()
 
 
 class References(HTMLParser):

@@ -1,7 +1,6 @@
 """Text runs from recipe to measured file: a tiny encoder on the embedded glosses; masked language models."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -111,29 +110,6 @@ def test_a_trained_teacher_is_taken_from_its_folder_and_must_fit(folder, tmp_pat
     (recipe,) = compose_all(["recipe=distil_cnn", f"runs={tmp_path}", checkpoint], RECIPES)
     with pytest.raises(UserError, match="45 classes, fashion_mnist has 10; choose a teacher of this task"):
         run(recipe)
-
-
-SMALL = "config.vocab_size=20000"
-FRESH = ["student=transformers", f"student_options.config={SIZES}", "student_options.layers=null"]
-
-
-@pytest.mark.filterwarnings("ignore:distil has no effect")
-@pytest.mark.parametrize(
-    ("overrides", "who"),
-    [
-        ([*FRESH, f"student_options.{SMALL}", "teacher=null", "distil={}"], "student"),
-        ([*FRESH, f"teacher_options.{SMALL}"], "teacher"),
-        (["student_options.layers=2", f"teacher_options.{SMALL}"], "student"),
-    ],
-    ids=["no teacher", "teacher", "student made of its teacher"],
-)
-def test_more_words_than_rows_are_told_before_anything_is_trained(tmp_path, monkeypatch, overrides, who) -> None:
-    monkeypatch.setattr(lighten.run.pipeline, "teachers_of", None)
-    with pytest.raises(UserError) as caught:
-        go(tmp_path, "distil_bert", *overrides)
-    says = rf"data \w+: tokenizer gives ids up to 30521 \(.+\), the {who}'s embedding has 20000 rows; use the {who}'s"
-    assert re.match(says, str(caught.value))
-    assert "\n" not in str(caught.value)
 
 
 def test_a_student_learns_language_and_then_a_task(runs, tmp_path) -> None:

@@ -53,7 +53,7 @@ def test_it_is_the_same_every_time() -> None:
 
 
 def test_final_figures_in_it_are_those_that_runs_have(tmp_path) -> None:
-    """What is logged during a fit is compared in tests/training/test_wandb.py."""
+    """What is logged during a fit is compared in tests/training/test_wandb_run.py."""
     from finished_run import write_run
 
     from lighten.delivery.measure.scores import read_scores
