@@ -1,16 +1,12 @@
 """What a part is called with is what the module's own step calls it with, and the look leaves nothing behind."""
 
-import copy
-
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.demos.transformer import LightningTransformer, Transformer
-from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics.classification import MulticlassAccuracy
 
 from lighten import DistillationModule, Prune, Quantize, UserError, mask_, shrink
 from lighten.quantization.insert import bank_of
@@ -252,70 +248,6 @@ def watched(module, data, name=None, **settings):
     look = Look(name)
     trainer(look, **settings).fit(module, data)
     return look.found
-
-
-class Untidy(Tutorial):
-    """Leaves traces wherever it can."""
-
-    def __init__(self):
-        super().__init__()
-        self.net.insert(1, nn.BatchNorm1d(8))
-        self.accuracy = MulticlassAccuracy(num_classes=3)
-        self.outputs, self.seen, self.mean = [], {"batches": 0}, torch.zeros(5)
-
-    def training_step(self, batch, batch_idx):
-        logits = self.net(batch[0] + torch.rand(5))
-        self.accuracy(logits, batch[1])
-        self.log("accuracy", self.accuracy)
-        self.log_dict({"rate": self.optimizers().param_groups[0]["lr"]})
-        self.outputs.append(logits)
-        self.seen["batches"] += 1
-        self.mean += batch[0].mean(0)
-        self.net[0].weight.requires_grad_(False)
-        self.logger.log_metrics({"by hand": 1.0}, step=0)
-        self.trainer.should_stop = True
-        loss = F.cross_entropy(logits, batch[1])
-        loss.backward(retain_graph=True)
-        return loss
-
-    def configure_optimizers(self):
-        assert self.trainer.estimated_stepping_batches == 6
-        return torch.optim.Adam(self.parameters(), 1e-2)
-
-
-def test_a_look_leaves_nothing_behind(tmp_path):
-    class Compare(L.Callback):
-        def setup(self, trainer, pl_module, stage):
-            pl_module.net(torch.randn(4, 5)).sum().backward()
-            before = copy.deepcopy(pl_module.__dict__ | {"_trainer": None})
-            gradients = [p.grad.clone() for p in pl_module.parameters()]
-            random, data = torch.get_rng_state(), draw.get_state()
-            held = {k: v for o in (trainer, trainer.fit_loop, trainer.strategy) for k, v in vars(o).items()}
-            find_part(trainer, pl_module, None)
-            assert torch.equal(random, torch.get_rng_state())
-            assert torch.equal(data, draw.get_state())
-            now = {k: v for o in (trainer, trainer.fit_loop, trainer.strategy) for k, v in vars(o).items()}
-            assert held.keys() == now.keys()
-            assert all(held[k] is now[k] or held[k] == now[k] for k in held)
-            assert not trainer.should_stop
-            assert before.keys() == pl_module.__dict__.keys()
-            assert (pl_module.outputs, pl_module.seen) == ([], {"batches": 0})
-            assert not pl_module.mean.any()
-            assert not pl_module.accuracy.tp.any()
-            for name, value in pl_module.state_dict().items():
-                assert torch.equal(value, before["_modules"]["net"].state_dict()[name.removeprefix("net.")])
-            for parameter, gradient in zip(pl_module.parameters(), gradients, strict=True):
-                assert parameter.requires_grad
-                assert torch.equal(parameter.grad, gradient)
-            assert trainer.callback_metrics == {}
-            assert trainer._results == {}
-            raise KeyError("seen")
-
-    draw = torch.Generator()
-    logger = CSVLogger(tmp_path)
-    with pytest.raises(KeyError, match="seen"):
-        trainer(Compare(), logger=logger, log_every_n_steps=1).fit(Untidy(), loader(shuffle=True, generator=draw))
-    assert not logger.experiment.metrics
 
 
 def test_optimizers_and_schedules_that_a_step_moves_by_hand_stay_where_they_are():

@@ -1,4 +1,4 @@
-"""Run by test_wandb_run.py: a fit that logs to W&B, killed as ``kill -9`` does after the step given, else to its end."""
+"""Run by test_wandb_run.py: a fit that logs to W&B, killed as ``kill -9`` does after the step given, or not at all."""
 
 import os
 import signal
