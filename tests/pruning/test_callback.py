@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lighten.errors import UserError
 from lighten.pruning import Plan, latency, mask_, plan_pruning, shrink
-from lighten.pruning.callback import Prune, update_steps
+from lighten.pruning.callback import Prune
+from lighten.pruning.updates import update_steps
 from lighten.schedule import ramp
 from lighten.training.order import OrderedLoader
 

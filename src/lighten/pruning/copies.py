@@ -13,7 +13,7 @@ from lighten.pruning.mask import ZEROED
 from lighten.pruning.norms import LIVE, leave_out_, masked_norms
 from lighten.pruning.plan import Plan
 
-DEPTH = 3
+MAX_DEPTH = 3
 """How many containers or objects deep a copy is looked for."""
 LIBRARIES = ("torch", "lightning", "builtins")
 
@@ -127,7 +127,7 @@ def mask_state_(state: dict[str, Any], model: nn.Module, plan: Plan, prefix: str
             state[key + LIVE] = norm.live
 
 
-def _held(values: Iterable[Any], depth: int = DEPTH) -> Iterator[Any]:
+def _held(values: Iterable[Any], depth: int = MAX_DEPTH) -> Iterator[Any]:
     """Yield the modules, and the containers, that objects hold."""
     for value in values:
         if isinstance(value, nn.Module):
@@ -138,7 +138,7 @@ def _held(values: Iterable[Any], depth: int = DEPTH) -> Iterator[Any]:
             if depth and not any(isinstance(v, Tensor) for v in inside):
                 yield from _held(inside, depth - 1)
         elif depth and hasattr(value, "__dict__") and not callable(value):
-            library = type(value).__module__.partition(".")[0] in LIBRARIES and depth < DEPTH
+            library = type(value).__module__.partition(".")[0] in LIBRARIES and depth < MAX_DEPTH
             yield from () if library else _held(vars(value).values(), depth - 1)
 
 

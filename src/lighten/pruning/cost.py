@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from lighten.pruning.groups import Structure
 
-FACTORS = 4
+MAX_FACTORS = 4
 """Dimensions that shrink in one term, at most."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class SumOfProducts:
     """A sum of products: ``base`` times the share that is left of each dimension, linear in the channels that go."""
 
     base: NDArray[np.float64]
@@ -34,15 +34,15 @@ class Costs:
 
     Example:
         >>> from torch import nn, randn
-        >>> from lighten.pruning.decide import study
+        >>> from lighten.pruning.planner import study
         >>> net = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 2, bias=False))
         >>> costs = costs_of(study(net, ((randn(1, 4),), {})))
         >>> costs.parameters([0]), costs.parameters([4])
         (48.0, 24.0)
     """
 
-    macs: Terms
-    parameters: Terms
+    macs: SumOfProducts
+    parameters: SumOfProducts
 
     def removed(self, counts: Sequence[int], target: str) -> float:
         """Return the share of ``"macs"`` or ``"parameters"`` that goes with ``counts``, in [0, 1]."""
@@ -88,10 +88,10 @@ def _owned(factor: tuple[int, ...], owner: Mapping[int, int]) -> tuple[int, dict
     return len(factor), {which: n // len(roots[which]) for which, n in found.items()}
 
 
-def _terms(rows: Sequence[tuple[float, Sequence[tuple[int, Mapping[int, int]]]]], groups: int) -> Terms:
-    slopes = np.zeros((FACTORS, len(rows), groups))
+def _terms(rows: Sequence[tuple[float, Sequence[tuple[int, Mapping[int, int]]]]], groups: int) -> SumOfProducts:
+    slopes = np.zeros((MAX_FACTORS, len(rows), groups))
     for row, (_, dims) in enumerate(rows):
         for factor, (size, units) in enumerate(dims):
             for which, unit in units.items():
                 slopes[factor, row, which] = unit / size
-    return Terms(np.array([base for base, _ in rows]), slopes)
+    return SumOfProducts(np.array([base for base, _ in rows]), slopes)

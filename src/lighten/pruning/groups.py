@@ -116,7 +116,7 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     """Trace ``model`` once and return its groups.
 
     Nothing is changed. Whether the groups can be cut in fact is the business of
-    :func:`~lighten.pruning.prove.prove`.
+    :func:`~lighten.pruning.verify.verify_groups`.
 
     Args:
         model: not wrapped for distributed training.
@@ -133,7 +133,7 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     tracer = follow(Tracer(export(copied, _in_its_type(copied, call)), copied))
     layers = _layers(tracer.axes)
     unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
-    for layer in match_names(exclude, {*layers, *tracer.stuck, *unused}):
+    for layer in match_names(exclude, {*layers, *tracer.unprunable, *unused}):
         if layer in layers:
             tracer.labels.freeze(tracer.axes[layers[layer]].labels, "is excluded")
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -158,7 +158,7 @@ def _structure(
 ) -> Structure:
     sizes = {key: len(axis.labels) for key, axis in tracer.axes.items()}
     groups, alone = _groups(tracer, layers)
-    frozen = _frozen(tracer, layers) | alone | tracer.stuck
+    frozen = _frozen(tracer, layers) | alone | tracer.unprunable
     for layer in unused - {*layers, *frozen}:
         frozen[layer] = NEVER_RUN
     costs = tuple(

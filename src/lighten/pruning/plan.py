@@ -190,7 +190,7 @@ class Plan:
             f"{settings['amount']:.1%} of {settings['target']}",
             title_justify="left",
             min_width=64,
-            caption=self._left_alone() + _total(times),
+            caption=self._not_pruned() + _total(times),
             caption_justify="left",
         )
         for name, justify in (
@@ -222,11 +222,11 @@ class Plan:
         others = [f"{self.saved[key]:.1%} of {name}" for key, name in SAVED.items() if key in self.saved]
         return ", ".join([channels, *others])
 
-    def _left_alone(self) -> str:
+    def _not_pruned(self) -> str:
         whys: dict[str, list[str]] = {}
         for layer, why in self.frozen.items():
             whys.setdefault(why, []).append(layer)
-        return "\n".join(["Left alone:", *(f"  {_few(layers)}: {why}" for why, layers in whys.items())])
+        return "\n".join(["Not pruned:", *(f"  {_few(layers)}: {why}" for why, layers in whys.items())])
 
 
 def _total(times: Mapping[str, tuple[float, float]] | None) -> str:

@@ -25,7 +25,7 @@ NEARBY = 4
 """How many other widths are tried for a group whose width cannot stay."""
 
 
-def prove(model: nn.Module, structure: Structure) -> Structure:
+def verify_groups(model: nn.Module, structure: Structure) -> Structure:
     """Return ``structure`` without the groups that the forward does not let go, each frozen with the reason.
 
     A graph does not say whether a size in a ``view`` or a ``slice`` follows the weights or is a number in the code.
@@ -50,7 +50,7 @@ def prove(model: nn.Module, structure: Structure) -> Structure:
     return replace(structure, groups=groups, frozen={**structure.frozen, **frozen})
 
 
-def confirm(
+def verify_plan(
     model: nn.Module,
     structure: Structure,
     candidates: Sequence[Candidate],
