@@ -1,4 +1,4 @@
-"""Structured pruning: whole filters, nodes and heads, chosen, masked and cut."""
+"""Structured pruning of filters, nodes and heads."""
 
 from lighten.pruning.mask import mask_
 from lighten.pruning.plan import Plan

@@ -1,4 +1,4 @@
-"""Allocation of an amount over groups: which channels of each go, given their scores."""
+"""Allocation of an amount over the groups."""
 
 import math
 import zlib
@@ -174,12 +174,12 @@ def _reach(
         )
     solved = _solve(lambda p: share(at(p)), amount)
     low, high = at(solved), at(min(1.0, solved + 1e-6))
-    between = [_between(candidates, low, high, t, align) for t in (0.25, 0.5, 0.75)]
+    between = [_mixed_counts(candidates, low, high, t, align) for t in (0.25, 0.5, 0.75)]
     best = min([low, *between, high], key=lambda counts: abs(share(counts) - amount))
     return _polish(candidates, best, amount, share, align)
 
 
-def _between(
+def _mixed_counts(
     candidates: Sequence[Candidate], low: Sequence[int], high: Sequence[int], t: float, align: int
 ) -> list[int]:
     return [_aligned(c, round(a + t * (b - a)), align) for c, a, b in zip(candidates, low, high, strict=True)]

@@ -1,4 +1,4 @@
-"""Groups at the moment of choice: live channels, their scores, and the candidates made of them."""
+"""Candidates for removal: groups with the scores of their live channels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Averages and other copies of a model's weights that somebody else keeps: they lose channels as the model does."""
+"""Masking of averages and other copies of a model's weights."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -64,7 +64,7 @@ class Copies:
         inside = {name for name, _ in self._whole.named_modules() if name.rpartition(".")[0] in around and name}
         found = {}
         for name in sorted(around | inside):
-            if weights := _weights(value, self._whole.get_submodule(name)):
+            if weights := _copied_weights(value, self._whole.get_submodule(name)):
                 before = f"{name}." if name else ""
                 found[before] = {f"{before}{n}": tensor for n, tensor in weights.items()}
         if len(found) != 1 and "" not in found:
@@ -148,7 +148,7 @@ def _inner(module: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else module
 
 
-def _weights(value: Any, model: nn.Module) -> dict[str, Tensor]:
+def _copied_weights(value: Any, model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of ``value`` by name if they are a copy of those of ``model``, else nothing."""
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if isinstance(value, nn.Module):

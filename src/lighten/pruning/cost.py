@@ -1,4 +1,4 @@
-"""What a network costs, as a function of how many channels of each group go: multiply-accumulates and parameters."""
+"""Multiply-accumulates and parameters as functions of the channels removed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ class Costs:
 
     Example:
         >>> from torch import nn, randn
-        >>> from lighten.pruning.planner import study
+        >>> from lighten.pruning.planner import trace_structure
         >>> net = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 2, bias=False))
-        >>> costs = costs_of(study(net, ((randn(1, 4),), {})))
+        >>> costs = costs_of(trace_structure(net, ((randn(1, 4),), {})))
         >>> costs.parameters([0]), costs.parameters([4])
         (48.0, 24.0)
     """
@@ -68,7 +68,7 @@ def costs_of(structure: Structure) -> Costs:
         for name, shape in structure.shapes.items()
     ]
     owner = {int(root): which for which, group in enumerate(structure.groups) for root in group.roots.tolist()}
-    macs = [(float(cost.macs), [_owned(factor, owner) for factor in cost.factors]) for cost in structure.costs]
+    macs = [(float(cost.macs), [_axis_units(factor, owner) for factor in cost.factors]) for cost in structure.costs]
     count = len(structure.groups)
     return Costs(_terms(macs, count), _terms(parameters, count))
 
@@ -77,7 +77,7 @@ def _axes(name: str, shape: tuple[int, ...], units: Mapping[tuple[str, int], obj
     return [(name, dim) for dim in range(len(shape)) if (name, dim) in units]
 
 
-def _owned(factor: tuple[int, ...], owner: Mapping[int, int]) -> tuple[int, dict[int, int]]:
+def _axis_units(factor: tuple[int, ...], owner: Mapping[int, int]) -> tuple[int, dict[int, int]]:
     """Return the length of a dimension, and per group the positions of all its channels there."""
     found: dict[int, int] = {}
     roots: dict[int, set[int]] = {}

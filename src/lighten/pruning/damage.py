@@ -1,4 +1,4 @@
-"""Damage to the outputs as a function of what a group loses."""
+"""Damage to the outputs as a function of the channels removed."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Milliseconds: what widths cost in a runtime, measured."""
+"""Latency of pruned widths, measured in ONNX Runtime."""
 
 import tempfile
 import time
@@ -55,11 +55,11 @@ def reach_latency(
             raise UserError(
                 f"amount={settings.amount} of the latency cannot be reached: {most:.2f} at the narrowest; ask for less"
             )
-        counts = _between(timer, settings.amount, at)
+        counts = _nearest_widths(timer, settings.amount, at)
     return list(counts), timer.saved(counts)
 
 
-def _between(timer: "_Timer", amount: float, at: Callable[[float], list[int]]) -> Sequence[int]:
+def _nearest_widths(timer: "_Timer", amount: float, at: Callable[[float], list[int]]) -> Sequence[int]:
     """Return the widths that come nearest: all groups under one pressure, then the first few of them under the next."""
     low, high = 0.0, 1.0
     for _ in range(MAX_TRIALS):

@@ -1,4 +1,4 @@
-"""What will be cut: plain data, printed before anything is, saved as JSON, compared by hash."""
+"""Pruning plan: what is removed, as plain data."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ class GroupPlan:
         score: the criterion that gave the scores.
         why: why that one, where it was chosen for the group.
         macs: share of the network's multiply-accumulates that read or write its channels.
-        curve: points (share of its channels that go, damage to the outputs), where that was probed.
+        curve: points (share of its channels that go, damage to the outputs), where that was measured.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Plan:
     Attributes:
         groups: one row for each group that can be pruned.
         cuts: what to zero, and to cut, by parameter name relative to the planned model.
-        frozen: layers that were left alone, and why.
+        frozen: layers that are not pruned, and why.
         widths: channels of each layer before and after.
         settings: ``amount``, ``score``, ``scope``, ``target``, …
         saved: shares that go: ``channels`` (of those that can), ``macs``, ``parameters``, and ``latency`` where that

@@ -1,4 +1,4 @@
-"""Pruning plans of a model: what can be pruned, what it scores, what goes."""
+"""Pruning plans of a model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -39,8 +39,8 @@ def plan_pruning(
     """Decide which channels of ``model`` to remove. Nothing is cut.
 
     Inputs and outputs of the network keep their width. Channels that residual adds, concatenations, depthwise and
-    grouped convolutions, attention heads or flattening tie together go together. What cannot be followed is left
-    alone, by name.
+    grouped convolutions, attention heads or flattening tie together go together. What cannot be followed is not
+    pruned, and the plan names it.
 
     Args:
         model: not wrapped for distributed training; modes and weights are left as found.
@@ -51,10 +51,10 @@ def plan_pruning(
             ``"random"``; see :mod:`lighten.pruning.score`. ``"auto"`` takes magnitude where the norms of the group
             fulfil :class:`~lighten.pruning.score.Norms`, and FPGM where not.
         scope: ``"uniform"``, the same share of every group; ``"global"``, wherever scores are lowest; or
-            ``"sensitivity"``, wherever it harms the outputs least for what it saves, as probed on ``calibration``.
+            ``"sensitivity"``, wherever it harms the outputs least for what it saves, as measured on ``calibration``.
         target: what ``amount`` is a share of: ``"channels"`` that can go, ``"macs"``, ``"parameters"``, or
             ``"latency"``, batch of the example, measured in ONNX Runtime on one thread.
-        exclude: names or patterns of layers to leave alone, with all that is tied to them.
+        exclude: names or patterns of layers not to prune, with all that is tied to them.
         align: make widths multiples of this where they can be.
         rate_norm: for ``"mix"``, the share that a norm lets pass.
         calibration: for ``"sensitivity"``, a few inputs that stand for the data, each as ``example_input``.
@@ -138,8 +138,8 @@ def make_plan(
         counts=allocation.counts if allocation and not again else None,
     )  # fmt: skip
     if ramp == 1.0:
-        removed, stubborn = verify_plan(model, structure, candidates, removed, align=settings.align)
-        frozen |= stubborn
+        removed, unprunable = verify_plan(model, structure, candidates, removed, align=settings.align)
+        frozen |= unprunable
     cuts = structure.cuts(removed)
     counts = [len(gone) for gone in removed]
     saved = {target: costs.removed(counts, target) for target in COSTS}

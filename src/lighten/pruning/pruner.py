@@ -1,4 +1,4 @@
-"""Gradual pruning of a model that trains, in plain PyTorch."""
+"""Gradual pruning of a model during training, in plain PyTorch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ class Pruner:
         calibration: calls for the scope ``sensitivity``.
         soft: until the final update zero the removed filters at each update alone, so that they can grow again.
         part: name of ``model`` in the module that trains.
-        precision: of the training; plans note it.
+        precision: of the training, for the plans.
         agree: how ranks come to one decision.
 
     Attributes:
@@ -46,6 +46,14 @@ class Pruner:
 
     Raises:
         UserError: as :func:`~lighten.pruning.plan_pruning`.
+
+    Example:
+        >>> from lighten.pruning.planner import trace_structure
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = Pruner(model, trace_structure(model, ((torch.randn(1, 4),), {})), Settings(0.5))
+        >>> pruner.update(0.5, final=False)
+        >>> pruner.plan.sparsity, pruner.preview.sparsity
+        (0.25, 0.5)
     """
 
     def __init__(
@@ -54,14 +62,15 @@ class Pruner:
         structure: Structure,
         settings: Settings,
         *,
-        copies: Copies,
+        copies: Copies | None = None,
         calibration: Sequence[Call] | None = None,
         soft: bool = False,
         part: str = "",
         precision: str = "",
         agree: Agree = lambda before, decide: decide(),
     ) -> None:
-        self._model, self._structure, self._settings, self._copies = model, structure, settings, copies
+        self._model, self._structure, self._settings = model, structure, settings
+        self._copies = Copies((), model, "") if copies is None else copies
         self._calibration, self._part, self._precision, self._agree = calibration, part, precision, agree
         self._costs = costs_of(structure)
         self._regrows = self.soft = soft

@@ -1,4 +1,4 @@
-"""What each operator does to channel labels. An operator without a rule freezes the labels that it touches."""
+"""Rules of operators for channel labels; an operator without a rule freezes the labels that it touches."""
 
 # ruff: noqa: SIM905 - words read better than 40 quoted strings
 import math

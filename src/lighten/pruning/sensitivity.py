@@ -1,4 +1,4 @@
-"""Sensitivity of the outputs to each group: damage after masking shares of its channels."""
+"""Sensitivity of a model's outputs to each group."""
 
 from collections.abc import Sequence
 
@@ -57,20 +57,20 @@ def measure_sensitivity(
         for which in range(len(candidates)):
             points = [(0.0, 0.0)]
             for share in shares:
-                count = _count(candidates[which], share)
+                count = _channels_at(candidates[which], share)
                 if count / candidates[which].width > points[-1][0]:
-                    masked = _masked(model, structure, candidates, which, count)
+                    masked = _masked_copy(model, structure, candidates, which, count)
                     damage = sum(_damage(a, _logits(masked, call)) for a, call in zip(whole, calls, strict=True))
                     points.append((count / candidates[which].width, max(points[-1][1], damage / len(calls))))
             curves.append(points)
     return curves
 
 
-def _count(candidate: Candidate, share: float) -> int:
+def _channels_at(candidate: Candidate, share: float) -> int:
     return min(candidate.width - 1, round(share * candidate.width))
 
 
-def _masked(
+def _masked_copy(
     model: nn.Module, structure: Structure, candidates: Sequence[Candidate], which: int, count: int
 ) -> nn.Module:
     counts = [count if i == which else len(c.gone) for i, c in enumerate(candidates)]

@@ -1,4 +1,4 @@
-"""One pass over a model's graph with a label beside every tensor: which channels move together."""
+"""Tracing of a model's graph with channel labels."""
 
 import re
 import traceback

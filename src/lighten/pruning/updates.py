@@ -1,4 +1,4 @@
-"""Optimizer steps of a fit at which more channels are removed."""
+"""Optimizer steps at which a gradual pruning removes more channels."""
 
 import bisect
 import math

@@ -1,4 +1,4 @@
-"""Widths of the groups once the whole amount is removed."""
+"""Widths of the groups after the whole amount is removed."""
 
 import json
 from collections.abc import Mapping, Sequence
