@@ -36,8 +36,8 @@ from lighten.delivery.measure.count import count_torch
 from lighten.delivery.measure.latency import interleaved_latency
 from lighten.delivery.measure.measure import predict
 from lighten.delivery.runtimes.runners import open_runner
-from lighten.pruning.callback import UPDATES
 from lighten.pruning.score import fpgm
+from lighten.pruning.updates import MAX_UPDATES
 from lighten.training.fit import make_trainer, resolve_precision
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.reference import reference
@@ -137,11 +137,11 @@ def _cost(arguments: argparse.Namespace) -> None:
     step, update = (statistics.median(found[True][key]) for key in ("step", "update"))
     steps, setup = found[True]["epoch"], found[True]["setup"]
     fit = DENSE_EPOCHS * steps * plain
-    share = (DENSE_EPOCHS * steps * step + UPDATES * (update - step)) / fit
+    share = (DENSE_EPOCHS * steps * step + MAX_UPDATES * (update - step)) / fit
     print(f"ResNet-20 width 16 at 28x28, batch 128, {steps} steps an epoch, {arguments.precision}; medians")
     print(f"step {1e3 * plain:.1f} ms, with Prune {1e3 * pruned:.1f} ms, taking turns; of these "
           f"{1e3 * step:.2f} ms in its hooks, {1e3 * update:.1f} ms at an update")  # fmt: skip
-    print(f"{UPDATES} updates in {DENSE_EPOCHS} epochs: {share:.2%} of the epochs' steps; once a fit, "
+    print(f"{MAX_UPDATES} updates in {DENSE_EPOCHS} epochs: {share:.2%} of the epochs' steps; once a fit, "
           f"setup {setup:.2f} s, {setup / fit:.2%}")  # fmt: skip
 
 

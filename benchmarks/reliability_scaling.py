@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from lighten import DistillationModule, Prune, Quantize, build_data, build_model, shrink
-from lighten.pruning.callback import UPDATES
+from lighten.pruning.updates import MAX_UPDATES
 from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.optimizer import OptimizerSettings
 
@@ -77,9 +77,9 @@ def main(argv: list[str]) -> int:
     for world, rounds in found.items():
         updates = [seconds for f in rounds for seconds in f["updates"]]
         step = statistics.median(s for f in rounds for s in f[WHOLE]["steps"])
-        share = UPDATES * statistics.median(updates) / (1000 * step)
+        share = MAX_UPDATES * statistics.median(updates) / (1000 * step)
         print(
-            f"| at most {UPDATES} a fit | {world} | {1e3 * statistics.median(updates):.1f} ms "
+            f"| at most {MAX_UPDATES} a fit | {world} | {1e3 * statistics.median(updates):.1f} ms "
             f"| {1e3 * max(updates):.1f} ms | {share:.2%} | {rounds[0]['plan'] if world > 1 else 0:,} bytes |"
         )
     sent = {kind: found[2][0][kind] for kind in (WHOLE, SMALL)}

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lighten.models import build_model as build_model
     from lighten.models import register_model as register_model
     from lighten.pruning.callback import Prune as Prune
-    from lighten.pruning.decide import plan_pruning as plan_pruning
     from lighten.pruning.mask import mask_ as mask_
     from lighten.pruning.plan import Plan as Plan
+    from lighten.pruning.planner import plan_pruning as plan_pruning
     from lighten.pruning.shrink import shrink as shrink
     from lighten.quantization.callback import Quantize as Quantize
     from lighten.quantization.insert import calibrate_ as calibrate_
@@ -48,7 +48,7 @@ _HOMES = {
     "load": "delivery.folders.model",
     "mask_": "pruning.mask",
     "measure": "delivery.measure.measure",
-    "plan_pruning": "pruning.decide",
+    "plan_pruning": "pruning.planner",
     "push_to_hub": "delivery.folders.hub",
     "quantize_": "quantization.insert",
     "quantize_post_training": "quantization.post_training",

@@ -43,7 +43,8 @@ class Drift(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         if trainer.global_step == 12 and trainer.global_rank == 1:
-            self.prune.plan = replace(self.prune.plan, cuts=self.prune.plan.cuts[:1])
+            pruner = self.prune._fitted
+            pruner.plan = replace(pruner.plan, cuts=pruner.plan.cuts[:1])
 
 
 class Watch(L.Callback):

@@ -63,7 +63,7 @@ def test_what_is_gone_stays_gone_and_counts():
 
 
 def test_strength_takes_part_of_the_way():
-    widths = [len(allocate([candidate(range(16))], 0.5, strength=s)[0]) for s in (0.0, 0.25, 0.5, 1.0)]
+    widths = [len(allocate([candidate(range(16))], 0.5, ramp=s)[0]) for s in (0.0, 0.25, 0.5, 1.0)]
     assert widths == [0, 2, 4, 8]
 
 
@@ -103,7 +103,7 @@ def test_align(facts, align, kept):
 
 
 def test_align_ramps_to_the_aligned_width():
-    counts = [len(allocate([candidate(range(20))], 0.4, align=8, strength=s)[0]) for s in (0.0, 0.5, 1.0)]
+    counts = [len(allocate([candidate(range(20))], 0.4, align=8, ramp=s)[0]) for s in (0.0, 0.5, 1.0)]
     assert counts == [0, 2, 4]
 
 
@@ -127,14 +127,14 @@ widths = st.lists(st.integers(2, 40), min_size=1, max_size=5)
 def test_a_ramp_only_ever_removes_more_and_empties_nothing(sizes, amount, scope, align, data):
     scores = [data.draw(st.lists(st.floats(0, 10, width=32), min_size=n, max_size=n)) for n in sizes]
     gone = [frozenset() for _ in sizes]
-    for strength in (0.2, 0.7, 1.0):
+    for ramp in (0.2, 0.7, 1.0):
         try:
             removed = allocate(
                 [candidate(s, gone=g) for s, g in zip(scores, gone, strict=True)],
                 amount,
                 scope=scope,
                 align=align,
-                strength=strength,
+                ramp=ramp,
             )
         except UserError:
             return

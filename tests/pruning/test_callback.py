@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lighten.errors import UserError
 from lighten.pruning import Plan, latency, mask_, plan_pruning, shrink
-from lighten.pruning.callback import Prune, update_steps
+from lighten.pruning.callback import Prune
 from lighten.schedule import ramp
 from lighten.training.order import OrderedLoader
 
@@ -353,17 +353,6 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     run(Prune(0.5), callbacks=[saver(tmp_path, 5)], enable_checkpointing=True)
     with pytest.raises(UserError, match="the checkpoint's plan has groups"):
         run(Prune(0.5, exclude=["backbone.0"]), ckpt_path=tmp_path / "step=5.ckpt")
-
-
-@pytest.mark.parametrize(("steps", "begin", "end"), [(1000, 0.1, 0.6), (20, 0.2, 0.8), (7, 0.0, 1.0), (100, 0.5, 0.5)])
-def test_updates_are_even_few_and_reach_the_end(steps, begin, end):
-    updates = update_steps(steps, begin=begin, end=end)
-    assert 1 <= len(updates) <= 30
-    assert updates == sorted(set(updates))
-    assert updates[-1] == round(end * steps)
-    assert all(begin * steps < step or begin == end for step in updates)
-    gaps = [b - a for a, b in pairwise(updates)]
-    assert not gaps or max(gaps) - min(gaps) <= 1
 
 
 def final(prune):

@@ -5,7 +5,7 @@ from torch import nn
 from lighten.errors import UserError
 from lighten.pruning import latency, plan_pruning
 from lighten.pruning.check import describe, synthesise
-from lighten.pruning.decide import study
+from lighten.pruning.planner import trace_structure
 from lighten.pruning.settings import Settings
 
 
@@ -52,7 +52,7 @@ def test_what_is_timed_is_the_model_in_its_runtime(build, images, tmp_path):
 
 def test_every_layer_is_timed_before_and_after(build, images):
     model = build("mobile")
-    structure = study(model, ((images,), {}))
+    structure = trace_structure(model, ((images,), {}))
     found = latency.predict(structure, [group.width // 2 for group in structure.groups])
     assert set(found) == {"stem.0", "expand.0", "depthwise.0", "project.0", "squeeze", "excite", "head"}
     assert all(before > 0 and after > 0 for before, after in found.values())

@@ -7,10 +7,12 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning import mask_, plan_pruning
-from lighten.pruning.allocate import Candidate, Sensitivity, allocate, pressure
-from lighten.pruning.decide import decide, settle, study
+from lighten.pruning.allocate import Candidate, allocate, pressure
+from lighten.pruning.damage import GroupSensitivity
 from lighten.pruning.plan import Plan
+from lighten.pruning.planner import make_plan, trace_structure
 from lighten.pruning.settings import Settings
+from lighten.pruning.widths import allocate_widths
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_curves_are_the_divergence_of_the_masked_outputs(lopsided):
     """Probed by hand: mask the lowest scores of one group, compare softmaxes."""
     model, inputs = lopsided
     plan = plan_pruning(model, inputs, 0.4, scope="sensitivity", calibration=[inputs[:40], inputs[40:]])
-    structure = study(model, ((inputs,), {}))
+    structure = trace_structure(model, ((inputs,), {}))
     for which, row in enumerate(plan.groups):
         assert row.curve[0] == (0.0, 0.0)
         assert len(row.curve) == 6
@@ -81,7 +83,7 @@ def test_calibration_is_asked_for(lopsided):
 def test_the_best_of_all_allocations_is_found():
     """Against every allocation there is: no cheaper one saves as much."""
     curves = [[(i / 10, a * (i / 10) ** b) for i in range(11)] for a, b in ((1.0, 2.0), (0.3, 3.0), (2.0, 1.5))]
-    known = [Sensitivity(curve, saving) for curve, saving in zip(curves, (0.5, 0.2, 0.3), strict=True)]
+    known = [GroupSensitivity(curve, saving) for curve, saving in zip(curves, (0.5, 0.2, 0.3), strict=True)]
     candidates = [Candidate(str(i), torch.rand(10)) for i in range(3)]
 
     def damage(counts):
@@ -99,7 +101,10 @@ def test_the_best_of_all_allocations_is_found():
 
 
 def test_pressure_only_ever_rises():
-    known = [Sensitivity([(0.0, 0.0), (0.5, 0.1), (0.9, 0.05)], 0.5), Sensitivity([(0.0, 0.0), (0.7, 1.0)], 0.1)]
+    known = [
+        GroupSensitivity([(0.0, 0.0), (0.5, 0.1), (0.9, 0.05)], 0.5),
+        GroupSensitivity([(0.0, 0.0), (0.7, 1.0)], 0.1),
+    ]
     candidates = [Candidate("a", torch.rand(30)), Candidate("b", torch.rand(20))]
     at = pressure(candidates, "sensitivity", align=1, sensitivities=known)
     steps = [at(p / 50) for p in range(51)]
@@ -112,12 +117,12 @@ def test_pressure_only_ever_rises():
 def test_a_ramp_keeps_to_what_was_settled(lopsided):
     model, inputs = lopsided
     settings = Settings(0.4, scope="sensitivity")
-    structure = study(model, ((inputs,), {}))
-    findings = settle(structure, model, settings, calibration=[((inputs,), {})])
-    half = decide(structure, model, settings, findings=findings, strength=0.5)
-    whole = decide(structure, model, settings, findings=findings, after=half)
-    assert tuple(len(row.removed) for row in whole.groups) == findings.counts
-    assert [len(r.removed) for r in half.groups] == pytest.approx([n / 2 for n in findings.counts], abs=0.5)
+    structure = trace_structure(model, ((inputs,), {}))
+    allocation = allocate_widths(structure, model, settings, calibration=[((inputs,), {})])
+    half = make_plan(structure, model, settings, allocation=allocation, ramp=0.5)
+    whole = make_plan(structure, model, settings, allocation=allocation, after=half)
+    assert tuple(len(row.removed) for row in whole.groups) == allocation.counts
+    assert [len(r.removed) for r in half.groups] == pytest.approx([n / 2 for n in allocation.counts], abs=0.5)
 
 
 def test_a_share_that_cannot_be_reached_says_how_far_one_can_go():

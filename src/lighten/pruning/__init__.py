@@ -1,8 +1,8 @@
-"""Structured pruning: whole filters, nodes and heads, chosen, masked and cut."""
+"""Structured pruning of filters, nodes and heads."""
 
-from lighten.pruning.decide import plan_pruning
 from lighten.pruning.mask import mask_
 from lighten.pruning.plan import Plan
+from lighten.pruning.planner import plan_pruning
 from lighten.pruning.shrink import shrink
 
 __all__ = ["Plan", "mask_", "plan_pruning", "shrink"]

@@ -1,6 +1,5 @@
-"""How much where: which channels of each group go, given their scores."""
+"""Allocation of an amount over the groups."""
 
-import itertools
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lighten.errors import UserError, did_you_mean
+from lighten.pruning.damage import GroupSensitivity
 
 SCOPES = ("uniform", "global", "sensitivity")
 
@@ -56,17 +56,6 @@ class Candidate:
 Share = Callable[[Sequence[int]], float]
 """Channels gone from each group, to the share of something (multiply-accumulates, parameters) that goes with them."""
 
-Curve = Sequence[tuple[float, float]]
-"""Points (share of a group's channels that go, damage to the outputs), from (0, 0) on, shares rising."""
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """What is known of one group when strength is given out by damage: its curve, and what all its channels save."""
-
-    curve: Curve
-    saving: float
-
 
 def allocate(
     candidates: Sequence[Candidate],
@@ -74,9 +63,9 @@ def allocate(
     *,
     scope: str = "uniform",
     align: int = 1,
-    strength: float = 1.0,
+    ramp: float = 1.0,
     share: Share | None = None,
-    sensitivities: Sequence[Sensitivity] = (),
+    sensitivities: Sequence[GroupSensitivity] = (),
     counts: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return the channels of each group that are removed, the ones already gone among them.
@@ -92,7 +81,7 @@ def allocate(
             the mean of its group's live ones, are lowest; ``"sensitivity"`` makes the last channel of every group
             cost the same damage for what it saves.
         align: at full strength, widths of layers become multiples of this where they can, nearest to what was asked.
-        strength: share of ``amount`` to remove now, in [0, 1]: the ramp.
+        ramp: share of ``amount`` to remove now, in [0, 1].
         share: what ``amount`` is a share of; ``None``: of all channels.
         sensitivities: of each group, for that scope.
         counts: channels of each group to remove at full strength, where that was decided before.
@@ -102,23 +91,23 @@ def allocate(
     """
     if scope not in SCOPES:
         raise UserError(f"no scope {scope!r}; {did_you_mean(scope, SCOPES)}")
-    if strength == 0.0:
+    if ramp == 0.0:
         return [lowest(c, 0) for c in candidates]
     moving = [which for which, c in enumerate(candidates) if not c.fixed]
     if len(moving) < len(candidates):
         found = allocate(
-            [candidates[which] for which in moving], amount, scope=scope, align=align, strength=strength,
+            [candidates[which] for which in moving], amount, scope=scope, align=align, ramp=ramp,
             share=None if share is None else lambda counts: share(_spread(candidates, moving, counts)),
             sensitivities=[sensitivities[which] for which in moving] if sensitivities else (),
             counts=None if counts is None else [counts[which] for which in moving],
         )  # fmt: skip
         return [found[moving.index(which)] if which in moving else lowest(c, 0) for which, c in enumerate(candidates)]
     if counts is None and scope == "global":
-        counts = _globally(candidates, amount, align, strength, share)
+        counts = _globally(candidates, amount, align, ramp, share)
     else:
         if counts is None:
             counts = final_counts(candidates, amount, scope, align=align, share=share, sensitivities=sensitivities)
-        counts = [_nearest(c.start + strength * (count - c.start)) for c, count in zip(candidates, counts, strict=True)]
+        counts = [_nearest(c.start + ramp * (count - c.start)) for c, count in zip(candidates, counts, strict=True)]
     return [lowest(c, n) for c, n in zip(candidates, counts, strict=True)]
 
 
@@ -137,7 +126,7 @@ def final_counts(
     *,
     align: int,
     share: Share | None,
-    sensitivities: Sequence[Sensitivity] = (),
+    sensitivities: Sequence[GroupSensitivity] = (),
 ) -> list[int]:
     """Return how many channels of each group go at full strength, for scopes that do not ask which.
 
@@ -154,7 +143,7 @@ def final_counts(
 
 
 def pressure(
-    candidates: Sequence[Candidate], scope: str, *, align: int, sensitivities: Sequence[Sensitivity] = ()
+    candidates: Sequence[Candidate], scope: str, *, align: int, sensitivities: Sequence[GroupSensitivity] = ()
 ) -> Callable[[float], list[int]]:
     """Return how many channels of each group go under a pressure in [0, 1]: none at 0, all but one at 1."""
 
@@ -166,41 +155,11 @@ def pressure(
             return uniform(1.0)
         found = []
         for candidate, sensitivity in zip(candidates, sensitivities, strict=True):
-            share = _share_at(sensitivity, p / (1.0 - p))
+            share = sensitivity.share_at(p / (1.0 - p))
             found.append(_aligned(candidate, _within(candidate, _nearest(share * candidate.width)), align))
         return found
 
     return sensitive if scope == "sensitivity" else uniform
-
-
-def _share_at(sensitivity: Sensitivity, price: float) -> float:
-    """Return the share of a group to remove where one unit of what is saved is worth ``price`` units of damage."""
-    points = _hull(sensitivity.curve)
-    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points)]
-    worth = price * sensitivity.saving
-    if worth <= 0 or not slopes:
-        return 0.0
-    middles = [0.0, *((a[0] + b[0]) / 2 for a, b in itertools.pairwise(points)), points[-1][0]]
-    levels = [0.0, *slopes, slopes[-1] * 4 + 1e-12]  # beyond the last point damage is taken to grow four times as fast
-    at = next((i for i, level in enumerate(levels) if level > worth), len(levels))
-    if at == len(levels):
-        return points[-1][0]
-    low, high = levels[at - 1], levels[at]
-    return middles[at - 1] + (middles[at] - middles[at - 1]) * (worth - low) / (high - low)
-
-
-def _hull(curve: Curve) -> list[tuple[float, float]]:
-    """Return the lower convex hull of a curve: the damage that cannot be had cheaper by mixing two strengths."""
-    hull: list[tuple[float, float]] = []
-    for point in curve:
-        while len(hull) > 1 and _turns(hull[-2], hull[-1], point) <= 0:
-            hull.pop()
-        hull.append(point)
-    return hull
-
-
-def _turns(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 
 def _reach(
@@ -215,12 +174,12 @@ def _reach(
         )
     solved = _solve(lambda p: share(at(p)), amount)
     low, high = at(solved), at(min(1.0, solved + 1e-6))
-    between = [_between(candidates, low, high, t, align) for t in (0.25, 0.5, 0.75)]
+    between = [_mixed_counts(candidates, low, high, t, align) for t in (0.25, 0.5, 0.75)]
     best = min([low, *between, high], key=lambda counts: abs(share(counts) - amount))
     return _polish(candidates, best, amount, share, align)
 
 
-def _between(
+def _mixed_counts(
     candidates: Sequence[Candidate], low: Sequence[int], high: Sequence[int], t: float, align: int
 ) -> list[int]:
     return [_aligned(c, round(a + t * (b - a)), align) for c, a, b in zip(candidates, low, high, strict=True)]
@@ -269,7 +228,7 @@ def _uniform(candidate: Candidate, amount: float) -> int:
 
 
 def _globally(
-    candidates: Sequence[Candidate], amount: float, align: int, strength: float, share: Share | None
+    candidates: Sequence[Candidate], amount: float, align: int, ramp: float, share: Share | None
 ) -> list[int]:
     base, before = sum(c.base for c in candidates), sum(c.removed(0) for c in candidates)
     most = sum(c.width for c in candidates) - len(candidates)
@@ -282,16 +241,16 @@ def _globally(
                 f"amount={amount} would empty a layer: each of {len(candidates)} groups keeps one of {base} channels; "
                 f"ask for at most {math.floor(100 * (most - before) / base) / 100}"
             )
-        counts = _first(candidates, ranked, _nearest(start + strength * (before + amount * base - start)))
+        counts = _first(candidates, ranked, _nearest(start + ramp * (before + amount * base - start)))
     else:
         at = lambda p: _first(candidates, ranked, round(p * most))  # noqa: E731
         first = share([c.start for c in candidates])
         counts = (
             _reach(candidates, at, amount, share, align)
-            if strength == 1.0
-            else at(_solve(lambda p: share(at(p)), first + strength * (amount - first)))
+            if ramp == 1.0
+            else at(_solve(lambda p: share(at(p)), first + ramp * (amount - first)))
         )
-    return counts if strength < 1.0 else [_aligned(c, n, align) for c, n in zip(candidates, counts, strict=True)]
+    return counts if ramp < 1.0 else [_aligned(c, n, align) for c, n in zip(candidates, counts, strict=True)]
 
 
 def _ranking(candidates: Sequence[Candidate]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Two models, one input: do they agree? The input is made from the shapes that a plan remembers."""
+"""Comparison of two models on a synthetic input."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def difference(
 
 
 @dataclass(frozen=True)
-class Glance:
+class TrialRun:
     """What one run of a model on a synthetic input shows.
 
     Attributes:
@@ -88,7 +88,7 @@ class Glance:
     tolerance: float
 
 
-def glance(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype) -> Glance:
+def trial_run(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype) -> TrialRun:
     """Run a copy of ``model`` once, in eval mode, on the input that :func:`difference` makes.
 
     Args:
@@ -106,7 +106,7 @@ def glance(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype) -> 
         torch.manual_seed(0)
         with _Types() as seen:
             outputs = _outputs(_cast(clone(model).eval(), dtype), call)
-    return Glance(
+    return TrialRun(
         undefined=any(bool(value.isnan().any()) for value in outputs),
         blank=all(not value.nan_to_num().any() for value in outputs),
         tolerance=max(TOLERANCES[kind] for kind in {dtype, *seen.found} & TOLERANCES.keys()),
@@ -145,7 +145,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def forget_(model: nn.Module, example: Mapping[str, Any]) -> None:
+def drop_cached_tensors_(model: nn.Module, example: Mapping[str, Any]) -> None:
     """Drop the tensors that a forward keeps in dicts or attributes, where it makes them again once they are gone.
 
     Args:

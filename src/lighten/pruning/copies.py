@@ -1,4 +1,4 @@
-"""Averages and other copies of a model's weights that somebody else keeps: they lose channels as the model does."""
+"""Masking of averages and other copies of a model's weights."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ from lighten.pruning.mask import ZEROED
 from lighten.pruning.norms import LIVE, leave_out_, masked_norms
 from lighten.pruning.plan import Plan
 
-DEPTH = 3
+MAX_DEPTH = 3
 """How many containers or objects deep a copy is looked for."""
 LIBRARIES = ("torch", "lightning", "builtins")
 
@@ -64,7 +64,7 @@ class Copies:
         inside = {name for name, _ in self._whole.named_modules() if name.rpartition(".")[0] in around and name}
         found = {}
         for name in sorted(around | inside):
-            if weights := _weights(value, self._whole.get_submodule(name)):
+            if weights := _copied_weights(value, self._whole.get_submodule(name)):
                 before = f"{name}." if name else ""
                 found[before] = {f"{before}{n}": tensor for n, tensor in weights.items()}
         if len(found) != 1 and "" not in found:
@@ -127,7 +127,7 @@ def mask_state_(state: dict[str, Any], model: nn.Module, plan: Plan, prefix: str
             state[key + LIVE] = norm.live
 
 
-def _held(values: Iterable[Any], depth: int = DEPTH) -> Iterator[Any]:
+def _held(values: Iterable[Any], depth: int = MAX_DEPTH) -> Iterator[Any]:
     """Yield the modules, and the containers, that objects hold."""
     for value in values:
         if isinstance(value, nn.Module):
@@ -138,7 +138,7 @@ def _held(values: Iterable[Any], depth: int = DEPTH) -> Iterator[Any]:
             if depth and not any(isinstance(v, Tensor) for v in inside):
                 yield from _held(inside, depth - 1)
         elif depth and hasattr(value, "__dict__") and not callable(value):
-            library = type(value).__module__.partition(".")[0] in LIBRARIES and depth < DEPTH
+            library = type(value).__module__.partition(".")[0] in LIBRARIES and depth < MAX_DEPTH
             yield from () if library else _held(vars(value).values(), depth - 1)
 
 
@@ -148,7 +148,7 @@ def _inner(module: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else module
 
 
-def _weights(value: Any, model: nn.Module) -> dict[str, Tensor]:
+def _copied_weights(value: Any, model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of ``value`` by name if they are a copy of those of ``model``, else nothing."""
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if isinstance(value, nn.Module):

@@ -1,4 +1,4 @@
-"""What a network costs, as a function of how many channels of each group go: multiply-accumulates and parameters."""
+"""Multiply-accumulates and parameters as functions of the channels removed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from lighten.pruning.groups import Structure
 
-FACTORS = 4
+MAX_FACTORS = 4
 """Dimensions that shrink in one term, at most."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class SumOfProducts:
     """A sum of products: ``base`` times the share that is left of each dimension, linear in the channels that go."""
 
     base: NDArray[np.float64]
@@ -34,15 +34,15 @@ class Costs:
 
     Example:
         >>> from torch import nn, randn
-        >>> from lighten.pruning.decide import study
+        >>> from lighten.pruning.planner import trace_structure
         >>> net = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 2, bias=False))
-        >>> costs = costs_of(study(net, ((randn(1, 4),), {})))
+        >>> costs = costs_of(trace_structure(net, ((randn(1, 4),), {})))
         >>> costs.parameters([0]), costs.parameters([4])
         (48.0, 24.0)
     """
 
-    macs: Terms
-    parameters: Terms
+    macs: SumOfProducts
+    parameters: SumOfProducts
 
     def removed(self, counts: Sequence[int], target: str) -> float:
         """Return the share of ``"macs"`` or ``"parameters"`` that goes with ``counts``, in [0, 1]."""
@@ -68,7 +68,7 @@ def costs_of(structure: Structure) -> Costs:
         for name, shape in structure.shapes.items()
     ]
     owner = {int(root): which for which, group in enumerate(structure.groups) for root in group.roots.tolist()}
-    macs = [(float(cost.macs), [_owned(factor, owner) for factor in cost.factors]) for cost in structure.costs]
+    macs = [(float(cost.macs), [_axis_units(factor, owner) for factor in cost.factors]) for cost in structure.costs]
     count = len(structure.groups)
     return Costs(_terms(macs, count), _terms(parameters, count))
 
@@ -77,7 +77,7 @@ def _axes(name: str, shape: tuple[int, ...], units: Mapping[tuple[str, int], obj
     return [(name, dim) for dim in range(len(shape)) if (name, dim) in units]
 
 
-def _owned(factor: tuple[int, ...], owner: Mapping[int, int]) -> tuple[int, dict[int, int]]:
+def _axis_units(factor: tuple[int, ...], owner: Mapping[int, int]) -> tuple[int, dict[int, int]]:
     """Return the length of a dimension, and per group the positions of all its channels there."""
     found: dict[int, int] = {}
     roots: dict[int, set[int]] = {}
@@ -88,10 +88,10 @@ def _owned(factor: tuple[int, ...], owner: Mapping[int, int]) -> tuple[int, dict
     return len(factor), {which: n // len(roots[which]) for which, n in found.items()}
 
 
-def _terms(rows: Sequence[tuple[float, Sequence[tuple[int, Mapping[int, int]]]]], groups: int) -> Terms:
-    slopes = np.zeros((FACTORS, len(rows), groups))
+def _terms(rows: Sequence[tuple[float, Sequence[tuple[int, Mapping[int, int]]]]], groups: int) -> SumOfProducts:
+    slopes = np.zeros((MAX_FACTORS, len(rows), groups))
     for row, (_, dims) in enumerate(rows):
         for factor, (size, units) in enumerate(dims):
             for which, unit in units.items():
                 slopes[factor, row, which] = unit / size
-    return Terms(np.array([base for base, _ in rows]), slopes)
+    return SumOfProducts(np.array([base for base, _ in rows]), slopes)

@@ -1,4 +1,4 @@
-"""What was pruned before: masks that a model still wears, channels that were cut out of it."""
+"""Record of earlier pruning: masks and cuts that a model carries."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ def with_earlier(structure: Structure, model: nn.Module) -> Structure:
     saved = next((plan.saved for _, plan in plans_of(model)), {})
     return replace(
         structure,
-        gone=tuple(_masked(group, tensors) for group in structure.groups),
+        gone=tuple(_masked_channels(group, tensors) for group in structure.groups),
         absent=tuple(_absent(group, cut) for group in structure.groups),
         saved=dict(saved),
     )
@@ -42,7 +42,7 @@ def _cuts(model: nn.Module) -> Iterator[tuple[str, Cut, Slot]]:
                 yield prefix, cut, slot
 
 
-def _masked(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+def _masked_channels(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
     """Return the channels that are zero in every place that masking zeroes; none where all are."""
     zero = torch.ones(group.width, dtype=torch.bool)
     for slot, index in group.positions.items():

@@ -1,4 +1,4 @@
-"""What moves together: the groups of a model's channels, and why the rest cannot move."""
+"""Groups of coupled channels."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.pruning.check import describe, forget_, plain_copy
+from lighten.pruning.check import describe, drop_cached_tensors_, plain_copy
 from lighten.pruning.labels import Labels
 from lighten.pruning.plan import Cut, Slot
 from lighten.pruning.rules import follow
@@ -53,7 +53,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Cost:
+class LayerCost:
     """Multiply-accumulates of one layer, in step with the labels along each of its dimensions."""
 
     layer: str
@@ -68,7 +68,7 @@ class Structure:
 
     Attributes:
         groups: in the order of the forward.
-        frozen: layers that are left alone, whole or in part, and why.
+        frozen: layers that are not pruned, whole or in part, and why.
         sizes: length of each dimension that a channel has a place in, by parameter and dimension.
         layers: the producers' dimension of each layer, by layer name.
         shapes: of all parameters, each once.
@@ -86,7 +86,7 @@ class Structure:
     sizes: Mapping[tuple[str, int], int] = field(repr=False)
     layers: Mapping[str, tuple[str, int]] = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
-    costs: tuple[Cost, ...] = field(repr=False)
+    costs: tuple[LayerCost, ...] = field(repr=False)
     example: Mapping[str, Any] = field(repr=False)
     tied: "Callable[[Iterable[Group]], Structure | None]" = field(repr=False)
     gone: tuple[tuple[int, ...], ...] = ()
@@ -116,7 +116,7 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     """Trace ``model`` once and return its groups.
 
     Nothing is changed. Whether the groups can be cut in fact is the business of
-    :func:`~lighten.pruning.prove.prove`.
+    :func:`~lighten.pruning.verify.verify_groups`.
 
     Args:
         model: not wrapped for distributed training.
@@ -129,11 +129,11 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     refuse_unfit(model)
     copied = plain_copy(model)
     example = describe(call)
-    forget_(copied, example)
+    drop_cached_tensors_(copied, example)
     tracer = follow(Tracer(export(copied, _in_its_type(copied, call)), copied))
     layers = _layers(tracer.axes)
     unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
-    for layer in match_names(exclude, {*layers, *tracer.stuck, *unused}):
+    for layer in match_names(exclude, {*layers, *tracer.unprunable, *unused}):
         if layer in layers:
             tracer.labels.freeze(tracer.axes[layers[layer]].labels, "is excluded")
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -158,25 +158,27 @@ def _structure(
 ) -> Structure:
     sizes = {key: len(axis.labels) for key, axis in tracer.axes.items()}
     groups, alone = _groups(tracer, layers)
-    frozen = _frozen(tracer, layers) | alone | tracer.stuck
+    frozen = _frozen(tracer, layers) | alone | tracer.unprunable
     for layer in unused - {*layers, *frozen}:
         frozen[layer] = NEVER_RUN
     costs = tuple(
-        Cost(work.layer, work.macs, tuple(tuple(tracer.labels.find(v).tolist()) for v in work.along), work.geometry)
+        LayerCost(
+            work.layer, work.macs, tuple(tuple(tracer.labels.find(v).tolist()) for v in work.along), work.geometry
+        )
         for work in tracer.work
     )
 
-    def tied(stubborn: Iterable[Group]) -> Structure | None:
-        if not _tie_parts(tracer, stubborn):
+    def tied(failed: Iterable[Group]) -> Structure | None:
+        if not _tie_parts(tracer, failed):
             return None
         return _structure(tracer, layers, unused, shapes, example)
 
     return Structure(groups, frozen, sizes, layers, shapes, costs, example, tied)
 
 
-def _tie_parts(tracer: Tracer, stubborn: Iterable[Group]) -> bool:
+def _tie_parts(tracer: Tracer, failed: Iterable[Group]) -> bool:
     """Tie position j of every part, where channels of these groups are cut into equal parts; say if that ties any."""
-    roots = {int(root) for group in stubborn for root in group.roots.tolist()}
+    roots = {int(root) for group in failed for root in group.roots.tolist()}
     new = False
     for parts in tracer.parts:
         found = tracer.labels.find(parts)

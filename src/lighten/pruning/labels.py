@@ -1,4 +1,4 @@
-"""Channel labels: an integer beside every element of every tensor, saying which channel it belongs to."""
+"""Channel labels: one integer for each element of a tensor."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Milliseconds: what widths cost in a runtime, measured."""
+"""Latency of pruned widths, measured in ONNX Runtime."""
 
 import tempfile
 import time
@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.pruning.allocate import Candidate, Sensitivity, allocate, pressure
+from lighten.pruning.allocate import Candidate, allocate, pressure
 from lighten.pruning.check import synthesise
 from lighten.pruning.cost import costs_of
+from lighten.pruning.damage import GroupSensitivity
 from lighten.pruning.groups import Structure
 from lighten.pruning.mask import mask_
 from lighten.pruning.plan import Plan
@@ -24,7 +25,7 @@ from lighten.pruning.shrink import cut_
 from lighten.pruning.trace import Geometry
 from lighten.utils.clone import clone
 
-PROBES = 6
+MAX_TRIALS = 6
 """Pressures that are tried at most, before groups are cut one by one."""
 ROUNDS = 15
 CLOSE = 0.01
@@ -36,7 +37,7 @@ def reach_latency(
     structure: Structure,
     candidates: Sequence[Candidate],
     settings: Settings,
-    sensitivities: Sequence[Sensitivity],
+    sensitivities: Sequence[GroupSensitivity],
 ) -> tuple[list[int], float]:
     """Return how many channels of each group go so that the given share of latency does, and the share measured.
 
@@ -54,14 +55,14 @@ def reach_latency(
             raise UserError(
                 f"amount={settings.amount} of the latency cannot be reached: {most:.2f} at the narrowest; ask for less"
             )
-        counts = _between(timer, settings.amount, at)
+        counts = _nearest_widths(timer, settings.amount, at)
     return list(counts), timer.saved(counts)
 
 
-def _between(timer: "_Timer", amount: float, at: Callable[[float], list[int]]) -> Sequence[int]:
+def _nearest_widths(timer: "_Timer", amount: float, at: Callable[[float], list[int]]) -> Sequence[int]:
     """Return the widths that come nearest: all groups under one pressure, then the first few of them under the next."""
     low, high = 0.0, 1.0
-    for _ in range(PROBES):
+    for _ in range(MAX_TRIALS):
         guess = (low + high) / 2
         saved = timer.saved(at(guess))
         if abs(saved - amount) <= CLOSE:

@@ -1,4 +1,4 @@
-"""Zero what a plan removes, in place: the model keeps its shapes and computes what the smaller one will."""
+"""Masking of pruned channels in place."""
 
 from collections.abc import Collection, Iterator
 

@@ -1,4 +1,4 @@
-"""A narrower student: the feed-forward nodes of an encoder that matter least are cut away before training."""
+"""Shrinking of an encoder's feed-forward layers before training."""
 
 from fnmatch import fnmatchcase
 from typing import Any

@@ -1,4 +1,4 @@
-"""Norms over channels while some are masked: their statistics leave the removed channels out."""
+"""Norms that leave masked channels out of their statistics."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
@@ -67,7 +67,7 @@ class _LiveOnly(TorchFunctionMode):
         self._kept, self._width = kept, width
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = RULES.get(func)
+        rule = NORM_RULES.get(func)
         if rule is None:
             return func(*args, **(kwargs or {}))
         return rule(self, func, *args, **(kwargs or {}))
@@ -98,7 +98,7 @@ class _LiveOnly(TorchFunctionMode):
         return small.new_zeros(x.shape).index_copy_(dim, self._kept, small)  # out of place autocast would promote it
 
 
-RULES: dict[Any, Callable[..., Any]] = {
+NORM_RULES: dict[Any, Callable[..., Any]] = {
     F.layer_norm: _LiveOnly.over_last,
     F.rms_norm: _LiveOnly.over_last,
     F.group_norm: _LiveOnly.over_second,

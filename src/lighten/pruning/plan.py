@@ -1,4 +1,4 @@
-"""What will be cut: plain data, printed before anything is, saved as JSON, compared by hash."""
+"""Pruning plan: what is removed, as plain data."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ class GroupPlan:
         score: the criterion that gave the scores.
         why: why that one, where it was chosen for the group.
         macs: share of the network's multiply-accumulates that read or write its channels.
-        curve: points (share of its channels that go, damage to the outputs), where that was probed.
+        curve: points (share of its channels that go, damage to the outputs), where that was measured.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Plan:
     Attributes:
         groups: one row for each group that can be pruned.
         cuts: what to zero, and to cut, by parameter name relative to the planned model.
-        frozen: layers that were left alone, and why.
+        frozen: layers that are not pruned, and why.
         widths: channels of each layer before and after.
         settings: ``amount``, ``score``, ``scope``, ``target``, …
         saved: shares that go: ``channels`` (of those that can), ``macs``, ``parameters``, and ``latency`` where that
@@ -190,7 +190,7 @@ class Plan:
             f"{settings['amount']:.1%} of {settings['target']}",
             title_justify="left",
             min_width=64,
-            caption=self._left_alone() + _total(times),
+            caption=self._not_pruned() + _total(times),
             caption_justify="left",
         )
         for name, justify in (
@@ -222,11 +222,11 @@ class Plan:
         others = [f"{self.saved[key]:.1%} of {name}" for key, name in SAVED.items() if key in self.saved]
         return ", ".join([channels, *others])
 
-    def _left_alone(self) -> str:
+    def _not_pruned(self) -> str:
         whys: dict[str, list[str]] = {}
         for layer, why in self.frozen.items():
             whys.setdefault(why, []).append(layer)
-        return "\n".join(["Left alone:", *(f"  {_few(layers)}: {why}" for why, layers in whys.items())])
+        return "\n".join(["Not pruned:", *(f"  {_few(layers)}: {why}" for why, layers in whys.items())])
 
 
 def _total(times: Mapping[str, tuple[float, float]] | None) -> str:

@@ -1,4 +1,4 @@
-"""Models of ``transformers`` after a cut: their config says the new widths, so that ``from_pretrained`` finds them."""
+"""Configs of pruned ``transformers`` models."""
 
 import copy
 import itertools

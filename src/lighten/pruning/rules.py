@@ -1,4 +1,4 @@
-"""What each operator does to channel labels. An operator without a rule freezes the labels that it touches."""
+"""Rules of operators for channel labels; an operator without a rule freezes the labels that it touches."""
 
 # ruff: noqa: SIM905 - words read better than 40 quoted strings
 import math
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.errors import UserError
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
-from lighten.pruning.trace import Geometry, Tracer, Weight, Work, layer_of, module_of, place
+from lighten.pruning.trace import Geometry, Tracer, Weight, Work, layer_of, location, module_of
 
 Rule = Callable[..., Any]
 
@@ -53,13 +53,13 @@ def follow(tracer: Tracer) -> Tracer:
         if node.op == "call_function":
             env[node] = _apply(tracer, node, args, kwargs)
         elif node.op == "output":
-            tracer.put_out(args)
+            tracer.mark_output(args)
         else:
-            env[node] = tracer.take_in(node)
+            env[node] = tracer.placeholder_labels(node)
         for used in node.all_input_nodes:
             if last[used] is node:
                 del env[used]
-    tracer.settle()
+    tracer.finalize()
     return tracer
 
 
@@ -73,7 +73,7 @@ def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, 
     values = [v for v in tree_leaves(node.meta["val"]) if isinstance(v, Tensor)]
     if any(not isinstance(size, int) for v in values for size in v.shape):
         raise UserError(
-            f"{name} gives a size that depends on the values of its input ({place(node)}), and channels cannot be "
+            f"{name} gives a size that depends on the values of its input ({location(node)}), and channels cannot be "
             "followed through it; prune a part of the model that does without"
         )
     return (RULES.get(name) or _kind(node, name))(tracer, node, *args, **kwargs)
@@ -109,7 +109,7 @@ def _freeze(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
     taken = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor | Weight)]
     if not taken:
         return _make(tracer, node)
-    why = f"goes through {_name(node)} ({place(node)})"
+    why = f"goes through {_name(node)} ({location(node)})"
     for value in taken:
         if isinstance(value, Weight):
             tracer.freeze_weight(value, why)
@@ -120,7 +120,7 @@ def _freeze(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
 
 def _make(tracer: Tracer, node: Node, *_: Any, **__: Any) -> Any:
     """A tensor out of nothing has the size that the forward says."""
-    return _all_fixed(tracer, node, f"is tied to what {_name(node)} makes ({place(node)})")
+    return _all_fixed(tracer, node, f"is tied to what {_name(node)} makes ({location(node)})")
 
 
 def _all_fixed(tracer: Tracer, node: Node, why: str) -> Any:
@@ -208,7 +208,7 @@ def _meet(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
     a_many, b_many = ([d for d, n in enumerate(shape) if n > 1 and x.size(d) == 1] for x in (a, b))
     both = torch.stack(torch.broadcast_tensors(compact(a), compact(b)))
     one, other = tracer.labels.find(both)
-    why = f"is broadcast over channels ({place(node)})"
+    why = f"is broadcast over channels ({location(node)})"
     a_frozen, b_frozen = _differ(other, a_many), _differ(one, b_many)
     tracer.labels.freeze(one[a_frozen], why)
     tracer.labels.freeze(other[b_frozen], why)
@@ -254,11 +254,11 @@ def _convolve(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, gro
     elif groups > 1 and transposed:
         tracer.labels.unite_along(inputs.reshape(groups, -1), 1)
         tracer.attach(weight, taken, inputs, "input")
-        outputs = tracer.issue(weight, filters).repeat(groups)
+        outputs = tracer.new_labels(weight, filters).repeat(groups)
     elif groups > 1 and weight.shape[1] == 1:
         outputs = tracer.attach(weight, 0, inputs.repeat_interleave(weight.shape[0] // groups), "filter")
     else:
-        outputs = tracer.issue(weight, filters)
+        outputs = tracer.new_labels(weight, filters)
         if groups > 1:
             tracer.labels.unite_along(outputs.reshape(groups, -1), 1)
             inputs = tracer.labels.unite_along(inputs.reshape(groups, -1), 1)
@@ -329,7 +329,7 @@ def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes:
         return _freeze(tracer, node, x, weight, bias)
     x = _given(tracer, x)
     inputs = tracer.attach(weight, 1 - nodes, tracer.labels.unite_along(x, -1), "input")
-    outputs = tracer.issue(weight, nodes)
+    outputs = tracer.new_labels(weight, nodes)
     if bias is not None:
         tracer.attach(bias, 0, outputs, "bias")
     rows = _count(x.shape[:-1])
@@ -343,14 +343,14 @@ def _owned(tracer: Tracer, node: Node, weight: Any, bias: Any) -> bool:
     """Say whether a layer's weight is a parameter as it is, not computed from others."""
     owned = isinstance(weight, Weight) and (bias is None or (isinstance(bias, Weight) and len(bias.shape) == 1))
     if not owned and isinstance(weight, Tensor) and (layer := module_of(node)):
-        tracer.stuck.setdefault(layer, f"its weight is computed in the forward ({place(node)})")
+        tracer.unprunable.setdefault(layer, f"its weight is computed in the forward ({location(node)})")
     return owned
 
 
 def _embedding(tracer: Tracer, node: Node, weight: Any, indices: Any, *_: Any, **__: Any) -> Tensor:
     if not isinstance(weight, Weight):
         return _freeze(tracer, node, weight, indices)
-    return along(tracer.issue(weight, 1), _shape(node), -1)
+    return along(tracer.new_labels(weight, 1), _shape(node), -1)
 
 
 def _batch_norm(tracer: Tracer, node: Node, x: Any, *rest: Any) -> Any:
@@ -434,7 +434,7 @@ def _contract(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
         inner = tracer.labels.unite_along(a, -1)
         tracer.labels.unite(inner, tracer.labels.unite_along(b, -2))
         tracer.work.append(Work(module_of(node), macs, (inner,)))
-        return tracer.labels.fixed(_product(a, b), f"{_name(node)} mixes its channels ({place(node)})")
+        return tracer.labels.fixed(_product(a, b), f"{_name(node)} mixes its channels ({location(node)})")
     if varies(a, -1) or varies(b, -2):
         whole = torch.cat([_matrices(a), _matrices(b)], -1)
         labels = tracer.labels.unite_along(whole.flatten(0, -2), 0)
@@ -458,7 +458,7 @@ def _scaled(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
     for one, other in ((a, b), (b, a)):
         roots = torch.unique(tracer.labels.find(compact(one)))
         if len(roots) == 1:
-            tracer.labels.freeze(roots, f"is broadcast over channels ({place(node)})")
+            tracer.labels.freeze(roots, f"is broadcast over channels ({location(node)})")
             return other
     shape = torch.broadcast_shapes(a.shape, b.shape)
     a, b = torch.broadcast_tensors(compact(a), compact(b))
@@ -499,7 +499,7 @@ def _reduce(tracer: Tracer, node: Node, x: Tensor, dims: list[int]) -> Tensor:
     if not x.ndim:
         return x
     found = tracer.labels.find(compact(x))
-    tracer.labels.freeze(found[_differ(found, dims)], f"{_name(node)} mixes its channels ({place(node)})")
+    tracer.labels.freeze(found[_differ(found, dims)], f"{_name(node)} mixes its channels ({location(node)})")
     gone = {dim % x.ndim for dim in dims}
     return found.amin(dims, keepdim=True).expand([1 if d in gone else n for d, n in enumerate(x.shape)])
 
@@ -555,7 +555,7 @@ def _lengthen(tracer: Tracer, node: Node, labels: Tensor, dim: int, before: int,
     if labels.stride(dim) == 0 or labels.size(dim) == 1:
         shape[dim] += before + after
         return labels.narrow(dim, 0, 1).expand(shape)
-    why = f"is tied to channels that {_name(node)} adds ({place(node)})"
+    why = f"is tied to channels that {_name(node)} adds ({location(node)})"
     ends = [tracer.labels.fixed((*shape[:dim], n, *shape[dim + 1 :]), why) for n in (before, after)]
     return torch.cat([ends[0], labels, ends[1]], dim)
 

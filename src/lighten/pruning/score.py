@@ -1,4 +1,4 @@
-"""Which: one score a filter. The lowest goes first."""
+"""Importance scores of filters; the lowest are removed first."""
 
 import zlib
 from dataclasses import dataclass

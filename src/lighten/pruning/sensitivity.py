@@ -1,4 +1,4 @@
-"""How much each group can lose: it is masked at several strengths, and the outputs are compared."""
+"""Sensitivity of a model's outputs to each group."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.pruning.allocate import Candidate, Curve, allocate
+from lighten.pruning.allocate import Candidate, allocate
+from lighten.pruning.damage import DamageCurve
 from lighten.pruning.groups import Structure
 from lighten.pruning.mask import mask_
 from lighten.pruning.plan import Plan
@@ -15,18 +16,18 @@ from lighten.utils.clone import clone
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import random_state_kept
 
-STRENGTHS = (0.25, 0.5, 0.7, 0.85, 0.95)
-"""Shares of a group's channels at which it is probed."""
+SHARES = (0.25, 0.5, 0.7, 0.85, 0.95)
+"""Shares of a group's channels at which it is measured."""
 
 
-def probe(
+def measure_sensitivity(
     model: nn.Module,
     structure: Structure,
     candidates: Sequence[Candidate],
     calibration: Sequence[Call],
     *,
-    strengths: Sequence[float] = STRENGTHS,
-) -> list[Curve]:
+    shares: Sequence[float] = SHARES,
+) -> list[DamageCurve]:
     """Return what each group's loss does to the outputs, by forward passes alone.
 
     The damage is the mean Kullback-Leibler divergence, in nats, of the softmax over the last dimension of the first
@@ -38,7 +39,7 @@ def probe(
         structure: of this model.
         candidates: scores of each group; the lowest go first.
         calibration: a few calls of the model.
-        strengths: shares of a group's channels to mask, rising.
+        shares: shares of a group's channels to mask, rising.
 
     Returns:
         For each group its curve, from (0, 0) on.
@@ -52,24 +53,24 @@ def probe(
         raise UserError("scope='sensitivity' got no calibration input, expected a few batches that stand for the data")
     with torch.no_grad(), random_state_kept(model):
         whole = [_logits(clone(model).eval(), call) for call in calls]
-        curves: list[Curve] = []
+        curves: list[DamageCurve] = []
         for which in range(len(candidates)):
             points = [(0.0, 0.0)]
-            for strength in strengths:
-                count = _count(candidates[which], strength)
+            for share in shares:
+                count = _channels_at(candidates[which], share)
                 if count / candidates[which].width > points[-1][0]:
-                    masked = _masked(model, structure, candidates, which, count)
+                    masked = _masked_copy(model, structure, candidates, which, count)
                     damage = sum(_damage(a, _logits(masked, call)) for a, call in zip(whole, calls, strict=True))
                     points.append((count / candidates[which].width, max(points[-1][1], damage / len(calls))))
             curves.append(points)
     return curves
 
 
-def _count(candidate: Candidate, strength: float) -> int:
-    return min(candidate.width - 1, round(strength * candidate.width))
+def _channels_at(candidate: Candidate, share: float) -> int:
+    return min(candidate.width - 1, round(share * candidate.width))
 
 
-def _masked(
+def _masked_copy(
     model: nn.Module, structure: Structure, candidates: Sequence[Candidate], which: int, count: int
 ) -> nn.Module:
     counts = [count if i == which else len(c.gone) for i, c in enumerate(candidates)]

@@ -1,4 +1,4 @@
-"""Cut what a plan removes: a new, physically smaller module, checked against the masked one."""
+"""Shrinking: a smaller copy of a model, checked against the masked one."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.pruning.check import COARSE, TOLERANCES, difference, forget_, glance
+from lighten.pruning.check import COARSE, TOLERANCES, difference, drop_cached_tensors_, trial_run
 from lighten.pruning.earlier import PLAN, compose, part_of_plan
 from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
 from lighten.pruning.norms import restore_
@@ -80,7 +80,7 @@ def masked_and_cut(model: nn.Module, plan: Plan) -> nn.Module:
     """
     check_fits(model, plan)
     masked = clone(model)
-    forget_(masked, plan.example)
+    drop_cached_tensors_(masked, plan.example)
     mask_(masked, plan)
     small = clone(masked)
     cut_(small, plan)
@@ -128,7 +128,7 @@ def _check(masked: nn.Module, small: nn.Module, plan: Plan) -> None:
                 f"{type(masked).__name__} puts out NaN on random input of the example's shapes, so the cut cannot be "
                 "checked; plan with an example_input whose values are as the network wants them"
             )
-        if not gap <= TOLERANCES[dtype] and not gap <= (most := glance(masked, plan.example, dtype).tolerance):
+        if not gap <= TOLERANCES[dtype] and not gap <= (most := trial_run(masked, plan.example, dtype).tolerance):
             _refuse(plan, gap, str(dtype), most)
         break
     else:

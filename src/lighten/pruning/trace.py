@@ -1,4 +1,4 @@
-"""One pass over a model's graph with a label beside every tensor: which channels move together."""
+"""Tracing of a model's graph with channel labels."""
 
 import re
 import traceback
@@ -25,7 +25,7 @@ PACKAGE = str(Path(__file__).parent)
 _MASKS_AS_GIVEN = patch.object(  # else torch looks into a mask's values to find out whether a shortcut would do
     torch.nn.modules.transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True
 )
-ELEMENTS = 2**22
+MAX_ELEMENTS = 2**22
 """Parameters that the forward uses element by element are labelled up to this size."""
 
 
@@ -119,7 +119,7 @@ class Tracer:
         labels: the sets of labels.
         axes: by parameter name and dimension, in the order in which the forward reaches them.
         graph: what is followed.
-        stuck: layers that cannot be cut whatever their labels, and why.
+        unprunable: layers that cannot be cut whatever their labels, and why.
         work: what the forward computes, in its order.
         parts: where the forward cuts channels into equal parts: labels (parts, positions).
     """
@@ -127,7 +127,7 @@ class Tracer:
     def __init__(self, exported: ExportedProgram, model: nn.Module) -> None:
         self.labels = Labels()
         self.axes: dict[tuple[str, int], Axis] = {}
-        self.stuck: dict[str, str] = {}
+        self.unprunable: dict[str, str] = {}
         self.work: list[Work] = []
         self.parts: list[Tensor] = []
         self._slices: dict[tuple[Node, int], tuple[Tensor, set[tuple[int, int]]]] = {}
@@ -151,7 +151,7 @@ class Tracer:
         self.labels.unite(own, labels)
         return own
 
-    def issue(self, weight: Weight, dim: int) -> Tensor:
+    def new_labels(self, weight: Weight, dim: int) -> Tensor:
         """Return the labels of a producer's filters: new, or those of an earlier call of the same layer."""
         known = self.axis(weight, dim)
         return self.attach(weight, dim, self.labels.fresh(weight.shape[dim]), "filter") if known is None else known
@@ -166,7 +166,7 @@ class Tracer:
         """Return one label per element, for a parameter that the forward uses as it is."""
         if weight.name not in self._elements:
             count = torch.Size(weight.whole).numel()
-            if count > ELEMENTS:
+            if count > MAX_ELEMENTS:
                 return self.labels.fixed(weight.shape, f"{weight.name} is used whole and is too large to follow")
             whole = Weight.of(weight.name, weight.whole)
             self._elements[weight.name] = whole, self.labels.fresh(count).reshape(weight.whole)
@@ -177,7 +177,7 @@ class Tracer:
         """Freeze every axis that ``weight`` has or will get."""
         self._whole.append((weight.name, why))
 
-    def take_in(self, node: Node) -> Weight | Tensor | None:
+    def placeholder_labels(self, node: Node) -> Weight | Tensor | None:
         """Return a parameter, or the labels of an input or a constant."""
         if node.name in self._weights:
             return self._weights[node.name]
@@ -191,7 +191,7 @@ class Tracer:
         """Note that the forward takes this stretch of ``dim``: together with others it may be one of equal parts."""
         self._slices.setdefault((source, dim), (labels, set()))[1].add((start, min(end, labels.size(dim))))
 
-    def put_out(self, values: Any) -> None:
+    def mark_output(self, values: Any) -> None:
         """Freeze whatever the network puts out."""
         for value in tree_leaves(values):
             if isinstance(value, Weight):
@@ -199,7 +199,7 @@ class Tracer:
             elif isinstance(value, Tensor):
                 self.labels.freeze(value, "is the network's output")
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """Turn the element labels of each parameter into an axis, or freeze them where they form none."""
         for (_, dim), (labels, stretches) in self._slices.items():
             size = labels.size(dim) // len(stretches)
@@ -247,7 +247,7 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
         ) from error
 
 
-def place(node: Node) -> str:
+def location(node: Node) -> str:
     """Return the line of a forward that a node comes from, and the module: ``model.py:12 in layer1.0``."""
     library = str(Path(torch.__file__).parent)
     frames = re.findall(r'File "(.+)", line (\d+)', node.meta.get("stack_trace") or "")

@@ -18,10 +18,11 @@ from lighten.distillation.preflight import Finding, preflight, too_many_words
 from lighten.distillation.terms import FEATURES
 from lighten.errors import UserError
 from lighten.models.pretrained import resolve
-from lighten.pruning.decide import decide, plan_pruning, settle, study
 from lighten.pruning.latency import predict
 from lighten.pruning.plan import Plan
+from lighten.pruning.planner import make_plan, plan_pruning, trace_structure
 from lighten.pruning.settings import Settings
+from lighten.pruning.widths import allocate_widths
 from lighten.quantization.insert import quantizable, quantize_
 from lighten.quantization.table import Row, quantization_rows
 from lighten.recipe.schema import Recipe, checkpoints
@@ -50,10 +51,10 @@ def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]]]:
     seed(recipe)
     student = untrained_student(recipe, data)
     settings = Settings(s.amount, score=s.score, scope=s.scope, target=s.target, align=s.align, rate_norm=s.rate_norm)
-    structure = study(student, as_call(example_of(data.input_shape, 1)), exclude=s.exclude)
+    structure = trace_structure(student, as_call(example_of(data.input_shape, 1)), exclude=s.exclude)
     calibration = _some_calls(data) if s.scope == "sensitivity" else None
-    planned = decide(
-        structure, student, settings, findings=settle(structure, student, settings, calibration=calibration)
+    planned = make_plan(
+        structure, student, settings, allocation=allocate_widths(structure, student, settings, calibration=calibration)
     )
     return planned, predict(structure, [len(row.removed) for row in planned.groups])
 

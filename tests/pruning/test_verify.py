@@ -8,7 +8,7 @@ from torch import nn
 from lighten.errors import UserError
 from lighten.pruning import plan_pruning, shrink
 from lighten.pruning.groups import find_groups
-from lighten.pruning.prove import _Trial, prove
+from lighten.pruning.verify import _Trial, verify_groups
 
 
 class Net(nn.Module):
@@ -26,7 +26,7 @@ class Net(nn.Module):
 
 def proven(model, images):
     structure = find_groups(model, ((images,), {}))
-    result = prove(model, structure)
+    result = verify_groups(model, structure)
     return [g.name for g in structure.groups], [g.name for g in result.groups], result.frozen
 
 
@@ -39,7 +39,7 @@ def test_every_group_of_an_adaptive_forward_passes(images):
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (lambda x: x.reshape(2, 8, 8, 8), r"cannot be cut: shape '\[2, 8, 8, 8\]' is invalid .*\(test_prove.py:\d+\)"),
+        (lambda x: x.reshape(2, 8, 8, 8), r"cannot be cut: shape '\[2, 8, 8, 8\]' is invalid .*\(test_verify.py:\d+\)"),
         (lambda x: x.roll(1, 1), "cannot be cut: the forward fixes the number or the places of its channels"),
         (lambda x: torch.stack([x[:, i] for i in range(8)], 1), r"cannot be cut: .*out of bounds"),
     ],
@@ -128,7 +128,7 @@ def test_an_input_that_cannot_be_replaced_is_refused():
 
     model = Picky()
     with pytest.raises(UserError, match=r"cannot be run on random input of the example's shapes \(only the real thing"):
-        prove(model, find_groups(model, ((torch.rand(1, 4),), {})))
+        verify_groups(model, find_groups(model, ((torch.rand(1, 4),), {})))
 
 
 class Inverted(nn.Module):

@@ -1,4 +1,4 @@
-"""Try every group before it is planned: cut it at random places, and see that the forward follows."""
+"""Verification of groups and plans by trial cuts."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning.allocate import Candidate, lowest, nearby
-from lighten.pruning.check import Glance, difference, forget_, glance, plain_copy, synthesise
+from lighten.pruning.check import TrialRun, difference, drop_cached_tensors_, plain_copy, synthesise, trial_run
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan
@@ -19,13 +19,13 @@ from lighten.pruning.trace import first_line, source_of
 from lighten.utils.clone import clone
 from lighten.utils.preserve import random_state_kept
 
-ENOUGH = 3
-"""How many groups of one kind must fail alone for the others to be left alone untried."""
-NEARBY = 4
+MIN_FAILURES = 3
+"""How many groups of one kind must fail alone, and none pass, for the others not to be tried."""
+MAX_NEARBY = 4
 """How many other widths are tried for a group whose width cannot stay."""
 
 
-def prove(model: nn.Module, structure: Structure) -> Structure:
+def verify_groups(model: nn.Module, structure: Structure) -> Structure:
     """Return ``structure`` without the groups that the forward does not let go, each frozen with the reason.
 
     A graph does not say whether a size in a ``view`` or a ``slice`` follows the weights or is a number in the code.
@@ -50,7 +50,7 @@ def prove(model: nn.Module, structure: Structure) -> Structure:
     return replace(structure, groups=groups, frozen={**structure.frozen, **frozen})
 
 
-def confirm(
+def verify_plan(
     model: nn.Module,
     structure: Structure,
     candidates: Sequence[Candidate],
@@ -77,21 +77,21 @@ def confirm(
     """
     trial = _Trial(model, structure)
     chosen = [list(gone) for gone in removed]
-    stubborn: dict[str, str] = {}
+    unprunable: dict[str, str] = {}
     for _ in range(2 * len(candidates) + 1):
         why = trial.fails_with(chosen, model)
         if why is None:
-            return chosen, stubborn
+            return chosen, unprunable
         which = _culprit(trial, model, candidates, chosen)
         candidate = candidates[which]
-        counts = [*nearby(candidate, len(chosen[which]), align)[:NEARBY], len(candidate.gone)]
+        counts = [*nearby(candidate, len(chosen[which]), align)[:MAX_NEARBY], len(candidate.gone)]
         for count in counts:
             tried = [*chosen[:which], lowest(candidate, count)]
             if trial.fails_with(_filled(tried, candidates), model) is None:
                 break
         chosen[which] = lowest(candidate, count)
         if count == len(candidate.gone) and count < len(removed[which]):
-            stubborn |= dict.fromkeys(structure.groups[which].layers, why)
+            unprunable |= dict.fromkeys(structure.groups[which].layers, why)
     raise UserError(f"the groups cannot lose these channels together: {why}; ask for less, or exclude layers")
 
 
@@ -123,13 +123,13 @@ def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, 
     passed, the rest of that kind is not tried alone.
     """
     trial = _Trial(model, structure)
-    kinds = [_kind(group) for group in structure.groups]
+    kinds = [_block_kind(group) for group in structure.groups]
     passed: list[int] = []
     failed: dict[int, str] = {}
 
     def admit(block: Sequence[int]) -> None:
         alike = [i for i in failed if kinds[i] == kinds[block[0]]]
-        if len(alike) >= ENOUGH and not any(kinds[i] == kinds[block[0]] for i in passed):
+        if len(alike) >= MIN_FAILURES and not any(kinds[i] == kinds[block[0]] for i in passed):
             like = f"cannot be cut, like {structure.groups[alike[0]].name}:"
             failed.update(dict.fromkeys(block, failed[alike[0]].replace("cannot be cut:", like)))
             return
@@ -150,7 +150,7 @@ def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, 
     return passed, failed
 
 
-def _kind(group: Group) -> frozenset[tuple[str, int]]:
+def _block_kind(group: Group) -> frozenset[tuple[str, int]]:
     """Return what equal groups of repeated blocks have in common: the tensors' names, without numbers."""
     return frozenset((re.sub(r"\d+", "#", slot.tensor), slot.dim) for slot in group.positions)
 
@@ -161,14 +161,14 @@ class _Trial:
     def __init__(self, model: nn.Module, structure: Structure) -> None:
         self._structure = structure
         generator = torch.Generator().manual_seed(0)
-        self._model = _ready(model, structure.example)
+        self._model = _float_copy(model, structure.example)
         _randomise(self._model, structure, generator)
         self._choices = _choices(structure.groups, generator)
         try:
-            seen = self._glance()
+            seen = self._trial_run()
             if seen.undefined:
-                self._model = _ready(model, structure.example)
-                seen = self._glance()
+                self._model = _float_copy(model, structure.example)
+                seen = self._trial_run()
         except Exception as error:
             raise UserError(
                 f"{type(model).__name__} cannot be run on random input of the example's shapes "
@@ -182,8 +182,8 @@ class _Trial:
         self._tolerance = seen.tolerance
         self._train = self._training_fails(clone(self._model)) is None
 
-    def _glance(self) -> Glance:
-        return glance(self._model, self._structure.example, torch.float32)
+    def _trial_run(self) -> TrialRun:
+        return trial_run(self._model, self._structure.example, torch.float32)
 
     def fails(self, groups: Sequence[int]) -> str | None:
         """Return why these groups cannot be cut together, or None where they can."""
@@ -203,7 +203,7 @@ class _Trial:
             # the cut one first: where a cut fails, it mostly cannot run
             gap = difference(small, masked, self._structure.example, dtype=torch.float32, copies=False)
         except Exception as error:
-            return f"cannot be cut: {_say(error)}"
+            return f"cannot be cut: {_message(error)}"
         if not gap <= self._tolerance:
             return "cannot be cut: the forward fixes the number or the places of its channels"
         if self._train and (why := self._training_fails(small)):
@@ -212,7 +212,7 @@ class _Trial:
             try:
                 masked_and_cut(model, plan)
             except RuntimeError as error:
-                return f"cannot be cut: {_say(error)}"
+                return f"cannot be cut: {_message(error)}"
         return None
 
     def _training_fails(self, model: nn.Module) -> str | None:
@@ -227,14 +227,14 @@ class _Trial:
                         norm.eval()  # in training it waits for other ranks, and this one may be alone here
                 model(*args, **kwargs)
         except Exception as error:
-            return _say(error)
+            return _message(error)
         return None
 
 
-def _ready(model: nn.Module, example: Mapping[str, Any]) -> nn.Module:
+def _float_copy(model: nn.Module, example: Mapping[str, Any]) -> nn.Module:
     """Return a copy in float32, unmasked, without what a forward has kept: it is of other weights and widths."""
     copied = plain_copy(model).float().eval()
-    forget_(copied, example)
+    drop_cached_tensors_(copied, example)
     return copied
 
 
@@ -267,6 +267,6 @@ def _choices(groups: Sequence[Group], generator: torch.Generator) -> list[list[l
     return choices
 
 
-def _say(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     source = source_of(error)
     return f"{first_line(error)} ({source})" if source else first_line(error)

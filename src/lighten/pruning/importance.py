@@ -1,4 +1,4 @@
-"""A group's score: by which criterion, on which of its weights, and why that one."""
+"""Importance scores of a group's channels."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ BY_FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GroupScores:
     """The scores of a group's live channels.
 
     Attributes:
@@ -40,15 +40,15 @@ NO_GRADIENT = "no gradient says which of its channels matter"
 EQUAL = "all alike, drawn at random"
 
 
-def judge(
+def score_group(
     group: Group,
     tensors: Mapping[str, Tensor],
     live: Tensor,
     *,
     score: str,
     rate_norm: float,
-    evidence: Mapping[str, Tensor] | None = None,
-) -> Verdict:
+    accumulated_gradients: Mapping[str, Tensor] | None = None,
+) -> GroupScores:
     """Score the channels ``live`` of ``group``.
 
     Args:
@@ -57,8 +57,8 @@ def judge(
         live: indices of the channels that are not gone yet.
         score: a name of :data:`~lighten.pruning.score.SCORES`.
         rate_norm: see :func:`~lighten.pruning.score.mix`.
-        evidence: first-order scores by group, where they have been collected; a group that is not there has not been
-            looked at yet. Without, they are taken from the weights' gradients.
+        accumulated_gradients: first-order scores by group, summed over optimizer steps; nothing is known yet of a group
+            that is not there. ``None`` takes them from the weights' gradients.
 
     Raises:
         UserError: if weights or scores are not finite, or gradients are wanted and there are none.
@@ -76,18 +76,18 @@ def judge(
     elif used == "bn_scale":
         found = _norm_scales(group, tensors)[live.to(whole.device)]
     elif used == "taylor":
-        found = _first_order(group, tensors, evidence)[live.to(whole.device)]
+        found = _first_order(group, tensors, accumulated_gradients)[live.to(whole.device)]
     else:
         found = formulas.random(group.width, name=group.name)[live]
     scores = found.float().cpu()
     if not torch.isfinite(scores).all():
         raise UserError(f"score={used!r} of {', '.join(group.layers)} is not finite; use another score")
     if used == "taylor" and not scores.any():
-        weights = [tensors[slot.tensor] for slot in group.positions if slot.role == "filter"]
-        known = evidence is None or group.name in evidence or not any(w.requires_grad for w in weights)
-        return Verdict(scores, norms, used, NO_GRADIENT if known else "", blind=known)
+        trained = any(tensors[slot.tensor].requires_grad for slot in group.positions if slot.role == "filter")
+        known = accumulated_gradients is None or group.name in accumulated_gradients or not trained
+        return GroupScores(scores, norms, used, NO_GRADIENT if known else "", blind=known)
     alike = len(scores) > 1 and bool((scores == scores[0]).all())
-    return Verdict(scores, norms, used, "; ".join(filter(None, (why, EQUAL if alike else ""))))
+    return GroupScores(scores, norms, used, "; ".join(filter(None, (why, EQUAL if alike else ""))))
 
 
 def first_order(group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -123,8 +123,10 @@ def _norm_scales(group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(scales).sum(dim=0)
 
 
-def _first_order(group: Group, tensors: Mapping[str, Tensor], evidence: Mapping[str, Tensor] | None) -> Tensor:
-    if evidence is None:
+def _first_order(
+    group: Group, tensors: Mapping[str, Tensor], accumulated_gradients: Mapping[str, Tensor] | None
+) -> Tensor:
+    if accumulated_gradients is None:
         return first_order(group, tensors)
-    found = evidence.get(group.name, torch.zeros(group.width))
+    found = accumulated_gradients.get(group.name, torch.zeros(group.width))
     return found.to(next(iter(tensors.values())).device)

@@ -8,9 +8,10 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning import mask_, plan_pruning
-from lighten.pruning.decide import decide, settle, study
+from lighten.pruning.planner import make_plan, trace_structure
 from lighten.pruning.score import fpgm, magnitude
 from lighten.pruning.settings import Settings
+from lighten.pruning.widths import allocate_widths
 
 SETTINGS = Settings(0.5)
 
@@ -27,12 +28,12 @@ def test_a_group_is_scored_by_all_its_layers_without_the_norms(name, function, b
 def test_only_live_filters_are_ranked(build, images):
     """A removed filter, zero or not, has no say in the distances of the others."""
     model = build("flat")
-    structure = study(model, ((images,), {}))
-    first = decide(structure, model, SETTINGS, findings=settle(structure, model, SETTINGS), strength=0.5)
+    structure = trace_structure(model, ((images,), {}))
+    first = make_plan(structure, model, SETTINGS, allocation=allocate_widths(structure, model, SETTINGS), ramp=0.5)
     gone = first.groups[0].removed
     assert gone
     mask_(model, first)
-    second = decide(structure, model, SETTINGS, findings=settle(structure, model, SETTINGS), after=first)
+    second = make_plan(structure, model, SETTINGS, allocation=allocate_widths(structure, model, SETTINGS), after=first)
     live = [i for i in range(6) if i not in gone]
     alone = fpgm(model.conv.weight.flatten(1)[live])
     assert [second.groups[0].scores[i] for i in live] == pytest.approx(alone.tolist())
