@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
-from lighten.distillation.match import Watch
+from lighten.distillation.match import FeatureRecorder
 from lighten.distillation.module import DistillationModule
 from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
@@ -86,7 +86,7 @@ def test_a_hint_teaches_the_layer_that_it_names(fit) -> None:
     def distance() -> float:
         found = []
         for model in (student, teacher):
-            watch = Watch(model.eval(), ["stage1"])
+            watch = FeatureRecorder(model.eval(), ["stage1"])
             with torch.no_grad():
                 model(batch)
             found.append(watch.take()["stage1"])

@@ -95,7 +95,7 @@ def attention_layers(block: nn.Module, kind: str) -> str:
     return names[0]
 
 
-class Watch:
+class FeatureRecorder:
     """Keeps what passes at named modules of a model during one forward pass.
 
     What a later module changes in place has changed here too: name that one.
@@ -117,9 +117,9 @@ class Watch:
         self._outputs.clear()
         return outputs
 
-    def __deepcopy__(self, memo: Any) -> "Watch":
+    def __deepcopy__(self, memo: Any) -> "FeatureRecorder":
         """Return one that watches nothing: a copy of the model has hooks of its own, which keep to themselves."""
-        copied = Watch.__new__(Watch)
+        copied = FeatureRecorder.__new__(FeatureRecorder)
         copied._outputs, copied._handles = {}, []
         return copied
 

@@ -10,14 +10,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lighten.distillation.batch_checks import check_labels, check_range, check_weights
 from lighten.distillation.cache import TeacherCache
-from lighten.distillation.layers import Layers, matches_of, restore_projections_
+from lighten.distillation.layers import MatchedLayers, matches_of, restore_projections_
 from lighten.distillation.loss import IGNORED
 from lighten.distillation.match import UNIFORM, blocks
-from lighten.distillation.scores import Likeness, Scores
-from lighten.distillation.targets import check_labels, check_range, check_weights
-from lighten.distillation.teacher import Teacher, accepted, check_apart
-from lighten.distillation.terms import Ranks, Seen, Terms, check_terms
+from lighten.distillation.metrics import Agreement, TaskMetrics
+from lighten.distillation.teacher import Teacher, check_no_shared_parameters, filter_kwargs
+from lighten.distillation.terms import BatchOutputs, CrossRank, WeightedLosses, check_terms
 from lighten.distillation.tokens import NextTokens
 from lighten.errors import UserError
 from lighten.schedule import Setting
@@ -37,7 +37,7 @@ class DistillationModule(L.LightningModule):
     Batches are ``(inputs, labels)``, or mappings with ``labels`` whose other entries are the models' keywords (a model
     is spared those that it does not take); ``batch`` says what the parts of others are. Logs ``train/loss``, ``lr``,
     and with a teacher each loss as ``distil/<loss>`` and its share of the sum as ``distil/share/<loss>`` at log
-    points; on validation and test ``student/…`` and ``teacher/…`` as :class:`Scores` has them, ``gap/accuracy``,
+    points; on validation and test ``student/…`` and ``teacher/…`` as :class:`TaskMetrics` has them, ``gap/accuracy``,
     ``gap/loss`` and ``gap/macro_f1`` (teacher - student), ``gap/retention`` (student / teacher), ``gap/agreement`` and
     ``gap/kl``.
 
@@ -120,9 +120,11 @@ class DistillationModule(L.LightningModule):
                 outputs=outputs if teacher_outputs is None else teacher_outputs,
             )  # fmt: skip
             for each in self.teacher.modules:
-                check_apart(student, each)
+                check_no_shared_parameters(student, each)
         self.student = student
-        self.terms = Terms(weights, temperature, task=task, label_smoothing=label_smoothing, options=loss_options)
+        self.terms = WeightedLosses(
+            weights, temperature, task=task, label_smoothing=label_smoothing, options=loss_options
+        )
         if self.batch_format.weighted:
             self.terms.check_weighted()
         self.task = task
@@ -131,7 +133,7 @@ class DistillationModule(L.LightningModule):
         self.projections, self.layers = nn.ModuleDict(), None
         if self.teacher is not None and self.terms.compared:
             matches = matches_of(self.terms.compared, layers, student, self.teacher.module)
-            self.layers = Layers(matches, student, self.teacher, self.projections)
+            self.layers = MatchedLayers(matches, student, self.teacher, self.projections)
         if cache is not None and self.layers is not None:
             names = ", ".join(self.layers.matches)
             raise UserError(f"cache keeps logits alone, {names} compare layers; leave the cache out, or these losses")
@@ -139,8 +141,8 @@ class DistillationModule(L.LightningModule):
             raise UserError("cache asks the teacher on one rank and not on another, its shards need all; leave one out")
         self.shard_teacher = shard_teacher
         self.optimizer = OptimizerSettings() if optimizer is None else optimizer
-        self._scores: dict[str, Scores] = {}
-        self._likeness: Likeness | None = None
+        self._scores: dict[str, TaskMetrics] = {}
+        self._agreement: Agreement | None = None
         self._logits: dict[str, Tensor] = {}
         self._next_tokens = NextTokens()
         self._batch_size = 0
@@ -197,7 +199,7 @@ class DistillationModule(L.LightningModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the student, with whatever arguments it takes."""
-        args, kwargs = accepted(self.student, (args, kwargs))
+        args, kwargs = filter_kwargs(self.student, (args, kwargs))
         return self.student(*args, **kwargs)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -207,27 +209,27 @@ class DistillationModule(L.LightningModule):
         logits, labels = self._answers(parts, first=batch_idx == 0)
         if parts.weights is not None:
             check_weights(parts.weights, len(logits), look=self._looks(labels))
-        seen = Seen(logits, labels, mask=call[1].get("attention_mask"), weights=parts.weights)
+        seen = BatchOutputs(logits, labels, mask=call[1].get("attention_mask"), weights=parts.weights)
         if self.terms.asks_teacher or self.layers is not None:
             seen.teacher = self._teacher_logits(call, parts.keys)
             self._check_outputs(logits, seen.teacher)
         if self.layers is not None:
             seen.pairs = self.layers.pairs()
         self._logits = {"student": logits.detach()} | ({} if seen.teacher is None else {"teacher": seen.teacher})
-        losses = self.terms(seen, fit_progress(self.trainer), self._ranks())
+        losses = self.terms(seen, fit_progress(self.trainer), self._cross_rank())
         weighted = {name: weight * value for name, (weight, value) in losses.items()}
-        loss = torch.stack([*weighted.values(), self._nothing(logits)]).sum()
+        loss = torch.stack([*weighted.values(), self._zero_for_ddp(logits)]).sum()
         self._log_step(loss, {name: value for name, (_, value) in losses.items()}, weighted)
         return loss
 
-    def _nothing(self, logits: Tensor) -> Tensor:
+    def _zero_for_ddp(self, logits: Tensor) -> Tensor:
         """Return zero, with a gradient of zero for what no loss may look at now: DDP waits for all that learns."""
         zero = logits.new_zeros(())
         if not self.terms.uses_logits:
             zero = zero + 0.0 * logits.sum()
         return zero + sum(0.0 * p.sum() for p in self.projections.parameters())
 
-    def blame(self) -> str | None:
+    def describe_non_finite(self) -> str | None:
         """Return whose logits of the last batch are not finite, and for which of its samples; asked on a bad loss."""
         for role in ("teacher", "student"):
             if role in self._logits:
@@ -274,11 +276,11 @@ class DistillationModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
-        self._scores, self._likeness = {}, None
+        self._scores, self._agreement = {}, None
 
     def on_test_epoch_start(self) -> None:
         """Start counting anew."""
-        self._scores, self._likeness = {}, None
+        self._scores, self._agreement = {}, None
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
@@ -363,11 +365,11 @@ class DistillationModule(L.LightningModule):
             )
         return logits
 
-    def _ranks(self) -> Ranks:
+    def _cross_rank(self) -> CrossRank:
         """Return what losses need of other ranks; nothing where there is one."""
         if self.trainer.world_size == 1:
-            return Ranks()
-        return Ranks(gather=self._gather, mean=lambda x: self.trainer.strategy.reduce(x, reduce_op="mean"))
+            return CrossRank()
+        return CrossRank(gather=self._gather, mean=lambda x: self.trainer.strategy.reduce(x, reduce_op="mean"))
 
     def _gather(self, rows: Tensor) -> Tensor:
         sizes: Any = self.all_gather(torch.tensor(len(rows), device=rows.device))
@@ -399,7 +401,7 @@ class DistillationModule(L.LightningModule):
         return logits, labels
 
     def _run_student(self, call: Call) -> Tensor:
-        return logits_of(run(self.student, accepted(self.student, call)), self.outputs)
+        return logits_of(run(self.student, filter_kwargs(self.student, call)), self.outputs)
 
     @property
     def _fits(self) -> bool:
@@ -424,13 +426,13 @@ class DistillationModule(L.LightningModule):
             logits["teacher"] = self.teacher.logits(parts.call, self.device)
             self._check_outputs(logits["student"], logits["teacher"])
             if self.task in ("classification", "masked_lm"):
-                self._likeness = self._likeness or Likeness(self.device)
-                self._likeness.update(logits["student"], logits["teacher"], labels)
+                self._agreement = self._agreement or Agreement(self.device)
+                self._agreement.update(logits["student"], logits["teacher"], labels)
         if self.layers is not None:
             self.layers.forget()
         for name, value in logits.items():
             if name not in self._scores:
-                self._scores[name] = Scores(value.shape[-1], value.device, self.task)
+                self._scores[name] = TaskMetrics(value.shape[-1], value.device, self.task)
             self._scores[name].update(value, labels)
 
     def _log_scores(self) -> None:
@@ -451,9 +453,9 @@ class DistillationModule(L.LightningModule):
                 values[f"gap/{name}"] = values[f"teacher/{name}"] - values[f"student/{name}"]
         if "teacher/accuracy" in values:
             values["gap/retention"] = values["student/accuracy"] / values["teacher/accuracy"].clamp_min(1e-9)
-        if self._likeness is not None:
-            values.update(self._likeness.compute())
-        self._scores, self._likeness = {}, None
+        if self._agreement is not None:
+            values.update(self._agreement.compute())
+        self._scores, self._agreement = {}, None
         shown = "student/accuracy" if "student/accuracy" in values else "student/loss"
         self.log_dict({k: v for k, v in values.items() if k != shown}, sync_dist=True)
         if shown in values:

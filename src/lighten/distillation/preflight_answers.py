@@ -7,17 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from lighten.distillation.loss import IGNORED
-from lighten.distillation.preflight_data import ENOUGH, ERROR, WARNING, Finding, Part, name_of, tensors_of
-from lighten.distillation.teacher import accepted
+from lighten.distillation.preflight_data import ERROR, MIN_SAMPLES, WARNING, LoaderSamples, Problem, name_of, tensors_of
+from lighten.distillation.teacher import filter_kwargs
 from lighten.errors import UserError
 from lighten.schedule import Setting, check_setting
 from lighten.utils.inputs import logits_of, map_tensors
 
 
-def check_answers(
+def find_answer_problems(
     who: str,
     model: nn.Module,
-    part: Part,
+    part: LoaderSamples,
     end: float,
     task: str,
     classes: int,
@@ -25,7 +25,7 @@ def check_answers(
     temperature: Setting | None,
     claim: float | None,
     labelled: bool,
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     """Run a model, the student on a few samples only, and judge what it says."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -37,17 +37,17 @@ def check_answers(
     low = high = torch.zeros(0)
     for start, call, labels in part.chunks():
         moved = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), call)
-        args, kwargs = accepted(model, moved)
+        args, kwargs = filter_kwargs(model, moved)
         try:
             logits = logits_of(model(*args, **kwargs)).detach().float().cpu()
         except Exception as error:  # whatever a model says to data that are not its own
             line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(call))
-            yield Finding(ERROR, f"{who} cannot read inputs of shapes {shapes} ({line}); choose one for these data")
+            yield Problem(ERROR, f"{who} cannot read inputs of shapes {shapes} ({line}); choose one for these data")
             return
         if logits.shape[-1] != classes or logits.ndim != (3 if task == "masked_lm" else 2):
             one = "one class alone, which teaches nothing" if logits.shape[-1] == 1 else f"{logits.shape[-1]} classes"
-            yield Finding(
+            yield Problem(
                 ERROR,
                 f"{who} gives logits of shape {tuple(logits.shape)}, {one}; expected {classes} a sample; "
                 "choose a model of this task",
@@ -55,7 +55,7 @@ def check_answers(
             return
         bad = (~logits.reshape(len(logits), -1).isfinite()).any(1).nonzero()
         if len(bad):
-            yield Finding(
+            yield Problem(
                 ERROR,
                 f"{who} gives logits that are not finite for {part.name} sample {start + int(bad[0])}; expected "
                 "numbers; check its weights and precision",
@@ -80,11 +80,11 @@ def check_answers(
         return
     size = max(float(high.abs().max()), float(low.abs().max()), 1e-6)
     if classes > 1 and task != "regression" and float(torch.cat(spread).max()) < 1e-5 * size:
-        yield Finding(
+        yield Problem(
             ERROR, "teacher's logits are all equal, it tells nothing; expected a trained one; load its weights"
         )
     elif count > 1 and float((high - low).max()) < 1e-5 * size:
-        yield Finding(
+        yield Problem(
             ERROR, "teacher answers the same whatever the input, it is dead; expected a trained one; load its weights"
         )
     elif task in ("classification", "masked_lm"):
@@ -94,17 +94,17 @@ def check_answers(
             yield from _accuracy(torch.cat(said), torch.cat(truth), classes, names, claim, task)
 
 
-def _softness(peaks: Tensor, classes: int, temperature: Setting | None) -> Iterator[Finding]:
+def _softness(peaks: Tensor, classes: int, temperature: Setting | None) -> Iterator[Problem]:
     """Judge the largest softened probability of each sample, (2, samples), at the lowest and highest temperature."""
     sharp, flat = float((peaks[1] > 0.999).float().mean()), float((peaks[0] * classes - 1).max())
     if sharp > 0.95 and classes > 1:
-        yield Finding(
+        yield Problem(
             WARNING,
             f"temperature={temperature} leaves {sharp:.0%} of the teacher's soft labels as hard as labels (above "
             "0.999), expected doubt to learn from; raise the temperature",
         )
     elif flat < 0.01 and classes > 1:
-        yield Finding(
+        yield Problem(
             WARNING,
             f"temperature={temperature} makes all soft labels uniform within {flat:.2%}, expected differences to "
             "learn from; lower the temperature, or check that the teacher is trained",
@@ -113,13 +113,13 @@ def _softness(peaks: Tensor, classes: int, temperature: Setting | None) -> Itera
 
 def _accuracy(
     said: Tensor, labels: Tensor, classes: int, names: Sequence[str], claim: float | None, task: str
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     if claim is not None and not 0 <= claim <= 1:
-        yield Finding(ERROR, f"teacher_accuracy={claim}, expected a share in [0, 1]; divide percent by 100")
+        yield Problem(ERROR, f"teacher_accuracy={claim}, expected a share in [0, 1]; divide percent by 100")
         claim = None
     said, labels = said[labels != IGNORED], labels[labels != IGNORED].long()
     count = len(labels)
-    if count < ENOUGH:
+    if count < MIN_SAMPLES:
         return
     what = "samples" if task == "classification" else "tokens"
     accuracy = float((said == labels).float().mean())
@@ -127,28 +127,28 @@ def _accuracy(
     common = float(counts.max()) / count
     even = 1 / classes
     if task == "classification" and (swapped := _swapped(said, labels, classes, names)):
-        yield Finding(ERROR, swapped)
+        yield Problem(ERROR, swapped)
     elif even > accuracy + 2 * _error(even, count):
-        yield Finding(
+        yield Problem(
             ERROR,
             f"teacher is right in {accuracy:.1%} of {count} validation {what}, worse than chance ({even:.1%}): labels "
             "shuffled, or another label order? Compare its classes with the data's",
         )
     elif common < 1 and common > accuracy + 2 * _error(common, count):
-        yield Finding(
+        yield Problem(
             WARNING,
             f"teacher is right in {accuracy:.1%} of {count} validation {what}, worse than chance: {common:.1%} are "
             f"{name_of(int(counts.argmax()), names)}: labels shuffled, or untrained? Compare classes, or train it",
         )
     elif claim is not None and accuracy < claim - max(0.05, 3 * _error(claim, count)):
         grave = accuracy - even < 0.5 * (claim - even)
-        yield Finding(
+        yield Problem(
             ERROR if grave else WARNING,
             f"teacher is right in {accuracy:.1%} of {count} validation {what}, {claim:.1%} was claimed; "
             "check that inputs, tokenizer and classes are those it was trained with",
         )
     if len(said.unique()) == 1 and common < 0.9:
-        yield Finding(
+        yield Problem(
             WARNING,
             f"teacher answers {name_of(int(said[0]), names)} for all {count} validation {what}, expected several "
             "classes; train it, or check its head",

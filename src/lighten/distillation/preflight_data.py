@@ -20,13 +20,13 @@ _KEPT = 128 << 20
 """Bytes of inputs that are kept of a part, the first batch aside."""
 _AT_ONCE = 16
 """Samples of one forward pass, so that large models notice that the time is up."""
-ENOUGH = 30
+MIN_SAMPLES = 30
 """Samples from which shares are judged: the normal approximation of their error holds."""
 ERROR, WARNING = "error", "warning"
 
 
 @dataclass(frozen=True)
-class Finding:
+class Problem:
     """Something that looks wrong.
 
     Attributes:
@@ -39,7 +39,7 @@ class Finding:
 
 
 @dataclass
-class Part:
+class LoaderSamples:
     """The samples of a loader that are looked at: calls and labels, no more rows than were asked for."""
 
     name: str
@@ -65,7 +65,7 @@ class Part:
         return torch.cat([labels.detach().cpu() for _, labels, _ in self.batches])
 
 
-def look(part: Part, loader: Iterable[Any], samples: int, end: float, form: BatchFormat) -> None:
+def look(part: LoaderSamples, loader: Iterable[Any], samples: int, end: float, form: BatchFormat) -> None:
     """Fill ``part`` with up to ``samples`` samples, fetching none after the time ``end``."""
     kept = 0
     for batch in loader:
@@ -80,10 +80,12 @@ def look(part: Part, loader: Iterable[Any], samples: int, end: float, form: Batc
             return
 
 
-def check_inputs(part: Part, normalisation: Any, tokenizer: Any, models: Mapping[str, nn.Module]) -> Iterator[Finding]:
+def find_input_problems(
+    part: LoaderSamples, normalisation: Any, tokenizer: Any, models: Mapping[str, nn.Module]
+) -> Iterator[Problem]:
     """Find inputs that are missing, not finite, all the same, not normalised or not to be read as tokens."""
     if not part.samples:
-        yield Finding(
+        yield Problem(
             ERROR, f"the {part.name} loader gives no samples; expected some; check its split, filter and batch_size"
         )
         return
@@ -94,7 +96,7 @@ def check_inputs(part: Part, normalisation: Any, tokenizer: Any, models: Mapping
             if tensor.is_floating_point() and len(tensor) == rows:
                 bad = (~tensor.reshape(rows, -1).isfinite()).any(1).nonzero()
                 if len(bad):
-                    yield Finding(
+                    yield Problem(
                         ERROR,
                         f"{part.name} sample {first + int(bad[0])} has inputs that are not finite; "
                         "expected numbers; remove or mend it",
@@ -103,7 +105,7 @@ def check_inputs(part: Part, normalisation: Any, tokenizer: Any, models: Mapping
         prints += _prints(call, rows)
         first += rows
     if len(prints) > 1 and len(set(prints)) == 1:
-        yield Finding(
+        yield Problem(
             ERROR,
             f"all {len(prints)} {part.name} inputs looked at are the same; expected different ones; "
             "check how they are read",
@@ -116,11 +118,11 @@ def check_inputs(part: Part, normalisation: Any, tokenizer: Any, models: Mapping
         yield from _tokens(part, tokenizer, models)
 
 
-def _images(part: Part, images: list[Tensor], normalisation: Any) -> Iterator[Finding]:
+def _images(part: LoaderSamples, images: list[Tensor], normalisation: Any) -> Iterator[Problem]:
     low, high = min(float(x.min()) for x in images), max(float(x.max()) for x in images)
     expected = ", ".join(f"{n} {numbers(v)}" for n, v in zip(("mean", "std"), normalisation or (), strict=False))
     if low >= 0 and high > 32 and all(bool((x == x.round()).all()) for x in images):
-        yield Finding(
+        yield Problem(
             WARNING,
             f"{part.name} images have whole values up to {high:g}, raw pixels it seems; expected normalised ones"
             f"{f' ({expected})' if expected else ''}; divide by 255 and normalise",
@@ -129,14 +131,14 @@ def _images(part: Part, images: list[Tensor], normalisation: Any) -> Iterator[Fi
         values = torch.cat([x.reshape(len(x), -1)[:, :4096].reshape(-1) for x in images])
         mean, std = float(values.mean()), float(values.std())
         if (low >= 0 and high <= 1) or abs(mean) > 1.5 or not 0.2 < std < 4:
-            yield Finding(
+            yield Problem(
                 WARNING,
                 f"{part.name} images have mean {mean:.3g} and std {std:.3g} in [{low:.3g}, {high:.3g}], about 0 and 1 "
                 f"were expected once normalised with {expected}; normalise them, and once only",
             )
 
 
-def _tokens(part: Part, tokenizer: Any, models: Mapping[str, nn.Module]) -> Iterator[Finding]:
+def _tokens(part: LoaderSamples, tokenizer: Any, models: Mapping[str, nn.Module]) -> Iterator[Problem]:
     tables = {name: rows for name, m in models.items() if (rows := embedding_rows(m)) is not None}
     limits = {name: _positions(m) for name, m in models.items()}
     pad = _lone_pad(tokenizer)
@@ -151,7 +153,7 @@ def _tokens(part: Part, tokenizer: Any, models: Mapping[str, nn.Module]) -> Iter
             wrong = ((ids < 0) | (ids >= size)).nonzero()
             if len(wrong):
                 at = tuple(wrong[0].tolist())
-                yield Finding(
+                yield Problem(
                     ERROR,
                     f"{part.name} sample {first + at[0]} has the token id {int(ids[at])}, the {name}'s embedding has "
                     f"{size} rows; use the {name}'s own tokenizer",
@@ -159,7 +161,7 @@ def _tokens(part: Part, tokenizer: Any, models: Mapping[str, nn.Module]) -> Iter
                 return
             limit = limits[name]
             if limit is not None and ids.shape[1] > limit:
-                yield Finding(
+                yield Problem(
                     ERROR,
                     f"{part.name} texts have {ids.shape[1]} tokens, the {name}'s position embedding is for "
                     f"{limit}; set max_length to that at most",
@@ -169,7 +171,7 @@ def _tokens(part: Part, tokenizer: Any, models: Mapping[str, nn.Module]) -> Iter
         empty = (~text.any(1)).nonzero()
         if len(empty):
             what = "its attention_mask is all zero" if not read[int(empty[0])].any() else "all of it is padding"
-            yield Finding(
+            yield Problem(
                 ERROR,
                 f"{part.name} sample {first + int(empty[0])} has no token to read, {what}; "
                 "remove empty texts, and check the mask",
@@ -178,25 +180,25 @@ def _tokens(part: Part, tokenizer: Any, models: Mapping[str, nn.Module]) -> Iter
         first, padded, places = first + rows, padded + int((~text).sum()), places + text.numel()
         counted += 0 if pad is None else int((read.bool() & (ids == pad)).sum())
     if counted:
-        yield Finding(
+        yield Problem(
             WARNING,
             f"{counted:,} padding tokens of the {part.name} texts are not masked out, expected none; "
             "pass the tokenizer's attention_mask",
         )
     if places and padded > 0.9 * places:
-        yield Finding(
+        yield Problem(
             WARNING,
             f"{padded / places:.0%} of the {part.name} tokens are padding, expected most to be text; "
             "pad each batch to its longest, or lower max_length",
         )
 
 
-def check_labels(part: Part, task: str, classes: int, names: Sequence[str]) -> Iterator[Finding]:
+def find_label_problems(part: LoaderSamples, task: str, classes: int, names: Sequence[str]) -> Iterator[Problem]:
     """Find labels that ``task`` cannot use; anything found keeps the answers from being scored."""
     if not part.samples:
         return
     if any(not isinstance(labels, Tensor) for _, labels, _ in part.batches):
-        yield Finding(
+        yield Problem(
             ERROR, f"{part.name} batches have no labels; expected a tensor beside the inputs; give (inputs, labels)"
         )
         return
@@ -208,7 +210,7 @@ def check_labels(part: Part, task: str, classes: int, names: Sequence[str]) -> I
         fits = fits and (task not in ("multilabel", "regression") or labels.numel() == rows * classes)
         if not fits:
             shape = {"classification": "(batch,)", "masked_lm": "that of the tokens"}.get(task, f"(batch, {classes})")
-            yield Finding(
+            yield Problem(
                 ERROR,
                 f"{part.name} labels have the shape {tuple(labels.shape)} for {rows} inputs, task={task!r} expects "
                 f"{shape}; reshape them",
@@ -221,20 +223,20 @@ def check_labels(part: Part, task: str, classes: int, names: Sequence[str]) -> I
         if bad.any():
             sample = int(bad.reshape(len(every), -1).any(1).nonzero()[0])
             expected = "finite numbers" if task == "regression" else "0 to 1"
-            yield Finding(
+            yield Problem(
                 ERROR,
                 f"{part.name} sample {sample} has the label {float(every[bad][0]):g}, expected {expected}; "
                 "mend the labels",
             )
         return
     if every.is_floating_point() or every.dtype == torch.bool:
-        yield Finding(
+        yield Problem(
             ERROR, f"{part.name} labels are {every.dtype}, task={task!r} expects class numbers; convert with .long()"
         )
         return
     kept = every[every != IGNORED]
     if not len(kept):
-        yield Finding(
+        yield Problem(
             ERROR,
             f"all {part.name} labels looked at are {IGNORED}, which is ignored; expected class numbers; "
             "check how labels are made",
@@ -244,20 +246,20 @@ def check_labels(part: Part, task: str, classes: int, names: Sequence[str]) -> I
         at = int(((every != IGNORED) & ((every < 0) | (every >= classes))).reshape(len(every), -1).any(1).nonzero()[0])
         wrong = int(kept[(kept < 0) | (kept >= classes)][0])
         place = f"sample {at}" if len(every) == part.samples else "samples"
-        yield Finding(
+        yield Problem(
             ERROR,
             f"{part.name} {place} has the label {wrong}, expected 0 to {classes - 1}; "
             "number the classes from zero, or set num_classes",
         )
-    elif task == "classification" and len(kept) >= ENOUGH and len(kept.unique()) == 1:
-        yield Finding(
+    elif task == "classification" and len(kept) >= MIN_SAMPLES and len(kept.unique()) == 1:
+        yield Problem(
             WARNING,
             f"all {len(kept)} {part.name} labels looked at are {name_of(int(kept[0]), names)}, expected several; "
             "shuffle the samples, or check the labels",
         )
 
 
-def check_shared(ours: Part, held_out: Part, train: Any, validation: Any) -> Iterator[Finding]:
+def find_shared_samples(ours: LoaderSamples, held_out: LoaderSamples, train: Any, validation: Any) -> Iterator[Problem]:
     """Find samples that are in both parts: by their place in one data set, else by their inputs."""
     if not ours.samples or not held_out.samples:
         return
@@ -266,28 +268,28 @@ def check_shared(ours: Part, held_out: Part, train: Any, validation: Any) -> Ite
     if base is not None and base is other:
         shared = len(rows & others) if rows is not None and others is not None else len(others or rows or base)
         if shared > 0.01 * (len(base) if others is None else len(others)):
-            yield Finding(WARNING, f"{shared:,} validation samples are training samples too, a leak, {advice}")
+            yield Problem(WARNING, f"{shared:,} validation samples are training samples too, a leak, {advice}")
         return
     seen, asked = ({p for call, _, n in part.batches for p in _prints(call, n)} for part in (ours, held_out))
     shared = len(seen & asked)
     total = _length(getattr(train, "dataset", None)) or ours.samples
     share = shared / len(asked) * max(1.0, total / ours.samples)  # one in ten looked at finds one in ten
     if shared > 0.01 * len(asked) or (shared >= 3 and share > 0.01):
-        yield Finding(
+        yield Problem(
             WARNING,
             f"{shared} of {len(asked)} validation inputs looked at are among {len(seen)} training inputs, a leak, "
             f"{advice}",
         )
 
 
-def check_lone(student: nn.Module | None, part: Part, loader: Any) -> Iterator[Finding]:
+def find_single_sample_batches(student: nn.Module | None, part: LoaderSamples, loader: Any) -> Iterator[Problem]:
     """Find training batches of one sample, where the student has batch norm."""
     if student is None or not part.sizes or not any(isinstance(m, _BatchNorm) for m in student.modules()):
         return
     size, total = getattr(loader, "batch_size", None), _length(getattr(loader, "dataset", None))
     last = bool(size and total and not getattr(loader, "drop_last", False) and total % size == 1)
     if 1 in part.sizes or last:
-        yield Finding(
+        yield Problem(
             WARNING,
             f"{'the last' if 1 not in part.sizes else 'a'} training batch has one sample, batch norm expects several; "
             "set drop_last=True, or another batch_size",

@@ -120,7 +120,7 @@ class Teacher:
         if dtype is not None:  # a trainer in true half precision casts the batch, not the teacher
             call = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, call)
         with self._autocast():
-            return logits_of(run(asked, accepted(module, call)), self.outputs, setting="teacher_outputs")
+            return logits_of(run(asked, filter_kwargs(module, call)), self.outputs, setting="teacher_outputs")
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision is None or self._device is None:
@@ -131,7 +131,7 @@ class Teacher:
         return torch.autocast(self._device.type, dtype=dtype)
 
 
-def accepted(module: nn.Module, call: Call) -> Call:
+def filter_kwargs(module: nn.Module, call: Call) -> Call:
     """Return ``call`` without the keywords that ``module.forward`` does not take, such as another family's."""
     args, kwargs = call
     if not kwargs:
@@ -162,7 +162,7 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_apart(student: nn.Module, teacher: nn.Module) -> None:
+def check_no_shared_parameters(student: nn.Module, teacher: nn.Module) -> None:
     """Raise ``UserError`` if the two share a parameter: freezing the teacher would freeze the student."""
     own = {id(p): name for name, p in teacher.named_parameters()}
     shared = [name for name, p in student.named_parameters() if id(p) in own]

@@ -35,7 +35,7 @@ OPTIONS = {"dkd": ("alpha", "beta"), "dist": ("beta", "gamma"), "relations": ("h
 
 
 @dataclass
-class Seen:
+class BatchOutputs:
     """What both models made of a batch.
 
     Attributes:
@@ -56,7 +56,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class CrossRank:
     """What the losses of a batch need of the other ranks, whose share of it they do not see.
 
     Attributes:
@@ -68,7 +68,7 @@ class Ranks:
     mean: Callable[[Tensor], Tensor] = lambda x: x
 
 
-class Terms:
+class WeightedLosses:
     """Weighted losses; a pure function of batch and progress.
 
     Args:
@@ -115,41 +115,41 @@ class Terms:
         """Whether a loss needs the teacher's logits."""
         return any(name in ("soft_labels", "dkd", "dist") for name in self.weights)
 
-    def __call__(self, seen: Seen, progress: float, ranks: Ranks) -> dict[str, tuple[float, Tensor]]:
+    def __call__(self, batch: BatchOutputs, progress: float, ranks: CrossRank) -> dict[str, tuple[float, Tensor]]:
         """Return weight and value of every loss whose weight is not zero now."""
         weights = {name: value_at(setting, progress) for name, setting in self.weights.items()}
         temperature = value_at(self.temperature, progress)
         return {
-            name: (weight, self._value(name, seen, temperature, ranks)) for name, weight in weights.items() if weight
+            name: (weight, self._value(name, batch, temperature, ranks)) for name, weight in weights.items() if weight
         }
 
-    def _value(self, name: str, seen: Seen, temperature: float, ranks: Ranks) -> Tensor:
+    def _value(self, name: str, batch: BatchOutputs, temperature: float, ranks: CrossRank) -> Tensor:
         options = self.options.get(name, {})
         if name in FEATURES:
-            return self._feature_loss(name, seen, ranks)
+            return self._feature_loss(name, batch, ranks)
         if name == "mean_squared_error" or (name == "soft_labels" and self.task == "regression"):
-            targets = seen.labels if name == "mean_squared_error" else _there(seen.teacher)
-            return mean_squared_error(seen.student, targets.reshape(seen.student.shape), weights=seen.weights)
+            targets = batch.labels if name == "mean_squared_error" else _there(batch.teacher)
+            return mean_squared_error(batch.student, targets.reshape(batch.student.shape), weights=batch.weights)
         if name == "cross_entropy":
             if self.task == "multilabel":
-                return binary_cross_entropy(seen.student, seen.labels, weights=seen.weights)
-            count = _count(seen.labels != IGNORED, ranks) if self.task == "masked_lm" else None
-            return cross_entropy(seen.student, seen.labels, self.label_smoothing, count=count, weights=seen.weights)
-        teacher = _there(seen.teacher)
+                return binary_cross_entropy(batch.student, batch.labels, weights=batch.weights)
+            count = _count(batch.labels != IGNORED, ranks) if self.task == "masked_lm" else None
+            return cross_entropy(batch.student, batch.labels, self.label_smoothing, count=count, weights=batch.weights)
+        teacher = _there(batch.teacher)
         if name == "dkd":
-            return dkd(seen.student, teacher, seen.labels, temperature, weights=seen.weights, **options)
+            return dkd(batch.student, teacher, batch.labels, temperature, weights=batch.weights, **options)
         if name == "dist":
-            return dist(ranks.gather(seen.student), ranks.gather(teacher), temperature, **options)
+            return dist(ranks.gather(batch.student), ranks.gather(teacher), temperature, **options)
         if self.task == "multilabel":
-            return soft_binary_labels(seen.student, teacher, temperature, weights=seen.weights)
-        mask = seen.mask if seen.student.ndim == 3 else None
+            return soft_binary_labels(batch.student, teacher, temperature, weights=batch.weights)
+        mask = batch.mask if batch.student.ndim == 3 else None
         count = None if mask is None else _count(mask, ranks)
-        return soft_labels(seen.student, teacher, temperature, mask=mask, count=count, weights=seen.weights)
+        return soft_labels(batch.student, teacher, temperature, mask=mask, count=count, weights=batch.weights)
 
-    def _feature_loss(self, name: str, seen: Seen, ranks: Ranks) -> Tensor:
+    def _feature_loss(self, name: str, batch: BatchOutputs, ranks: CrossRank) -> Tensor:
         values = []
-        for ours, theirs in seen.pairs[name]:
-            mask = seen.mask if ours.ndim == 3 else None
+        for ours, theirs in batch.pairs[name]:
+            mask = batch.mask if ours.ndim == 3 else None
             if name == "attention_transfer":
                 values.append(attention_transfer(ours, theirs, mask=mask))
                 continue
@@ -236,7 +236,7 @@ def check_options(
     return {name: dict(given) for name, given in options.items()}
 
 
-def _count(mask: Tensor, ranks: Ranks) -> Tensor:
+def _count(mask: Tensor, ranks: CrossRank) -> Tensor:
     return ranks.mean(mask.bool().sum().float())
 
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from lighten.distillation.loss import IGNORED
-from lighten.distillation.teacher import accepted
+from lighten.distillation.teacher import filter_kwargs
 from lighten.errors import UserError
 from lighten.utils.inputs import Call, logits_of, map_tensors, run
 from lighten.utils.preserve import preserved
 
-ENOUGH = 8
+MIN_LABELS = 8
 """Labels from which on a copy is no accident: masking leaves a tenth of the chosen tokens as they are, 0.1^8 = 1e-8."""
 _NOISE = 1e-6
 """Of the outputs, what rounding may change."""
@@ -54,7 +54,7 @@ class NextTokens:
             return False
         self._labelled += int(there.sum())
         self._tokens += there.numel()
-        if self._labelled >= ENOUGH:
+        if self._labelled >= MIN_LABELS:
             if not self._causal and self._labelled > self._tokens / 2:
                 raise UserError(
                     f"all {self._labelled} labels looked at repeat the input ids, and {type(student).__name__} sees "
@@ -104,7 +104,7 @@ def is_causal(model: nn.Module, call: Call, ids: Tensor) -> bool:
             kwargs = {**kwargs, "input_ids": text}
         if "attention_mask" in kwargs:
             kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
-        return logits_of(run(model, accepted(model, map_tensors(lambda t: t.to(device), (args, kwargs)))))
+        return logits_of(run(model, filter_kwargs(model, map_tensors(lambda t: t.to(device), (args, kwargs)))))
 
     with preserved(model), torch.autocast(device.type, enabled=False):
         model.eval()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lighten.distillation.targets import check_labels, check_range, check_weights
+from lighten.distillation.batch_checks import check_labels, check_range, check_weights
 from lighten.errors import UserError
 
 LOGITS = torch.zeros(3, 4)

@@ -21,7 +21,7 @@ BINS = 15
 """Of the calibration error, as Guo et al. 2017 take."""
 
 
-class Scores:
+class TaskMetrics:
     """Scores of one model, summed over batches and ranks: what they are depends on the task.
 
     Classification: ``accuracy``, ``macro_f1`` (mean over the classes that occur in labels or predictions), ``loss``
@@ -95,7 +95,7 @@ def _of_classes(confusion: Tensor) -> dict[str, Tensor]:
     }
 
 
-class Likeness:
+class Agreement:
     """How alike student and teacher answer, summed over batches and ranks: ``agreement`` and ``kl``.
 
     ``agreement`` is the share of samples with the same answer, ``kl`` the divergence KL(teacher || student) in nats,
