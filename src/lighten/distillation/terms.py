@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,8 +76,11 @@ class WeightedLosses:
         weights: by name, numbers or schedules.
         temperature: a number or a schedule.
         task: one of ``TASKS``.
-        label_smoothing: of the cross-entropy.
+        label_smoothing: of the cross-entropy, in [0, 1).
         options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
+
+    Raises:
+        UserError: for a ``label_smoothing`` out of its range, or as :func:`check_options`.
     """
 
     def __init__(
@@ -88,11 +92,23 @@ class WeightedLosses:
         label_smoothing: float = 0.0,
         options: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
+        if not 0.0 <= label_smoothing < 1.0:
+            raise UserError(f"label_smoothing={label_smoothing}, expected a number in [0, 1)")
         self.weights = dict(weights)
         self.temperature = temperature
         self.task = task
         self.label_smoothing = label_smoothing
         self.options = check_options(options or {}, self.weights)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was chosen, as plain Python, by the names that ``DistillationModule`` has for it."""
+        return {
+            "temperature": plain(self.temperature),
+            "losses": {name: plain(setting) for name, setting in self.weights.items()},
+            "loss_options": self.options,
+            "task": self.task,
+            "label_smoothing": self.label_smoothing,
+        }
 
     @property
     def compared(self) -> list[str]:
@@ -234,6 +250,11 @@ def check_options(
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise UserError(f"loss_options.{name}.{key}={value!r}, expected a finite number that is not below zero")
     return {name: dict(given) for name, given in options.items()}
+
+
+def plain(setting: Any) -> Any:
+    """Return a setting as plain Python: mappings become a ``dict``."""
+    return dict(setting) if isinstance(setting, Mapping) else setting
 
 
 def _count(mask: Tensor, ranks: CrossRank) -> Tensor:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from lighten.distillation.loss import IGNORED
-from lighten.distillation.teacher import filter_kwargs
+from lighten.distillation.teacher import ask
 from lighten.errors import UserError
-from lighten.utils.inputs import Call, logits_of, map_tensors, run
+from lighten.utils.inputs import Call, map_tensors
 from lighten.utils.preserve import preserved
 
 MIN_LABELS = 8
@@ -104,7 +104,7 @@ def is_causal(model: nn.Module, call: Call, ids: Tensor) -> bool:
             kwargs = {**kwargs, "input_ids": text}
         if "attention_mask" in kwargs:
             kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
-        return logits_of(run(model, filter_kwargs(model, map_tensors(lambda t: t.to(device), (args, kwargs)))))
+        return ask(model, map_tensors(lambda t: t.to(device), (args, kwargs)))
 
     with preserved(model), torch.autocast(device.type, enabled=False):
         model.eval()
