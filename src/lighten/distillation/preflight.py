@@ -1,35 +1,29 @@
-"""What can be known to be wrong before the first step: models, labels, inputs and settings, in a few seconds."""
+"""Checks of models, data and settings before the first step of a fit, in a few seconds."""
 
 import contextlib
-import random
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lighten.distillation.preflight_answers import find_answer_problems
 from lighten.distillation.preflight_data import (
-    ERROR,
-    WARNING,
-    LoaderSamples,
-    Problem,
     embedding_rows,
     find_input_problems,
     find_label_problems,
     find_shared_samples,
     find_single_sample_batches,
-    look,
-    numbers,
 )
+from lighten.distillation.preflight_samples import ERROR, WARNING, LoaderSamples, Problem, collect, numbers
 from lighten.distillation.teacher import check_no_shared_parameters
 from lighten.distillation.terms import LABELS, check_terms
 from lighten.errors import UserError
 from lighten.schedule import Setting
 from lighten.utils.batch import BatchFormat
+from lighten.utils.preserve import random_state_kept
 
 _SOFTENED = ("soft_labels", "dkd", "dist")
 """Losses that the temperature acts on."""
@@ -95,7 +89,7 @@ def preflight(
     ]
     with torch.no_grad(), _untouched(models.values(), (train, validation)):
         for part, loader, share in zip(parts, (train, validation), (0.25, 0.33), strict=True):
-            look(part, loader, samples, time.monotonic() + share * (end - time.monotonic()), form)
+            collect(part, loader, samples, time.monotonic() + share * (end - time.monotonic()), form)
             found += find_input_problems(part, normalisation, tokenizer, models)
             labelled = not (wrong := list(find_label_problems(part, task, num_classes, class_names)))
             found += wrong
@@ -259,9 +253,8 @@ def _untouched(models: Iterable[nn.Module], loaders: Sequence[Any]) -> Iterator[
     own = [getattr(x, "generator", None) for loader in loaders for x in (loader, getattr(loader, "sampler", None))]
     generators = [(g, g.get_state()) for g in own if isinstance(g, torch.Generator)]
     places = [(x, x.state_dict()) for x in loaders if hasattr(x, "state_dict") and hasattr(x, "load_state_dict")]
-    others = random.getstate(), np.random.get_state()  # noqa: NPY002 — a data set may draw from it
     try:
-        with torch.random.fork_rng(devices=[]):
+        with random_state_kept(nn.ModuleList(models)):
             for module in modes:
                 module.training = False
             yield
@@ -272,8 +265,6 @@ def _untouched(models: Iterable[nn.Module], loaders: Sequence[Any]) -> Iterator[
             generator.set_state(state)
         for loader, place in places:
             loader.load_state_dict(place)
-        random.setstate(others[0])
-        np.random.set_state(others[1])  # noqa: NPY002
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, int]:
