@@ -1,4 +1,4 @@
-"""The file of a teacher cache that one process writes and all read."""
+"""CachePart: the file of a teacher cache that one process writes and all read."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A teacher that is asked for the logits of training batches, through a cache where there is one."""
+"""CachedTeacher: gives the logits of training batches, from a cache where there is one."""
 
 from collections.abc import Sequence
 from typing import Any

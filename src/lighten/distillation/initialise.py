@@ -1,4 +1,4 @@
-"""A student made of its teacher's own layers."""
+"""Students that are built from layers of their teacher."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The layers of student and teacher that losses compare, watched during a fit."""
+"""MatchedLayers: records the features of student and teacher that losses compare."""
 
 from collections.abc import Mapping, Sequence
 
@@ -51,9 +51,9 @@ def matches_of(
 
 
 class MatchedLayers:
-    """Watches matched layers of two models and returns what passes there in pairs.
+    """Records the outputs of matched layers of two models and returns them in pairs.
 
-    A plain object: the module that keeps it does not register what it speaks of.
+    A plain object: the module that keeps it does not register the models.
 
     Args:
         matches: by loss, see :func:`matches_of`.
@@ -70,7 +70,7 @@ class MatchedLayers:
         self._recorders: tuple[FeatureRecorder, FeatureRecorder] | None = None
 
     def open(self, call: Call) -> None:
-        """Begin to watch; run both once on ``call`` and make the projections that are missing.
+        """Begin to record; run both once on ``call`` and make the projections that are missing.
 
         Modes, buffers and random state are left as found. A projection that is there already is kept.
 
@@ -104,7 +104,7 @@ class MatchedLayers:
 
     @property
     def opened(self) -> bool:
-        """Whether the layers are watched."""
+        """Whether outputs are recorded."""
         return self._recorders is not None
 
     def pairs(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
@@ -115,12 +115,12 @@ class MatchedLayers:
         return {loss: self._paired(loss, matches, ours, theirs) for loss, matches in self.matches.items()}
 
     def forget(self) -> None:
-        """Let go of what has passed."""
+        """Drop what was recorded."""
         for recorder in self._recorders or ():
             recorder.take()
 
     def close(self) -> None:
-        """Cease to watch."""
+        """Stop recording."""
         for recorder in self._recorders or ():
             recorder.close()
         self._recorders = None

@@ -1,4 +1,4 @@
-"""Which layer of the student learns from which of the teacher, and what passes there."""
+"""Matching of the student's layers with the teacher's, and recording of their outputs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def attention_layers(block: nn.Module, kind: str) -> str:
 
 
 class FeatureRecorder:
-    """Keeps what passes at named modules of a model during one forward pass.
+    """Records the outputs of named modules of a model during one forward pass.
 
     What a later module changes in place has changed here too: name that one.
 
@@ -118,7 +118,7 @@ class FeatureRecorder:
         return outputs
 
     def __deepcopy__(self, memo: Any) -> "FeatureRecorder":
-        """Return one that watches nothing: a copy of the model has hooks of its own, which keep to themselves."""
+        """Return one that records nothing: a copy of the model has hooks of its own, which keep to themselves."""
         copied = FeatureRecorder.__new__(FeatureRecorder)
         copied._outputs, copied._handles = {}, []
         return copied

@@ -1,4 +1,4 @@
-"""A teacher that training cannot touch: in no state dict, optimizer, bucket or checkpoint, always in eval."""
+"""Teacher: frozen models that are in no state dict, optimizer, bucket or checkpoint, always in eval mode."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""The losses of a fit, weighted and added up: which there are, what each needs, how much of each when."""
+"""WeightedLosses: the losses of a fit with their weights over time, and checks of their settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
