@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig, DistilBertModel
 
-from lighten.distillation.match import Match, Projection, Watch, blocks, check_shapes, match_layers
+from lighten.distillation.match import FeatureRecorder, Match, Projection, blocks, check_shapes, match_layers
 from lighten.errors import UserError
 from lighten.models import build_model
 
@@ -71,7 +71,7 @@ def test_a_student_deeper_than_its_teacher_is_told() -> None:
 
 def test_watch_keeps_one_pass_and_leaves_no_trace() -> None:
     model = resnet(1)
-    watch = Watch(model, ["stage1", "stage3", "stage1"])
+    watch = FeatureRecorder(model, ["stage1", "stage3", "stage1"])
     with torch.no_grad():
         model(torch.zeros(2, 1, 16, 16))
         other = copy.deepcopy(model)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
-from lighten.distillation.match import Watch
+from lighten.distillation.match import FeatureRecorder
 from lighten.distillation.module import DistillationModule
 from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
@@ -86,7 +86,7 @@ def test_a_hint_teaches_the_layer_that_it_names(fit) -> None:
     def distance() -> float:
         found = []
         for model in (student, teacher):
-            watch = Watch(model.eval(), ["stage1"])
+            watch = FeatureRecorder(model.eval(), ["stage1"])
             with torch.no_grad():
                 model(batch)
             found.append(watch.take()["stage1"])
@@ -130,7 +130,7 @@ def test_texts_compare_tokens_that_are_no_padding(fit) -> None:
     ]
     module.log = module.log_dict = lambda *a, **k: None
     noted = {}
-    module._log_step = lambda loss, losses, weighted: noted.update(losses)
+    module._log_step = lambda loss, losses: noted.update({name: value for name, (_, value) in losses.items()})
     module.setup("fit")
     module.training_step(batch, 0)
     cosine = F.cosine_similarity(seen["s"], seen["t"], dim=-1)[batch["attention_mask"].bool()]

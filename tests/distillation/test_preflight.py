@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorData
 from transformers import BertConfig, BertForSequenceClassification
 
 from lighten.data import build_data
-from lighten.distillation.preflight import Finding, preflight
+from lighten.distillation.preflight import Problem, preflight
 from lighten.distillation.teacher import fingerprint
 from lighten.models.registry import build_model
 from lighten.utils.batch import BatchFormat
@@ -77,7 +77,7 @@ def texts():
         return set_up(data, bert(16, 1), teacher) | {"tokenizer": data.tokenizer, "teacher_tokenizer": data.tokenizer}
 
 
-def told(findings: list[Finding]) -> str:
+def told(findings: list[Problem]) -> str:
     assert all(f.severity in ("error", "warning") for f in findings)
     assert all(("\n" not in f.message and "; " in f.message) or "?" in f.message for f in findings)
     return "\n".join(f"{f.severity}: {f.message}" for f in findings)

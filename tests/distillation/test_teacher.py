@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lighten.distillation.teacher import Teacher, check_apart, fingerprint
+from lighten.distillation.teacher import Teacher, check_no_shared_parameters, fingerprint
 from lighten.errors import UserError
 
 
@@ -68,6 +68,6 @@ def test_teacher_survives_a_pickle(net) -> None:
 
 def test_student_with_parameters_of_the_teacher_is_refused(net) -> None:
     teacher = net(4)
-    check_apart(copy.deepcopy(teacher), teacher)
+    check_no_shared_parameters(copy.deepcopy(teacher), teacher)
     with pytest.raises(UserError, match=r"share 6 parameters .*0\.weight"):
-        check_apart(teacher, teacher)
+        check_no_shared_parameters(teacher, teacher)

@@ -5,7 +5,7 @@ import torch
 
 from lighten.distillation.loss import cross_entropy, dist, soft_labels
 from lighten.distillation.teacher import PRECISIONS
-from lighten.distillation.terms import LOSSES, Ranks, Seen, Terms, check_terms
+from lighten.distillation.terms import LOSSES, BatchOutputs, CrossRank, WeightedLosses, check_terms
 from lighten.errors import UserError
 from lighten.recipe import schema as recipe
 
@@ -50,44 +50,46 @@ def test_weights_without_sense_are_refused(losses, settings, told) -> None:
         checked(losses, **settings)
 
 
-def seen() -> Seen:
+def outputs() -> BatchOutputs:
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 8, 4, generator=draw)
-    return Seen(logits[0], torch.arange(8) % 4, teacher=logits[1])
+    return BatchOutputs(logits[0], torch.arange(8) % 4, teacher=logits[1])
 
 
 def test_weights_and_temperature_follow_their_schedules() -> None:
-    batch = seen()
+    batch = outputs()
     weights = {"soft_labels": {"from": 1.0, "to": 0.0, "begin": 0.5}, "cross_entropy": {"from": 0.0, "to": 2.0}}
-    terms = Terms(weights, {"from": 4.0, "to": 1.0, "end": 0.5})
+    terms = WeightedLosses(weights, {"from": 4.0, "to": 1.0, "end": 0.5})
     for progress, soft, hard, temperature in ((0.0, 1.0, 0.0, 4.0), (0.25, 1.0, 0.5, 2.5), (0.75, 0.5, 1.5, 1.0)):
-        found = terms(batch, progress, Ranks())
+        found = terms(batch, progress, CrossRank())
         assert {name: weight for name, (weight, _) in found.items()} == {
             name: weight for name, weight in (("soft_labels", soft), ("cross_entropy", hard)) if weight
         }
         torch.testing.assert_close(found["soft_labels"][1], soft_labels(batch.student, batch.teacher, temperature))
-    assert list(terms(batch, 1.0, Ranks())) == ["cross_entropy"]
+    assert list(terms(batch, 1.0, CrossRank())) == ["cross_entropy"]
 
 
 def test_losses_that_couple_samples_see_all_ranks() -> None:
-    batch = seen()
+    batch = outputs()
     other = torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
-    found = Terms({"dist": 1.0}, 1.0, options={"dist": {"gamma": 3.0}})(
-        batch, 0.0, Ranks(gather=lambda x: torch.cat([x, other]))
+    found = WeightedLosses({"dist": 1.0}, 1.0, options={"dist": {"gamma": 3.0}})(
+        batch, 0.0, CrossRank(gather=lambda x: torch.cat([x, other]))
     )
     student, teacher = torch.cat([batch.student, other]), torch.cat([batch.teacher, other])
     torch.testing.assert_close(found["dist"][1], dist(student, teacher, 1.0, gamma=3.0))
 
 
 def test_tasks_take_their_own_soft_labels() -> None:
-    batch = seen()
+    batch = outputs()
     batch.labels = torch.randint(0, 2, (8, 4)).float()
     both = {"soft_labels": 1.0, "cross_entropy": 1.0}
-    several = Terms(both, 2.0, task="multilabel")(batch, 0.0, Ranks())
+    several = WeightedLosses(both, 2.0, task="multilabel")(batch, 0.0, CrossRank())
     question = torch.nn.functional.binary_cross_entropy_with_logits
     torch.testing.assert_close(several["cross_entropy"][1], question(batch.student, batch.labels))
     batch.labels = torch.randn(8, 4)
-    values = Terms({"soft_labels": 1.0, "mean_squared_error": 1.0}, 2.0, task="regression")(batch, 0.0, Ranks())
+    values = WeightedLosses({"soft_labels": 1.0, "mean_squared_error": 1.0}, 2.0, task="regression")(
+        batch, 0.0, CrossRank()
+    )
     torch.testing.assert_close(values["soft_labels"][1], (batch.student - batch.teacher).square().mean())
     torch.testing.assert_close(values["mean_squared_error"][1], (batch.student - batch.labels).square().mean())
 
@@ -97,9 +99,9 @@ def test_masked_language_models_divide_by_the_tokens_of_all_ranks() -> None:
     logits = torch.randn(2, 3, 4, 6, generator=draw)
     labels = torch.full((3, 4), -100)
     labels[0, 1], labels[2, 0] = 3, 5
-    batch = Seen(logits[0], labels, teacher=logits[1], mask=torch.ones(3, 4))
-    found = Terms({"soft_labels": 5.0, "cross_entropy": 2.0}, 2.0, task="masked_lm")(
-        batch, 0.0, Ranks(mean=lambda count: count * 2)
+    batch = BatchOutputs(logits[0], labels, teacher=logits[1], mask=torch.ones(3, 4))
+    found = WeightedLosses({"soft_labels": 5.0, "cross_entropy": 2.0}, 2.0, task="masked_lm")(
+        batch, 0.0, CrossRank(mean=lambda count: count * 2)
     )
     torch.testing.assert_close(found["cross_entropy"][1], cross_entropy(logits[0], labels) / 2)
     torch.testing.assert_close(found["soft_labels"][1], soft_labels(logits[0], logits[1], 2.0) / 2)

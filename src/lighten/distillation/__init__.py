@@ -1,4 +1,4 @@
-"""A student taught by a teacher's soft labels."""
+"""Knowledge distillation: a student learns from a teacher."""
 
 from lighten.distillation import features, loss
 

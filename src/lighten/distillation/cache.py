@@ -1,17 +1,16 @@
-"""Outputs of a teacher on disk: computed once for each view of each sample, read ever after.
+"""TeacherCache: outputs of a teacher on disk, computed once for each view of each sample.
 
 A folder holds ``meta.json``, which says whose outputs these are, and ``part-<rank>.bin``, one for each process that
-has written. A part is a sparse file: the digest of the meta data, then a fixed slot for every key, which holds its
-CRC-32 and the outputs. A slot whose CRC does not fit its key and its bytes counts as not there: never written, torn by
-a kill, or damaged since. So nothing has to be repaired, only computed again.
+has written (:class:`CachePart`). A slot of a part holds the outputs of a key and a CRC-32. One whose CRC does not fit
+its key and its bytes counts as not there: never written, torn by a kill, or damaged since. So nothing has to be
+repaired, only computed again.
 """
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lighten.distillation.cache_part import CachePart
 from lighten.distillation.slots import DTYPES, Slots
 from lighten.errors import UserError, did_you_mean
+from lighten.utils.files import write_whole
 
 SCHEMA = 1
-_HEADER = 64  # bytes of a part before its first slot: a SHA-256 in hexadecimal digits
 _BLOCK = 4096  # bytes that a file system hands out at once
 _SCAN = 1 << 16  # slots looked at together
 
@@ -63,7 +63,7 @@ class TeacherCache:
         self.top_k = top_k
         self.samples = self.views = self.outputs = 0
         self.world = 1
-        self._parts: dict[int, np.ndarray] = {}
+        self._rows: list[np.ndarray] = []
 
     def open(
         self,
@@ -110,7 +110,7 @@ class TeacherCache:
             "identity": {str(name): str(value) for name, value in identity.items()},
             "samples": samples, "views": views, "outputs": outputs, "dtype": self.dtype, "top_k": self.top_k,
         }  # fmt: skip
-        self._header = hashlib.sha256(json.dumps(self._meta, sort_keys=True).encode()).hexdigest().encode()
+        self._digest = hashlib.sha256(json.dumps(self._meta, sort_keys=True).encode()).hexdigest().encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._check_meta()
@@ -129,7 +129,7 @@ class TeacherCache:
         """
         slot = self._slots.fields.itemsize
         share = -(-self._keys // self.world) * (-(-slot // _BLOCK) + 1) * _BLOCK
-        return self.world * min(self._part_size, share)
+        return self.world * min(self._own.size, share)
 
     @property
     def filled(self) -> float:
@@ -179,12 +179,8 @@ class TeacherCache:
         rows = self._slots.encode(given, chosen)
         stored = self._slots.decode(rows)
         self._check_finite(stored, chosen, f"does not fit {self.dtype}; store float32")
-        width = rows.itemsize
-        data = memoryview(rows.tobytes())
         try:
-            with self._own.open("r+b", buffering=0) as file:  # by calls, as a full disk kills who writes to a map
-                for at, key in enumerate(chosen.tolist()):
-                    os.pwrite(file.fileno(), data[at * width : (at + 1) * width], _HEADER + key * width)
+            self._own.write(chosen, rows)
         except OSError as error:
             raise self._failed(error) from error
         return stored.to(values.device)
@@ -205,11 +201,9 @@ class TeacherCache:
             UserError: if the disk fails.
         """
         try:
-            with self._own.open("rb") as file:
-                os.fsync(file.fileno())
-            ranks = [self._rank, *sorted({rank for rank, _ in self._files()} - {self._rank})]
-            paths = {rank: self._part(rank) for rank in ranks}
-            self._parts = {rank: self._map(path) for rank, path in paths.items() if not self._fault(path)}
+            self._own.flush()
+            others = [part for rank, part in sorted(self._found().items()) if rank != self._rank]
+            self._rows = [part.rows() for part in (self._own, *others) if not part.fault()]
         except OSError as error:
             raise self._failed(error) from error
 
@@ -218,29 +212,22 @@ class TeacherCache:
         return self.samples * self.views
 
     @property
-    def _part_size(self) -> int:
-        return _HEADER + self._keys * self._slots.fields.itemsize
-
-    @property
-    def _own(self) -> Path:
+    def _own(self) -> CachePart:
         return self._part(self._rank)
 
-    def _part(self, rank: int) -> Path:
-        return self.folder / f"part-{rank}.bin"
+    def _part(self, rank: int) -> CachePart:
+        return CachePart(self.folder / f"part-{rank}.bin", self._digest, self._slots, self._keys)
 
-    def _files(self) -> Iterator[tuple[int, Path]]:
-        for path in self.folder.glob("part-*.bin"):
-            rank = path.stem.removeprefix("part-")
-            if rank.isdecimal() and path == self._part(int(rank)):
-                yield int(rank), path
-
-    def _map(self, path: Path) -> np.ndarray:
-        return np.asarray(np.memmap(path, self._slots.fields, "r", _HEADER, (self._keys,)))
+    def _found(self) -> dict[int, CachePart]:
+        """Return the parts that are in the folder, by rank."""
+        names = {path.name: path.stem.removeprefix("part-") for path in self.folder.glob("part-*.bin")}
+        parts = {int(rank): self._part(int(rank)) for rank in names.values() if rank.isdecimal()}
+        return {rank: part for rank, part in parts.items() if part.path.name in names}
 
     def _look(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return slots (batch,) and which are known (batch,); this process's own part goes before those of others."""
         rows, known = np.zeros(len(keys), self._slots.fields), np.zeros(len(keys), bool)
-        for part in self._parts.values():
+        for part in self._rows:
             if known.all():
                 break
             missing = np.flatnonzero(~known)
@@ -268,7 +255,8 @@ class TeacherCache:
         if self._rank == 0:
             if problem:
                 self._warn(f"{path} is unreadable ({problem}): it is made anew")
-            _place(path, json.dumps(self._meta, indent=1).encode())
+            content = json.dumps(self._meta, indent=1).encode()
+            write_whole(path, lambda temporary: temporary.write_bytes(content))
 
     def _compare(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         names = [n for n in [*expected, *found] if found.get(n) != expected.get(n)]
@@ -281,7 +269,8 @@ class TeacherCache:
             )
 
     def _check_disk(self) -> None:
-        taken = sum(getattr(path.stat(), "st_blocks", 0) * 512 for _, path in self._files())
+        paths = [part.path for part in self._found().values()]
+        taken = sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in paths)
         needed, free = self.size - taken, shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
@@ -291,24 +280,13 @@ class TeacherCache:
 
     def _clear_parts(self) -> None:
         """Remove damaged parts that nobody else will, and make this process's own."""
-        for rank, path in self._files():
+        for rank, part in self._found().items():
             ours = rank == self._rank or (self._rank == 0 and rank >= self.world)
-            if ours and (fault := self._fault(path)):
-                self._warn(f"{path} {fault}: it is removed, and its outputs are computed again")
-                path.unlink(missing_ok=True)
-        if not self._own.exists():
-            _place(self._own, self._header, self._part_size)
-
-    def _fault(self, path: Path) -> str:
-        """Return what is wrong with a part, or nothing."""
-        try:
-            size = path.stat().st_size
-            if size != self._part_size:
-                return f"has {size:,} bytes, expected {self._part_size:,}"
-            with path.open("rb") as file:
-                return "" if file.read(_HEADER) == self._header else "belongs to another cache or is damaged"
-        except FileNotFoundError:
-            return "is gone"
+            if ours and (fault := part.fault()):
+                self._warn(f"{part.path} {fault}: it is removed, and its outputs are computed again")
+                part.path.unlink(missing_ok=True)
+        if not self._own.path.exists():
+            self._own.create()
 
     def _checked(self, keys: Tensor) -> np.ndarray:
         if keys.ndim != 1 or keys.dtype != torch.int64:
@@ -344,20 +322,6 @@ class TeacherCache:
     @staticmethod
     def _warn(line: str) -> None:
         warnings.warn(f"teacher cache: {line}", stacklevel=4)
-
-
-def _place(path: Path, content: bytes, size: int | None = None) -> None:
-    """Write a file that begins with ``content`` and is sparse up to ``size`` bytes, whole or not at all."""
-    temporary = path.with_name(f".writing-{path.name}-{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.truncate(len(content) if size is None else size)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _flat(meta: Mapping[str, Any]) -> dict[str, Any]:

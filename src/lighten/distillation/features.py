@@ -1,4 +1,4 @@
-"""What a student is taught with inside: plain functions of hidden states, each with its formula and source.
+"""Losses on hidden features: plain functions, each with its formula and source.
 
 Features are (batch, channels, height, width) of convolutions, (batch, length, width) of encoders or (batch, width); a
 mask (batch, length) leaves padding out. All compute in float32 and let no gradient into the teacher.

@@ -1,4 +1,4 @@
-"""A student made of its teacher's own layers."""
+"""Students that are built from layers of their teacher."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +10,13 @@ from lighten.errors import UserError, did_you_mean
 from lighten.models.transformers import longest, options_of
 
 FAMILIES = ("same", "distilbert")
-LAYERS = {
+LAYER_PREFIXES = {
     "Bert": "bert.encoder.layer.",
     "Roberta": "roberta.encoder.layer.",
     "DistilBert": "distilbert.transformer.layer.",
 }
 HEADS = {"SequenceClassification": "classification", "MaskedLM": "masked_lm"}
-TEACHERS = {f"{kind}For{head}": (LAYERS[kind], HEADS[head]) for kind in LAYERS for head in HEADS}
+TEACHERS = {f"{kind}For{head}": (LAYER_PREFIXES[kind], HEADS[head]) for kind in LAYER_PREFIXES for head in HEADS}
 """Class of ``transformers`` -> (what the names of its layers' weights start with, head of the builder)."""
 
 TO_DISTILBERT = (

@@ -1,4 +1,4 @@
-"""The layers of student and teacher that losses compare, watched during a fit."""
+"""MatchedLayers: records the features of student and teacher that losses compare."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from lighten.distillation.match import (
     UNIFORM,
+    FeatureRecorder,
     Match,
     Projection,
-    Watch,
     attention_layers,
     channels,
     check_shapes,
     match_layers,
 )
-from lighten.distillation.teacher import Teacher, accepted
+from lighten.distillation.teacher import Teacher, filter_kwargs
 from lighten.errors import UserError
 from lighten.utils.inputs import Call
 
@@ -50,10 +50,10 @@ def matches_of(
     return matches
 
 
-class Layers:
-    """Watches matched layers of two models and returns what passes there in pairs.
+class MatchedLayers:
+    """Records the outputs of matched layers of two models and returns them in pairs.
 
-    A plain object: the module that keeps it does not register what it speaks of.
+    A plain object: the module that keeps it does not register the models.
 
     Args:
         matches: by loss, see :func:`matches_of`.
@@ -67,34 +67,34 @@ class Layers:
     ) -> None:
         self.matches = dict(matches)
         self.student, self.teacher, self.projections = student, teacher, projections
-        self._watches: tuple[Watch, Watch] | None = None
+        self._recorders: tuple[FeatureRecorder, FeatureRecorder] | None = None
 
     def open(self, call: Call) -> None:
-        """Begin to watch; run both once on ``call`` and make the projections that are missing.
+        """Begin to record; run both once on ``call`` and make the projections that are missing.
 
         Modes, buffers and random state are left as found. A projection that is there already is kept.
 
         Raises:
             UserError: if features differ in more than their width, or the student has no weights yet.
         """
-        if self._watches is not None:
+        if self._recorders is not None:
             return
         device = next((p.device for p in self.student.parameters()), torch.device("cpu"))
         if device.type == "meta":
             names = ", ".join(self.matches)
             raise UserError(f"{names} compare layers, and the student has no weights yet; build it with them, off meta")
         pairs = [match for matches in self.matches.values() for match in matches]
-        self._watches = (
-            Watch(self.student, [match.student for match in pairs]),
-            Watch(self.teacher.module, [match.teacher for match in pairs]),
+        self._recorders = (
+            FeatureRecorder(self.student, [match.student for match in pairs]),
+            FeatureRecorder(self.teacher.module, [match.teacher for match in pairs]),
         )
         modes = {module: module.training for module in self.student.modules()}
         try:
             with torch.no_grad(), torch.random.fork_rng():
-                args, kwargs = accepted(self.student.eval(), call)
+                args, kwargs = filter_kwargs(self.student.eval(), call)
                 self.student(*args, **kwargs)
                 self.teacher.logits(call, device)
-            self._project(*(watch.take() for watch in self._watches))
+            self._project(*(recorder.take() for recorder in self._recorders))
         except BaseException:
             self.close()
             raise
@@ -104,26 +104,26 @@ class Layers:
 
     @property
     def opened(self) -> bool:
-        """Whether the layers are watched."""
-        return self._watches is not None
+        """Whether outputs are recorded."""
+        return self._recorders is not None
 
     def pairs(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """Return the features of the last pass of both, by loss, the student's projected where it has to be."""
-        if self._watches is None:
+        if self._recorders is None:
             return {}
-        ours, theirs = (watch.take() for watch in self._watches)
+        ours, theirs = (recorder.take() for recorder in self._recorders)
         return {loss: self._paired(loss, matches, ours, theirs) for loss, matches in self.matches.items()}
 
     def forget(self) -> None:
-        """Let go of what has passed."""
-        for watch in self._watches or ():
-            watch.take()
+        """Drop what was recorded."""
+        for recorder in self._recorders or ():
+            recorder.take()
 
     def close(self) -> None:
-        """Cease to watch."""
-        for watch in self._watches or ():
-            watch.close()
-        self._watches = None
+        """Stop recording."""
+        for recorder in self._recorders or ():
+            recorder.close()
+        self._recorders = None
 
     def _paired(
         self, loss: str, matches: list[Match], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]

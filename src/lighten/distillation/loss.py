@@ -1,4 +1,4 @@
-"""What a student is taught with on its logits: plain functions, each with its formula and source.
+"""Losses on logits: plain functions, each with its formula and source.
 
 All compute in float32 (float64 where the student's values are), also under autocast, and let no gradient into the
 teacher. Positions that a mask or a label of -100 leaves out count nowhere, in no sum and in no mean.

@@ -1,4 +1,4 @@
-"""Which layer of the student learns from which of the teacher, and what passes there."""
+"""Matching of the student's layers with the teacher's, and recording of their outputs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,8 +95,8 @@ def attention_layers(block: nn.Module, kind: str) -> str:
     return names[0]
 
 
-class Watch:
-    """Keeps what passes at named modules of a model during one forward pass.
+class FeatureRecorder:
+    """Records the outputs of named modules of a model during one forward pass.
 
     What a later module changes in place has changed here too: name that one.
 
@@ -117,9 +117,9 @@ class Watch:
         self._outputs.clear()
         return outputs
 
-    def __deepcopy__(self, memo: Any) -> "Watch":
-        """Return one that watches nothing: a copy of the model has hooks of its own, which keep to themselves."""
-        copied = Watch.__new__(Watch)
+    def __deepcopy__(self, memo: Any) -> "FeatureRecorder":
+        """Return one that records nothing: a copy of the model has hooks of its own, which keep to themselves."""
+        copied = FeatureRecorder.__new__(FeatureRecorder)
         copied._outputs, copied._handles = {}, []
         return copied
 

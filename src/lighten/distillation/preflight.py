@@ -1,40 +1,34 @@
-"""What can be known to be wrong before the first step: models, labels, inputs and settings, in a few seconds."""
+"""Checks of models, data and settings before the first step of a fit, in a few seconds."""
 
 import contextlib
-import random
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lighten.distillation.preflight_answers import check_answers
+from lighten.distillation.preflight_answers import find_answer_problems
 from lighten.distillation.preflight_data import (
-    ERROR,
-    WARNING,
-    Finding,
-    Part,
-    check_inputs,
-    check_labels,
-    check_lone,
-    check_shared,
     embedding_rows,
-    look,
-    numbers,
+    find_input_problems,
+    find_label_problems,
+    find_shared_samples,
+    find_single_sample_batches,
 )
-from lighten.distillation.teacher import check_apart
+from lighten.distillation.preflight_samples import ERROR, WARNING, LoaderSamples, Problem, collect, numbers
+from lighten.distillation.teacher import check_no_shared_parameters
 from lighten.distillation.terms import LABELS, check_terms
 from lighten.errors import UserError
 from lighten.schedule import Setting
 from lighten.utils.batch import BatchFormat
+from lighten.utils.preserve import random_state_kept
 
 _SOFTENED = ("soft_labels", "dkd", "dist")
 """Losses that the temperature acts on."""
 
-__all__ = ["Finding", "preflight"]
+__all__ = ["Problem", "preflight"]
 
 
 def preflight(
@@ -57,7 +51,7 @@ def preflight(
     samples: int = 512,
     seconds: float = 8.0,
     keyed: bool = False,
-) -> list[Finding]:
+) -> list[Problem]:
     """Return what looks wrong with a fit that is about to begin, errors first; nothing where it looks sound.
 
     Looks at the first batches of both loaders and runs the teacher on those of validation. Weights, modes, gradients,
@@ -84,7 +78,7 @@ def preflight(
         keyed: the third of three parts of a batch are keys.
     """
     end, form = time.monotonic() + seconds, BatchFormat(keyed=keyed)
-    parts = Part("training"), Part("validation")
+    parts = LoaderSamples("training"), LoaderSamples("validation")
     models = {name: m for name, m in (("teacher", teacher), ("student", student)) if m is not None}
     found = [
         *_settings(task, temperature, losses, teacher is not None),
@@ -95,16 +89,19 @@ def preflight(
     ]
     with torch.no_grad(), _untouched(models.values(), (train, validation)):
         for part, loader, share in zip(parts, (train, validation), (0.25, 0.33), strict=True):
-            look(part, loader, samples, time.monotonic() + share * (end - time.monotonic()), form)
-            found += check_inputs(part, normalisation, tokenizer, models)
-            labelled = not (wrong := list(check_labels(part, task, num_classes, class_names)))
+            collect(part, loader, samples, time.monotonic() + share * (end - time.monotonic()), form)
+            found += find_input_problems(part, normalisation, tokenizer, models)
+            labelled = not (wrong := list(find_label_problems(part, task, num_classes, class_names)))
             found += wrong
-        found += [*check_shared(*parts, train, validation), *check_lone(student, parts[0], train)]
+        found += [
+            *find_shared_samples(*parts, train, validation),
+            *find_single_sample_batches(student, parts[0], train),
+        ]
         readable = parts[1].batches and not any(f.severity == ERROR and "embedding" in f.message for f in found)
         softened = temperature if losses is None or any(name in _SOFTENED for name in losses) else None
         for name, model in models.items() if readable else ():
             if not any(p.is_meta or nn.parameter.is_lazy(p) for p in model.parameters()):
-                found += check_answers(
+                found += find_answer_problems(
                     name, model, parts[1], end, task, num_classes, class_names, softened, teacher_accuracy, labelled
                 )
     return sorted(dict.fromkeys(found), key=lambda f: f.severity != ERROR)
@@ -130,58 +127,58 @@ def too_many_words(tokenizer: Any, name: str, model: nn.Module) -> str | None:
 
 def _settings(
     task: str, temperature: Setting, losses: Mapping[str, Setting] | None, teacher: bool
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     try:
         weights = check_terms(losses, 0.5, temperature, teacher=teacher, task=task)
     except UserError as error:
-        yield Finding(ERROR, str(error))
+        yield Problem(ERROR, str(error))
         return
     if teacher and all(name in LABELS for name in weights):
-        yield Finding(
+        yield Problem(
             WARNING,
             f"losses={dict(losses or {})} gives the teacher no weight, so it has no effect; "
             "give soft_labels a weight above zero, or leave the teacher out",
         )
 
 
-def _models(student: nn.Module | None, teacher: nn.Module | None) -> Iterator[Finding]:
+def _models(student: nn.Module | None, teacher: nn.Module | None) -> Iterator[Problem]:
     if student is not None and not any(p.requires_grad for p in student.parameters()):
-        yield Finding(ERROR, "no parameter of the student requires a gradient; expected some; call requires_grad_()")
+        yield Problem(ERROR, "no parameter of the student requires a gradient; expected some; call requires_grad_()")
     if teacher is not None and any(p.is_meta for p in teacher.parameters()):
-        yield Finding(ERROR, "teacher has no weights, it is on the meta device; build it outside of torch.device")
+        yield Problem(ERROR, "teacher has no weights, it is on the meta device; build it outside of torch.device")
     if student is None or teacher is None:
         return
     try:
-        check_apart(student, teacher)
+        check_no_shared_parameters(student, teacher)
     except UserError as error:
-        yield Finding(ERROR, str(error))
+        yield Problem(ERROR, str(error))
         return
     memory = {_memory(p): name for name, p in teacher.named_parameters() if _memory(p)}
     shared = [name for name, p in student.named_parameters() if _memory(p) in memory]
     if shared:
-        yield Finding(
+        yield Problem(
             ERROR,
             f"student and teacher share the memory of {len(shared)} parameters ({shared[0]!r} is one), expected none: "
             "training would change the teacher; give the student its own with copy.deepcopy",
         )
     small, large = (sum(p.numel() for p in m.parameters()) for m in (teacher, student))
     if large > small and not any(nn.parameter.is_lazy(p) for p in student.parameters()):
-        yield Finding(
+        yield Problem(
             WARNING,
             f"student has {large:,} parameters, its teacher {small:,}; expected a smaller student; "
             "swap them, or choose a larger teacher",
         )
 
 
-def _classes(num_classes: int, ours: Sequence[str], theirs: Sequence[str]) -> Iterator[Finding]:
+def _classes(num_classes: int, ours: Sequence[str], theirs: Sequence[str]) -> Iterator[Problem]:
     if ours and len(ours) != num_classes:
-        yield Finding(
+        yield Problem(
             ERROR, f"the data name {len(ours)} classes, num_classes={num_classes}; name each class once, in order"
         )
     if not theirs:
         return
     if len(theirs) != num_classes:
-        yield Finding(
+        yield Problem(
             ERROR, f"teacher knows {len(theirs)} classes, expected {num_classes}; choose a teacher of this task"
         )
         return
@@ -192,28 +189,28 @@ def _classes(num_classes: int, ours: Sequence[str], theirs: Sequence[str]) -> It
         return
     if missing := [name for name, key in zip(ours, plain[0], strict=False) if key not in plain[1]]:
         other = [name for name, key in zip(theirs, plain[1], strict=True) if key not in plain[0]]
-        yield Finding(
+        yield Problem(
             ERROR,
             f"teacher does not know the class {missing[0]!r}{f', but {other[0]!r}' if other else ''}; "
             f"expected the data's {num_classes} classes; choose a teacher of this task",
         )
         return
     first = next(i for i, (a, b) in enumerate(zip(*plain, strict=False)) if a != b)
-    yield Finding(
+    yield Problem(
         ERROR,
         f"teacher's classes come in another order: number {first} is {theirs[first]!r}, in the data {ours[first]!r}; "
         "reorder the rows of the teacher's last layer, or the data's classes",
     )
 
 
-def _tokenizers(ours: Any, theirs: Any, models: Mapping[str, nn.Module]) -> Iterator[Finding]:
+def _tokenizers(ours: Any, theirs: Any, models: Mapping[str, nn.Module]) -> Iterator[Problem]:
     vocabulary, other = _vocabulary(ours), _vocabulary(theirs)
     if vocabulary and other:
         differs = [t for t in vocabulary if other.get(t) != vocabulary[t]] or [t for t in other if t not in vocabulary]
         if differs:
             token = differs[0]
             ids = [f"id {v[token]}" if token in v else "unknown" for v in (other, vocabulary)]
-            yield Finding(
+            yield Problem(
                 ERROR,
                 f"teacher was trained with another tokenizer: {len(differs):,} tokens differ, {token!r} is {ids[0]} "
                 f"there and {ids[1]} in the data; tokenize the data with the teacher's",
@@ -223,7 +220,7 @@ def _tokenizers(ours: Any, theirs: Any, models: Mapping[str, nn.Module]) -> Iter
             for role in sorted({**special[0], **special[1]}):
                 pair = [str(s.get(role)) for s in special]
                 if pair[0] != pair[1]:
-                    yield Finding(
+                    yield Problem(
                         ERROR,
                         f"teacher's tokenizer has {role}={pair[0]!r}, the data's has {pair[1]!r}; "
                         "tokenize the data with the teacher's",
@@ -231,18 +228,18 @@ def _tokenizers(ours: Any, theirs: Any, models: Mapping[str, nn.Module]) -> Iter
                     break
     for name, model in models.items():
         if (problem := too_many_words(ours, name, model)) is not None:
-            yield Finding(ERROR, problem)
+            yield Problem(ERROR, problem)
 
 
 def _normalisations(
     ours: tuple[Sequence[float], Sequence[float]] | None, theirs: tuple[Sequence[float], Sequence[float]] | None
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     if not ours or not theirs or not len(ours[0]) or not len(theirs[0]):
         return
     pairs = [([float(x) for x in a], [float(x) for x in b]) for a, b in zip(ours, theirs, strict=True)]
     if any(len(a) != len(b) or max(abs(x - y) for x, y in zip(a, b, strict=True)) > 1e-3 for a, b in pairs):
         text = [f"mean {numbers(mean)} and std {numbers(std)}" for mean, std in (theirs, ours)]
-        yield Finding(
+        yield Problem(
             ERROR,
             f"teacher was trained on inputs normalised with {text[0]}, the data are with {text[1]}; "
             "normalise the data as the teacher's were",
@@ -256,9 +253,8 @@ def _untouched(models: Iterable[nn.Module], loaders: Sequence[Any]) -> Iterator[
     own = [getattr(x, "generator", None) for loader in loaders for x in (loader, getattr(loader, "sampler", None))]
     generators = [(g, g.get_state()) for g in own if isinstance(g, torch.Generator)]
     places = [(x, x.state_dict()) for x in loaders if hasattr(x, "state_dict") and hasattr(x, "load_state_dict")]
-    others = random.getstate(), np.random.get_state()  # noqa: NPY002 — a data set may draw from it
     try:
-        with torch.random.fork_rng(devices=[]):
+        with random_state_kept(nn.ModuleList(models)):
             for module in modes:
                 module.training = False
             yield
@@ -269,8 +265,6 @@ def _untouched(models: Iterable[nn.Module], loaders: Sequence[Any]) -> Iterator[
             generator.set_state(state)
         for loader, place in places:
             loader.load_state_dict(place)
-        random.setstate(others[0])
-        np.random.set_state(others[1])  # noqa: NPY002
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, int]:

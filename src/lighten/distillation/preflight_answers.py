@@ -1,4 +1,4 @@
-"""What models make of a few batches before a fit: whether they can read them, and whether a teacher knows its task."""
+"""Checks of what models answer to a few batches before a fit."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -6,18 +6,27 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from lighten.distillation.batch_checks import first_non_finite, logit_dims
 from lighten.distillation.loss import IGNORED
-from lighten.distillation.preflight_data import ENOUGH, ERROR, WARNING, Finding, Part, name_of, tensors_of
-from lighten.distillation.teacher import accepted
+from lighten.distillation.preflight_samples import (
+    ERROR,
+    MIN_SAMPLES,
+    WARNING,
+    LoaderSamples,
+    Problem,
+    name_of,
+    tensors_of,
+)
+from lighten.distillation.teacher import filter_kwargs
 from lighten.errors import UserError
 from lighten.schedule import Setting, check_setting
-from lighten.utils.inputs import logits_of, map_tensors
+from lighten.utils.inputs import Call, logits_of, map_tensors
 
 
-def check_answers(
+def find_answer_problems(
     who: str,
     model: nn.Module,
-    part: Part,
+    part: LoaderSamples,
     end: float,
     task: str,
     classes: int,
@@ -25,86 +34,121 @@ def check_answers(
     temperature: Setting | None,
     claim: float | None,
     labelled: bool,
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     """Run a model, the student on a few samples only, and judge what it says."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    softened = _temperatures(temperature) if who == "teacher" and task in ("classification", "masked_lm") else None
-    said: list[Tensor] = []
-    truth: list[Tensor] = []
-    peaks: list[Tensor] = []
-    spread: list[Tensor] = []
-    low = high = torch.zeros(0)
+    ranked = task in ("classification", "masked_lm")
+    answers = _Answers(_temperatures(temperature) if ranked else None)
     for start, call, labels in part.chunks():
-        moved = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), call)
-        args, kwargs = accepted(model, moved)
         try:
-            logits = logits_of(model(*args, **kwargs)).detach().float().cpu()
+            logits = _logits(model, call)
         except Exception as error:  # whatever a model says to data that are not its own
             line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(call))
-            yield Finding(ERROR, f"{who} cannot read inputs of shapes {shapes} ({line}); choose one for these data")
+            yield Problem(ERROR, f"{who} cannot read inputs of shapes {shapes} ({line}); choose one for these data")
             return
-        if logits.shape[-1] != classes or logits.ndim != (3 if task == "masked_lm" else 2):
-            one = "one class alone, which teaches nothing" if logits.shape[-1] == 1 else f"{logits.shape[-1]} classes"
-            yield Finding(
-                ERROR,
-                f"{who} gives logits of shape {tuple(logits.shape)}, {one}; expected {classes} a sample; "
-                "choose a model of this task",
-            )
-            return
-        bad = (~logits.reshape(len(logits), -1).isfinite()).any(1).nonzero()
-        if len(bad):
-            yield Finding(
-                ERROR,
-                f"{who} gives logits that are not finite for {part.name} sample {start + int(bad[0])}; expected "
-                "numbers; check its weights and precision",
-            )
-            return
-        if who == "student":
+        problem = _output_problem(who, logits, task, classes, part.name, start)
+        if problem is not None:
+            yield problem
+        if problem is not None or who == "student":
             return
         if task == "masked_lm" and labelled:
             logits, labels = logits[labels.cpu() != IGNORED], labels[labels != IGNORED]
-        rows = logits.reshape(-1, classes)
-        if len(rows):
-            low = rows.amin(0) if not len(low) else torch.minimum(low, rows.amin(0))
-            high = rows.amax(0) if not len(high) else torch.maximum(high, rows.amax(0))
-            spread.append(rows.amax(1) - rows.amin(1))
-            said.append(rows.argmax(1))
-            truth += [labels.cpu().reshape(-1)] if labelled else []
-            peaks += [torch.stack([_peak(rows, t) for t in softened])] if softened else []
+        answers.add(logits.reshape(-1, classes), labels.cpu().reshape(-1) if labelled else None)
         if time.monotonic() > end:
             break
-    count = sum(len(x) for x in said)
-    if not count:
-        return
-    size = max(float(high.abs().max()), float(low.abs().max()), 1e-6)
-    if classes > 1 and task != "regression" and float(torch.cat(spread).max()) < 1e-5 * size:
-        yield Finding(
-            ERROR, "teacher's logits are all equal, it tells nothing; expected a trained one; load its weights"
-        )
-    elif count > 1 and float((high - low).max()) < 1e-5 * size:
-        yield Finding(
-            ERROR, "teacher answers the same whatever the input, it is dead; expected a trained one; load its weights"
-        )
-    elif task in ("classification", "masked_lm"):
-        if peaks:
-            yield from _softness(torch.cat(peaks, 1), classes, temperature)
-        if truth:
-            yield from _accuracy(torch.cat(said), torch.cat(truth), classes, names, claim, task)
+    problem = answers.dead(task, classes)
+    if problem is not None:
+        yield problem
+    elif ranked:
+        if answers.peaks:
+            yield from _softness(torch.cat(answers.peaks, 1), classes, temperature)
+        if answers.truth:
+            yield from _accuracy(torch.cat(answers.said), torch.cat(answers.truth), classes, names, claim, task)
 
 
-def _softness(peaks: Tensor, classes: int, temperature: Setting | None) -> Iterator[Finding]:
+def _logits(model: nn.Module, call: Call) -> Tensor:
+    """Return a model's logits on the CPU in float32, for inputs that are moved to its device and dtype."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    moved = map_tensors(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype), call)
+    args, kwargs = filter_kwargs(model, moved)
+    return logits_of(model(*args, **kwargs)).detach().float().cpu()
+
+
+def _output_problem(who: str, logits: Tensor, task: str, classes: int, part: str, start: int) -> Problem | None:
+    """Return what is wrong with the logits of a batch that begins with the sample ``start``."""
+    if logits.shape[-1] != classes or logits.ndim != logit_dims(task):
+        one = "one class alone, which teaches nothing" if logits.shape[-1] == 1 else f"{logits.shape[-1]} classes"
+        return Problem(
+            ERROR,
+            f"{who} gives logits of shape {tuple(logits.shape)}, {one}; expected {classes} a sample; "
+            "choose a model of this task",
+        )
+    bad = first_non_finite(logits)
+    if bad is not None:
+        return Problem(
+            ERROR,
+            f"{who} gives logits that are not finite for {part} sample {start + bad}; expected "
+            "numbers; check its weights and precision",
+        )
+    return None
+
+
+class _Answers:
+    """What a teacher has answered so far.
+
+    Args:
+        temperatures: lowest and highest, for the peaks of its soft labels.
+    """
+
+    def __init__(self, temperatures: tuple[float, float] | None) -> None:
+        self.temperatures = temperatures
+        self.said: list[Tensor] = []
+        self.truth: list[Tensor] = []
+        self.peaks: list[Tensor] = []
+        self.spread: list[Tensor] = []
+        self.low = self.high = torch.zeros(0)
+
+    def add(self, rows: Tensor, labels: Tensor | None) -> None:
+        """Add logits (rows, classes) and, where there are any, their labels (rows,)."""
+        if not len(rows):
+            return
+        self.low = rows.amin(0) if not len(self.low) else torch.minimum(self.low, rows.amin(0))
+        self.high = rows.amax(0) if not len(self.high) else torch.maximum(self.high, rows.amax(0))
+        self.spread.append(rows.amax(1) - rows.amin(1))
+        self.said.append(rows.argmax(1))
+        self.truth += [] if labels is None else [labels]
+        self.peaks += [torch.stack([_peak(rows, t) for t in self.temperatures])] if self.temperatures else []
+
+    def dead(self, task: str, classes: int) -> Problem | None:
+        """Return that the answers tell nothing, if so."""
+        if not self.said:
+            return None
+        size = max(float(self.high.abs().max()), float(self.low.abs().max()), 1e-6)
+        if classes > 1 and task != "regression" and float(torch.cat(self.spread).max()) < 1e-5 * size:
+            return Problem(
+                ERROR, "teacher's logits are all equal, it tells nothing; expected a trained one; load its weights"
+            )
+        count = sum(len(x) for x in self.said)
+        if count > 1 and float((self.high - self.low).max()) < 1e-5 * size:
+            return Problem(
+                ERROR,
+                "teacher answers the same whatever the input, it is dead; expected a trained one; load its weights",
+            )
+        return None
+
+
+def _softness(peaks: Tensor, classes: int, temperature: Setting | None) -> Iterator[Problem]:
     """Judge the largest softened probability of each sample, (2, samples), at the lowest and highest temperature."""
     sharp, flat = float((peaks[1] > 0.999).float().mean()), float((peaks[0] * classes - 1).max())
     if sharp > 0.95 and classes > 1:
-        yield Finding(
+        yield Problem(
             WARNING,
             f"temperature={temperature} leaves {sharp:.0%} of the teacher's soft labels as hard as labels (above "
             "0.999), expected doubt to learn from; raise the temperature",
         )
     elif flat < 0.01 and classes > 1:
-        yield Finding(
+        yield Problem(
             WARNING,
             f"temperature={temperature} makes all soft labels uniform within {flat:.2%}, expected differences to "
             "learn from; lower the temperature, or check that the teacher is trained",
@@ -113,13 +157,13 @@ def _softness(peaks: Tensor, classes: int, temperature: Setting | None) -> Itera
 
 def _accuracy(
     said: Tensor, labels: Tensor, classes: int, names: Sequence[str], claim: float | None, task: str
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     if claim is not None and not 0 <= claim <= 1:
-        yield Finding(ERROR, f"teacher_accuracy={claim}, expected a share in [0, 1]; divide percent by 100")
+        yield Problem(ERROR, f"teacher_accuracy={claim}, expected a share in [0, 1]; divide percent by 100")
         claim = None
     said, labels = said[labels != IGNORED], labels[labels != IGNORED].long()
     count = len(labels)
-    if count < ENOUGH:
+    if count < MIN_SAMPLES:
         return
     what = "samples" if task == "classification" else "tokens"
     accuracy = float((said == labels).float().mean())
@@ -127,28 +171,28 @@ def _accuracy(
     common = float(counts.max()) / count
     even = 1 / classes
     if task == "classification" and (swapped := _swapped(said, labels, classes, names)):
-        yield Finding(ERROR, swapped)
+        yield Problem(ERROR, swapped)
     elif even > accuracy + 2 * _error(even, count):
-        yield Finding(
+        yield Problem(
             ERROR,
             f"teacher is right in {accuracy:.1%} of {count} validation {what}, worse than chance ({even:.1%}): labels "
             "shuffled, or another label order? Compare its classes with the data's",
         )
     elif common < 1 and common > accuracy + 2 * _error(common, count):
-        yield Finding(
+        yield Problem(
             WARNING,
             f"teacher is right in {accuracy:.1%} of {count} validation {what}, worse than chance: {common:.1%} are "
             f"{name_of(int(counts.argmax()), names)}: labels shuffled, or untrained? Compare classes, or train it",
         )
     elif claim is not None and accuracy < claim - max(0.05, 3 * _error(claim, count)):
         grave = accuracy - even < 0.5 * (claim - even)
-        yield Finding(
+        yield Problem(
             ERROR if grave else WARNING,
             f"teacher is right in {accuracy:.1%} of {count} validation {what}, {claim:.1%} was claimed; "
             "check that inputs, tokenizer and classes are those it was trained with",
         )
     if len(said.unique()) == 1 and common < 0.9:
-        yield Finding(
+        yield Problem(
             WARNING,
             f"teacher answers {name_of(int(said[0]), names)} for all {count} validation {what}, expected several "
             "classes; train it, or check its head",

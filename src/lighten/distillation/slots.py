@@ -1,4 +1,4 @@
-"""Outputs of a teacher as bytes: rounded, or the largest few of many, each sample with its checksum."""
+"""Slots: a teacher's outputs as bytes, rounded, or the largest few of many, each sample with its checksum."""
 
 import math
 import zlib

@@ -1,4 +1,4 @@
-"""A teacher that training cannot touch: in no state dict, optimizer, bucket or checkpoint, always in eval."""
+"""Teacher: frozen models that are in no state dict, optimizer, bucket or checkpoint, always in eval mode."""
 
 import contextlib
 import hashlib
@@ -120,7 +120,7 @@ class Teacher:
         if dtype is not None:  # a trainer in true half precision casts the batch, not the teacher
             call = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, call)
         with self._autocast():
-            return logits_of(run(asked, accepted(module, call)), self.outputs, setting="teacher_outputs")
+            return logits_of(run(asked, filter_kwargs(module, call)), self.outputs, setting="teacher_outputs")
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision is None or self._device is None:
@@ -131,7 +131,18 @@ class Teacher:
         return torch.autocast(self._device.type, dtype=dtype)
 
 
-def accepted(module: nn.Module, call: Call) -> Call:
+def ask(model: nn.Module, call: Call, outputs: str | int | None = None) -> Tensor:
+    """Return a model's logits for a call, which may hold keywords that the model does not take.
+
+    Args:
+        model: as it is, with its mode and gradients.
+        call: its arguments.
+        outputs: name or position of the logits, where it returns several values.
+    """
+    return logits_of(run(model, filter_kwargs(model, call)), outputs)
+
+
+def filter_kwargs(module: nn.Module, call: Call) -> Call:
     """Return ``call`` without the keywords that ``module.forward`` does not take, such as another family's."""
     args, kwargs = call
     if not kwargs:
@@ -162,12 +173,23 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_apart(student: nn.Module, teacher: nn.Module) -> None:
-    """Raise ``UserError`` if the two share a parameter: freezing the teacher would freeze the student."""
-    own = {id(p): name for name, p in teacher.named_parameters()}
-    shared = [name for name, p in student.named_parameters() if id(p) in own]
-    if shared:
+def check_no_shared_parameters(student: nn.Module, *teachers: nn.Module) -> None:
+    """Raise ``UserError`` if the student shares a parameter with a teacher: freezing that would freeze the student."""
+    for teacher in teachers:
+        own = {id(p) for p in teacher.parameters()}
+        shared = [name for name, p in student.named_parameters() if id(p) in own]
+        if shared:
+            raise UserError(
+                f"student and teacher share {len(shared)} parameters ({shared[0]!r} is one), expected none; "
+                "give the student its own with copy.deepcopy"
+            )
+
+
+def check_same_teacher(saved: str | None, given: str | None) -> None:
+    """Raise ``UserError`` unless the fingerprints of a checkpoint's teacher and of the one given are the same."""
+    if saved != given:
+        there, here = ("none" if each is None else each[:12] for each in (saved, given))
         raise UserError(
-            f"student and teacher share {len(shared)} parameters ({shared[0]!r} is one), expected none; "
-            "give the student its own with copy.deepcopy"
+            f"the checkpoint's teacher is {there}, the one given is {here}; "
+            "give the teacher that this student began with, or start anew"
         )

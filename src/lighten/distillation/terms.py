@@ -1,7 +1,8 @@
-"""The losses of a fit, weighted and added up: which there are, what each needs, how much of each when."""
+"""WeightedLosses: the losses of a fit with their weights over time, and checks of their settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ OPTIONS = {"dkd": ("alpha", "beta"), "dist": ("beta", "gamma"), "relations": ("h
 
 
 @dataclass
-class Seen:
+class BatchOutputs:
     """What both models made of a batch.
 
     Attributes:
@@ -56,7 +57,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class CrossRank:
     """What the losses of a batch need of the other ranks, whose share of it they do not see.
 
     Attributes:
@@ -68,15 +69,18 @@ class Ranks:
     mean: Callable[[Tensor], Tensor] = lambda x: x
 
 
-class Terms:
+class WeightedLosses:
     """Weighted losses; a pure function of batch and progress.
 
     Args:
         weights: by name, numbers or schedules.
         temperature: a number or a schedule.
         task: one of ``TASKS``.
-        label_smoothing: of the cross-entropy.
+        label_smoothing: of the cross-entropy, in [0, 1).
         options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
+
+    Raises:
+        UserError: for a ``label_smoothing`` out of its range, or as :func:`check_options`.
     """
 
     def __init__(
@@ -88,11 +92,23 @@ class Terms:
         label_smoothing: float = 0.0,
         options: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
+        if not 0.0 <= label_smoothing < 1.0:
+            raise UserError(f"label_smoothing={label_smoothing}, expected a number in [0, 1)")
         self.weights = dict(weights)
         self.temperature = temperature
         self.task = task
         self.label_smoothing = label_smoothing
         self.options = check_options(options or {}, self.weights)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was chosen, as plain Python, by the names that ``DistillationModule`` has for it."""
+        return {
+            "temperature": plain(self.temperature),
+            "losses": {name: plain(setting) for name, setting in self.weights.items()},
+            "loss_options": self.options,
+            "task": self.task,
+            "label_smoothing": self.label_smoothing,
+        }
 
     @property
     def compared(self) -> list[str]:
@@ -115,41 +131,41 @@ class Terms:
         """Whether a loss needs the teacher's logits."""
         return any(name in ("soft_labels", "dkd", "dist") for name in self.weights)
 
-    def __call__(self, seen: Seen, progress: float, ranks: Ranks) -> dict[str, tuple[float, Tensor]]:
+    def __call__(self, batch: BatchOutputs, progress: float, ranks: CrossRank) -> dict[str, tuple[float, Tensor]]:
         """Return weight and value of every loss whose weight is not zero now."""
         weights = {name: value_at(setting, progress) for name, setting in self.weights.items()}
         temperature = value_at(self.temperature, progress)
         return {
-            name: (weight, self._value(name, seen, temperature, ranks)) for name, weight in weights.items() if weight
+            name: (weight, self._value(name, batch, temperature, ranks)) for name, weight in weights.items() if weight
         }
 
-    def _value(self, name: str, seen: Seen, temperature: float, ranks: Ranks) -> Tensor:
+    def _value(self, name: str, batch: BatchOutputs, temperature: float, ranks: CrossRank) -> Tensor:
         options = self.options.get(name, {})
         if name in FEATURES:
-            return self._feature_loss(name, seen, ranks)
+            return self._feature_loss(name, batch, ranks)
         if name == "mean_squared_error" or (name == "soft_labels" and self.task == "regression"):
-            targets = seen.labels if name == "mean_squared_error" else _there(seen.teacher)
-            return mean_squared_error(seen.student, targets.reshape(seen.student.shape), weights=seen.weights)
+            targets = batch.labels if name == "mean_squared_error" else _there(batch.teacher)
+            return mean_squared_error(batch.student, targets.reshape(batch.student.shape), weights=batch.weights)
         if name == "cross_entropy":
             if self.task == "multilabel":
-                return binary_cross_entropy(seen.student, seen.labels, weights=seen.weights)
-            count = _count(seen.labels != IGNORED, ranks) if self.task == "masked_lm" else None
-            return cross_entropy(seen.student, seen.labels, self.label_smoothing, count=count, weights=seen.weights)
-        teacher = _there(seen.teacher)
+                return binary_cross_entropy(batch.student, batch.labels, weights=batch.weights)
+            count = _count(batch.labels != IGNORED, ranks) if self.task == "masked_lm" else None
+            return cross_entropy(batch.student, batch.labels, self.label_smoothing, count=count, weights=batch.weights)
+        teacher = _there(batch.teacher)
         if name == "dkd":
-            return dkd(seen.student, teacher, seen.labels, temperature, weights=seen.weights, **options)
+            return dkd(batch.student, teacher, batch.labels, temperature, weights=batch.weights, **options)
         if name == "dist":
-            return dist(ranks.gather(seen.student), ranks.gather(teacher), temperature, **options)
+            return dist(ranks.gather(batch.student), ranks.gather(teacher), temperature, **options)
         if self.task == "multilabel":
-            return soft_binary_labels(seen.student, teacher, temperature, weights=seen.weights)
-        mask = seen.mask if seen.student.ndim == 3 else None
+            return soft_binary_labels(batch.student, teacher, temperature, weights=batch.weights)
+        mask = batch.mask if batch.student.ndim == 3 else None
         count = None if mask is None else _count(mask, ranks)
-        return soft_labels(seen.student, teacher, temperature, mask=mask, count=count, weights=seen.weights)
+        return soft_labels(batch.student, teacher, temperature, mask=mask, count=count, weights=batch.weights)
 
-    def _feature_loss(self, name: str, seen: Seen, ranks: Ranks) -> Tensor:
+    def _feature_loss(self, name: str, batch: BatchOutputs, ranks: CrossRank) -> Tensor:
         values = []
-        for ours, theirs in seen.pairs[name]:
-            mask = seen.mask if ours.ndim == 3 else None
+        for ours, theirs in batch.pairs[name]:
+            mask = batch.mask if ours.ndim == 3 else None
             if name == "attention_transfer":
                 values.append(attention_transfer(ours, theirs, mask=mask))
                 continue
@@ -236,7 +252,12 @@ def check_options(
     return {name: dict(given) for name, given in options.items()}
 
 
-def _count(mask: Tensor, ranks: Ranks) -> Tensor:
+def plain(setting: Any) -> Any:
+    """Return a setting as plain Python: mappings become a ``dict``."""
+    return dict(setting) if isinstance(setting, Mapping) else setting
+
+
+def _count(mask: Tensor, ranks: CrossRank) -> Tensor:
     return ranks.mean(mask.bool().sum().float())
 
 

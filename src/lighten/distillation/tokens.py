@@ -1,4 +1,4 @@
-"""Whether labels of tokens are the inputs themselves: next tokens to a causal language model, else a copy."""
+"""NextTokens: labels of causal language models, which predict the token that follows."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from lighten.distillation.loss import IGNORED
-from lighten.distillation.teacher import accepted
+from lighten.distillation.teacher import ask
 from lighten.errors import UserError
-from lighten.utils.inputs import Call, logits_of, map_tensors, run
+from lighten.utils.inputs import Call, map_tensors
 from lighten.utils.preserve import preserved
 
-ENOUGH = 8
+MIN_LABELS = 8
 """Labels from which on a copy is no accident: masking leaves a tenth of the chosen tokens as they are, 0.1^8 = 1e-8."""
 _NOISE = 1e-6
 """Of the outputs, what rounding may change."""
@@ -27,7 +27,7 @@ class NextTokens:
 
     def __init__(self) -> None:
         self._causal: bool | None = None
-        self._settled: bool | None = None
+        self._shifts: bool | None = None
         self._labelled = self._tokens = 0
 
     def labels(self, student: nn.Module, call: Call, labels: Tensor, teachers: Sequence[nn.Module]) -> Tensor:
@@ -37,7 +37,7 @@ class NextTokens:
             UserError: if the labels repeat the inputs and the student sees them, or one of student and teacher sees the
                 tokens that follow and the other does not.
         """
-        moved = self._look(student, call, labels, teachers) if self._settled is None else self._settled
+        moved = self._look(student, call, labels, teachers) if self._shifts is None else self._shifts
         return shifted(labels) if moved else labels
 
     def _look(self, student: nn.Module, call: Call, labels: Tensor, teachers: Sequence[nn.Module]) -> bool:
@@ -50,17 +50,17 @@ class NextTokens:
                 _check_alike(student, teacher, self._causal, is_causal(teacher, call, ids))
         there = labels != IGNORED
         if bool((labels != ids)[there].any()):
-            self._settled = False
+            self._shifts = False
             return False
         self._labelled += int(there.sum())
         self._tokens += there.numel()
-        if self._labelled >= ENOUGH:
+        if self._labelled >= MIN_LABELS:
             if not self._causal and self._labelled > self._tokens / 2:
                 raise UserError(
                     f"all {self._labelled} labels looked at repeat the input ids, and {type(student).__name__} sees "
                     "these: it would learn to copy; mask inputs and label those, or take a causal language model"
                 )
-            self._settled = self._causal
+            self._shifts = self._causal
         return self._causal
 
 
@@ -104,7 +104,7 @@ def is_causal(model: nn.Module, call: Call, ids: Tensor) -> bool:
             kwargs = {**kwargs, "input_ids": text}
         if "attention_mask" in kwargs:
             kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
-        return logits_of(run(model, accepted(model, map_tensors(lambda t: t.to(device), (args, kwargs)))))
+        return ask(model, map_tensors(lambda t: t.to(device), (args, kwargs)))
 
     with preserved(model), torch.autocast(device.type, enabled=False):
         model.eval()

@@ -14,7 +14,7 @@ from lighten.delivery.folders.student import first_samples
 from lighten.delivery.runtimes.packages import require
 from lighten.distillation.layers import matches_of
 from lighten.distillation.match import Match
-from lighten.distillation.preflight import Finding, preflight, too_many_words
+from lighten.distillation.preflight import Problem, preflight, too_many_words
 from lighten.distillation.terms import FEATURES
 from lighten.errors import UserError
 from lighten.models.pretrained import resolve
@@ -119,7 +119,7 @@ def run_preflight(recipe: Recipe, data: Any, student: nn.Module, teachers: list[
     data.setup("fit")
     text = hasattr(data, "tokenizer")
     labels_alone = {"soft_labels": 0.0, "cross_entropy": 1.0} if recipe.distil.soft_weight == 0 else None
-    findings: list[Finding] = []
+    findings: list[Problem] = []
     for number, teacher in enumerate(teachers):
         found = preflight(
             None if number else student, teacher, train=data.train_dataloader(), validation=data.val_dataloader(),

@@ -31,9 +31,9 @@ class StopOnNonFinite(Callback):
     """Stops the fit before a loss or gradient that is NaN or infinite changes the weights, and lets none be saved.
 
     Looks at the loss of each batch, and before each optimizer step at the norm of all gradients, unscaled and not
-    clipped yet; all ranks agree, so they stop in the same step and tell the same. A module that has ``blame()`` is
-    asked where a bad loss comes from. Where float16 has a loss scaler, an overflow is left to that as long as it has
-    a smaller scale to try. Weights are looked at before each save.
+    clipped yet; all ranks agree, so they stop in the same step and tell the same. A module that has
+    ``describe_non_finite()`` is asked where a bad loss comes from. Where float16 has a loss scaler, an overflow is left
+    to that as long as it has a smaller scale to try. Weights are looked at before each save.
 
     Args:
         on_bad_batch: ``stop``, or ``skip``: all ranks pass over such a step, which then changes neither weights nor
@@ -80,8 +80,8 @@ class StopOnNonFinite(Callback):
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         """Look at this rank's loss."""
         if self._bad_loss is None and not bool(torch.isfinite(loss.detach()).all()):
-            blame = getattr(pl_module, "blame", None)
-            source = (blame() if blame is not None else None) or ""
+            describe = getattr(pl_module, "describe_non_finite", None)
+            source = (describe() if describe is not None else None) or ""
             self._bad_loss = (f"the loss is {float(loss.detach().mean())}", source)
 
     def on_before_optimizer_step(

@@ -1,5 +1,6 @@
-"""How well models do over an evaluation epoch, equal on all ranks."""
+"""Metrics of student and teacher over an evaluation epoch, equal on all ranks."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,13 +17,77 @@ from torchmetrics.classification import (
 from torchmetrics.regression import PearsonCorrCoef
 
 from lighten.distillation.loss import IGNORED
+from lighten.errors import UserError
 
 BINS = 15
 """Of the calibration error, as Guo et al. 2017 take."""
 
 
-class Scores:
-    """Scores of one model, summed over batches and ranks: what they are depends on the task.
+class EpochMetrics:
+    """Metrics of student and teacher over an evaluation epoch, and how far apart they are.
+
+    ``student/…`` and ``teacher/…`` as :class:`TaskMetrics` has them; ``gap/accuracy``, ``gap/loss``, ``gap/macro_f1``
+    and ``gap/pearson`` (teacher - student), ``gap/retention`` (student / teacher); ``gap/agreement`` and ``gap/kl`` as
+    :class:`Agreement` has them.
+
+    A plain object around torchmetrics: nothing of it is in the state dict of the module that keeps it.
+
+    Args:
+        task: as ``DistillationModule`` takes it.
+    """
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self._models: dict[str, TaskMetrics] = {}
+        self._agreement: Agreement | None = None
+
+    def update(self, logits: Mapping[str, Tensor], labels: Tensor) -> None:
+        """Add a batch: labels, and logits of the ``student`` and, where there is one, of the ``teacher``."""
+        for name, values in logits.items():
+            if name not in self._models:
+                self._models[name] = TaskMetrics(values.shape[-1], values.device, self.task)
+            self._models[name].update(values, labels)
+        if "teacher" in logits and self.task in ("classification", "masked_lm"):
+            self._agreement = self._agreement or Agreement(logits["student"].device)
+            self._agreement.update(logits["student"], logits["teacher"], labels)
+
+    def compute(self, data: str | None) -> dict[str, Tensor]:
+        """Return scalars by the names that are logged; every rank must call it.
+
+        Args:
+            data: ``"validation"`` or ``"test"``; ``None`` for a few batches alone, which may have no label that counts.
+
+        Raises:
+            UserError: if no label counts.
+        """
+        values: dict[str, Tensor] = {}
+        for name, metrics in self._models.items():
+            found = metrics.compute(name)
+            if found is None and data is None:
+                return {}
+            if found is None:
+                raise UserError(
+                    f"every label of the {data} data is {IGNORED}, which leaves its sample out; expected some that "
+                    "count: label them, or leave these data out"
+                )
+            values |= found
+        return values | gaps(values) | ({} if self._agreement is None else self._agreement.compute())
+
+
+def gaps(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``gap/<metric>``, teacher - student, and ``gap/retention``, student / teacher; empty without a teacher."""
+    found = {
+        f"gap/{name}": values[f"teacher/{name}"] - values[f"student/{name}"]
+        for name in ("accuracy", "macro_f1", "pearson", "loss")
+        if f"teacher/{name}" in values
+    }
+    if "teacher/accuracy" in values:
+        found["gap/retention"] = values["student/accuracy"] / values["teacher/accuracy"].clamp_min(1e-9)
+    return found
+
+
+class TaskMetrics:
+    """Metrics of one model, summed over batches and ranks: what they are depends on the task.
 
     Classification: ``accuracy``, ``macro_f1`` (mean over the classes that occur in labels or predictions), ``loss``
     (cross-entropy in nats), ``ece`` (expected calibration error, Guo et al. 2017, equation 3, of 15 bins) and
@@ -30,8 +95,6 @@ class Scores:
     ``macro_f1``, ``loss`` and ``worst_class``, the lowest F1 of a label. Regression: ``loss`` (squared error),
     ``pearson`` (mean over targets) and ``worst_class``, the lowest of a target. Masked language models: ``accuracy``
     and ``loss`` on masked tokens.
-
-    A plain object around torchmetrics: nothing of it is in the state dict of the module that keeps it.
 
     Args:
         outputs: classes of the logits, or values of a regression.
@@ -95,7 +158,7 @@ def _of_classes(confusion: Tensor) -> dict[str, Tensor]:
     }
 
 
-class Likeness:
+class Agreement:
     """How alike student and teacher answer, summed over batches and ranks: ``agreement`` and ``kl``.
 
     ``agreement`` is the share of samples with the same answer, ``kl`` the divergence KL(teacher || student) in nats,

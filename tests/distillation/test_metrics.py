@@ -4,13 +4,13 @@ import torch
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
-from lighten.distillation.scores import Likeness, Scores
+from lighten.distillation.metrics import Agreement, TaskMetrics
 
 PARTS = (slice(0, 32), slice(32, 49), slice(49, 50))
 
 
 def scored(outputs: int, answers: torch.Tensor, labels: torch.Tensor, task: str = "classification") -> dict[str, float]:
-    scores = Scores(outputs, torch.device("cpu"), task)
+    scores = TaskMetrics(outputs, torch.device("cpu"), task)
     for part in PARTS:
         scores.update(answers[part], labels[part])
     return {name: value.item() for name, value in scores.compute("student").items()}
@@ -82,10 +82,10 @@ def test_masked_language_models_are_scored_where_there_is_a_label() -> None:
 def test_likeness_is_agreement_and_divergence_from_the_teacher() -> None:
     draw = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 50, 4, generator=draw)
-    likeness = Likeness(torch.device("cpu"))
+    agreement = Agreement(torch.device("cpu"))
     for part in PARTS:
-        likeness.update(student[part], teacher[part], torch.zeros(50)[part])
-    found = {name: value.item() for name, value in likeness.compute().items()}
+        agreement.update(student[part], teacher[part], torch.zeros(50)[part])
+    found = {name: value.item() for name, value in agreement.compute().items()}
     p, q = (x.double().softmax(1) for x in (teacher, student))
     assert found == {
         "gap/agreement": pytest.approx((student.argmax(1) == teacher.argmax(1)).double().mean().item(), rel=1e-6),
@@ -94,6 +94,6 @@ def test_likeness_is_agreement_and_divergence_from_the_teacher() -> None:
 
 
 def test_a_loss_that_is_nan_is_not_hidden() -> None:
-    scores = Scores(2, torch.device("cpu"))
+    scores = TaskMetrics(2, torch.device("cpu"))
     scores.update(torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), torch.tensor([0, 1]))
     assert scores.compute("student")["student/loss"].isnan()
