@@ -21,9 +21,8 @@ from lighten.cli.train import compose_all
 from lighten.data import build_data
 from lighten.delivery.folders import provenance
 from lighten.delivery.measure.scores import write_scores
-from lighten.errors import UserError
+from lighten.errors import RecipeError, UserError
 from lighten.pruning.plan import Plan
-from lighten.recipe.schema import RecipeError
 from lighten.run.pipeline import run
 
 RECIPES = Path(__file__).parents[2] / "recipes"

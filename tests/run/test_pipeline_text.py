@@ -12,8 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 import lighten
 from lighten.cli.train import compose_all
-from lighten.errors import UserError
-from lighten.recipe.schema import RecipeError
+from lighten.errors import RecipeError, UserError
 from lighten.run.pipeline import run
 
 RECIPES = Path(__file__).parents[2] / "recipes"

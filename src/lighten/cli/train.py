@@ -14,8 +14,9 @@ from typing import Any, cast
 
 from lighten.cli.arguments import STEPS
 from lighten.errors import RecipeError, UserError, one_line
+from lighten.recipe.checks import RecipeWarning
 from lighten.recipe.compose import compose_all, recipe_names
-from lighten.recipe.schema import Recipe, RecipeWarning
+from lighten.recipe.schema import Recipe
 from lighten.run.environment import JOB, LAUNCHER
 from lighten.training.signals import Preempted, armed, die_with_parent, release
 

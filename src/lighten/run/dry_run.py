@@ -24,7 +24,8 @@ from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.quantization.insert import quantizable, quantize_
 from lighten.quantization.table import Row, quantization_rows
-from lighten.recipe.schema import Recipe, checkpoints
+from lighten.recipe.checks import checkpoints
+from lighten.recipe.schema import Recipe
 from lighten.run.build import data_of, given_teacher, module_of, seed, untrained_student, untrained_teacher
 from lighten.schedule import value_at
 from lighten.utils.batch import BatchFormat

@@ -1,8 +1,8 @@
-import dataclasses
-
 import pytest
 
-from lighten.recipe.schema import Recipe, RecipeError, RecipeWarning, check, load_recipe, to_yaml
+from lighten.errors import RecipeError
+from lighten.recipe.checks import RecipeWarning, check
+from lighten.recipe.schema import Recipe
 
 
 def recipe(**changes):
@@ -177,24 +177,3 @@ def test_unsound_recipes_are_told_in_one_line(changes, says):
 def test_a_setting_without_effect_warns():
     with pytest.warns(RecipeWarning, match="distil has no effect, as teacher is null"):
         check(recipe(distil__temperature=2.0))
-
-
-def test_yaml_round_trip(tmp_path):
-    made = distilled(distil__losses={"soft_labels": 0.5}, trainer__devices=[0, 1], compress__prune__exclude=["head"])
-    path = tmp_path / "recipe.yaml"
-    path.write_text(to_yaml(made))
-    again = load_recipe(path)
-    assert again == made
-    assert {f.name: type(getattr(again, f.name)) for f in dataclasses.fields(Recipe)} == {
-        f.name: type(getattr(made, f.name)) for f in dataclasses.fields(Recipe)
-    }
-
-
-@pytest.mark.parametrize("text", [None, "seed: [1", "seed: many", "sed: 1", "compress: {prune: {amount: 2.0}}"])
-def test_an_unreadable_file_is_told_in_one_line(tmp_path, text):
-    path = tmp_path / "recipe.yaml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
-    assert "\n" not in str(caught.value)
