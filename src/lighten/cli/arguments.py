@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lighten.quantization.settings import POST_TRAINING_RANGES, STATIC, QuantizeSettings
+
 STEPS = {
     "train": "train by recipe, as train.py",
     "plan": "print what a recipe would cut and quantize; trains nothing",
@@ -103,10 +105,17 @@ def _add_quantize(steps: Any) -> None:
         "writes FOLDER-MODE/ and FOLDER-MODE.onnx beside it",
     )  # fmt: skip
     quantize.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder, as runs/<recipe>/<id>/dense")
-    quantize.add_argument("--mode", default="static", help="static, dynamic, float16 or bfloat16 (default: static)")
-    quantize.add_argument("--ranges", default="mse", help="of static: min_max, percentile, mse, entropy, …")
+    quantize.add_argument("--mode", default=STATIC, help="static, dynamic, float16 or bfloat16 (default: static)")
+    quantize.add_argument(
+        "--ranges", default=POST_TRAINING_RANGES, help="of static: min_max, percentile, mse, entropy, …"
+    )
     quantize.add_argument("--weight-bits", type=int, default=8, help="2 to 8, of static and dynamic")
-    quantize.add_argument("--calibration", type=int, default=512, help="samples of the validation split, for static")
+    quantize.add_argument(
+        "--calibration",
+        type=int,
+        default=QuantizeSettings.calibration,
+        help="samples of the validation split, for static",
+    )
     quantize.add_argument("--exclude", nargs="*", default=[], metavar="LAYER", help="names, patterns or types")
 
 

@@ -160,13 +160,12 @@ def options_of(step: str) -> dict[str, str]:
 def values_of(step: str) -> dict[str, tuple[str, ...]]:
     """Return what may follow an option of a step, where that is one of a few words."""
     from lighten.delivery.report.compare import COLUMNS
-    from lighten.quantization.post_training import MODES
-    from lighten.recipe.schema import RANGES
+    from lighten.quantization.settings import POST_TRAINING_MODES, RANGES
 
     known: Mapping[str, tuple[str, ...]] = {
         "--sort": ("name", *(column.name for column in COLUMNS)),
-        "--mode": tuple(MODES),
-        "--ranges": tuple(name for name in RANGES if name not in ("auto", "lsq")),
+        "--mode": POST_TRAINING_MODES,
+        "--ranges": tuple(name for name in RANGES if name != "lsq"),
     }
     return {option: words for option, words in known.items() if option in options_of(step)}
 

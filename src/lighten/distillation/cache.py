@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lighten.distillation.slots import DTYPES, Slots
-from lighten.errors import UserError, did_you_mean
+from lighten.distillation.settings import DistilSettings, check_cache
+from lighten.distillation.slots import Slots
+from lighten.errors import UserError
 
 SCHEMA = 1
 _HEADER = 64  # bytes of a part before its first slot: a SHA-256 in hexadecimal digits
@@ -53,11 +54,14 @@ class TeacherCache:
         ([True, True], True, 0.01)
     """
 
-    def __init__(self, folder: str | Path, *, dtype: str = "float32", top_k: int | None = None) -> None:
-        if dtype not in DTYPES:
-            raise UserError(f"teacher cache: dtype={dtype!r}; {did_you_mean(str(dtype), DTYPES)}")
-        if top_k is not None:
-            _check_count("top_k", top_k)
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        dtype: str = DistilSettings.cache_dtype,
+        top_k: int | None = DistilSettings.cache_top_k,
+    ) -> None:
+        check_cache(dtype, top_k, "teacher cache: ")
         self.folder = Path(folder)
         self.dtype = dtype
         self.top_k = top_k

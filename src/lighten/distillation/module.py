@@ -1,6 +1,6 @@
 """The LightningModule that teaches a student."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.layers import Layers, matches_of, restore_projections_
 from lighten.distillation.loss import IGNORED
-from lighten.distillation.match import UNIFORM, blocks
+from lighten.distillation.match import blocks
 from lighten.distillation.scores import Likeness, Scores
+from lighten.distillation.settings import DistilSettings, check_label_smoothing, check_layers
 from lighten.distillation.targets import check_labels, check_range, check_weights
 from lighten.distillation.teacher import Teacher, accepted, check_apart
 from lighten.distillation.terms import Ranks, Seen, Terms, check_terms
@@ -22,10 +23,13 @@ from lighten.distillation.tokens import NextTokens
 from lighten.errors import UserError
 from lighten.schedule import Setting
 from lighten.training.example_inputs import example_call
-from lighten.training.optimizer import OptimizerBuilder, OptimizerSettings
+from lighten.training.optimizer import OptimizerSettings
 from lighten.training.progress import fit_progress, fit_steps, logs_now
 from lighten.utils.batch import BatchFormat, Parts, Roles
 from lighten.utils.inputs import Call, logits_of, run
+
+OptimizerBuilder = Callable[[nn.Module, int], OptimizerLRScheduler]
+"""From a module and the fit's number of optimizer steps to what ``configure_optimizers`` may return."""
 
 CHECKPOINT_KEY = "lighten_teacher"
 """Where a checkpoint keeps the teacher's fingerprint."""
@@ -49,7 +53,7 @@ class DistillationModule(L.LightningModule):
         teacher: the same, or several of which the logits are averaged; ``None`` trains on labels alone.
         temperature: of the soft labels, above zero; a number, or a schedule ``{from, to, begin, end, shape}``.
         soft_weight: weight of the soft labels in [0, 1]; the rest is for the labels.
-        losses: weights by name instead of ``soft_weight``, numbers or schedules; names are ``terms.LOSSES``.
+        losses: weights by name instead of ``soft_weight``, numbers or schedules; names are ``settings.LOSSES``.
         loss_options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
         layers: which layers hints and the like compare: ``"uniform"``, or patterns of the student's names to patterns
             of the teacher's.
@@ -90,15 +94,15 @@ class DistillationModule(L.LightningModule):
         student: nn.Module,
         teacher: nn.Module | Sequence[nn.Module] | None = None,
         *,
-        temperature: Setting = 4.0,
-        soft_weight: float = 0.9,
+        temperature: Setting = DistilSettings.temperature,
+        soft_weight: float = DistilSettings.soft_weight,
         losses: Mapping[str, Setting] | None = None,
         loss_options: Mapping[str, Mapping[str, float]] | None = None,
-        layers: str | Mapping[str, str] = UNIFORM,
+        layers: str | Mapping[str, str] = DistilSettings.layers,
         task: str = "classification",
         teacher_weights: Sequence[float] | None = None,
-        teacher_precision: str | None = None,
-        compile_teacher: bool = False,
+        teacher_precision: str | None = DistilSettings.teacher_precision,
+        compile_teacher: bool = DistilSettings.compile_teacher,
         shard_teacher: bool = False,
         cache: TeacherCache | None = None,
         optimizer: OptimizerBuilder | None = None,
@@ -111,8 +115,8 @@ class DistillationModule(L.LightningModule):
         super().__init__()
         self.batch_format, self.outputs = BatchFormat(batch, keyed=cache is not None), outputs
         weights = check_terms(losses, soft_weight, temperature, teacher=teacher is not None, task=task)
-        if not 0.0 <= label_smoothing < 1.0:
-            raise UserError(f"label_smoothing={label_smoothing}, expected a number in [0, 1)")
+        check_layers(layers)
+        check_label_smoothing(label_smoothing)
         self.teacher = None
         if teacher is not None:
             self.teacher = Teacher(

@@ -25,8 +25,9 @@ from lighten.distillation.preflight_data import (
     look,
     numbers,
 )
+from lighten.distillation.settings import LABELS
 from lighten.distillation.teacher import check_apart
-from lighten.distillation.terms import LABELS, check_terms
+from lighten.distillation.terms import check_terms
 from lighten.errors import UserError
 from lighten.schedule import Setting
 from lighten.utils.batch import BatchFormat

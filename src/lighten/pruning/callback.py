@@ -22,8 +22,8 @@ from lighten.pruning.groups import Structure
 from lighten.pruning.mask import Masks, mask_, mask_filters_, tensors_of
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
-from lighten.pruning.settings import Settings
-from lighten.schedule import check_ramp, ramp
+from lighten.pruning.settings import PruneSettings, Settings, check_times
+from lighten.schedule import ramp
 from lighten.training.example_inputs import example_calls, find_part
 from lighten.training.loading import before_loading
 from lighten.training.progress import fell_short, fit_position, logs_now
@@ -82,24 +82,24 @@ class Prune(L.Callback):
         self,
         amount: float,
         *,
-        score: str = "fpgm",
-        begin: float = 0.1,
-        end: float = 0.6,
-        scope: str = "uniform",
+        score: str = PruneSettings.score,
+        begin: float = PruneSettings.begin,
+        end: float = PruneSettings.end,
+        scope: str = PruneSettings.scope,
         exclude: Sequence[str] = (),
-        schedule: str = "cubic",
-        soft: bool = False,
-        target: str = "channels",
-        align: int = 1,
-        rate_norm: float = 0.9,
+        schedule: str = PruneSettings.schedule,
+        soft: bool = PruneSettings.soft,
+        target: str = PruneSettings.target,
+        align: int = PruneSettings.align,
+        rate_norm: float = PruneSettings.rate_norm,
         calibration: Sequence[ExampleInput] | None = None,
         module: str | None = None,
-        of: str = "present",
+        of: str = Settings.of,
     ) -> None:
         self.settings = Settings(
             amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm, of=of
         )
-        check_ramp(begin=begin, end=end, shape=schedule)
+        check_times(begin, end, schedule)
         self.begin, self.end, self.exclude, self.module = begin, end, tuple(exclude), module
         self.schedule, self.soft = schedule, soft
         self.calibration = None if calibration is None else [as_call(given) for given in calibration]

@@ -55,7 +55,7 @@ def judge(
         group: its filters of all layers count, side by side.
         tensors: the model's parameters by name.
         live: indices of the channels that are not gone yet.
-        score: a name of :data:`~lighten.pruning.score.SCORES`.
+        score: a name of :data:`~lighten.pruning.settings.SCORES`.
         rate_norm: see :func:`~lighten.pruning.score.mix`.
         evidence: first-order scores by group, where they have been collected; a group that is not there has not been
             looked at yet. Without, they are taken from the weights' gradients.

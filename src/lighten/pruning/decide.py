@@ -17,7 +17,7 @@ from lighten.pruning.mask import tensors_of
 from lighten.pruning.plan import GroupPlan, Plan
 from lighten.pruning.prove import confirm, prove
 from lighten.pruning.sensitivity import probe
-from lighten.pruning.settings import Settings
+from lighten.pruning.settings import PruneSettings, Settings
 from lighten.utils.inputs import Call, ExampleInput, as_call
 from lighten.utils.preserve import preserved
 
@@ -30,14 +30,14 @@ def plan_pruning(
     example_input: ExampleInput,
     amount: float,
     *,
-    score: str = "fpgm",
-    scope: str = "uniform",
-    target: str = "channels",
+    score: str = PruneSettings.score,
+    scope: str = PruneSettings.scope,
+    target: str = PruneSettings.target,
     exclude: Sequence[str] = (),
-    align: int = 1,
-    rate_norm: float = 0.9,
+    align: int = PruneSettings.align,
+    rate_norm: float = PruneSettings.rate_norm,
     calibration: Iterable[ExampleInput] | None = None,
-    of: str = "present",
+    of: str = Settings.of,
 ) -> Plan:
     """Decide which channels of ``model`` to remove. Nothing is cut.
 

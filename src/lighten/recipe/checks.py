@@ -1,34 +1,18 @@
 """Check that the settings of a recipe make sense, before anything is loaded."""
 
-import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 from lighten.data import check_data, data_names
-from lighten.errors import RecipeError, UserError, did_you_mean, shown
+from lighten.distillation.settings import DistilSettings
+from lighten.errors import RecipeError, UserError, shown
 from lighten.models import check_model, model_names
-from lighten.recipe.schema import (
-    CACHE_DTYPES,
-    CHANGED,
-    FROM_TEACHER,
-    LOSSES,
-    MODES,
-    OPTIMIZERS,
-    PRUNE_SCHEDULES,
-    PRUNE_TARGETS,
-    RANGES,
-    SCHEDULES,
-    SCOPES,
-    SCORES,
-    TEACHER_PRECISIONS,
-    Distil,
-    Optimizer,
-    Recipe,
-    Trainer,
-)
-from lighten.schedule import check_setting
+from lighten.pruning.settings import PruneSettings
+from lighten.quantization.settings import QuantizeSettings
+from lighten.recipe.schema import CHANGED, FROM_TEACHER, Delivery, Recipe, Trainer
+from lighten.training.optimizer import OptimizerSettings
+from lighten.training.settings import ON_BAD_BATCH
+from lighten.utils.checks import check_number, check_one_of, check_whole
 
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 TARGETS = ("onnx", "openvino", "litert", "executorch")
@@ -36,8 +20,6 @@ MAX_SEED = 2**32 - 1
 """What all generators of random numbers take."""
 RESUME = ("same", CHANGED)
 """Whether a run that goes on may have other settings than it began with."""
-ON_BAD_BATCH = ("stop", "skip")
-"""What is done about a batch whose loss or gradient is not finite."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("auto", "32-true", "32", "16-mixed", "bf16-mixed")
 
@@ -52,101 +34,62 @@ def check(recipe: Recipe) -> Recipe:
     Raises:
         RecipeError: on the first that does not: the key, what was given, what was expected.
     """
-    _check_names(recipe)
-    _check_numbers(recipe)
-    _check_techniques(recipe)
-    _check_trainer(recipe.trainer)
-    if recipe.id is not None:
-        check_folder_name("id", recipe.id)
-    _check_options(recipe)
+    try:
+        _check_run(recipe)
+        for key, settings in _nodes(recipe).items():
+            settings.check(f"{key}.")
+        _check_delivery(recipe.delivery)
+        _check_techniques(recipe)
+        _check_trainer(recipe.trainer)
+        _check_options(recipe)
+    except UserError as error:
+        raise RecipeError(str(error)) from None
     return recipe
 
 
-def _check_names(recipe: Recipe) -> None:
-    _one_of("data", recipe.data, data_names())
-    _one_of("student", recipe.student, [*model_names(), FROM_TEACHER])
+def _nodes(recipe: Recipe) -> dict[str, PruneSettings | QuantizeSettings | DistilSettings | OptimizerSettings]:
+    """Return the settings that know themselves what makes sense, by their keys."""
+    return {
+        "compress.prune": recipe.compress.prune,
+        "compress.quantize": recipe.compress.quantize,
+        "distil": recipe.distil,
+        "optimizer": recipe.optimizer,
+        "teacher_fit.optimizer": recipe.teacher_fit.optimizer,
+        "student_fit.optimizer": recipe.student_fit.optimizer,
+    }
+
+
+def _check_run(recipe: Recipe) -> None:
+    check_one_of("data", recipe.data, data_names())
+    check_one_of("student", recipe.student, [*model_names(), FROM_TEACHER])
     if recipe.teacher is not None:
-        _one_of("teacher", recipe.teacher, model_names())
-    _one_of("logger", recipe.logger, LOGGERS)
-    _one_of("resume", recipe.resume, RESUME)
-    _one_of("on_bad_batch", recipe.on_bad_batch, ON_BAD_BATCH)
-    _one_of("compress.prune.score", recipe.compress.prune.score, SCORES)
-    _one_of("compress.prune.scope", recipe.compress.prune.scope, SCOPES)
-    _one_of("compress.prune.target", recipe.compress.prune.target, PRUNE_TARGETS)
-    _one_of("compress.prune.schedule", recipe.compress.prune.schedule, PRUNE_SCHEDULES)
-    _one_of("compress.quantize.ranges", recipe.compress.quantize.ranges, RANGES)
-    _one_of("compress.quantize.mode", recipe.compress.quantize.mode, MODES)
-    for key, optimizer in _optimizers(recipe).items():
-        _one_of(f"{key}.name", optimizer.name, OPTIMIZERS)
-        _one_of(f"{key}.schedule", optimizer.schedule, SCHEDULES)
-    for target in recipe.delivery.targets:
-        _one_of("delivery.targets", target, TARGETS)
-    _one_of("distil.cache_dtype", recipe.distil.cache_dtype, CACHE_DTYPES)
-    if recipe.distil.teacher_precision is not None:
-        _one_of("distil.teacher_precision", recipe.distil.teacher_precision, TEACHER_PRECISIONS)
-    weights = []
-    for loss, weight in recipe.distil.losses.items():
-        _one_of("distil.losses", loss, LOSSES)
-        values = _setting(f"distil.losses.{loss}", weight)
-        for value in values:
-            _number(f"distil.losses.{loss}", value, least=0)
-        weights += values
-    if recipe.distil.losses and not any(weights):
-        raise RecipeError(f"distil.losses={recipe.distil.losses}: expected one weight above 0 at least")
-    for loss in recipe.distil.loss_options:
-        _one_of("distil.loss_options", loss, LOSSES)
-    if not recipe.delivery.targets:
+        check_one_of("teacher", recipe.teacher, model_names())
+    check_one_of("logger", recipe.logger, LOGGERS)
+    check_one_of("resume", recipe.resume, RESUME)
+    check_one_of("on_bad_batch", recipe.on_bad_batch, ON_BAD_BATCH)
+    if recipe.id is not None:
+        check_folder_name("id", recipe.id)
+    check_whole("batch_size", recipe.batch_size, 2)  # batch norm cannot train on a lone sample
+    check_whole("workers", recipe.workers, 0)
+    check_whole("seed", recipe.seed, 0, MAX_SEED)
+    check_whole("teacher_fit.max_epochs", recipe.teacher_fit.max_epochs, 0)
+    check_whole("student_fit.max_epochs", recipe.student_fit.max_epochs, 0)
+
+
+def _check_delivery(delivery: Delivery) -> None:
+    for target in delivery.targets:
+        check_one_of("delivery.targets", target, TARGETS)
+    if not delivery.targets:
         raise RecipeError(f"delivery.targets=[]: expected one at least. Choices: {', '.join(TARGETS)}")
-    if "onnx" not in recipe.delivery.targets:
-        given = ", ".join(recipe.delivery.targets)
+    if "onnx" not in delivery.targets:
+        given = ", ".join(delivery.targets)
         raise RecipeError(f"delivery.targets=[{given}]: the others are compared with onnx; name it as well")
-
-
-def _check_numbers(recipe: Recipe) -> None:
-    prune, quantize = recipe.compress.prune, recipe.compress.quantize
-    _whole("batch_size", recipe.batch_size, 2)  # batch norm cannot train on a lone sample
-    _whole("workers", recipe.workers, 0)
-    _whole("seed", recipe.seed, 0, MAX_SEED)
-    _whole("teacher_fit.max_epochs", recipe.teacher_fit.max_epochs, 0)
-    _whole("student_fit.max_epochs", recipe.student_fit.max_epochs, 0)
-    _whole("compress.prune.align", prune.align, 1)
-    if recipe.delivery.opset is not None:
-        _whole("delivery.opset", recipe.delivery.opset, 18, 23)
-    _whole("compress.quantize.weight_bits", quantize.weight_bits, 2, 8)
-    _whole("compress.quantize.calibration", quantize.calibration, 1)
-    if quantize.max_drop is not None:
-        _number("compress.quantize.max_drop", quantize.max_drop, least=0, below=1)
-    for temperature in _setting("distil.temperature", recipe.distil.temperature):
-        _number("distil.temperature", temperature, above=0)
-    _number("distil.soft_weight", recipe.distil.soft_weight, least=0, most=1)
-    if prune.amount is not None:
-        _number("compress.prune.amount", prune.amount, above=0, below=1)
-    _number("compress.prune.rate_norm", prune.rate_norm, above=0, most=1)
-    _number("compress.prune.begin", prune.begin, least=0, most=1)
-    _number("compress.prune.end", prune.end, least=0, most=1)
-    if quantize.begin is not None:
-        _number("compress.quantize.begin", quantize.begin, least=0, below=1)
-    _number("compress.quantize.freeze", quantize.freeze, least=0, most=1)
-    for key, optimizer in _optimizers(recipe).items():
-        _number(f"{key}.lr", optimizer.lr, above=0)
-        _number(f"{key}.weight_decay", optimizer.weight_decay, least=0)
-        _number(f"{key}.momentum", optimizer.momentum, least=0, below=1)
-        if optimizer.name == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
-            raise RecipeError(f"{key}.nesterov=true: needs {key}.momentum above 0; set nesterov to false")
-        _number(f"{key}.warmup", optimizer.warmup, least=0, below=1)
-        _number(f"{key}.label_smoothing", optimizer.label_smoothing, least=0, below=1)
+    if delivery.opset is not None:
+        check_whole("delivery.opset", delivery.opset, 18, 23)
 
 
 def _check_techniques(recipe: Recipe) -> None:
     prune, quantize = recipe.compress.prune, recipe.compress.quantize
-    if prune.end < prune.begin:
-        raise RecipeError(f"compress.prune.end={prune.end}: expected at least compress.prune.begin={prune.begin}")
-    if prune.target == "latency" and prune.scope == "global":
-        raise RecipeError("compress.prune.target=latency: expected compress.prune.scope uniform or sensitivity")
-    if quantize.begin is not None and quantize.freeze < quantize.begin:
-        raise RecipeError(
-            f"compress.quantize.freeze={quantize.freeze}: expected at least compress.quantize.begin={quantize.begin}"
-        )
     needs = "pruning" if prune.amount is not None else "quantization" if quantize.begin is not None else None
     if needs and re.match("fsdp|deepspeed|model_parallel", recipe.trainer.strategy):
         raise RecipeError(
@@ -161,7 +104,7 @@ def _check_techniques(recipe: Recipe) -> None:
     if recipe.teacher is None:
         if checkpoints(recipe):
             raise RecipeError(f"teacher_checkpoint={recipe.teacher_checkpoint!r}: expected none, as teacher is null")
-        if recipe.distil != Distil():
+        if recipe.distil != DistilSettings():
             warnings.warn("distil has no effect, as teacher is null", RecipeWarning, stacklevel=2)
     elif not checkpoints(recipe) and recipe.teacher_fit.max_epochs < 1 and "path" not in recipe.teacher_options:
         raise RecipeError(
@@ -189,7 +132,7 @@ def _check_from_teacher(recipe: Recipe) -> None:
     if recipe.teacher is None:
         raise RecipeError("student=from_teacher: expected a teacher to take its layers from, teacher is null")
     for key in recipe.student_options:
-        _one_of("student_options", key, known)
+        check_one_of("student_options", key, known)
     if recipe.student_checkpoint is not None or recipe.student_fit.max_epochs:
         raise RecipeError("student=from_teacher: starts as its teacher's layers; leave out student_checkpoint and _fit")
 
@@ -215,24 +158,24 @@ def _check_quantization(recipe: Recipe) -> None:
 
 
 def _check_trainer(trainer: Trainer) -> None:
-    _one_of("trainer.accelerator", trainer.accelerator, ACCELERATORS)
-    _one_of("trainer.precision", trainer.precision, PRECISIONS)
+    check_one_of("trainer.accelerator", trainer.accelerator, ACCELERATORS)
+    check_one_of("trainer.precision", trainer.precision, PRECISIONS)
     if trainer.sync_batchnorm and trainer.accelerator == "cpu":
         raise RecipeError("trainer.sync_batchnorm=true: torch synchronises batch norm between GPUs alone; set false")
     if trainer.strategy != "auto":
         from lightning.pytorch.strategies import StrategyRegistry
 
         able = [name for name in StrategyRegistry.available_strategies() if not re.search("spawn|fork|notebook", name)]
-        _one_of("trainer.strategy", trainer.strategy, ["auto", *able])
+        check_one_of("trainer.strategy", trainer.strategy, ["auto", *able])
     if trainer.max_epochs < 1 and (trainer.max_epochs != -1 or trainer.max_steps < 1):
         raise RecipeError(
             f"trainer.max_epochs={trainer.max_epochs}: expected at least 1, or -1 with trainer.max_steps above 0"
         )
     for key in ("num_nodes", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
-        _whole(f"trainer.{key}", getattr(trainer, key), 1)
-    _number("trainer.timeout", trainer.timeout, above=0)
+        check_whole(f"trainer.{key}", getattr(trainer, key), 1)
+    check_number("trainer.timeout", trainer.timeout, above=0)
     if trainer.gradient_clip_val is not None:
-        _number("trainer.gradient_clip_val", trainer.gradient_clip_val, above=0)
+        check_number("trainer.gradient_clip_val", trainer.gradient_clip_val, above=0)
     if not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\s*\d+)+|\[\d+(, \d+)*\]", str(trainer.devices)):
         raise RecipeError(
             f"trainer.devices={trainer.devices!r}: expected a number of devices, their indices such as [0, 1], or auto"
@@ -266,47 +209,4 @@ def _check_options(recipe: Recipe) -> None:
         try:
             check_choice(name, getattr(recipe, f"{role}_options"))
         except UserError as error:
-            raise RecipeError(f"{role}_options: {error}") from None
-
-
-def _setting(key: str, given: Any) -> list[float]:
-    try:
-        return check_setting(key, given)
-    except UserError as error:
-        raise RecipeError(str(error)) from None
-
-
-def _optimizers(recipe: Recipe) -> Mapping[str, Optimizer]:
-    return {
-        "optimizer": recipe.optimizer,
-        "teacher_fit.optimizer": recipe.teacher_fit.optimizer,
-        "student_fit.optimizer": recipe.student_fit.optimizer,
-    }
-
-
-def _one_of(key: str, given: str, choices: Iterable[str]) -> None:
-    choices = list(choices)
-    if given not in choices:
-        raise RecipeError(f"{key}={given!r}: {did_you_mean(given, choices)}")
-
-
-def _whole(key: str, given: int, least: int, most: int | None = None) -> None:
-    if given < least or (most is not None and given > most):
-        expected = f"{least} or more" if most is None else f"{least} to {most}"
-        raise RecipeError(f"{key}={given}: expected a whole number, {expected}")
-
-
-def _number(
-    key: str,
-    given: float,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-) -> None:
-    bounds = [("at least", least), ("above", above), ("at most", most), ("below", below)]
-    met = math.isfinite(given) and (least is None or given >= least) and (above is None or given > above)
-    if not (met and (most is None or given <= most) and (below is None or given < below)):
-        expected = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
-        raise RecipeError(f"{key}={given}: expected a number {expected}")
+            raise UserError(f"{role}_options: {error}") from None

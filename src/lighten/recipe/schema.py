@@ -5,24 +5,14 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from lighten.distillation.settings import DistilSettings, check_label_smoothing
+from lighten.pruning.settings import PruneSettings
+from lighten.quantization.settings import QuantizeSettings
+from lighten.training.optimizer import OptimizerSettings
 from lighten.utils.safe_yaml import flatten
 
-SCORES = ("fpgm", "magnitude", "l1", "mix", "bn_scale", "taylor", "random", "auto")
-SCOPES = ("uniform", "global", "sensitivity")
-PRUNE_TARGETS = ("channels", "macs", "parameters", "latency")
-PRUNE_SCHEDULES = ("cubic", "linear", "exponential", "one_shot")
-RANGES = ("auto", "moving_average", "min_max", "percentile", "mse", "entropy", "lsq")
-MODES = ("train", "static", "dynamic", "float16", "bfloat16")
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "linear", "constant")
-LOSSES = (
-    "soft_labels", "dkd", "dist", "hint", "hidden_cosine", "attention_transfer", "relations", "cross_entropy",
-    "mean_squared_error",
-)  # fmt: skip
-TEACHER_PRECISIONS = ("float32", "bfloat16", "float16")
 FROM_TEACHER = "from_teacher"
 """The student that is made of its teacher's layers."""
-CACHE_DTYPES = ("float32", "float16")
 CHANGED = "changed"
 """The value of ``resume`` with which a run may go on with other settings than it began with."""
 
@@ -42,17 +32,24 @@ RUNTIME_SETTINGS = (
 
 
 @dataclass
-class Optimizer:
-    """The optimizer and its learning rate; ``warmup`` is a share of the fit."""
+class Optimizer(OptimizerSettings):
+    """The optimizer of a recipe, by default one that trains networks from scratch; Python's default fine-tunes.
+
+    ``label_smoothing`` is of the cross-entropy. Nothing is checked before the recipe is whole.
+    """
 
     name: str = "sgd"
     lr: float = 0.1
     weight_decay: float = 5e-4
-    momentum: float = 0.9
-    nesterov: bool = True
-    warmup: float = 0.05
-    schedule: str = "cosine"
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Leave it to the check of the recipe, which knows the key."""
+
+    def check(self, prefix: str = "") -> None:
+        """Raise ``UserError`` on the first setting that makes no sense, named with ``prefix``."""
+        super().check(prefix)
+        check_label_smoothing(self.label_smoothing, prefix)
 
 
 @dataclass
@@ -64,82 +61,11 @@ class Fit:
 
 
 @dataclass
-class Distil:
-    """What is learned from the teacher, and how it is asked.
-
-    ``losses`` by name, with weights, take the place of ``soft_weight``; weights and ``temperature`` may be schedules,
-    ``{from: 4.0, to: 1.0, begin: 0.0, end: 1.0, shape: linear}``. ``layers`` pairs the student's with the teacher's for
-    losses that compare them. ``cache`` keeps the teacher's logits on disk from the first epoch on.
-    """
-
-    temperature: Any = 4.0
-    soft_weight: float = 0.9
-    losses: dict[str, Any] = field(default_factory=dict)
-    loss_options: dict[str, Any] = field(default_factory=dict)
-    layers: Any = "uniform"
-    cache: bool = False
-    cache_dtype: str = "float32"
-    cache_top_k: int | None = None
-    teacher_precision: str | None = None
-    teacher_weights: list[float] = field(default_factory=list)
-    compile_teacher: bool = False
-    preflight: bool = True
-
-
-@dataclass
-class Prune:
-    """Which channels go, and when; ``amount``, a share of ``target``; null: none."""
-
-    amount: float | None = None
-    score: str = "fpgm"
-    scope: str = "uniform"
-    begin: float = 0.1
-    end: float = 0.6
-    schedule: str = "cubic"
-    soft: bool = False
-    exclude: list[str] = field(default_factory=list)
-    target: str = "channels"
-    align: int = 1
-    rate_norm: float = 0.9
-
-
-@dataclass
-class Quantize:
-    """From when on training goes through int8 (``begin`` null: never), or what another ``mode`` does after it.
-
-    ``ranges: auto`` is the moving average in training and the least squared error after it. ``calibration`` counts
-    samples of the validation split. With ``max_drop``, a share of accuracy, the most sensitive layers stay in floating
-    point.
-    """
-
-    mode: str = "train"
-    begin: float | None = None
-    freeze: float = 0.9
-    ranges: str = "auto"
-    weight_bits: int = 7
-    exclude: list[str] = field(default_factory=list)
-    calibration: int = 512
-    max_drop: float | None = None
-
-    @property
-    def after_training(self) -> bool:
-        """Whether a trained student is quantized."""
-        return self.mode != "train"
-
-    @property
-    def resolved_ranges(self) -> str:
-        """The rule that ``auto`` stands for."""
-        if self.ranges != "auto":
-            return self.ranges
-        return "mse" if self.after_training else "moving_average"
-
-
-@dataclass
 class Compress:
     """What makes the student small."""
 
-    prune: Prune = field(default_factory=Prune)
-    quantize: Quantize = field(default_factory=Quantize)
+    prune: PruneSettings = field(default_factory=PruneSettings)
+    quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
 
 
 @dataclass
@@ -195,7 +121,7 @@ class Recipe:
     student_options: dict[str, Any] = field(default_factory=dict)
     student_checkpoint: str | None = None
     student_fit: Fit = field(default_factory=Fit)
-    distil: Distil = field(default_factory=Distil)
+    distil: DistilSettings = field(default_factory=DistilSettings)
     optimizer: Optimizer = field(default_factory=Optimizer)
     compress: Compress = field(default_factory=Compress)
     trainer: Trainer = field(default_factory=Trainer)

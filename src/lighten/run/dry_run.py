@@ -15,7 +15,7 @@ from lighten.delivery.runtimes.packages import require
 from lighten.distillation.layers import matches_of
 from lighten.distillation.match import Match
 from lighten.distillation.preflight import Finding, preflight, too_many_words
-from lighten.distillation.terms import FEATURES
+from lighten.distillation.settings import FEATURES
 from lighten.errors import UserError
 from lighten.models.pretrained import resolve
 from lighten.pruning.decide import decide, plan_pruning, settle, study
