@@ -22,6 +22,7 @@ from torch import Tensor
 from lighten.distillation.settings import DistilSettings, check_cache
 from lighten.distillation.slots import Slots
 from lighten.errors import UserError
+from lighten.utils.checks import check_whole
 
 SCHEMA = 1
 _HEADER = 64  # bytes of a part before its first slot: a SHA-256 in hexadecimal digits
@@ -103,7 +104,7 @@ class TeacherCache:
                 "set views of the data, or switch augmentation off"
             )
         for name, count in (("samples", samples), ("views", views), ("outputs", outputs), ("world", world)):
-            _check_count(name, count)
+            check_whole(f"teacher cache: {name}", count, 1)
         if self.top_k is not None and self.top_k >= outputs:
             raise UserError(f"teacher cache: top_k={self.top_k}, expected below the {outputs} outputs; leave it out")
         self.samples, self.views, self.outputs, self.world = samples, views, outputs, world
@@ -382,8 +383,3 @@ def _bytes(count: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def _check_count(name: str, count: Any) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise UserError(f"teacher cache: {name}={count!r}, expected an integer of at least 1")
