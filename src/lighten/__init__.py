@@ -1,10 +1,12 @@
 """lighten: networks made small and fast while they train.
 
-Names are imported when they are first used, so that ``import lighten`` needs torch and lightning alone.
+Names and modules, as ``lighten.pruning.score.fpgm``, are imported when they are first used, so that ``import lighten``
+needs torch and lightning alone.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lighten.utils.lazy import lazy
 
 if TYPE_CHECKING:
     from lighten.data import build_data as build_data
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
     from lighten.models import build_model as build_model
     from lighten.models import register_model as register_model
     from lighten.pruning.callback import Prune as Prune
+    from lighten.pruning.cut import shrink as shrink
     from lighten.pruning.mask import mask_ as mask_
     from lighten.pruning.plan import Plan as Plan
     from lighten.pruning.planner import plan_pruning as plan_pruning
-    from lighten.pruning.shrink import shrink as shrink
     from lighten.quantization.callback import Quantize as Quantize
     from lighten.quantization.insert import calibrate_ as calibrate_
     from lighten.quantization.insert import quantize_ as quantize_
@@ -55,25 +57,12 @@ _HOMES = {
     "register_data": "data",
     "register_model": "models",
     "save": "delivery.folders.model",
-    "shrink": "pruning.shrink",
+    "shrink": "pruning.cut",
     "student_from_teacher": "distillation.initialise",
 }
 
-_PACKAGES = ("data", "distillation", "models", "pruning", "quantization")
-"""What is reached as an attribute too: ``lighten.pruning.score.fpgm``."""
-
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its home."""
-    if name in _PACKAGES:
-        return import_module(f"lighten.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lighten' has no attribute {name!r}")
-    value = getattr(import_module(f"lighten.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -60,6 +60,19 @@ def test_an_example_is_a_call_that_is_understood(capsys, step):
     assert parser().parse_args(words).step == step
 
 
+@pytest.mark.parametrize("words", [["--help"], ["recipes"], ["quantize", "--help"]], ids=str)
+def test_help_and_recipes_are_shown_without_torch(words):
+    code = (
+        "import sys; from lighten.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print([name for name in ('torch', 'lightning') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step_ends_with_two_on_wrong_arguments(capsys, monkeypatch, step):
     monkeypatch.chdir(ROOT)

@@ -456,12 +456,12 @@ def test_numbers_too_large_for_float16_name_the_sample(opened):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"dtype": "half"}, "dtype='half'; Choices: float16, float32"),
-        ({"top_k": 0}, "top_k=0, expected an integer of at least 1"),
-        ({"top_k": True}, "top_k=True, expected an integer"),
+        ({"dtype": "half"}, "dtype='half': Choices: float16, float32"),
+        ({"top_k": 0}, "top_k=0: expected a whole number, 1 or more"),
+        ({"top_k": True}, "top_k=True: expected a whole number"),
         ({"top_k": 5}, "top_k=5, expected below the 5 outputs"),
         ({"views": None}, "views=None, another view of each sample in every epoch, is never read again; set views"),
-        ({"views": 0}, "views=0, expected an integer of at least 1"),
+        ({"views": 0}, "views=0: expected a whole number, 1 or more"),
         ({"samples": 0}, "samples=0"),
     ],
 )

@@ -13,7 +13,7 @@ from mutated_recipes import files, words
 
 from lighten.errors import RecipeError
 from lighten.recipe.compose import compose_all
-from lighten.recipe.schema import load_recipe
+from lighten.recipe.files import load_recipe
 
 PLAIN = "student: resnet20\nstudent_options: {width: 4}\ncompress: {prune: {amount: 0.5}}\n"
 

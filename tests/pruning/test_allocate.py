@@ -112,7 +112,7 @@ def test_align_ramps_to_the_aligned_width():
     [
         ("uniform", r"amount=0.9 would empty layer \(4 channels\); ask for at most 0.87"),
         ("global", r"amount=0.9 would empty a layer: each of 2 groups keeps one of 8 channels; ask for at most 0.75"),
-        ("globl", r"no scope 'globl'; did you mean 'global'"),
+        ("globl", r"scope='globl': did you mean 'global'"),
     ],
 )
 def test_refuses(scope, says):

@@ -300,10 +300,10 @@ def test_the_other_order_of_class_swaps_gives_the_same_masks():
     [
         ({"amount": 1.0}, "amount=1.0"),
         ({"amount": math.nan}, "amount=nan"),
-        ({"amount": 0.5, "begin": 0.6, "end": 0.5}, "end=0.5 comes before begin=0.6"),
+        ({"amount": 0.5, "begin": 0.6, "end": 0.5}, "end=0.5: expected at least begin=0.6"),
         ({"amount": 0.5, "begin": -0.1}, "begin=-0.1"),
-        ({"amount": 0.5, "score": "l3"}, "no score 'l3'"),
-        ({"amount": 0.5, "scope": "all"}, "no scope 'all'"),
+        ({"amount": 0.5, "score": "l3"}, "score='l3': "),
+        ({"amount": 0.5, "scope": "all"}, "scope='all': "),
         ({"amount": 0.5, "align": 0}, "align=0"),
     ],
     ids=str,

@@ -5,7 +5,8 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning import plan_pruning
-from lighten.pruning.score import SCORES, l1, random, taylor
+from lighten.pruning.score import l1, random, taylor
+from lighten.pruning.settings import SCORES
 
 
 def test_every_score_has_a_plan(build, images):

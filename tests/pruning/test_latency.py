@@ -35,7 +35,7 @@ def test_what_is_out_of_reach_says_how_far_one_can_go(clockwork, build, images):
 
 
 def test_global_and_latency_do_not_go_together():
-    with pytest.raises(UserError, match="target='latency' needs widths that stay as planned"):
+    with pytest.raises(UserError, match="target=latency: expected scope uniform or sensitivity, whose widths stay"):
         Settings(0.5, scope="global", target="latency")
 
 

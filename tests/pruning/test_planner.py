@@ -72,17 +72,17 @@ def test_align_and_scope_reach_the_plan(build, images):
 
 @pytest.mark.parametrize("amount", [0.0, 1.0, -0.5, 1.5, math.nan, math.inf, "half", True, None])
 def test_amounts_outside_the_interval_are_refused(amount, build, images):
-    with pytest.raises(UserError, match=rf"amount={amount!r}, expected a share"):
+    with pytest.raises(UserError, match=rf"amount={amount!r}: expected a number above 0 and below 1"):
         plan_pruning(build("flat"), images, amount)
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"score": "fpgn"}, "no score 'fpgn'; did you mean 'fpgm'"),
-        ({"scope": "unform"}, "no scope 'unform'; did you mean 'uniform'"),
-        ({"align": 0}, "align=0, expected a whole number"),
-        ({"align": 1.5}, "align=1.5, expected a whole number"),
+        ({"score": "fpgn"}, "score='fpgn': did you mean 'fpgm'"),
+        ({"scope": "unform"}, "scope='unform': did you mean 'uniform'"),
+        ({"align": 0}, "align=0: expected a whole number"),
+        ({"align": 1.5}, "align=1.5: expected a whole number"),
         ({"exclude": ["conf"]}, "exclude='conf' matches no layer; did you mean 'conv'"),
     ],
 )

@@ -185,7 +185,7 @@ def test_non_finite_activations_stop_the_fit_by_name():
     [
         ({"begin": 1.0}, "begin=1.0: expected"),
         ({"begin": float("nan")}, "begin=nan: expected"),
-        ({"begin": 0.5, "freeze": 0.4}, r"freeze=0.4: expected .* from begin=0.5"),
+        ({"begin": 0.5, "freeze": 0.4}, "freeze=0.4: expected at least begin=0.5"),
     ],
 )
 def test_bad_settings_are_refused_at_once(settings, message):

@@ -75,7 +75,7 @@ def test_halves_round_weights_and_nothing_else(mode, batches):
         ({"mode": "static"}, "needs calibration data"),
         ({"mode": "static", "batches": []}, "at least one batch"),
         ({"mode": "static", "batches": [{"labels": torch.zeros(3)}]}, "labels alone"),
-        ({"mode": "dynamic", "weight_bits": 9}, "weight_bits=9: expected a whole number from 2 to 8"),
+        ({"mode": "dynamic", "weight_bits": 9}, "weight_bits=9: expected a whole number, 2 to 8"),
         ({"mode": "dynamic", "exclude": ["conv"]}, "matches no layer"),
     ],
 )

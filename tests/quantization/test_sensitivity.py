@@ -89,7 +89,7 @@ def test_model_is_left_as_it_is(net, batches):
     [
         ([], 0.01, "at least one batch"),
         ([torch.zeros(2, 6)], 0.01, "without labels"),
-        ("all", 1.5, r"max_drop=1.5: expected a share"),
+        ("all", 1.5, r"max_drop=1\.5: expected a number at least 0 and below 1"),
     ],
 )
 def test_bad_requests_give_one_line(net, batches, data, drop, message):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lighten.errors import RecipeError
 from lighten.recipe.compose import compose_all, read_recipe, recipe_names
-from lighten.recipe.schema import Recipe, RecipeError
+from lighten.recipe.schema import Recipe
 
 SHIPPED = Path(__file__).parents[2] / "recipes"
 PLAIN = """\

@@ -1,200 +1,189 @@
-import dataclasses
+"""Every setting of the techniques: recipes, their files, the command line and Python have one default and one check."""
+
+import inspect
+import re
+from dataclasses import fields
+from typing import get_type_hints
 
 import pytest
+import yaml
+from torch import nn
 
-from lighten.recipe.schema import Recipe, RecipeError, RecipeWarning, check, load_recipe, to_yaml
+from lighten import (
+    DistillationModule,
+    Prune,
+    Quantize,
+    TeacherCache,
+    find_float_layers,
+    plan_pruning,
+    quantize_,
+    quantize_post_training,
+)
+from lighten.cli.arguments import parser
+from lighten.delivery.folders.student import quantize_folder
+from lighten.distillation.settings import DistilSettings
+from lighten.errors import RecipeError, UserError
+from lighten.pruning.narrow import shrink_feed_forward
+from lighten.pruning.settings import PruneSettings, Settings
+from lighten.quantization.observe import RULES
+from lighten.quantization.settings import RANGES, QuantizeSettings
+from lighten.recipe.compose import compose_all
+from lighten.recipe.schema import Optimizer, Recipe
+from lighten.training.optimizer import OptimizerSettings
 
+NODES = {
+    "compress.prune": PruneSettings,
+    "compress.quantize": QuantizeSettings,
+    "distil": DistilSettings,
+    "optimizer": Optimizer,
+}
+DOORS = {
+    "compress.prune": (Prune, plan_pruning, Settings, shrink_feed_forward),
+    "compress.quantize": (Quantize, quantize_, quantize_post_training, find_float_layers, quantize_folder),
+    "distil": (DistillationModule, TeacherCache),
+    "optimizer": (OptimizerSettings, DistillationModule),
+}
+CALLED = {"cache_dtype": "dtype", "cache_top_k": "top_k"}
+"""What Python calls a setting otherwise."""
+OTHERWISE = {
+    "compress.prune.amount": [],  # Python is asked to prune
+    "compress.quantize.begin": [0.7],  # a callback is there to begin
+    "compress.quantize.mode": ["static"],  # another function trains
+    "compress.quantize.ranges": ["moving_average", "mse"],  # what auto stands for
+    "compress.quantize.max_drop": [],
+    "distil.cache": [None],  # of Python's own, with a folder
+    "optimizer.name": ["adamw"],  # recipes train from scratch, Python's default fine-tunes
+    "optimizer.lr": [1e-3],
+    "optimizer.weight_decay": [0.01],
+}
+"""Defaults of Python that are not the recipe's."""
+OF_RECIPES_ALONE = {"distil.preflight"}
 
-def recipe(**changes):
-    """A sound recipe, changed by dotted keys with ``__`` for dots."""
-    made = Recipe(name="mine", student="resnet20", student_options={"width": 4})
-    made.compress.prune.amount = 0.5
-    made.compress.quantize.begin = 0.7
-    for key, value in changes.items():
-        *path, last = key.split("__")
-        target = made
-        for part in path:
-            target = getattr(target, part)
-        assert hasattr(target, last), key
-        setattr(target, last, value)
-    return made
-
-
-def distilled(**changes):
-    return recipe(teacher="cnn", teacher_fit__max_epochs=1, **changes)
-
-
-SOUND = [
-    {},
-    {"compress__prune__amount": None},
-    {"compress__quantize__begin": None},
-    {"compress__prune__begin": 0.4, "compress__prune__end": 0.4},
-    {"compress__quantize__begin": 0.2},
-    {"trainer__devices": [0, 1]},
-    {"trainer__devices": "auto"},
-    {"trainer__limit_train_batches": 3},
-    {"trainer__strategy": "ddp"},
-    {"trainer__max_epochs": -1, "trainer__max_steps": 5},
-    {"id": "2026-01-01_a.b"},
-    {"data": "cifar10", "data_options": {"validation": 10}},
-    {"compress__quantize__begin": None, "compress__quantize__mode": "static", "compress__quantize__max_drop": 0.01},
-    {"compress__quantize__begin": None, "compress__quantize__mode": "float16", "delivery__targets": ["onnx", "litert"]},
-    {"compress__quantize__ranges": "lsq", "compress__quantize__max_drop": 0.01, "student_fit__max_epochs": 1},
-    {"delivery__targets": ["onnx", "openvino", "litert", "executorch"]},
-]
-
-
-@pytest.mark.parametrize("changes", SOUND, ids=str)
-def test_sound_recipes_pass(changes):
-    made = recipe(**changes)
-    assert check(made) is made
-
-
-def test_a_teacher_alone_is_enough_to_do():
-    check(distilled(compress__prune__amount=None, compress__quantize__begin=None))
-
-
-UNSOUND = [
-    ({"student": "resnet_20"}, "student='resnet_20': did you mean 'resnet20'? Choices: bert_rows, cnn"),
-    ({"data": "fashion_mnits"}, "data='fashion_mnits': did you mean 'fashion_mnist'?"),
-    ({"logger": "wndb"}, "logger='wndb': did you mean 'wandb'?"),
-    ({"optimizer__name": "adam"}, "optimizer.name='adam': did you mean 'adamw'?"),
-    ({"optimizer__schedule": "cosin"}, "optimizer.schedule='cosin': did you mean 'cosine'?"),
-    ({"student_fit__optimizer__lr": 0.0}, "student_fit.optimizer.lr=0.0: expected a number above 0"),
-    ({"optimizer__lr": float("inf")}, "optimizer.lr=inf: expected a number above 0"),
-    ({"optimizer__warmup": 1.0}, "optimizer.warmup=1.0: expected a number at least 0 and below 1"),
-    ({"batch_size": 1}, "batch_size=1: expected a whole number, 2 or more"),
-    ({"workers": -1}, "workers=-1: expected a whole number, 0 or more"),
-    ({"seed": -1}, "seed=-1: expected a whole number, 0 to 4294967295"),
-    ({"seed": 2**32}, "seed=4294967296: expected a whole number, 0 to 4294967295"),
-    ({"compress__prune__score": "fpgn"}, "compress.prune.score='fpgn': did you mean 'fpgm'? Choices: auto, bn_scale"),
-    ({"compress__prune__target": "mac"}, "compress.prune.target='mac': did you mean 'macs'?"),
-    ({"compress__prune__schedule": "qubic"}, "compress.prune.schedule='qubic': did you mean 'cubic'?"),
-    ({"compress__prune__rate_norm": 0.0}, "compress.prune.rate_norm=0.0: expected a number above 0 and at most 1"),
-    (
-        {"compress__prune__target": "latency", "compress__prune__scope": "global"},
-        "compress.prune.target=latency: expected compress.prune.scope uniform or sensitivity",
-    ),
-    ({"compress__prune__scope": "globall"}, "compress.prune.scope='globall': did you mean 'global'?"),
-    ({"compress__prune__amount": 1.0}, "compress.prune.amount=1.0: expected a number above 0 and below 1"),
-    ({"compress__prune__amount": 0.0}, "compress.prune.amount=0.0: expected a number above 0 and below 1"),
-    ({"compress__prune__amount": float("nan")}, "compress.prune.amount=nan: expected a number above 0 and below 1"),
-    ({"compress__prune__end": 0.05}, "compress.prune.end=0.05: expected at least compress.prune.begin=0.1"),
-    ({"compress__prune__end": 1.5}, "compress.prune.end=1.5: expected a number at least 0 and at most 1"),
-    ({"compress__prune__align": 0}, "compress.prune.align=0: expected a whole number, 1 or more"),
-    ({"compress__quantize__begin": 1.0}, "compress.quantize.begin=1.0: expected a number at least 0 and below 1"),
-    (
-        {"compress__quantize__freeze": 0.6},
-        "compress.quantize.freeze=0.6: expected at least compress.quantize.begin=0.7",
-    ),
-    ({"compress__quantize__ranges": "minmax"}, "compress.quantize.ranges='minmax': did you mean 'min_max'?"),
-    ({"compress__quantize__weight_bits": 9}, "compress.quantize.weight_bits=9: expected a whole number"),
-    ({"compress__quantize__mode": "statik"}, "compress.quantize.mode='statik': did you mean 'static'?"),
-    ({"compress__quantize__mode": "static"}, "compress.quantize.begin=0.7: mode static comes after training"),
-    ({"compress__quantize__calibration": 0}, "compress.quantize.calibration=0: expected a whole number, 1 or more"),
-    ({"compress__quantize__max_drop": 1.0}, "compress.quantize.max_drop=1.0: expected a number at least 0 and below 1"),
-    ({"compress__quantize__max_drop": 0.1}, "compress.quantize.max_drop=0.1: layers are chosen on a trained student"),
-    (
-        {"delivery__targets": ["litert"]},
-        "delivery.targets=[litert]: the others are compared with onnx; name it as well",
-    ),
-    (
-        {
-            "compress__quantize__begin": None,
-            "compress__quantize__mode": "dynamic",
-            "delivery__targets": ["onnx", "executorch"],
-        },
-        "delivery.targets: executorch does not take compress.quantize.mode=dynamic",
-    ),
-    (
-        {
-            "compress__quantize__begin": None,
-            "compress__quantize__mode": "bfloat16",
-            "delivery__targets": ["onnx", "litert"],
-        },
-        "delivery.targets: litert does not take compress.quantize.mode=bfloat16; use float16",
-    ),
-    ({"distil__temperature": 0.0}, "distil.temperature=0.0: expected a number above 0"),
-    ({"distil__soft_weight": 1.1}, "distil.soft_weight=1.1: expected a number at least 0 and at most 1"),
-    (
-        {"distil__losses": {"soft": 1.0}},
-        "distil.losses='soft': did you mean 'soft_labels'? Choices: attention_transfer",
-    ),
-    ({"delivery__targets": ["onnx", "openvno"]}, "delivery.targets='openvno': did you mean 'openvino'?"),
-    ({"delivery__opset": 17}, "delivery.opset=17: expected a whole number, 18 to"),
-    ({"teacher": "resnet_20"}, "teacher='resnet_20': did you mean 'resnet20'?"),
-    ({"teacher": "cnn"}, "teacher_fit.max_epochs=0: expected at least 1, as no teacher_checkpoint is given"),
-    (
-        {"teacher_checkpoint": "runs/x/teacher"},
-        "teacher_checkpoint='runs/x/teacher': expected none, as teacher is null",
-    ),
-    ({"compress__prune__amount": None, "compress__quantize__begin": None}, "teacher=null: nothing to do"),
-    ({"trainer__max_epochs": 0}, "trainer.max_epochs=0: expected at least 1, or -1 with trainer.max_steps above 0"),
-    ({"trainer__max_epochs": 0, "trainer__max_steps": 5}, "trainer.max_epochs=0: expected at least 1, or -1"),
-    ({"trainer__max_epochs": -1}, "trainer.max_epochs=-1: expected at least 1, or -1 with trainer.max_steps above 0"),
-    ({"trainer__precision": "bf16-true"}, "trainer.precision='bf16-true': did you mean 'bf16-mixed'?"),
-    ({"trainer__strategy": "ddp_spawn"}, "trainer.strategy='ddp_spawn': did you mean 'ddp'?"),
-    (
-        {"trainer__sync_batchnorm": True, "trainer__accelerator": "cpu"},
-        "trainer.sync_batchnorm=true: torch synchronises batch norm between GPUs alone; set false",
-    ),
-    (
-        {"trainer__strategy": "fsdp", "compress__prune__amount": None, "compress__quantize__begin": 0.5},
-        "trainer.strategy=fsdp: quantization needs whole weights on every device; use ddp",
-    ),
-    ({"trainer__strategy": "fsdp"}, "trainer.strategy=fsdp: pruning needs whole weights on every device; use ddp"),
-    ({"optimizer__momentum": 0.0}, "optimizer.nesterov=true: needs optimizer.momentum above 0"),
-    ({"distil__losses": {"soft_labels": -1.0}}, "distil.losses.soft_labels=-1.0: expected a number at least 0"),
-    ({"distil__losses": {"soft_labels": 0.0}}, "distil.losses={'soft_labels': 0.0}: expected one weight above 0"),
-    ({"delivery__targets": []}, "delivery.targets=[]: expected one at least. Choices: onnx, openvino"),
-    ({"trainer__accelerator": "gpuu"}, "trainer.accelerator='gpuu': did you mean 'gpu'?"),
-    ({"trainer__precision": "bf16-mixd"}, "trainer.precision='bf16-mixd': did you mean 'bf16-mixed'?"),
-    ({"trainer__strategy": "dpp"}, "trainer.strategy='dpp': did you mean 'ddp'?"),
-    ({"trainer__devices": "two"}, "trainer.devices='two': expected a number of devices"),
-    ({"trainer__devices": 0}, "trainer.devices=0: expected a number of devices"),
-    ({"trainer__limit_train_batches": -3}, "trainer.limit_train_batches=-3: expected a number of batches, or a share"),
-    ({"trainer__limit_val_batches": 1.5}, "trainer.limit_val_batches=1.5: expected a number of batches, or a share"),
-    ({"trainer__gradient_clip_val": 0.0}, "trainer.gradient_clip_val=0.0: expected a number above 0"),
-    ({"trainer__accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches=0: expected a whole number, 1 or more"),
-    ({"student_options": {"widht": 4}}, "student_options: model resnet20: no option 'widht'; did you mean 'width'?"),
-    ({"student_options": {"width": 0}}, "student_options: model resnet20: width=0, expected an integer of at least 1"),
-    ({"data_options": {"sauce": "idx"}}, "data_options: data fashion_mnist: no option 'sauce'; did you mean 'source'?"),
-    ({"id": "../elsewhere"}, "id='../elsewhere': expected letters, digits"),
-    ({"id": ".."}, "id='..': expected letters, digits"),
-    ({"id": "a/b"}, "id='a/b': expected letters, digits"),
-    ({"id": "a\n"}, "id='a\\n': expected letters, digits"),
-]
+SWITCHES = {"soft", "cache", "compile_teacher", "preflight", "nesterov"}
+NAMES_OF_LAYERS = {"exclude"}
+"""What they are depends on the model."""
 
 
-@pytest.mark.parametrize(("changes", "says"), UNSOUND, ids=lambda value: str(value)[:40])
-def test_unsound_recipes_are_told_in_one_line(changes, says):
-    with pytest.raises(RecipeError) as caught:
-        check(recipe(**changes))
-    assert str(caught.value).startswith(says)
-    assert "\n" not in str(caught.value)
+def linear():
+    return nn.Linear(4, 3)
 
 
-def test_a_setting_without_effect_warns():
-    with pytest.warns(RecipeWarning, match="distil has no effect, as teacher is null"):
-        check(recipe(distil__temperature=2.0))
+def distilled(**settings):
+    return DistillationModule(linear(), linear(), **settings)
 
 
-def test_yaml_round_trip(tmp_path):
-    made = distilled(distil__losses={"soft_labels": 0.5}, trainer__devices=[0, 1], compress__prune__exclude=["head"])
-    path = tmp_path / "recipe.yaml"
-    path.write_text(to_yaml(made))
-    again = load_recipe(path)
-    assert again == made
-    assert {f.name: type(getattr(again, f.name)) for f in dataclasses.fields(Recipe)} == {
-        f.name: type(getattr(made, f.name)) for f in dataclasses.fields(Recipe)
-    }
+WRONG = {
+    "compress.prune.amount": (1.0, Prune, Settings),
+    "compress.prune.score": ("fpgn", lambda **s: Prune(0.5, **s), lambda **s: Settings(0.5, **s)),
+    "compress.prune.scope": ("unform", lambda **s: Prune(0.5, **s), lambda **s: Settings(0.5, **s)),
+    "compress.prune.begin": (-0.5, lambda **s: Prune(0.5, **s)),
+    "compress.prune.end": (1.5, lambda **s: Prune(0.5, **s)),
+    "compress.prune.schedule": ("qubic", lambda **s: Prune(0.5, **s)),
+    "compress.prune.target": ("mac", lambda **s: Prune(0.5, **s), lambda **s: Settings(0.5, **s)),
+    "compress.prune.align": (0, lambda **s: Prune(0.5, **s), lambda **s: Settings(0.5, **s)),
+    "compress.prune.rate_norm": (0.0, lambda **s: Prune(0.5, **s), lambda **s: Settings(0.5, **s)),
+    "compress.quantize.mode": ("statik", lambda **s: quantize_post_training(linear(), **s)),
+    "compress.quantize.begin": (1.0, Quantize),
+    "compress.quantize.freeze": (1.5, Quantize),
+    "compress.quantize.ranges": ("minmax", Quantize, lambda **s: quantize_(linear(), **s)),
+    "compress.quantize.weight_bits": (9, Quantize, lambda **s: quantize_(linear(), **s)),
+    "compress.quantize.calibration": (0, lambda **s: quantize_folder("nowhere", "static", **s)),
+    "compress.quantize.max_drop": (1.0, lambda **s: find_float_layers(linear(), [], **s)),
+    "distil.temperature": (0.0, distilled),
+    "distil.soft_weight": (1.5, distilled),
+    "distil.losses": ({"hnit": 1.0}, distilled),
+    "distil.loss_options": ({"dkd": {"betta": 1.0}}, lambda **s: distilled(losses={"dkd": 1.0}, **s)),
+    "distil.layers": ("unifrm", distilled),
+    "distil.cache_dtype": ("float15", lambda **s: TeacherCache("nowhere", **s)),
+    "distil.cache_top_k": (0, lambda **s: TeacherCache("nowhere", **s)),
+    "distil.teacher_precision": ("float15", distilled),
+    "distil.teacher_weights": ([0.0], distilled),
+    "optimizer.name": ("adam", OptimizerSettings),
+    "optimizer.lr": (0.0, OptimizerSettings),
+    "optimizer.weight_decay": (-1.0, OptimizerSettings),
+    "optimizer.momentum": (1.0, OptimizerSettings),
+    "optimizer.warmup": (1.0, OptimizerSettings),
+    "optimizer.schedule": ("cosin", OptimizerSettings),
+    "optimizer.label_smoothing": (1.0, distilled),
+}
+"""Of each setting a value that makes no sense, and what Python gives it to."""
+
+KEYS = [f"{node}.{field.name}" for node, kind in NODES.items() for field in fields(kind)]
 
 
-@pytest.mark.parametrize("text", [None, "seed: [1", "seed: many", "sed: 1", "compress: {prune: {amount: 2.0}}"])
-def test_an_unreadable_file_is_told_in_one_line(tmp_path, text):
-    path = tmp_path / "recipe.yaml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
-    assert "\n" not in str(caught.value)
+def as_word(value):
+    """Return a value as the command line has it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{as_word(item)}" for key, item in value.items()) + "}"
+    return f"[{','.join(map(as_word, value))}]" if isinstance(value, list) else str(value)
+
+
+@pytest.fixture
+def recipes(tmp_path):
+    def write(key=None, value=None):
+        tree = {"student": "resnet20", "student_options": {"width": 4}, "compress": {"prune": {"amount": 0.5}}}
+        node = tree
+        *parts, last = key.split(".") if key else ["seed"]
+        for part in parts:
+            node = node.setdefault(part, {})
+        node[last] = value if key else 0
+        (tmp_path / "plain.yaml").write_text(yaml.safe_dump(tree))
+        return tmp_path
+
+    return write
+
+
+def test_each_setting_is_looked_at():
+    plain = {key for key in KEYS if key.rpartition(".")[2] not in SWITCHES | NAMES_OF_LAYERS}
+    assert plain == set(WRONG)
+    kinds = {name: kind for node in NODES.values() for name, kind in get_type_hints(node).items()}
+    assert {kinds[name] for name in SWITCHES} == {bool}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_python_has_the_recipes_default(key):
+    node, _, name = key.rpartition(".")
+    settings = Recipe()
+    for part in node.split("."):
+        settings = getattr(settings, part)
+    expected = getattr(settings, name)
+    parameters = [inspect.signature(door).parameters.get(CALLED.get(name, name)) for door in DOORS[node]]
+    parameters = [p for p in parameters if p is not None]
+    assert bool(parameters) != (key in OF_RECIPES_ALONE)
+    defaults = [p.default for p in parameters if p.default is not p.empty]
+    if key in OTHERWISE:
+        assert list(dict.fromkeys(defaults)) == OTHERWISE[key]
+    else:  # nothing is an empty list in a recipe, and an empty tuple or None in a signature
+        assert [default or type(expected)() if expected in ([], {}) else default for default in defaults] == [
+            expected for _ in defaults
+        ]
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_wrong_value_is_refused_everywhere_in_the_same_words(key, recipes):
+    value, *doors = WRONG[key]
+    name = key.rpartition(".")[2]
+    said = []
+    for words, folder in ([], recipes(key, value)), ([f"{key}={as_word(value)}"], None):
+        with pytest.raises(RecipeError) as caught:
+            compose_all(["recipe=plain", *words], folder or recipes())
+        assert str(caught.value).startswith(key)
+        said.append(str(caught.value).removeprefix(key))
+    python = CALLED.get(name, name)
+    for door in doors:
+        with pytest.raises(UserError) as caught:
+            door(**{python: value})
+        said.append(re.split(rf"\b{python}(?=[=.])", str(caught.value), maxsplit=1)[1])
+    more = {"compress.quantize.ranges": "auto, ", "compress.quantize.mode": ", train"}  # of recipes alone
+    assert len({text.replace(more.get(key, "\n"), "") for text in said}) == 1, said
+    assert re.search("expected|did you mean", said[0])
+
+
+def test_each_rule_of_ranges_has_a_name():
+    assert tuple(RULES) == RANGES
+
+
+def test_the_command_line_calibrates_as_recipes_do():
+    arguments = parser().parse_args(["quantize", "folder"])
+    assert arguments.calibration == QuantizeSettings().calibration
+    assert (arguments.mode, arguments.ranges) == ("static", QuantizeSettings(mode="static").resolved_ranges)

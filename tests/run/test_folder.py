@@ -4,9 +4,10 @@ import pytest
 
 from lighten.errors import RecipeError
 from lighten.recipe.compose import compose_all
-from lighten.recipe.schema import load_recipe
+from lighten.recipe.files import load_recipe
+from lighten.recipe.schema import settings_of
 from lighten.run.environment import FOLDER
-from lighten.run.folder import keep_recipe, open_folder, settings_of
+from lighten.run.folder import keep_recipe, open_folder
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -17,10 +17,9 @@ from browser import title_in_browser
 import lighten
 from lighten.cli.main import main as cli
 from lighten.data import build_data
-from lighten.errors import UserError
+from lighten.errors import RecipeError, UserError
 from lighten.pruning.plan import Plan
 from lighten.recipe.compose import compose_all
-from lighten.recipe.schema import RecipeError
 from lighten.run.pipeline import run
 
 RECIPES = Path(__file__).parents[2] / "recipes"

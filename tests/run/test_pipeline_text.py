@@ -10,9 +10,8 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import lighten
-from lighten.errors import UserError
+from lighten.errors import RecipeError, UserError
 from lighten.recipe.compose import compose_all
-from lighten.recipe.schema import RecipeError
 from lighten.run.pipeline import run
 
 RECIPES = Path(__file__).parents[2] / "recipes"

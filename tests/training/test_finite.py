@@ -171,7 +171,7 @@ def test_skips_are_counted_on_after_a_resume(tmp_path, plain, batches, trainer) 
 
 
 def test_what_may_be_done_is_one_of_two() -> None:
-    with pytest.raises(UserError, match="on_bad_batch='ignore', expected one of stop, skip"):
+    with pytest.raises(UserError, match="on_bad_batch='ignore': Choices: skip, stop"):
         StopOnNonFinite("ignore")
 
 

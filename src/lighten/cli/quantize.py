@@ -1,11 +1,11 @@
 """``lighten quantize``: quantize the trained model of a folder."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lighten.cli.arguments import add_command, add_words, errors_of_folder
+from lighten.quantization.settings import POST_TRAINING_MODES, POST_TRAINING_RANGES, RANGES, STATIC, QuantizeSettings
 
 
 def add_parser(commands: Any) -> None:
@@ -16,26 +16,21 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     quantize.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder, as runs/<recipe>/<id>/dense")
     mode = quantize.add_argument(
-        "--mode", default="static", help="static, dynamic, float16 or bfloat16 (default: static)"
+        "--mode", default=STATIC, help="static, dynamic, float16 or bfloat16 (default: static)"
     )
-    add_words(mode, _modes)
-    ranges = quantize.add_argument("--ranges", default="mse", help="of static: min_max, percentile, mse, entropy, …")
-    add_words(ranges, _ranges)
+    add_words(mode, lambda: POST_TRAINING_MODES)
+    ranges = quantize.add_argument(
+        "--ranges", default=POST_TRAINING_RANGES, help="of static: min_max, percentile, mse, entropy, …"
+    )
+    add_words(ranges, lambda: [name for name in RANGES if name != "lsq"])
     quantize.add_argument("--weight-bits", type=int, default=8, help="2 to 8, of static and dynamic")
-    quantize.add_argument("--calibration", type=int, default=512, help="samples of the validation split, for static")
+    quantize.add_argument(
+        "--calibration",
+        type=int,
+        default=QuantizeSettings.calibration,
+        help="samples of the validation split, for static",
+    )
     quantize.add_argument("--exclude", nargs="*", default=[], metavar="LAYER", help="names, patterns or types")
-
-
-def _modes() -> Sequence[str]:
-    from lighten.quantization.post_training import MODES
-
-    return MODES
-
-
-def _ranges() -> Sequence[str]:
-    from lighten.recipe.schema import RANGES
-
-    return tuple(name for name in RANGES if name not in ("auto", "lsq"))
 
 
 def _quantize(arguments: argparse.Namespace) -> None:

@@ -111,8 +111,8 @@ def _ended_by(error: Exception) -> str | None:
 
 def composed(argv: Sequence[str], recipes: Path) -> list["Recipe"]:
     """Return the recipes that ``argv`` asks for; settings without effect are warned of."""
+    from lighten.recipe.checks import RecipeWarning
     from lighten.recipe.compose import compose_all
-    from lighten.recipe.schema import RecipeWarning
 
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")

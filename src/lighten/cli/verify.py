@@ -46,8 +46,8 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 def _recipe_of(run: Path) -> str | None:
     """Return the SHA-256 of what a run was asked for; ``None`` if that cannot be read."""
-    from lighten.recipe.schema import load_recipe
-    from lighten.run.folder import settings_of
+    from lighten.recipe.files import load_recipe
+    from lighten.recipe.schema import settings_of
     from lighten.utils.fingerprint import fingerprint_of
 
     path = run / "recipe.yaml"

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from lighten.distillation.cache_part import CachePart
-from lighten.distillation.slots import DTYPES, Slots
-from lighten.errors import UserError, did_you_mean
+from lighten.distillation.settings import DistilSettings, check_cache
+from lighten.distillation.slots import Slots
+from lighten.errors import UserError
+from lighten.utils.checks import check_whole
 from lighten.utils.files import write_whole
 
 SCHEMA = 1
@@ -53,11 +55,14 @@ class TeacherCache:
         ([True, True], True, 0.01)
     """
 
-    def __init__(self, folder: str | Path, *, dtype: str = "float32", top_k: int | None = None) -> None:
-        if dtype not in DTYPES:
-            raise UserError(f"teacher cache: dtype={dtype!r}; {did_you_mean(str(dtype), DTYPES)}")
-        if top_k is not None:
-            _check_count("top_k", top_k)
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        dtype: str = DistilSettings.cache_dtype,
+        top_k: int | None = DistilSettings.cache_top_k,
+    ) -> None:
+        check_cache(dtype, top_k, "teacher cache: ")
         self.folder = Path(folder)
         self.dtype = dtype
         self.top_k = top_k
@@ -99,7 +104,7 @@ class TeacherCache:
                 "set views of the data, or switch augmentation off"
             )
         for name, count in (("samples", samples), ("views", views), ("outputs", outputs), ("world", world)):
-            _check_count(name, count)
+            check_whole(f"teacher cache: {name}", count, 1)
         if self.top_k is not None and self.top_k >= outputs:
             raise UserError(f"teacher cache: top_k={self.top_k}, expected below the {outputs} outputs; leave it out")
         self.samples, self.views, self.outputs, self.world = samples, views, outputs, world
@@ -342,8 +347,3 @@ def _bytes(count: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def _check_count(name: str, count: Any) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise UserError(f"teacher cache: {name}={count!r}, expected an integer of at least 1")

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from lighten.distillation.match import (
-    UNIFORM,
     FeatureRecorder,
     Match,
     Projection,
@@ -15,6 +14,7 @@ from lighten.distillation.match import (
     check_shapes,
     match_layers,
 )
+from lighten.distillation.settings import UNIFORM
 from lighten.distillation.teacher import Teacher, filter_kwargs
 from lighten.errors import UserError
 from lighten.utils.inputs import Call

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lighten.distillation.settings import UNIFORM, check_layers
 from lighten.errors import UserError, did_you_mean
 
-UNIFORM = "uniform"
 SELF_ATTENTION = {kind: (kind, f"{kind[0]}_lin", f"{kind[0]}_proj") for kind in ("query", "key", "value")}
 """What families call the linear layers of queries, keys and values."""
 
@@ -40,11 +40,8 @@ def match_layers(student: nn.Module, teacher: nn.Module, layers: str | Mapping[s
         >>> [(m.student, m.teacher) for m in match_layers(layers(3), layers(6))]
         [('0', '1'), ('1', '3'), ('2', '5')]
     """
-    if not isinstance(layers, str | Mapping) or not layers:
-        raise UserError(f"layers={layers!r}: expected {UNIFORM!r}, or the student's names to the teacher's")
+    check_layers(layers)
     if isinstance(layers, str):
-        if layers != UNIFORM:
-            raise UserError(f"layers={layers!r}; {did_you_mean(layers, [UNIFORM])}, or patterns of names")
         ours, theirs = _blocks("student", student), _blocks("teacher", teacher)
         if len(ours) > len(theirs):
             raise UserError(

@@ -1,6 +1,6 @@
 """DistillationModule: a LightningModule that trains a student on labels and on a teacher's answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,17 +15,20 @@ from lighten.distillation.cache import TeacherCache
 from lighten.distillation.cached_teacher import CachedTeacher, check_cacheable
 from lighten.distillation.distributed import check_sync, gather_rows, shard_
 from lighten.distillation.layers import MatchedLayers, matches_of, restore_projections_
-from lighten.distillation.match import UNIFORM
 from lighten.distillation.metrics import EpochMetrics
+from lighten.distillation.settings import DistilSettings, check_label_smoothing, check_layers
 from lighten.distillation.teacher import Teacher, ask, check_no_shared_parameters, check_same_teacher, filter_kwargs
 from lighten.distillation.terms import BatchOutputs, CrossRank, WeightedLosses, check_terms, plain
 from lighten.distillation.tokens import NextTokens
 from lighten.errors import UserError
 from lighten.schedule import Setting
 from lighten.training.example_inputs import example_call
-from lighten.training.optimizer import OptimizerBuilder, OptimizerSettings
+from lighten.training.optimizer import OptimizerSettings
 from lighten.training.progress import fit_progress, fit_steps, logs_now
 from lighten.utils.batch import BatchFormat, Parts, Roles
+
+OptimizerBuilder = Callable[[nn.Module, int], OptimizerLRScheduler]
+"""From a module and the fit's number of optimizer steps to what ``configure_optimizers`` may return."""
 
 CHECKPOINT_KEY = "lighten_teacher"
 """Where a checkpoint keeps the teacher's fingerprint."""
@@ -47,7 +50,7 @@ class DistillationModule(L.LightningModule):
         teacher: the same, or several of which the logits are averaged; ``None`` trains on labels alone.
         temperature: of the soft labels, above zero; a number, or a schedule ``{from, to, begin, end, shape}``.
         soft_weight: weight of the soft labels in [0, 1]; the rest is for the labels.
-        losses: weights by name instead of ``soft_weight``, numbers or schedules; names are ``terms.LOSSES``.
+        losses: weights by name instead of ``soft_weight``, numbers or schedules; names are ``settings.LOSSES``.
         loss_options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
         layers: that hints and the like compare: ``"uniform"``, or patterns of names, the student's to the teacher's.
         task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``: answers for masked tokens, or
@@ -84,15 +87,15 @@ class DistillationModule(L.LightningModule):
         student: nn.Module,
         teacher: nn.Module | Sequence[nn.Module] | None = None,
         *,
-        temperature: Setting = 4.0,
-        soft_weight: float = 0.9,
+        temperature: Setting = DistilSettings.temperature,
+        soft_weight: float = DistilSettings.soft_weight,
         losses: Mapping[str, Setting] | None = None,
         loss_options: Mapping[str, Mapping[str, float]] | None = None,
-        layers: str | Mapping[str, str] = UNIFORM,
+        layers: str | Mapping[str, str] = DistilSettings.layers,
         task: str = "classification",
         teacher_weights: Sequence[float] | None = None,
-        teacher_precision: str | None = None,
-        compile_teacher: bool = False,
+        teacher_precision: str | None = DistilSettings.teacher_precision,
+        compile_teacher: bool = DistilSettings.compile_teacher,
         shard_teacher: bool = False,
         cache: TeacherCache | None = None,
         optimizer: OptimizerBuilder | None = None,
@@ -105,6 +108,8 @@ class DistillationModule(L.LightningModule):
         super().__init__()
         self.batch_format, self.outputs = BatchFormat(batch, keyed=cache is not None), outputs
         weights = check_terms(losses, soft_weight, temperature, teacher=teacher is not None, task=task)
+        check_layers(layers)
+        check_label_smoothing(label_smoothing)
         self.teacher = None
         if teacher is not None:
             self.teacher = Teacher(

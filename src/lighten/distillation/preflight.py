@@ -18,8 +18,9 @@ from lighten.distillation.preflight_data import (
     find_single_sample_batches,
 )
 from lighten.distillation.preflight_samples import ERROR, WARNING, LoaderSamples, Problem, collect, numbers
+from lighten.distillation.settings import LABELS
 from lighten.distillation.teacher import check_no_shared_parameters
-from lighten.distillation.terms import LABELS, check_terms
+from lighten.distillation.terms import check_terms
 from lighten.errors import UserError
 from lighten.schedule import Setting
 from lighten.utils.batch import BatchFormat

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DTYPES = ("float32", "float16")
-
 
 @dataclass(frozen=True)
 class Slots:
@@ -25,7 +23,7 @@ class Slots:
 
     Args:
         outputs: numbers per sample.
-        dtype: one of ``DTYPES``.
+        dtype: one of ``settings.CACHE_DTYPES``.
         top_k: below ``outputs``; ``None`` keeps all.
     """
 

@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lighten.errors import UserError, did_you_mean
+from lighten.distillation.settings import check_precision, check_teacher_weights
+from lighten.errors import UserError
 from lighten.utils.inputs import Call, logits_of, map_tensors, run
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What a teacher may compute in."""
 
 
 class Teacher:
@@ -48,10 +46,8 @@ class Teacher:
         if not modules:
             raise UserError("teacher=[]: expected a model, or several")
         given = [1.0] * len(modules) if weights is None else [float(w) for w in weights]
-        if len(given) != len(modules) or not all(0 < w < float("inf") for w in given):
-            raise UserError(f"teacher_weights={given}: expected {len(modules)} numbers above zero, one a teacher")
-        if precision is not None and precision not in PRECISIONS:
-            raise UserError(f"teacher_precision={precision!r}; {did_you_mean(str(precision), PRECISIONS)}")
+        check_teacher_weights(given, len(modules))
+        check_precision(precision)
         for each in modules:
             if any(p.is_meta for p in each.parameters()):
                 raise UserError(
@@ -125,7 +121,7 @@ class Teacher:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision is None or self._device is None:
             return contextlib.nullcontext()
-        dtype = PRECISIONS[self.precision]
+        dtype = getattr(torch, self.precision)
         if dtype == torch.float32:
             return torch.autocast(self._device.type, enabled=False)
         return torch.autocast(self._device.type, dtype=dtype)

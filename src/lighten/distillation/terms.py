@@ -11,7 +11,6 @@ from lighten.distillation.features import attention_transfer, hidden_cosine, hin
 from lighten.distillation.loss import (
     IGNORED,
     binary_cross_entropy,
-    check_temperature,
     cross_entropy,
     dist,
     dkd,
@@ -19,20 +18,14 @@ from lighten.distillation.loss import (
     soft_binary_labels,
     soft_labels,
 )
+from lighten.distillation.settings import FEATURES, LABELS, check_loss_options, check_losses, check_soft_labels
 from lighten.errors import UserError, did_you_mean
 from lighten.schedule import Setting, check_setting, value_at
+from lighten.utils.checks import check_one_of
 
 TASKS = ("classification", "multilabel", "regression", "masked_lm")
-FEATURES = ("hint", "hidden_cosine", "attention_transfer", "relations")
-"""Losses that compare layers."""
-LABELS = ("cross_entropy", "mean_squared_error")
-"""Losses that need no teacher."""
-LOSSES = ("soft_labels", "dkd", "dist", *FEATURES, *LABELS)
-"""The losses that ``DistillationModule(losses=...)`` accepts."""
 CLASSES_ONLY = ("dkd", "dist")
 """Losses that compare the classes of a sample, which the other tasks have not."""
-OPTIONS = {"dkd": ("alpha", "beta"), "dist": ("beta", "gamma"), "relations": ("heads",)}
-"""What ``loss_options`` may set."""
 
 
 @dataclass
@@ -200,26 +193,13 @@ def check_terms(
         UserError: for an unknown name or task, a negative weight, no weight at all, or a loss that needs a teacher
             without one.
     """
-    for value in check_setting("temperature", temperature):
-        check_temperature(value)
-    if task not in TASKS:
-        raise UserError(f"task={task!r}; {did_you_mean(str(task), TASKS)}")
-    if not isinstance(soft_weight, int | float) or not 0.0 <= soft_weight <= 1.0:
-        raise UserError(f"soft_weight={soft_weight}, expected a number in [0, 1]; weights over time belong to losses")
+    check_soft_labels(temperature, soft_weight)
+    check_one_of("task", task, TASKS)
     hard = "mean_squared_error" if task == "regression" else "cross_entropy"
     if losses is None:
         losses = {"soft_labels": soft_weight, hard: 1.0 - soft_weight} if teacher else {hard: 1.0}
-    weights: dict[str, Setting] = {}
-    for name, setting in losses.items():
-        if name not in LOSSES:
-            raise UserError(f"losses has {name!r}, which is no loss; {did_you_mean(name, LOSSES)}")
-        values = check_setting(f"losses.{name}", setting)
-        if min(values) < 0:
-            raise UserError(f"losses.{name}={setting}, expected a finite number that is not below zero")
-        if max(values) > 0:
-            weights[name] = setting
-    if not weights:
-        raise UserError(f"losses={dict(losses)} leaves nothing to learn from; give one a weight above zero")
+    check_losses(losses)
+    weights = {name: setting for name, setting in losses.items() if max(check_setting(name, setting)) > 0}
     for name in weights:
         if name not in LABELS and not teacher:
             raise UserError(f"losses has {name!r} and there is no teacher; give one, or use {hard} alone")
@@ -236,19 +216,10 @@ def check_options(
     Raises:
         UserError: if a loss takes no part or has no such keyword, or a value is no number above or equal to zero.
     """
-    for name, given in options.items():
+    for name in options:
         if name not in weights:
             raise UserError(f"loss_options has {name!r}, which takes no part; {did_you_mean(name, weights)}")
-        if not isinstance(given, Mapping):
-            raise UserError(f"loss_options.{name}={given!r}, expected keywords, as in {{dkd: {{beta: 2.0}}}}")
-        for key, value in given.items():
-            if key not in OPTIONS.get(name, ()):
-                known = OPTIONS.get(name)
-                raise UserError(
-                    f"loss_options.{name} has no {key!r}; {did_you_mean(key, known) if known else 'it has no options'}"
-                )
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise UserError(f"loss_options.{name}.{key}={value!r}, expected a finite number that is not below zero")
+    check_loss_options(options)
     return {name: dict(given) for name, given in options.items()}
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lighten.errors import UserError, did_you_mean
+from lighten.errors import UserError
 from lighten.pruning.damage import GroupSensitivity
-
-SCOPES = ("uniform", "global", "sensitivity")
+from lighten.pruning.settings import SCOPES, PruneSettings
+from lighten.utils.checks import check_one_of
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def allocate(
     candidates: Sequence[Candidate],
     amount: float,
     *,
-    scope: str = "uniform",
-    align: int = 1,
+    scope: str = PruneSettings.scope,
+    align: int = PruneSettings.align,
     ramp: float = 1.0,
     share: Share | None = None,
     sensitivities: Sequence[GroupSensitivity] = (),
@@ -89,8 +89,7 @@ def allocate(
     Raises:
         UserError: if ``amount`` cannot be reached, or ``scope`` is unknown.
     """
-    if scope not in SCOPES:
-        raise UserError(f"no scope {scope!r}; {did_you_mean(scope, SCOPES)}")
+    check_one_of("scope", scope, SCOPES)
     if ramp == 0.0:
         return [lowest(c, 0) for c in candidates]
     moving = [which for which, c in enumerate(candidates) if not c.fixed]

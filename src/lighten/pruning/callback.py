@@ -17,7 +17,7 @@ from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
 from lighten.pruning.planner import trace_structure
 from lighten.pruning.pruner import Decision, Pruner
-from lighten.pruning.settings import Settings
+from lighten.pruning.settings import PruneSettings, Settings, check_times
 from lighten.pruning.updates import Updates
 from lighten.pruning.widths import Allocation
 from lighten.training.example_inputs import example_calls, find_part
@@ -75,23 +75,24 @@ class Prune(L.Callback):
         self,
         amount: float,
         *,
-        score: str = "fpgm",
-        begin: float = 0.1,
-        end: float = 0.6,
-        scope: str = "uniform",
+        score: str = PruneSettings.score,
+        begin: float = PruneSettings.begin,
+        end: float = PruneSettings.end,
+        scope: str = PruneSettings.scope,
         exclude: Sequence[str] = (),
-        schedule: str = "cubic",
-        soft: bool = False,
-        target: str = "channels",
-        align: int = 1,
-        rate_norm: float = 0.9,
+        schedule: str = PruneSettings.schedule,
+        soft: bool = PruneSettings.soft,
+        target: str = PruneSettings.target,
+        align: int = PruneSettings.align,
+        rate_norm: float = PruneSettings.rate_norm,
         calibration: Sequence[ExampleInput] | None = None,
         module: str | None = None,
-        of: str = "present",
+        of: str = Settings.of,
     ) -> None:
         self.settings = Settings(
             amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm, of=of
         )
+        check_times(begin, end, schedule)
         self.begin, self.end, self.exclude, self.module = begin, end, tuple(exclude), module
         self.schedule, self.soft = schedule, soft
         self.calibration = None if calibration is None else [as_call(given) for given in calibration]

@@ -55,7 +55,7 @@ def score_group(
         group: its filters of all layers count, side by side.
         tensors: the model's parameters by name.
         live: indices of the channels that are not gone yet.
-        score: a name of :data:`~lighten.pruning.score.SCORES`.
+        score: a name of :data:`~lighten.pruning.settings.SCORES`.
         rate_norm: see :func:`~lighten.pruning.score.mix`.
         accumulated_gradients: first-order scores by group, summed over optimizer steps; nothing is known yet of a group
             that is not there. ``None`` takes them from the weights' gradients.

@@ -16,12 +16,12 @@ from lighten.errors import UserError
 from lighten.pruning.allocate import Candidate, allocate, pressure
 from lighten.pruning.check import synthesise
 from lighten.pruning.cost import costs_of
+from lighten.pruning.cut import cut_
 from lighten.pruning.damage import GroupSensitivity
 from lighten.pruning.groups import Structure
 from lighten.pruning.mask import mask_
 from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
-from lighten.pruning.shrink import cut_
 from lighten.pruning.trace import Geometry
 from lighten.utils.clone import clone
 

@@ -7,7 +7,9 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.models.transformers import options_of
-from lighten.pruning import plan_pruning, shrink
+from lighten.pruning.cut import shrink
+from lighten.pruning.planner import plan_pruning
+from lighten.pruning.settings import PruneSettings
 from lighten.utils.clone import clone
 from lighten.utils.inputs import ExampleInput
 
@@ -16,7 +18,7 @@ FEED_FORWARD = ("*.layer.*.intermediate.dense", "*.layer.*.ffn.lin1")
 
 
 def shrink_feed_forward(
-    model: nn.Module, amount_kept: float, example_input: ExampleInput, *, score: str = "fpgm"
+    model: nn.Module, amount_kept: float, example_input: ExampleInput, *, score: str = PruneSettings.score
 ) -> nn.Module:
     """Return a copy of an encoder with a share of the feed-forward nodes of each layer.
 

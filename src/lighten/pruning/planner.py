@@ -15,7 +15,7 @@ from lighten.pruning.earlier import with_earlier
 from lighten.pruning.groups import Structure, find_groups
 from lighten.pruning.importance import GroupScores
 from lighten.pruning.plan import GroupPlan, Plan
-from lighten.pruning.settings import Settings
+from lighten.pruning.settings import PruneSettings, Settings
 from lighten.pruning.verify import verify_groups, verify_plan
 from lighten.pruning.widths import COSTS, Allocation, allocate_widths, share_of_target
 from lighten.utils.inputs import Call, ExampleInput, as_call
@@ -27,14 +27,14 @@ def plan_pruning(
     example_input: ExampleInput,
     amount: float,
     *,
-    score: str = "fpgm",
-    scope: str = "uniform",
-    target: str = "channels",
+    score: str = PruneSettings.score,
+    scope: str = PruneSettings.scope,
+    target: str = PruneSettings.target,
     exclude: Sequence[str] = (),
-    align: int = 1,
-    rate_norm: float = 0.9,
+    align: int = PruneSettings.align,
+    rate_norm: float = PruneSettings.rate_norm,
     calibration: Iterable[ExampleInput] | None = None,
-    of: str = "present",
+    of: str = Settings.of,
 ) -> Plan:
     """Decide which channels of ``model`` to remove. Nothing is cut.
 

@@ -160,7 +160,3 @@ def conditions(norms: Tensor) -> Norms:
 
 def _rows(weight: Tensor) -> Tensor:
     return weight.detach().to(torch.float32).reshape(weight.shape[0], -1)
-
-
-SCORES = ("fpgm", "magnitude", "l1", "mix", "bn_scale", "taylor", "random", "auto")
-"""The scores by the names that settings use."""

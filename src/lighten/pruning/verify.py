@@ -11,10 +11,10 @@ from torch import nn
 from lighten.errors import UserError
 from lighten.pruning.allocate import Candidate, lowest, nearby
 from lighten.pruning.check import TrialRun, difference, drop_cached_tensors_, plain_copy, synthesise, trial_run
+from lighten.pruning.cut import cut_, masked_and_cut
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan
-from lighten.pruning.shrink import cut_, masked_and_cut
 from lighten.pruning.trace import first_line, source_of
 from lighten.utils.clone import clone
 from lighten.utils.preserve import random_state_kept

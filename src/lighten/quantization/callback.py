@@ -13,12 +13,14 @@ from torch import nn
 from lighten.errors import UserError
 from lighten.quantization.insert import BANK, bank_of, follow_, hold_norms_, quantize_, summary, unquantize_
 from lighten.quantization.layers import FoldedNorm, QuantizedLayer, is_estimating
+from lighten.quantization.settings import RANGES, TRAINED_RANGES, QuantizeSettings, check_bits, check_times
 from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.averages import averaged_copies
 from lighten.training.example_inputs import find_part
 from lighten.training.loading import before_loading
 from lighten.training.progress import fell_short, fit_position, fit_progress, logs_now
 from lighten.training.record import log_now
+from lighten.utils.checks import check_one_of
 
 
 class Quantize(L.Callback):
@@ -60,16 +62,15 @@ class Quantize(L.Callback):
         self,
         *,
         begin: float = 0.7,
-        freeze: float = 0.9,
-        ranges: str = "moving_average",
-        weight_bits: int = 7,
+        freeze: float = QuantizeSettings.freeze,
+        ranges: str = TRAINED_RANGES,
+        weight_bits: int = QuantizeSettings.weight_bits,
         exclude: Sequence[str] = (),
         module: str | None = None,
     ) -> None:
-        if not (math.isfinite(begin) and 0 <= begin < 1):
-            raise UserError(f"quantize begin={begin}: expected a share of the fit in [0, 1)")
-        if not (math.isfinite(freeze) and begin <= freeze <= 1):
-            raise UserError(f"quantize freeze={freeze}: expected a share of the fit from begin={begin} to 1")
+        check_one_of("ranges", ranges, RANGES)
+        check_bits(weight_bits)
+        check_times(begin, freeze)
         self.begin, self.freeze, self.module = begin, freeze, module
         self._part = ""
         self._unfinished: str | None = None

@@ -26,6 +26,7 @@ from lighten.quantization.layers import (
 from lighten.quantization.observe import rule_of
 from lighten.quantization.prove import failing, is_unchanged, outputs_of
 from lighten.quantization.record import LAYER
+from lighten.quantization.settings import TRAINED_RANGES, QuantizeSettings, check_bits
 from lighten.quantization.sites import ActivationRanges, Quantizer, Site, Stage
 from lighten.quantization.trace import Placement, place_quantizers
 from lighten.utils.batch import BatchFormat, Roles
@@ -45,8 +46,8 @@ def quantize_(
     *,
     example_input: ExampleInput | None = None,
     exclude: Sequence[str] = (),
-    weight_bits: int = 7,
-    ranges: str = "moving_average",
+    weight_bits: int = QuantizeSettings.weight_bits,
+    ranges: str = TRAINED_RANGES,
 ) -> nn.Module:
     """Insert fake-quantizers, switched off, into ``model`` in place and return it.
 
@@ -232,12 +233,6 @@ def hold_norms_(model: nn.Module) -> None:
                 was_momentum=norm.momentum,
             )
             layer.__dict__["norm"] = norm
-
-
-def check_bits(weight_bits: object) -> None:
-    """Raise ``UserError`` unless it is a whole number from 2 to 8."""
-    if not (isinstance(weight_bits, int) and not isinstance(weight_bits, bool) and 2 <= weight_bits <= 8):
-        raise UserError(f"weight_bits={weight_bits!r}: expected a whole number from 2 to 8")
 
 
 def summary(model: nn.Module) -> str:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lighten.errors import UserError, did_you_mean
 from lighten.quantization.histogram import Histogram, entropy, least_squares, percentile
+from lighten.quantization.settings import RANGES
+from lighten.utils.checks import check_one_of
 
 Follow = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(low, high, new_low, new_high) -> (low, high)``, each of shape (places,); NaN where nothing was seen yet."""
@@ -73,6 +74,5 @@ def rule_of(name: str) -> Rule:
     Raises:
         UserError: on an unknown name.
     """
-    if name not in RULES:
-        raise UserError(f"ranges={name!r} is unknown; {did_you_mean(name, RULES)}")
+    check_one_of("ranges", name, RANGES)
     return RULES[name]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lighten.errors import UserError, did_you_mean
+from lighten.errors import UserError
 from lighten.quantization.fake_quant import (
     code_limit,
     fake_quantize,
@@ -16,7 +16,7 @@ from lighten.quantization.fake_quant import (
     rounded,
     weight_scale,
 )
-from lighten.quantization.insert import calibrate_, check_bits, inputs_of_batch, matched_modules, quantizable, quantize_
+from lighten.quantization.insert import calibrate_, inputs_of_batch, matched_modules, quantizable, quantize_
 from lighten.quantization.layers import (
     CONVOLUTIONS,
     FUSED,
@@ -28,14 +28,23 @@ from lighten.quantization.layers import (
     become,
     channel_axis,
 )
+from lighten.quantization.settings import (
+    DYNAMIC,
+    HALF_MODES,
+    POST_TRAINING_MODES,
+    POST_TRAINING_RANGES,
+    STATIC,
+    TRAIN,
+    QuantizeSettings,
+    check_bits,
+)  # fmt: skip
 from lighten.quantization.sites import Stage
 from lighten.utils.batch import BatchFormat, Roles
+from lighten.utils.checks import check_one_of
 from lighten.utils.clone import clone, fix_weights_
 from lighten.utils.inputs import ExampleInput
 
-TRAIN, STATIC, DYNAMIC = "train", "static", "dynamic"
-HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-MODES = (STATIC, DYNAMIC, *HALVES)
+HALVES = {name: getattr(torch, name) for name in HALF_MODES}
 SLOW = (
     "dynamic quantization of {count} convolution(s): onnxruntime computes them slower than in float32 "
     "(a ResNet-20 at 0.2 of its speed); static quantization makes them faster"
@@ -47,8 +56,8 @@ def quantize_post_training(
     batches: Iterable[Any] | None = None,
     *,
     mode: str = STATIC,
-    ranges: str = "mse",
-    weight_bits: int = 7,
+    ranges: str = POST_TRAINING_RANGES,
+    weight_bits: int = QuantizeSettings.weight_bits,
     exclude: Sequence[str] = (),
     batch: Roles | None = None,
 ) -> nn.Module:
@@ -76,8 +85,7 @@ def quantize_post_training(
         >>> small[0].weight_bits
         8
     """
-    if mode not in MODES:
-        raise UserError(f"mode={mode!r}: {did_you_mean(mode, MODES)}")
+    check_one_of("mode", mode, POST_TRAINING_MODES)
     if modes_of(model) or hasattr(model, "lighten_quantization"):
         raise UserError(f"{type(model).__name__} is quantized already; give the float model")
     if mode not in HALVES and any(p.dtype == torch.float16 for p in model.parameters()):
@@ -104,7 +112,9 @@ def quantize_post_training(
     return half_(model, mode, exclude=exclude)
 
 
-def dynamic_(model: nn.Module, *, exclude: Sequence[str] = (), weight_bits: int = 7) -> nn.Module:
+def dynamic_(
+    model: nn.Module, *, exclude: Sequence[str] = (), weight_bits: int = QuantizeSettings.weight_bits
+) -> nn.Module:
     """Round weights of layers to int8 in place, and let their inputs be quantized by the range of each call.
 
     Raises:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lighten.errors import UserError
 from lighten.quantization.insert import bank_of, calibrate_, quantize_
 from lighten.quantization.layers import QuantizedEmbedding, QuantizedLayer
+from lighten.quantization.settings import POST_TRAINING_RANGES, QuantizeSettings, check_drop
 from lighten.quantization.sites import Only
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.clone import clone, fix_weights_
@@ -73,8 +74,8 @@ def find_float_layers(
     batches: Iterable[Any],
     *,
     max_drop: float,
-    ranges: str = "mse",
-    weight_bits: int = 7,
+    ranges: str = POST_TRAINING_RANGES,
+    weight_bits: int = QuantizeSettings.weight_bits,
     exclude: Sequence[str] = (),
     batch: Roles | None = None,
 ) -> Sensitivity:
@@ -97,8 +98,7 @@ def find_float_layers(
     Raises:
         UserError: on a drop that is no share, data that is empty or without labels, or what ``quantize_`` refuses.
     """
-    if not 0 <= max_drop < 1:
-        raise UserError(f"max_drop={max_drop}: expected a share in [0, 1), as 0.01 for one point of accuracy")
+    check_drop(max_drop)
     begun = time.perf_counter()
     form = BatchFormat(batch)
     given = list(batches)

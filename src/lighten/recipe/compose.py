@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lighten.errors import RecipeError, did_you_mean, shown
-from lighten.recipe.schema import Recipe, check, check_folder_name
+from lighten.recipe.checks import check, check_folder_name
+from lighten.recipe.schema import Recipe
 from lighten.utils.safe_yaml import check_plain, read_plain
 from lighten.utils.typecheck import type_error
 

@@ -20,8 +20,8 @@ from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
 from lighten.models import build_model
 from lighten.pruning.narrow import shrink_feed_forward
-from lighten.recipe.schema import CHANGED, FROM_TEACHER, Fit, Optimizer, Recipe, checkpoints
-from lighten.run.folder import settings_of
+from lighten.recipe.checks import checkpoints
+from lighten.recipe.schema import CHANGED, FROM_TEACHER, Fit, Optimizer, Recipe, settings_of
 from lighten.training.checkpoint import latest_good
 from lighten.training.fit import make_trainer, resolve_precision
 from lighten.training.optimizer import OptimizerSettings

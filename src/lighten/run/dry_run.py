@@ -15,7 +15,7 @@ from lighten.delivery.runtimes.packages import require
 from lighten.distillation.layers import matches_of
 from lighten.distillation.match import Match
 from lighten.distillation.preflight import Problem, preflight, too_many_words
-from lighten.distillation.terms import FEATURES
+from lighten.distillation.settings import FEATURES
 from lighten.errors import UserError
 from lighten.models.pretrained import resolve
 from lighten.pruning.latency import predict
@@ -25,7 +25,8 @@ from lighten.pruning.settings import Settings
 from lighten.pruning.widths import allocate_widths
 from lighten.quantization.insert import quantizable, quantize_
 from lighten.quantization.table import Row, quantization_rows
-from lighten.recipe.schema import Recipe, checkpoints
+from lighten.recipe.checks import checkpoints
+from lighten.recipe.schema import Recipe
 from lighten.run.build import data_of, given_teacher, module_of, seed, untrained_student, untrained_teacher
 from lighten.schedule import value_at
 from lighten.utils.batch import BatchFormat

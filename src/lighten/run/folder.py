@@ -2,32 +2,16 @@
 
 import os
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lighten.delivery.folders.run import write_text
 from lighten.errors import RecipeError, UserError
-from lighten.recipe.schema import CHANGED, Recipe, load_recipe, to_yaml
+from lighten.recipe.files import load_recipe, to_yaml
+from lighten.recipe.schema import CHANGED, Recipe, settings_of
 from lighten.run.environment import FOLDER, JOB
 from lighten.training.lineage import differing, format_settings
-from lighten.utils.safe_yaml import flatten
-
-RUNTIME_SETTINGS = (
-    "name",
-    "runs",
-    "id",
-    "logger",
-    "workers",
-    "resume",
-    "delivery",
-    "trainer.enable_progress_bar",
-    "trainer.log_every_n_steps",
-    "trainer.timeout",
-)
-"""Settings that may differ when a run is resumed: they change nothing that is learned."""
 
 IDENTITY_SETTINGS = (
     "seed",
@@ -75,11 +59,6 @@ def open_folder(recipe: Recipe) -> Path:
 def keep_recipe(recipe: Recipe, folder: Path) -> None:
     """Write what the run is asked to do; a changed recipe only once the run has really resumed with it."""
     write_text(folder / "recipe.yaml", to_yaml(recipe))
-
-
-def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """Return all that decides what is learned, by dotted keys."""
-    return {key: value for key, value in flatten(asdict(recipe)) if not key.startswith(RUNTIME_SETTINGS)}
 
 
 def _is_the_same(recipe: Recipe, written: Path) -> bool:

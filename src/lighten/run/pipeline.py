@@ -27,10 +27,10 @@ from lighten.errors import UserError
 from lighten.pruning.callback import Prune
 from lighten.quantization.callback import Quantize
 from lighten.quantization.sensitivity import find_float_layers
-from lighten.recipe.schema import CHANGED, Recipe
+from lighten.recipe.schema import CHANGED, Recipe, settings_of
 from lighten.run.build import build, config_of, data_of, module_of, monitor_of, seed, student_of, teachers_of
 from lighten.run.dry_run import dry_run, run_preflight
-from lighten.run.folder import keep_recipe, open_folder, settings_of
+from lighten.run.folder import keep_recipe, open_folder
 from lighten.training.checkpoint import latest_good
 from lighten.training.failure import failure_kept
 from lighten.training.fit import leave_processes, make_trainer

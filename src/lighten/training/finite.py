@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lighten.errors import UserError
-
-ON_BAD_BATCH = ("stop", "skip")
-"""What may be done about a loss or a gradient that is not finite."""
+from lighten.training.settings import ON_BAD_BATCH
+from lighten.utils.checks import check_one_of
 
 MAX_IN_A_ROW = 10
 """Steps of one optimizer that may be passed over without a good one in between: more are no accident."""
@@ -44,8 +43,7 @@ class StopOnNonFinite(Callback):
     """
 
     def __init__(self, on_bad_batch: str = "stop") -> None:
-        if on_bad_batch not in ON_BAD_BATCH:
-            raise UserError(f"on_bad_batch={on_bad_batch!r}, expected one of {', '.join(ON_BAD_BATCH)}")
+        check_one_of("on_bad_batch", on_bad_batch, ON_BAD_BATCH)
         self.skips = on_bad_batch == "skip"
         self.skipped = 0
         self._in_a_row: dict[int, int] = {}

@@ -1,27 +1,26 @@
 """Settings of the optimizer and its learning rate."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from lighten.errors import UserError
+from lighten.utils.checks import check_number, check_one_of
 
-from lighten.errors import UserError, did_you_mean
-
-OptimizerBuilder = Callable[[nn.Module, int], OptimizerLRScheduler]
-"""From a module and the fit's number of optimizer steps to what ``configure_optimizers`` may return."""
+if TYPE_CHECKING:  # recipes read the settings without torch
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch import nn
+    from torch.optim import Optimizer
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")
 
 
-@dataclass(frozen=True)
+@dataclass
 class OptimizerSettings:
-    """An optimizer with a learning rate that warms up and then falls; itself an :data:`OptimizerBuilder`.
+    """An optimizer with a learning rate that warms up and then falls; itself a builder.
+
+    Called with a module and the fit's number of optimizer steps it returns what ``configure_optimizers`` may return.
 
     Norms and biases (all parameters with fewer than two dimensions) are not decayed.
 
@@ -51,28 +50,31 @@ class OptimizerSettings:
     schedule: str = "cosine"
 
     def __post_init__(self) -> None:
-        """Check every setting."""
-        for key, value, choices in (("name", self.name, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES)):
-            if value not in choices:
-                raise UserError(f"optimizer.{key}={value!r}; {did_you_mean(str(value), choices)}")
-        if not 0 < self.lr < math.inf:
-            raise UserError(f"optimizer.lr={self.lr}, expected a finite number above zero")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"optimizer.weight_decay={self.weight_decay}, expected a finite number not below zero")
-        for key, share in (("momentum", self.momentum), ("warmup", self.warmup)):
-            if not 0 <= share < 1:
-                raise UserError(f"optimizer.{key}={share}, expected a number in [0, 1)")
-        if self.name == "sgd" and self.nesterov and self.momentum == 0:
-            raise UserError("optimizer.nesterov=true needs optimizer.momentum above zero; set nesterov to false")
+        self.check("optimizer.")
 
-    def __call__(self, module: nn.Module, total_steps: int) -> OptimizerLRScheduler:
+    def check(self, prefix: str = "") -> None:
+        """Raise ``UserError`` on the first setting that makes no sense, named with ``prefix``."""
+        check_one_of(f"{prefix}name", self.name, OPTIMIZERS)
+        check_one_of(f"{prefix}schedule", self.schedule, SCHEDULES)
+        check_number(f"{prefix}lr", self.lr, above=0)
+        check_number(f"{prefix}weight_decay", self.weight_decay, least=0)
+        check_number(f"{prefix}momentum", self.momentum, least=0, below=1)
+        check_number(f"{prefix}warmup", self.warmup, least=0, below=1)
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
+            raise UserError(f"{prefix}nesterov=true: needs {prefix}momentum above 0; set nesterov to false")
+
+    def __call__(self, module: "nn.Module", total_steps: int) -> "OptimizerLRScheduler":
         """Return optimizer and per-step scheduler for the parameters of ``module`` that take gradients."""
+        from torch.optim.lr_scheduler import LambdaLR
+
         optimizer = self.optimizer(module)
         scheduler = LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def optimizer(self, module: nn.Module) -> Optimizer:
+    def optimizer(self, module: "nn.Module") -> "Optimizer":
         """Return the optimizer alone, with a group that is decayed and one that is not."""
+        from torch.optim import SGD, AdamW
+
         trained = [p for p in module.parameters() if p.requires_grad]
         if not trained:
             raise UserError(f"{type(module).__name__} has no parameter that takes gradients; there is nothing to train")

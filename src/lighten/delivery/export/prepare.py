@@ -11,7 +11,8 @@ from lighten.delivery.runtimes.signature import Graph, named_inputs
 from lighten.errors import UserError, one_line
 from lighten.quantization.insert import convert
 from lighten.quantization.layers import Form
-from lighten.quantization.post_training import STATIC, TRAIN, modes_of, rounded_weights
+from lighten.quantization.post_training import modes_of, rounded_weights
+from lighten.quantization.settings import STATIC, TRAIN
 from lighten.utils.clone import clone, fix_weights_
 from lighten.utils.inputs import Call, ExampleInput, as_call, map_tensors
 

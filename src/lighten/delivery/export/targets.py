@@ -29,7 +29,8 @@ from lighten.errors import UserError, did_you_mean
 from lighten.quantization.fake_quant import forbidden
 from lighten.quantization.insert import unquantize_
 from lighten.quantization.layers import Form
-from lighten.quantization.post_training import DYNAMIC, HALVES, mode_of, modes_of
+from lighten.quantization.post_training import HALVES, mode_of, modes_of
+from lighten.quantization.settings import DYNAMIC
 from lighten.utils.clone import clone
 from lighten.utils.files import disk_errors_as_user_errors, replace_file
 from lighten.utils.inputs import ExampleInput, example_of

@@ -15,9 +15,9 @@ from lighten.delivery.folders.run import read_json, write_json
 from lighten.errors import UserError
 from lighten.models import build_model
 from lighten.models.registry import whole
+from lighten.pruning.cut import shrink
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
-from lighten.pruning.shrink import shrink
 from lighten.quantization.insert import BANK
 from lighten.quantization.post_training import HALVES, mode_of, quantize_as_
 from lighten.quantization.table import rows_as_json

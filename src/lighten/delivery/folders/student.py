@@ -11,8 +11,9 @@ from lighten.delivery.folders.run import open_run, read_json, write_json, write_
 from lighten.errors import UserError
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
-from lighten.quantization.post_training import STATIC, quantize_post_training
+from lighten.quantization.post_training import quantize_post_training
 from lighten.quantization.sensitivity import find_float_layers
+from lighten.quantization.settings import STATIC, QuantizeSettings, check_calibration
 from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
 from lighten.utils.batch import BatchFormat
 
@@ -48,7 +49,9 @@ def shrink_run(run: str | Path) -> Path:
     return run / "student"
 
 
-def quantize_folder(folder: str | Path, mode: str, *, calibration: int = 512, **settings: Any) -> Path:
+def quantize_folder(
+    folder: str | Path, mode: str, *, calibration: int = QuantizeSettings.calibration, **settings: Any
+) -> Path:
     """Quantize the model of a folder after training and write it into a folder beside it, ``<folder>-<mode>``.
 
     Args:
@@ -60,6 +63,7 @@ def quantize_folder(folder: str | Path, mode: str, *, calibration: int = 512, **
     Raises:
         UserError: if the folder cannot be read, or as ``quantize_post_training``.
     """
+    check_calibration(calibration)
     folder = Path(folder)
     model = load(folder)
     config = read_json(folder / CONFIG, made_by="lighten.save")
