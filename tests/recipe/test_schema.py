@@ -19,7 +19,7 @@ from lighten import (
     quantize_,
     quantize_post_training,
 )
-from lighten.cli.arguments import parser
+from lighten.cli.main import parser
 from lighten.delivery.folders.student import quantize_folder
 from lighten.distillation.settings import DistilSettings
 from lighten.errors import RecipeError, UserError
