@@ -16,6 +16,7 @@ from lighten.errors import RecipeError, UserError, did_you_mean, one_line, shown
 from lighten.models import check_model, model_names
 from lighten.schedule import check_setting
 from lighten.utils.safe_yaml import read_plain
+from lighten.utils.targets import TARGETS
 
 SCORES = ("fpgm", "magnitude", "l1", "mix", "bn_scale", "taylor", "random", "auto")
 SCOPES = ("uniform", "global", "sensitivity")
@@ -34,7 +35,6 @@ FROM_TEACHER = "from_teacher"
 """The student that is made of its teacher's layers."""
 CACHE_DTYPES = ("float32", "float16")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
-TARGETS = ("onnx", "openvino", "litert", "executorch")
 MAX_SEED = 2**32 - 1
 """What all generators of random numbers take."""
 CHANGED = "changed"
@@ -390,10 +390,13 @@ def _check_quantization(recipe: Recipe) -> None:
         raise RecipeError(
             f"compress.quantize.begin={quantize.begin}: mode {quantize.mode} comes after training; set begin to null"
         )
-    if quantize.mode not in ("train", "static") and "executorch" in targets:
-        raise RecipeError(f"delivery.targets: executorch does not take compress.quantize.mode={quantize.mode}")
-    if quantize.mode == "bfloat16" and "litert" in targets:
-        raise RecipeError("delivery.targets: litert does not take compress.quantize.mode=bfloat16; use float16")
+    for target in targets:
+        modes = TARGETS[target].modes
+        if quantize.mode not in ("train", *modes):
+            advice = "; use float16" if quantize.mode == "bfloat16" and "float16" in modes else ""
+            raise RecipeError(
+                f"delivery.targets: {target} does not take compress.quantize.mode={quantize.mode}{advice}"
+            )
     if quantize.max_drop is None:
         return
     trained = recipe.student_checkpoint is not None or recipe.student_fit.max_epochs > 0
