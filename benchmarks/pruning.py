@@ -32,10 +32,9 @@ from step_cost import WARM_UP, TakeTurns, Turn
 from torch import Tensor, nn
 
 from lighten import DistillationModule, Prune, build_data, build_model, export_onnx, plan_pruning, shrink
-from lighten.delivery.measure.count import count_torch
 from lighten.delivery.measure.latency import interleaved_latency
 from lighten.delivery.measure.measure import predict
-from lighten.delivery.runtimes.runners import open_runner
+from lighten.delivery.runtimes.runners import count_torch, open_runner
 from lighten.pruning.score import fpgm
 from lighten.pruning.updates import MAX_UPDATES
 from lighten.training.fit import make_trainer, resolve_precision

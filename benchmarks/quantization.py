@@ -42,11 +42,11 @@ from pruning import DENSE, DENSE_EPOCHS, IMAGE, _build, _data, _fit
 from torch import Tensor, nn
 
 from lighten import Quantize, export, export_onnx, quantize_
-from lighten.delivery.export.targets import SUFFIXES
 from lighten.delivery.measure.latency import interleaved_latency
 from lighten.delivery.measure.measure import predict
+from lighten.delivery.runtimes.onnx import OnnxRunner
 from lighten.delivery.runtimes.quiet import silent
-from lighten.delivery.runtimes.runners import OnnxRunner, open_runner
+from lighten.delivery.runtimes.runners import open_runner
 from lighten.quantization.fake_quant import fake_quantize
 from lighten.quantization.insert import bank_of, convert
 from lighten.quantization.observe import RULES
@@ -57,6 +57,7 @@ from lighten.training.reference import reference
 from lighten.utils.batch import BatchFormat
 from lighten.utils.fingerprint import fingerprint_of
 from lighten.utils.inputs import Call, as_call, logits_of, map_tensors
+from lighten.utils.targets import TARGETS
 
 FINE_TUNING = {"name": "sgd", "lr": 0.01, "weight_decay": 5e-4}
 """Of ``recipe=quantize_cnn``: batch norm's statistics are frozen, so that steps must be small."""
@@ -327,8 +328,8 @@ def _agreement(arguments: argparse.Namespace) -> None:
               f"{len(expected):,} |\n|---|---:|---:|---:|")  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             ways = {"PyTorch, quantize and dequantize": partial(convert, model)}
-            for target, suffix in SUFFIXES.items():
-                ways[target] = partial(export, model, IMAGE, Path(folder) / f"model{suffix}", target=target)
+            for name, target in TARGETS.items():
+                ways[name] = partial(export, model, IMAGE, Path(folder) / f"model{target.suffix}", target=name)
             for name, make in ways.items():
                 try:
                     logits = predict(make(), data.test_dataloader(), threads=1)[0]
@@ -438,10 +439,10 @@ def _ways(job: Job, calibration: list[Call], folder: Path) -> dict[str, Callable
         ),
         "onnxruntime, dynamic by itself": lambda: _their_dynamic(original, folder / "their-dynamic.onnx"),
     }
-    for target, suffix in SUFFIXES.items():
-        if target != "onnx":
+    for name, target in TARGETS.items():
+        if name != "onnx":
             for kind, one in (("float32", model), ("int8", int8)):
-                ways[f"{target}, {kind}"] = partial(export, one, given, folder / f"{kind}{suffix}", target=target)
+                ways[f"{name}, {kind}"] = partial(export, one, given, folder / f"{kind}{target.suffix}", target=name)
     return ways
 
 

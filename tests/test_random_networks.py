@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from lighten import export_onnx, mask_, plan_pruning, shrink
-from lighten.delivery.runtimes.runners import open_session
+from lighten.delivery.runtimes.onnx_session import open_session
 from lighten.errors import UserError
 from lighten.pruning.mask import Masks
 from lighten.quantization.insert import bank_of, quantize_, unquantize_

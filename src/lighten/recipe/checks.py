@@ -13,9 +13,9 @@ from lighten.recipe.schema import CHANGED, FROM_TEACHER, Delivery, Recipe, Train
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.settings import ON_BAD_BATCH
 from lighten.utils.checks import check_number, check_one_of, check_whole
+from lighten.utils.targets import TARGETS
 
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
-TARGETS = ("onnx", "openvino", "litert", "executorch")
 MAX_SEED = 2**32 - 1
 """What all generators of random numbers take."""
 RESUME = ("same", CHANGED)
@@ -143,10 +143,13 @@ def _check_quantization(recipe: Recipe) -> None:
         raise RecipeError(
             f"compress.quantize.begin={quantize.begin}: mode {quantize.mode} comes after training; set begin to null"
         )
-    if quantize.mode not in ("train", "static") and "executorch" in targets:
-        raise RecipeError(f"delivery.targets: executorch does not take compress.quantize.mode={quantize.mode}")
-    if quantize.mode == "bfloat16" and "litert" in targets:
-        raise RecipeError("delivery.targets: litert does not take compress.quantize.mode=bfloat16; use float16")
+    for target in targets:
+        modes = TARGETS[target].modes
+        if quantize.mode not in ("train", *modes):
+            advice = "; use float16" if quantize.mode == "bfloat16" and "float16" in modes else ""
+            raise RecipeError(
+                f"delivery.targets: {target} does not take compress.quantize.mode={quantize.mode}{advice}"
+            )
     if quantize.max_drop is None:
         return
     trained = recipe.student_checkpoint is not None or recipe.student_fit.max_epochs > 0

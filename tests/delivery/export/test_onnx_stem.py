@@ -10,7 +10,7 @@ from torch import nn
 from lighten import calibrate_, export_onnx, quantize_
 from lighten.delivery.export import onnx as onnx_graph
 from lighten.delivery.export.onnx_stem import CHANNELS
-from lighten.delivery.measure.count import count_onnx
+from lighten.delivery.runtimes.onnx_count import count_onnx
 
 
 def network(channels, groups=1):

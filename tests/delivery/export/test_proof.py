@@ -4,7 +4,7 @@ import pytest
 import torch
 from quantization_nets import Residual, lived_in
 
-from lighten.delivery.export.proof import INTEGERS, STEPS, prove, relative_error
+from lighten.delivery.export.proof import MAX_INT8_ERROR, MAX_STEP_ERROR, prove, relative_error
 from lighten.delivery.export.targets import export_onnx
 from lighten.delivery.runtimes.signature import Graph
 from lighten.errors import UserError
@@ -25,6 +25,6 @@ def test_a_wrong_int8_file_does_not_hide_behind_coarse_codes(tmp_path):
         last = [m for m in other.modules() if isinstance(m, torch.nn.Linear)][-1]
         right = other(batches[0])
         last.bias += 0.12 * right.norm() / right.numel() ** 0.5
-        assert STEPS < relative_error(right.numpy(), other(batches[0]).numpy()) < INTEGERS
+        assert MAX_STEP_ERROR < relative_error(right.numpy(), other(batches[0]).numpy()) < MAX_INT8_ERROR
     with pytest.raises(UserError, match="give other numbers in onnxruntime than in PyTorch"):
         prove(path, Graph(other, ((batches[0],), {})), [(batches[0],)], quantized=True, name=path)

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from lighten import build_model, calibrate_, export, load, quantize_, save
-from lighten.delivery.export.targets import SUFFIXES
+from lighten.utils.targets import TARGETS, exported_files
 
 EXAMPLE = torch.zeros(2, 1, 16, 16)
 
 
 def _export(home, folder):
     model = load(Path(home) / "small")
-    for target, suffix in SUFFIXES.items():
-        export(model, EXAMPLE, Path(folder) / f"student{suffix}", target=target)
+    for target in TARGETS.values():
+        export(model, EXAMPLE, Path(folder) / f"student{target.suffix}", target=target.name)
     for mode in (None, "float16", "dynamic"):
         plain = load(Path(home) / "float")
         export(plain, EXAMPLE, Path(folder) / f"{mode}.tflite", target="litert", mode=mode)
@@ -54,7 +54,7 @@ def exported(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "name",
-    [*(f"student{suffix}" for suffix in SUFFIXES.values()), "student.bin", "None.tflite", "float16.tflite",
+    [*exported_files("student"), "None.tflite", "float16.tflite",
      "dynamic.tflite", "again/config.json", "again/compression.json", "again/model.safetensors"],
 )  # fmt: skip
 def test_two_processes_write_the_same(exported, name):

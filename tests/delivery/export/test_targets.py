@@ -9,7 +9,7 @@ import transformers
 from quantization_nets import Residual, lived_in
 
 from lighten.delivery.export.targets import export_onnx
-from lighten.delivery.measure.count import count_onnx
+from lighten.delivery.runtimes.onnx_count import count_onnx
 from lighten.errors import UserError
 from lighten.quantization import calibrate_, convert, quantize_
 

@@ -7,7 +7,8 @@ import torch
 from quantization_nets import Residual, lived_in
 from torch import nn
 
-from lighten.delivery.export.targets import export_onnx, in_float
+from lighten.delivery.export.prepare import in_float
+from lighten.delivery.export.targets import export_onnx
 from lighten.delivery.measure.int8_check import int8_vs_float
 from lighten.quantization.post_training import quantize_post_training
 

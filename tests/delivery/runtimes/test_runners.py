@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from lighten.delivery.export.targets import export, export_onnx
-from lighten.delivery.runtimes.runners import _piece_by_piece, open_runner
+from lighten.delivery.runtimes.feeds import piece_by_piece
+from lighten.delivery.runtimes.runners import open_runner
 from lighten.errors import UserError
 
 
@@ -71,4 +72,4 @@ def test_pieces_of_a_fixed_batch_cover_any_batch():
 
     x, y = np.arange(10.0).reshape(10, 1), np.ones((10, 1))
     for count in (1, 4, 10):
-        assert np.array_equal(_piece_by_piece([x[:count], y[:count]], 4, run)[0], x[:count] + 1)
+        assert np.array_equal(piece_by_piece([x[:count], y[:count]], 4, run)[0], x[:count] + 1)

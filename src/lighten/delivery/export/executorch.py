@@ -1,11 +1,12 @@
-"""ExecuTorch's form of a model: a ``.pte`` file whose graph XNNPACK computes."""
-
-from collections.abc import Mapping
+"""The writer of ExecuTorch files, ``.pte``, whose graph XNNPACK computes."""
 
 import torch
 from torch import Tensor, fx, nn
 
 from lighten.delivery.export.graph import DEQUANTIZE, QUANTIZE, layers_in_float, store_, tidied, trace, value_of
+from lighten.delivery.export.one_sample import write_one_sample
+from lighten.delivery.export.request import Request
+from lighten.delivery.export.work import work_of
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
 from lighten.quantization.layers import Form
@@ -14,13 +15,19 @@ FORM = Form(signed=True, weight_codes=True, bias_codes=False)
 """What XNNPACK's partitioner recognises; it makes codes of the biases itself, exactly, as they lie on the grid."""
 
 
-def executorch_bytes(model: nn.Module, args: tuple[Tensor, ...], facts: Mapping[str, int]) -> bytes:
+def write(request: Request) -> None:
+    """Write an ExecuTorch file."""
+    write_one_sample(request, FORM, lambda model, args, mode: executorch_bytes(model, args))
+
+
+def executorch_bytes(model: nn.Module, args: tuple[Tensor, ...]) -> bytes:
     """Return the ``.pte`` file of ``model``, for the shapes of ``args`` alone.
+
+    Methods of the file by the names ``parameters`` and ``macs`` return these counts.
 
     Args:
         model: in ``FORM`` if it is quantized.
         args: example inputs.
-        facts: what methods of the file, by these names, shall return.
 
     Raises:
         UserError: if ExecuTorch is not installed.
@@ -30,7 +37,7 @@ def executorch_bytes(model: nn.Module, args: tuple[Tensor, ...], facts: Mapping[
         graph = _as_xnnpack_takes_it(trace(model, args))
         program = torch.export.export(graph, args, strict=False)
         edge = exir.to_edge_transform_and_lower(
-            program, partitioner=[xnnpack.XnnpackPartitioner()], constant_methods=dict(facts)
+            program, partitioner=[xnnpack.XnnpackPartitioner()], constant_methods=work_of(model, args)
         )
         return edge.to_executorch().buffer
 

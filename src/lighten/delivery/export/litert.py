@@ -1,4 +1,4 @@
-"""LiteRT's form of a model (formerly TensorFlow Lite): a ``.tflite`` file."""
+"""The writer of LiteRT (formerly TensorFlow Lite) files, ``.tflite``."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from lighten.delivery.export.graph import DEQUANTIZE_CHANNELS, LAYERS, layers_in_float, trace, value_of
+from lighten.delivery.export.one_sample import write_one_sample
+from lighten.delivery.export.request import Request
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
 from lighten.errors import UserError, did_you_mean
@@ -21,7 +23,12 @@ CODES = 127
 """The largest code of a weight that the quantizer of ``.tflite`` files writes."""
 
 
-def litert_bytes(model: nn.Module, args: tuple[Tensor, ...], *, mode: str | None = None) -> bytes:
+def write(request: Request) -> None:
+    """Write a LiteRT file."""
+    write_one_sample(request, FORM, litert_bytes)
+
+
+def litert_bytes(model: nn.Module, args: tuple[Tensor, ...], mode: str | None = None) -> bytes:
     """Return the ``.tflite`` file of ``model``, for the shapes of ``args`` alone.
 
     Args:

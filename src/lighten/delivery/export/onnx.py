@@ -1,7 +1,7 @@
-"""A model as an ONNX graph: traced with the dimensions that it leaves open, and proved by running."""
+"""The writer of ONNX files: traced with the dimensions that a model leaves open, and proved by running."""
 
-import importlib.util
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from lighten.delivery.export.dimensions import (
 )
 from lighten.delivery.export.onnx_modes import store_halves
 from lighten.delivery.export.onnx_stem import widen_stems
-from lighten.delivery.export.prepare import Source
+from lighten.delivery.export.prepare import Source, source_of
 from lighten.delivery.export.proof import prove
+from lighten.delivery.export.request import Request
+from lighten.delivery.runtimes.packages import is_installed
 from lighten.delivery.runtimes.quiet import quiet
 from lighten.delivery.runtimes.signature import Graph
 from lighten.errors import UserError, one_line
@@ -39,7 +41,16 @@ OPSETS = range(18, 24)
 """Operator sets that can be asked for; below 18 per-channel zero points and reductions take other forms."""
 
 
-def proved_onnx(source: Source, file: Path, name: Path, opset: int | None, batch: int | None, wide: bool) -> bytes:
+def write(request: Request) -> None:
+    """Write an ONNX file."""
+    source = source_of(request.model, request.example, request.outputs)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        content = proved_onnx(source, file, request.path, request.opset, request.batch, wide=True)
+    request.store(content)
+
+
+def proved_onnx(source: Source, file: Path, name: Path, opset: int | None, batch: int | None, *, wide: bool) -> bytes:
     """Return an ONNX file that computes what ``source`` does, with as many dimensions open as it allows.
 
     Args:
@@ -93,7 +104,7 @@ def _proved(
     tries = [inputs]
     if any(dimensions):
         tries += [with_samples(inputs, size) for size in (1, 3)] + other_lengths(inputs, dimensions)
-    if importlib.util.find_spec("onnxruntime") is not None:
+    if is_installed("onnxruntime"):
         prove(file, source.network, tries, quantized=source.quantized, name=name)
     return content
 

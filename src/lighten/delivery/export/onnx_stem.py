@@ -5,14 +5,12 @@ for a matrix product, which takes a ResNet's first layer longer than float32 doe
 add nothing: the file computes the same, bit by bit.
 """
 
-from types import SimpleNamespace
 from typing import Any
+
+from lighten.delivery.runtimes.onnx_count import NO_NODE, dequantizes
 
 CHANNELS = 4
 """What integer kernels read at a time."""
-
-_NOTHING = SimpleNamespace(op_type="")
-"""What makes a graph's inputs and constants."""
 
 
 def widen_stems(proto: Any) -> None:
@@ -30,8 +28,8 @@ def widen_stems(proto: Any) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     made_by: dict[str, Any] = {output: node for node in graph.node for output in node.output}
     for number, node in enumerate([n for n in graph.node if n.op_type == "Conv" and _groups(n) == 1]):
-        image, weight = (made_by.get(name, _NOTHING) for name in node.input[:2])
-        if not (_dequantizes(image) and _dequantizes(weight) and weight.input[0] in constants):
+        image, weight = (made_by.get(name, NO_NODE) for name in node.input[:2])
+        if not (dequantizes(image) and dequantizes(weight) and weight.input[0] in constants):
             continue
         stored = constants[weight.input[0]]
         missing = CHANNELS - stored.dims[1]
@@ -51,26 +49,6 @@ def widen_stems(proto: Any) -> None:
         at = next(i for i, other in enumerate(graph.node) if other is node or other == node)
         for each in reversed(new):
             graph.node.insert(at, each)
-
-
-def padded_weights(graph: Any) -> dict[str, int]:
-    """Return how many input channels of which weights are such zeros, by the names of stored and dequantized ones."""
-    from onnx import numpy_helper
-
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    made_by: dict[str, Any] = {output: node for node in graph.node for output in node.output}
-    found = {}
-    for node in [n for n in graph.node if n.op_type == "Conv"]:
-        image, weight = (made_by.get(name, _NOTHING) for name in node.input[:2])
-        pad = made_by.get(image.input[0], _NOTHING) if _dequantizes(image) else _NOTHING
-        if _dequantizes(weight) and pad.op_type == "Pad" and pad.input[1] in constants:
-            pads = numpy_helper.to_array(constants[pad.input[1]])
-            found[node.input[1]] = found[weight.input[0]] = int(pads[len(pads) // 2 + 1])
-    return found
-
-
-def _dequantizes(node: Any) -> bool:
-    return str(node.op_type) == "DequantizeLinear"
 
 
 def _groups(node: Any) -> int:

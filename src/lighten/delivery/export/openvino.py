@@ -1,4 +1,4 @@
-"""OpenVINO's form of a model: ``model.xml``, the graph, and ``model.bin`` beside it, the numbers."""
+"""The writer of OpenVINO's pairs of files: ``model.xml``, the graph, and ``model.bin``, the numbers."""
 
 import errno
 import os
@@ -8,12 +8,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lighten.delivery.export.dimensions import with_samples
+from lighten.delivery.export.onnx import OPSETS, proved_onnx
+from lighten.delivery.export.prepare import source_of
+from lighten.delivery.export.request import Request
+from lighten.delivery.export.work import work_of
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
+from lighten.quantization.layers import Form
 from lighten.utils.files import PREFIX, SUFFIX, name_target_in_errors, replace_together
 
 MARGIN = 2**20
 """Bytes that a graph may have beyond what its ONNX file has."""
+
+
+def write(request: Request) -> None:
+    """Write OpenVINO's pair of files by way of an ONNX file."""
+    source = source_of(request.model, request.example, request.outputs)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        proved_onnx(source, file, request.path, OPSETS.start, request.batch, wide=False)
+        request.path.parent.mkdir(parents=True, exist_ok=True)
+        facts = work_of(source.converted(Form()), with_samples(source.inputs, 1))
+        write_openvino(file, request.path, facts)
 
 
 def write_openvino(onnx: Path, path: Path, facts: Mapping[str, int]) -> None:

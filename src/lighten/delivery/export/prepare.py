@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lighten.delivery.export.onnx_modes import dynamic_integers_
 from lighten.delivery.runtimes.signature import Graph, named_inputs
 from lighten.errors import UserError, one_line
-from lighten.quantization.insert import convert
+from lighten.quantization.insert import convert, unquantize_
 from lighten.quantization.layers import Form
 from lighten.quantization.post_training import modes_of, rounded_weights
 from lighten.quantization.settings import STATIC, TRAIN
@@ -91,6 +91,11 @@ def in_integers(model: nn.Module, form: Form) -> nn.Module:
     model = clone(model)
     dynamic_integers_(model)
     return convert(model, form) if modes_of(model) & {TRAIN, STATIC} else model
+
+
+def in_float(model: nn.Module) -> nn.Module:
+    """Return a copy of a quantized model that computes in float32, with the same weights."""
+    return unquantize_(clone(model))
 
 
 def _is_other_float(x: Tensor) -> bool:

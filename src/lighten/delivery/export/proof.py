@@ -1,4 +1,4 @@
-"""Does a file compute what its network computes? It is run once in its runtime, before anybody relies on it."""
+"""The proof of a file: it is run in its runtime and compared with its network, before anybody relies on it."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lighten.delivery.runtimes.runners import OnnxRunner, Runner, open_runner
+from lighten.delivery.runtimes.onnx import OnnxRunner
+from lighten.delivery.runtimes.runners import Runner, open_runner
 from lighten.delivery.runtimes.signature import Graph
 from lighten.errors import UserError
 from lighten.quantization.insert import banks_of
 
-FLOAT, STEPS, INTEGERS = 2e-3, 0.05, 0.25
+MAX_FLOAT_ERROR, MAX_STEP_ERROR, MAX_INT8_ERROR = 2e-3, 0.05, 0.25
 """How far outputs may be off, relative to their size: of a float file; of an int8 file, where a few values fall on
 another code, before it is warned of; and before it is taken for a wrong file, whatever rounding does to it."""
 AS_ROUNDING = 2.0
@@ -40,7 +41,7 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 def doubt(name: str, error: float) -> str | None:
     """Return the line to say of an int8 file whose logits are that far off its network's; ``None`` if near enough."""
-    if error <= STEPS:
+    if error <= MAX_STEP_ERROR:
         return None
     return (
         f"{name}: its logits are {error:.1%} off those of the network in PyTorch; 8-bit weights saturate on x86 "
@@ -80,16 +81,16 @@ def prove(
             shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
             found = _file_answers(runner, inputs, f"{name}: inputs of {shapes} do not run; {advice}")
             error = _largest(found, expected)
-            if error > (STEPS if quantized else FLOAT):
+            if error > (MAX_STEP_ERROR if quantized else MAX_FLOAT_ERROR):
                 exact = error
                 if isinstance(runner, OnnxRunner):
                     exact = _largest(_file_answers(OnnxRunner(path, exact=True), inputs, advice), expected)
-                if exact > (_most(network, inputs, expected) if quantized else FLOAT):
+                if exact > (_most(network, inputs, expected) if quantized else MAX_FLOAT_ERROR):
                     raise UserError(
                         f"{name}: inputs of {shapes} give other numbers in {runner.runtime} than in PyTorch "
                         f"({exact:.1%} off); {advice}"
                     )
-                warnings.warn(_too_far(name, runner.runtime, error, exact), stacklevel=4)
+                warnings.warn(_too_far(name, runner.runtime, error, exact), stacklevel=5)
                 return
 
 
@@ -105,14 +106,14 @@ def _most(network: Graph, inputs: tuple[Tensor, ...], expected: Sequence[np.ndar
         for bank, stage in zip(banks, stages, strict=True):
             bank.stage = stage
     if plain is None:
-        return INTEGERS
-    return min(INTEGERS, max(STEPS, AS_ROUNDING * _largest(expected, plain)))
+        return MAX_INT8_ERROR
+    return min(MAX_INT8_ERROR, max(MAX_STEP_ERROR, AS_ROUNDING * _largest(expected, plain)))
 
 
 def _too_far(name: Path, runtime: str, error: float, exact: float) -> str:
     cause = "this processor's sums of 8-bit products saturate; use weight_bits=7"
     return f"{name}: {runtime} is {error:.1%} off the network here: " + (
-        cause if exact < STEPS else "its integer kernels round otherwise; compare accuracies before it is used"
+        cause if exact < MAX_STEP_ERROR else "its integer kernels round otherwise; compare accuracies before it is used"
     )
 
 

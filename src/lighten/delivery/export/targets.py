@@ -1,43 +1,26 @@
-"""A trained model as a file that an integer runtime reads."""
+"""Export: a trained model, or those of a run, as files for any of the targets."""
 
-import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
 
-import torch
 from torch import nn
 
-from lighten.delivery.export.dimensions import with_samples
-from lighten.delivery.export.executorch import FORM as EXECUTORCH
-from lighten.delivery.export.executorch import executorch_bytes
-from lighten.delivery.export.litert import FORM as LITERT
-from lighten.delivery.export.litert import litert_bytes
-from lighten.delivery.export.onnx import OPSETS, proved_onnx
-from lighten.delivery.export.openvino import write_openvino
-from lighten.delivery.export.prepare import Source, source_of
-from lighten.delivery.export.proof import prove
-from lighten.delivery.export.work import work_of
+from lighten.delivery.export.onnx import OPSETS
+from lighten.delivery.export.prepare import in_float
+from lighten.delivery.export.request import Request
 from lighten.delivery.folders.model import CONFIG, load
-from lighten.delivery.folders.run import open_run, read_json
+from lighten.delivery.folders.run import FLOAT_FILE, open_run, read_json
 from lighten.delivery.folders.student import FIT
 from lighten.delivery.progress import ProgressCallback, Stages, ignore_progress
 from lighten.errors import UserError, did_you_mean
-from lighten.quantization.fake_quant import forbidden
-from lighten.quantization.insert import unquantize_
-from lighten.quantization.layers import Form
-from lighten.quantization.post_training import HALVES, mode_of, modes_of
-from lighten.quantization.settings import DYNAMIC
-from lighten.utils.clone import clone
-from lighten.utils.files import disk_errors_as_user_errors, replace_file
+from lighten.quantization.post_training import mode_of, modes_of
+from lighten.utils.files import disk_errors_as_user_errors
 from lighten.utils.inputs import ExampleInput, example_of
 from lighten.utils.preserve import preserved
-
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "executorch": ".pte"}
-"""What can be written, and how the file's name ends."""
+from lighten.utils.targets import TARGETS
 
 
 def export(
@@ -51,7 +34,7 @@ def export(
     outputs: Sequence[str] | None = None,
     batch: int | None = None,
 ) -> Path:
-    """Write ``model`` as a file for one of four runtimes and return its path.
+    """Write ``model`` as a file for the runtime of a target and return its path.
 
     A fake-quantized model is written in int8, a float model as it is; of a model of which a part is quantized, that
     part is. Where its runtime is installed, the file is run and compared with the model. ``onnx`` (onnxruntime) and
@@ -82,14 +65,13 @@ def export(
         >>> export(nn.Linear(4, 2), torch.zeros(1, 4), "/tmp/linear.onnx").name
         'linear.onnx'
     """
-    path = Path(path)
-    _check(model, path, target, opset, mode, batch)
-    with preserved(model), _as_user_error(model, target, path):
-        if target in ("onnx", "openvino"):
-            _export_graph(source_of(model, example_input, outputs), path, target, opset, batch)
-        else:
-            _export_sample(model, example_input, path, target, mode, outputs)
-    return path
+    if target not in TARGETS:
+        raise UserError(f"target={target!r}: {did_you_mean(str(target), TARGETS)}")
+    request = Request(model, example_input, Path(path), TARGETS[target], opset, mode, outputs, batch)
+    _check(request)
+    with preserved(model), _as_user_error(request):
+        resolve_name(request.target.writer)(request)
+    return request.path
 
 
 def export_onnx(
@@ -126,10 +108,6 @@ def export_onnx(
     return export(model, example_input, path, opset=opset, outputs=outputs, batch=batch)
 
 
-FLOAT = "student_float32.onnx"
-"""The quantized student in float32: what the int8 file is timed against."""
-
-
 def export_run(run: str | os.PathLike[str], *, on_progress: ProgressCallback = ignore_progress) -> list[Path]:
     """Write ``student.onnx`` from ``student/``, and ``teacher.onnx`` and ``dense.onnx`` where their folders are there.
 
@@ -158,105 +136,53 @@ def export_run(run: str | os.PathLike[str], *, on_progress: ProgressCallback = i
         example = example_of(shape)
         files.append(export_onnx(model, example, run / f"{role}.onnx", opset=opset))
     for target in others:
-        path = run / f"student{SUFFIXES[target]}"
+        path = run / f"student{TARGETS[target].suffix}"
         stages(path.name)
         files.append(export(model, example, path, target=target))
-    (run / FLOAT).unlink(missing_ok=True)
+    (run / FLOAT_FILE).unlink(missing_ok=True)
     if mode_of(model) is not None:
-        stages(FLOAT)
-        files.append(export_onnx(in_float(model), example, run / FLOAT, opset=opset))
+        stages(FLOAT_FILE)
+        files.append(export_onnx(in_float(model), example, run / FLOAT_FILE, opset=opset))
     return files
 
 
-def in_float(model: nn.Module) -> nn.Module:
-    """Return a copy of a quantized model that computes in float32, with the same weights."""
-    return unquantize_(clone(model))
-
-
-def _export_graph(source: Source, path: Path, target: str, opset: int | None, batch: int | None) -> None:
-    """Write an ONNX file, or OpenVINO's pair of files by way of one."""
-    wide = target == "onnx"
-    opset = opset if wide else OPSETS.start
-    with tempfile.TemporaryDirectory() as folder:
-        content = proved_onnx(source, Path(folder) / "model.onnx", path, opset, batch, wide)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if wide:
-            replace_file(path, lambda file: file.write(content))
-            return
-        sample = with_samples(source.inputs, 1)
-        write_openvino(Path(folder) / "model.onnx", path, work_of(source.converted(Form()), sample))
-
-
-def _export_sample(
-    model: nn.Module, example: ExampleInput, path: Path, target: str, mode: str | None, outputs: Sequence[str] | None
-) -> None:
-    """Write a file that takes one sample a call."""
-    for other in modes_of(model) & {DYNAMIC, *HALVES}:
-        if target != "litert" or modes_of(model) != {other} or mode_of(model) is None:
-            raise UserError(
-                f"target {target!r} has no form of a model that mode {other!r} quantized"
-                f"{' in part' if target == 'litert' else ''}; choose target 'onnx', or quantize all of it as 'static'"
-            )
-        model, mode = in_float(model), other
-    source = source_of(model, example, outputs)
-    plain = torch.contiguous_format  # LiteRT's converter misreads channels-last tensors
-    sample = tuple(x.clone(memory_format=plain) for x in with_samples(source.inputs, 1))
-    graph: Any = source.converted(LITERT if target == "litert" else EXECUTORCH)
-    graph = graph.to(memory_format=plain)
-    with forbidden():
-        if target == "litert":
-            content = litert_bytes(graph, sample, mode=mode)
-        else:
-            content = executorch_bytes(graph, sample, work_of(graph, sample))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"model{path.suffix}"
-        file.write_bytes(content)
-        if _runs(target):
-            advice = "choose another target, or leave out what it does not know"
-            prove(
-                file, source.network, [sample], quantized=source.quantized or mode is not None, advice=advice, name=path
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda file: file.write(content))
-
-
-def _runs(target: str) -> bool:
-    """Return whether the runtime of a target is installed, which need not be where its files are made."""
-    package = {"litert": "ai_edge_litert", "executorch": "executorch"}[target]
-    return importlib.util.find_spec(package) is not None
-
-
-def _check(model: nn.Module, path: Path, target: str, opset: int | None, mode: str | None, batch: int | None) -> None:
+def _check(request: Request) -> None:
     """Refuse what cannot be written, before anything is done."""
-    if target not in SUFFIXES:
-        raise UserError(f"target={target!r}: {did_you_mean(str(target), SUFFIXES)}")
-    if path.suffix != SUFFIXES[target]:
-        raise UserError(f"{path}: target {target!r} writes files that end in {SUFFIXES[target]}")
-    if opset is not None and target != "onnx":
-        raise UserError(f"opset={opset}: only target 'onnx' has operator sets, leave it out for {target!r}")
+    target, opset, mode, batch = request.target, request.opset, request.mode, request.batch
+    takes, name = target.settings, target.name
+    if request.path.suffix != target.suffix:
+        raise UserError(f"{request.path}: target {name!r} writes files that end in {target.suffix}")
+    if opset is not None and "opset" not in takes:
+        raise UserError(
+            f"opset={opset}: only target {_who_takes('opset')} has operator sets, leave it out for {name!r}"
+        )
     if opset is not None and opset not in OPSETS:
         raise UserError(f"opset={opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
-    if batch is not None and (target not in ("onnx", "openvino") or isinstance(batch, bool) or batch < 1):
-        raise UserError(f"batch={batch}: expected 1 or more samples a call, for target 'onnx' or 'openvino' alone")
-    if mode is not None and target != "litert":
-        raise UserError(f"mode={mode!r}: only target 'litert' has modes, leave it out for {target!r}")
-    if mode is not None and modes_of(model):
+    if batch is not None and ("batch" not in takes or isinstance(batch, bool) or batch < 1):
+        raise UserError(f"batch={batch}: expected 1 or more samples a call, for target {_who_takes('batch')} alone")
+    if mode is not None and "mode" not in takes:
+        raise UserError(f"mode={mode!r}: only target {_who_takes('mode')} has modes, leave it out for {name!r}")
+    if mode is not None and modes_of(request.model):
         raise UserError(
             f"mode={mode!r}: the model is quantized already and written as it is; modes are for a float model"
         )
 
 
+def _who_takes(setting: str) -> str:
+    return " or ".join(repr(target.name) for target in TARGETS.values() if setting in target.settings)
+
+
 @contextmanager
-def _as_user_error(model: nn.Module, target: str, path: Path) -> Iterator[None]:
+def _as_user_error(request: Request) -> Iterator[None]:
     """Turn what a converter raises, of an operator that it lacks or a disk without room, into one line."""
     try:
-        with disk_errors_as_user_errors(path, "be written"):
+        with disk_errors_as_user_errors(request.path, "be written"):
             yield
     except UserError:
         raise
     except Exception as error:  # converters' exceptions share no base class
         words = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
         raise UserError(
-            f"target {target!r} cannot take {type(model).__name__} ({words[:200]}); choose another target, or leave "
-            "out what it does not know"
+            f"target {request.target.name!r} cannot take {type(request.model).__name__} ({words[:200]}); "
+            "choose another target, or leave out what it does not know"
         ) from error

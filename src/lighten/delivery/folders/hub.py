@@ -9,6 +9,7 @@ from typing import Any
 
 from lighten.delivery.folders.model import COMPRESSION, CONFIG, WEIGHTS
 from lighten.errors import UserError, one_line, shown
+from lighten.utils.targets import exported_files
 
 CARD = "README.md"
 OWN = (CONFIG, WEIGHTS, COMPRESSION, CARD)
@@ -17,9 +18,7 @@ TOKENIZER = (
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "preprocessor_config.json",
 )  # fmt: skip
 """What ``save_pretrained`` of tokenizers and image processors writes."""
-EXPORTED = (".onnx", ".xml", ".bin", ".tflite", ".pte")
-"""Files beside the folder, of its name; on the hub they lie in it, as ``model.onnx``."""
-_NAMES = {*OWN, *TOKENIZER, *(f"model{suffix}" for suffix in EXPORTED)}
+_NAMES = {*OWN, *TOKENIZER, *exported_files("model")}
 PLACEHOLDER = "NAME/REPO"
 """Stands in the card for where it is uploaded to."""
 
@@ -96,7 +95,8 @@ def files_of(folder: Path) -> dict[str, Path]:
         )
     whole = folder.resolve()
     found = {name: whole / name for name in (*OWN, *TOKENIZER)}
-    found |= {f"model{suffix}": whole.with_name(f"{whole.name}{suffix}") for suffix in EXPORTED}
+    beside = zip(exported_files("model"), exported_files(whole.name), strict=True)
+    found |= {there: whole.with_name(here) for there, here in beside}
     found = {name: path for name, path in found.items() if path.is_file()}
     for path in found.values():
         if path.resolve() != path:

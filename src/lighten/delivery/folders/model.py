@@ -174,7 +174,7 @@ def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _open_onnx(folder: Path) -> Callable[..., Any]:
     import numpy as np
 
-    from lighten.delivery.runtimes.runners import open_session
+    from lighten.delivery.runtimes.onnx_session import open_session
 
     path, inside = folder.with_name(f"{folder.name}.onnx"), folder / "model.onnx"
     path = inside if inside.exists() and not path.exists() else path

@@ -8,23 +8,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lighten.delivery.folders.run import read_json, sha256
+from lighten.delivery.folders.run import FLOAT_FILE, read_json, sha256
 from lighten.delivery.folders.student import FIT
 from lighten.utils.fingerprint import fingerprint_of
 from lighten.utils.inputs import Call
 from lighten.utils.machine import processor
+from lighten.utils.targets import TARGETS, exported_files
 
 PARTS = (
     "recipe.yaml", "fit.json", "plan.json", "sensitivity.json", "history.jsonl",
     *(f"{role}/{name}" for role in ("teacher", "dense", "student")
       for name in ("config.json", "model.safetensors", "compression.json")),
-    "student_float32.onnx", "student.xml", "student.bin", "student.tflite", "student.pte",
+    FLOAT_FILE, *exported_files("student", besides=("onnx",)),
 )  # fmt: skip
 """What else of a run folder the figures hang on; ``scores.json`` keeps their hashes."""
 
 PACKAGES = (
     "lighten", "torch", "lightning", "torchmetrics", "transformers", "tokenizers", "datasets", "safetensors", "numpy",
-    "onnx", "onnxscript", "onnxruntime", "openvino", "litert-torch", "executorch",
+    "onnx", "onnxscript", "onnxruntime", *(target.package for target in TARGETS.values() if target.extra),
 )  # fmt: skip
 """What decides, beside the recipe, what a run comes to."""
 

@@ -1,4 +1,4 @@
-"""What lies in a run folder: finding it, reading it, writing into it whole or not at all."""
+"""Run folders: finding them, reading and writing what lies in them."""
 
 import hashlib
 import json
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 RUN_MARKS = ("recipe.yaml", "history.jsonl", "checkpoints", "student", "student.onnx", "scores.json")
 """A folder that holds one of these is a run folder."""
+
+FLOAT_FILE = "student_float32.onnx"
+"""The quantized student in float32: what the int8 file is timed against."""
 
 
 def open_run(run: str | Path) -> Path:

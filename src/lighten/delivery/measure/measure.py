@@ -11,21 +11,20 @@ import numpy as np
 from torch import Tensor, nn
 
 from lighten.delivery.export.proof import doubt, relative_error
-from lighten.delivery.export.targets import FLOAT, SUFFIXES
 from lighten.delivery.folders.provenance import provenance
-from lighten.delivery.folders.run import open_run, read_json, recipe_name
+from lighten.delivery.folders.run import FLOAT_FILE, open_run, read_json, recipe_name
 from lighten.delivery.folders.student import FIT
 from lighten.delivery.measure.confusion import write_confusion
-from lighten.delivery.measure.count import Size, count
 from lighten.delivery.measure.int8_check import int8_vs_float
 from lighten.delivery.measure.latency import SECONDS, Latency, batch_of, interleaved_latency
 from lighten.delivery.measure.scores import SCHEMA, ModelScores, Role, Scores, compare, quality, write_scores
 from lighten.delivery.progress import ProgressCallback, Stages, ignore_progress
 from lighten.delivery.runtimes.packages import require
-from lighten.delivery.runtimes.runners import Model, Runner, open_runner
+from lighten.delivery.runtimes.runners import Model, Runner, Size, open_runner
 from lighten.errors import UserError
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.inputs import Call
+from lighten.utils.targets import TARGETS
 
 FILES: dict[Role, str] = {"teacher": "teacher.onnx", "student": "dense.onnx", "compressed": "student.onnx"}
 """Which file of a run folder each role of ``scores.json`` is measured on."""
@@ -85,7 +84,7 @@ def measure(
         call = form.split(first[0]).call
         latency = interleaved_latency({"model": runner}, _batches(call, batch_sizes))["model"]
         accuracy, macro_f1, _ = quality(logits.argmax(axis=1), labels, logits.shape[1])
-        scores = _model_scores(runner, count(runner, batch_of(call, 1)), accuracy, macro_f1, latency)
+        scores = _model_scores(runner, runner.count(batch_of(call, 1)), accuracy, macro_f1, latency)
         if in_pytorch:
             scores["logit_error"] = relative_error(logits, np.concatenate(in_pytorch))
             line = doubt(runner.name, scores["logit_error"])
@@ -142,12 +141,13 @@ def measure_run(run: str | Path, *, threads: int = 1, on_progress: ProgressCallb
                 in_file = logits
         call = _first_call(loader)
         stages("latency, models in turn", seconds=TIMED)
-        float_model = stack.enter_context(open_runner(run / FLOAT, threads=threads)) if (run / FLOAT).exists() else None
+        in_float = run / FLOAT_FILE
+        float_model = stack.enter_context(open_runner(in_float, threads=threads)) if in_float.exists() else None
         timed: dict[str, Runner] = {str(role): runner for role, runner in runners.items()}
         if float_model is not None:
             timed["float"] = float_model
         latency = interleaved_latency(timed, _batches(call, BATCH_SIZES), tell=stages.part)
-        sizes = {role: count(runner, batch_of(call, 1)) for role, runner in runners.items()}
+        sizes = {role: runner.count(batch_of(call, 1)) for role, runner in runners.items()}
         stages("accuracy of student/ in PyTorch")
         network = predict(folder.load(run / "student"), stages.each(loader), threads=threads)[0]
         in_pytorch = network.argmax(axis=1)
@@ -162,9 +162,7 @@ def measure_run(run: str | Path, *, threads: int = 1, on_progress: ProgressCallb
     scores["comparison"]["logit_error"] = relative_error(in_file, network)
     if float_model is not None:
         compared = {"int8": latency["compressed"], "float": latency["float"]}
-        scores["gate"] = int8_vs_float(
-            files["compressed"], run / FLOAT, compared, runtime=runners["compressed"].runtime
-        )
+        scores["gate"] = int8_vs_float(files["compressed"], in_float, compared, runtime=runners["compressed"].runtime)
         line = doubt(files["compressed"].name, scores["comparison"]["logit_error"])
         scores["gate"]["warnings"] += [line] if line is not None else []
     if targets:
@@ -190,10 +188,9 @@ def _targets(
     with ExitStack() as stack:
         runners: dict[str, Runner] = {}
         for target in targets:
-            path = run / f"student{SUFFIXES[target]}"
+            path = run / f"student{TARGETS[target].suffix}"
             try:
-                if target != "onnx":
-                    require(target)
+                require(target)
                 runners[target] = stack.enter_context(open_runner(path, threads=threads))
             except UserError as error:
                 found[target] = {"missing": str(error)}
@@ -207,7 +204,7 @@ def _targets(
             found[target] = {
                 "file": Path(runner.name).name,
                 "runtime": runner.runtime,
-                "bytes": count(runner, batch_of(call, 1))["bytes"],
+                "bytes": runner.count(batch_of(call, 1))["bytes"],
                 "accuracy": float(np.mean(answers == labels)),
                 "agreement": float(np.mean(answers == in_onnx)),
                 "flips": int(np.sum(answers != in_pytorch)),

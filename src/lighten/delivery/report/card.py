@@ -9,14 +9,12 @@ from lighten.delivery.measure.scores import Scores, read_scores, reference_of
 from lighten.delivery.report import int8 as quantized
 from lighten.delivery.report.figures import NAMES, figure, percent, roles, rows, sentence
 from lighten.delivery.report.templates import environment
+from lighten.utils.targets import exported_files
 
 LICENCES = {"mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0"}
 """Licences that model hubs know by these names."""
 
-HASHED = (
-    "student/model.safetensors", "student/compression.json", "student.onnx", "student.xml", "student.bin",
-    "student.tflite", "student.pte",
-)  # fmt: skip
+HASHED = ("student/model.safetensors", "student/compression.json", *exported_files("student"))
 
 
 def write_card(run: str | Path) -> Path:

@@ -12,12 +12,10 @@ from typing import Any
 from lighten.delivery.folders.run import read_json
 from lighten.delivery.measure.scores import Scores
 from lighten.delivery.report.figures import Figure, amount, figure, milliseconds, percent, times
+from lighten.utils.targets import TARGETS
 
 Parts = tuple[Figure | str, ...]
 """A line of text in which each number still knows its place in ``scores.json``."""
-
-TARGETS = {"onnx": "ONNX", "openvino": "OpenVINO", "litert": "LiteRT", "executorch": "ExecuTorch"}
-"""Targets of ``export`` as people write them, in the order they are shown."""
 
 HALVES = ("float16", "bfloat16")
 
@@ -52,7 +50,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Target:
+class MeasuredFile:
     """A file that was measured in its runtime."""
 
     name: str
@@ -70,7 +68,7 @@ class Runtimes:
         missing: targets that could not be measured, and the line that says what to do.
     """
 
-    targets: list[Target]
+    targets: list[MeasuredFile]
     rows: list[tuple[str, list[Parts]]]
     missing: list[tuple[str, str]]
 
@@ -168,17 +166,21 @@ def runtimes(scores: Scores | None) -> Runtimes | None:
     found = _entry(scores, "targets")
     known = [*(key for key in TARGETS if key in found), *(key for key in found if key not in TARGETS)]
     there = [key for key in known if "missing" not in found[key]]
-    missing = [(TARGETS.get(key, key), str(found[key]["missing"])) for key in known if key not in there]
+    missing = [(_title(key), str(found[key]["missing"])) for key in known if key not in there]
     if scores is None or not known:
         return None
     lines = [
         (label, [_cell(scores, found[key], f"targets.{key}", places) for key in there]) for label, places in _LINES
     ]
     return Runtimes(
-        [Target(TARGETS.get(k, k), str(found[k].get("file", "")), str(found[k].get("runtime", ""))) for k in there],
+        [MeasuredFile(_title(k), str(found[k].get("file", "")), str(found[k].get("runtime", ""))) for k in there],
         [(label, cells) for label, cells in lines if any(cell != ("–",) for cell in cells)],
         missing,
     )
+
+
+def _title(target: str) -> str:
+    return TARGETS[target].title if target in TARGETS else target
 
 
 _LINES: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -6,9 +6,7 @@ from typing import Any
 
 from lighten.delivery.runtimes.quiet import silent
 from lighten.errors import UserError
-
-PACKAGES = {"openvino": "openvino", "litert": "litert-torch", "executorch": "executorch"}
-"""The package behind each extra; target and extra have the same name."""
+from lighten.utils.targets import TARGETS, Target
 
 
 def require(target: str) -> None:
@@ -17,9 +15,9 @@ def require(target: str) -> None:
     Raises:
         UserError: if it is not installed.
     """
-    package = PACKAGES.get(target)
-    if package is not None and find_spec(package.replace("-", "_")) is None:
-        raise UserError(f"target {target!r} needs {package}; install it with: pip install 'lighten[{target}]'")
+    found = TARGETS.get(target)
+    if found is not None and found.extra is not None and not is_installed(found.package):
+        raise _missing(found)
 
 
 def need(target: str, *modules: str) -> list[Any]:
@@ -33,8 +31,15 @@ def need(target: str, *modules: str) -> list[Any]:
             return [import_module(module) for module in modules]
     except ImportError as error:
         missing = error.name is not None and error.name.partition(".")[0] == modules[0].partition(".")[0]
-        reason = "" if missing else f" ({str(error).splitlines()[0]})"
-        package = PACKAGES[target]
-        raise UserError(
-            f"target {target!r} needs {package}{reason}; install it with: pip install 'lighten[{target}]'"
-        ) from None
+        raise _missing(TARGETS[target], "" if missing else f" ({str(error).splitlines()[0]})") from None
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package, as ``pip`` calls it, can be imported."""
+    return find_spec(package.replace("-", "_")) is not None
+
+
+def _missing(target: Target, reason: str = "") -> UserError:
+    return UserError(
+        f"target {target.name!r} needs {target.package}{reason}; install it with: pip install 'lighten[{target.extra}]'"
+    )

@@ -1,79 +1,19 @@
-"""Parameters, multiply-accumulates and bytes of a model, counted on the model itself."""
+"""Parameters, multiply-accumulates and bytes of an ONNX file, counted on its graph."""
 
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from types import SimpleNamespace
+from typing import Any
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from lighten.delivery.export.onnx_stem import padded_weights
-from lighten.delivery.measure.count_litert import count_litert
-from lighten.delivery.runtimes.runners import (
-    ExecuTorchRunner,
-    LiteRtRunner,
-    OnnxRunner,
-    OpenVinoRunner,
-    Runner,
-    TorchRunner,
-    open_session,
-)
+from lighten.delivery.runtimes.onnx_session import open_session
+from lighten.delivery.runtimes.runners import Size
 from lighten.errors import UserError
-from lighten.utils.inputs import Call
 
 Shape = tuple[int, ...]
 
-
-class Size(TypedDict):
-    """How large a model is.
-
-    ``parameters`` are learned numbers, ``macs`` multiply-accumulates of one sample, ``bytes`` its file (a
-        torch
-    module: parameters and buffers in memory).
-    """
-
-    parameters: int
-    macs: int
-    bytes: int
-
-
-def count(runner: Runner, sample: Call) -> Size:
-    """Count what ``runner`` holds.
-
-    Args:
-        runner: an opened file or torch module. What an OpenVINO or ExecuTorch file computes cannot be read off it:
-            ``export`` writes the numbers into it.
-        sample: a call with a batch of one.
-
-    Raises:
-        UserError: if the file cannot be parsed, or holds no numbers where they cannot be counted.
-    """
-    if isinstance(runner, TorchRunner):
-        return count_torch(runner.module, runner.feed(sample))
-    path = Path(runner.name)
-    if isinstance(runner, OnnxRunner):
-        return count_onnx(path, runner.feed(sample))
-    if isinstance(runner, LiteRtRunner):
-        parameters, macs = count_litert(path)
-        return {"parameters": parameters, "macs": macs, "bytes": path.stat().st_size}
-    assert isinstance(runner, OpenVinoRunner | ExecuTorchRunner)
-    parameters, macs = runner.facts("parameters"), runner.facts("macs")
-    files = [path, path.with_suffix(".bin")] if isinstance(runner, OpenVinoRunner) else [path]
-    return {"parameters": parameters, "macs": macs, "bytes": sum(file.stat().st_size for file in files)}
-
-
-def count_torch(module: nn.Module, sample: Call) -> Size:
-    """Count a torch module; its MACs are half of what ``torch.utils.flop_counter`` counts on ``sample``."""
-    tensors = [*module.parameters(), *module.buffers()]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*sample[0], **sample[1])
-    return {
-        "parameters": sum(p.numel() for p in module.parameters()),
-        "macs": counter.get_total_flops() // 2,
-        "bytes": sum(t.numel() * t.element_size() for t in tensors),
-    }
+NO_NODE = SimpleNamespace(op_type="")
+"""What makes a graph's inputs and constants."""
 
 
 def count_onnx(path: Path, feed: dict[str, Any]) -> Size:
@@ -102,6 +42,27 @@ def count_onnx(path: Path, feed: dict[str, Any]) -> Size:
         "macs": sum(MACS[node.op_type](node, shapes) for node in _counted(model)),
         "bytes": sum(file.stat().st_size for file in {path, *external}),
     }
+
+
+def padded_weights(graph: Any) -> dict[str, int]:
+    """Return how many input channels of which weights only widen a stem, by their stored and dequantized names."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    made_by: dict[str, Any] = {output: node for node in graph.node for output in node.output}
+    found = {}
+    for node in [n for n in graph.node if n.op_type == "Conv"]:
+        image, weight = (made_by.get(name, NO_NODE) for name in node.input[:2])
+        pad = made_by.get(image.input[0], NO_NODE) if dequantizes(image) else NO_NODE
+        if dequantizes(weight) and pad.op_type == "Pad" and pad.input[1] in constants:
+            pads = numpy_helper.to_array(constants[pad.input[1]])
+            found[node.input[1]] = found[weight.input[0]] = int(pads[len(pads) // 2 + 1])
+    return found
+
+
+def dequantizes(node: Any) -> bool:
+    """Return whether a node turns codes into numbers."""
+    return str(node.op_type) == "DequantizeLinear"
 
 
 def _conv_macs(weight: int) -> Callable[[Any, dict[str, Shape]], int]:

@@ -7,8 +7,8 @@ from quantization_nets import Residual, lived_in
 from torch import nn
 
 from lighten.delivery.export.targets import export_onnx
-from lighten.delivery.measure.count import count, count_onnx, count_torch
-from lighten.delivery.runtimes.runners import open_runner
+from lighten.delivery.runtimes.onnx_count import count_onnx
+from lighten.delivery.runtimes.runners import count_torch, open_runner
 from lighten.errors import UserError
 from lighten.quantization import calibrate_, quantize_
 
@@ -52,7 +52,7 @@ def test_an_int8_file_has_the_parameters_of_its_layers_and_no_scale_counts(tmp_p
     model = calibrate_(quantize_(lived_in(Residual(8)), example_input=x), [x])
     path = export_onnx(model, x, tmp_path / "int8.onnx")
     with open_runner(path) as runner:
-        size = count(runner, ((x[:1],), {}))
+        size = runner.count(((x[:1],), {}))
     folded = 8 * 9 + 8 + 8 * 8 * 9 + 8 + 8 * 3 + 3  # batch norm is gone, both convolutions have a bias
     assert size["parameters"] == folded
     assert size["macs"] == 64 * 8 * 9 + 64 * 8 * 8 * 9 + 8 * 3

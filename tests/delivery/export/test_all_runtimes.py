@@ -17,7 +17,6 @@ from quantization_nets import Residual, lived_in
 
 from lighten import build_model, calibrate_, export, measure, quantize_
 from lighten.delivery.export.openvino import write_openvino
-from lighten.delivery.measure.count import count
 from lighten.delivery.runtimes.runners import open_runner
 from lighten.errors import UserError
 from lighten.utils.files import DiskError
@@ -272,7 +271,7 @@ def test_every_file_is_measured_alike(target, model, files):
     data = [(images(20), torch.arange(20) % 3)]
     theirs = measure(files[target], data, batch_sizes=(2,))
     with open_runner(model) as runner:
-        ours = count(runner, ((images(1),), {}))
+        ours = runner.count(((images(1),), {}))
     assert theirs["runtime"] == target
     assert theirs["macs"] == ours["macs"]
     assert theirs["parameters"] == sum(p.numel() for n, p in model.named_parameters() if "norm" not in n) + 8

@@ -1,0 +1,30 @@
+"""What is asked of the writer of a target."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from lighten.utils.files import replace_file
+from lighten.utils.inputs import ExampleInput
+from lighten.utils.targets import Target
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of ``export``: its arguments, checked."""
+
+    model: nn.Module
+    example: ExampleInput
+    path: Path
+    target: Target
+    opset: int | None = None
+    mode: str | None = None
+    outputs: Sequence[str] | None = None
+    batch: int | None = None
+
+    def store(self, content: bytes) -> None:
+        """Write the file, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self.path, lambda file: file.write(content))

@@ -1,0 +1,46 @@
+"""ONNX files in onnxruntime."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lighten.delivery.runtimes.feeds import by_name
+from lighten.delivery.runtimes.onnx_count import count_onnx
+from lighten.delivery.runtimes.onnx_session import open_session
+from lighten.delivery.runtimes.runners import Runner, Size
+from lighten.errors import UserError
+from lighten.utils.inputs import Call
+
+
+class OnnxRunner(Runner):
+    """An ONNX file in onnxruntime on the CPU: sequential, ``threads`` wide, its threads never spinning.
+
+    With ``exact`` no sum of 8-bit products saturates, on no processor; that takes longer.
+    """
+
+    runtime = "onnxruntime"
+
+    def __init__(self, path: Path, threads: int = 1, *, exact: bool = False) -> None:
+        self.name, self.threads = str(path), threads
+        self.session = open_session(path, path, threads=threads, precise=exact)
+        self.inputs = [entry.name for entry in self.session.get_inputs()]
+
+    def feed(self, call: Call) -> dict[str, np.ndarray]:
+        """Return the call as arrays by input name: positional ones in the file's order."""
+        return by_name(self.name, self.inputs, call)
+
+    def run_all(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Run the file once.
+
+        Raises:
+            UserError: if the runtime refuses the batch, for instance its size.
+        """
+        try:
+            return [np.asarray(x) for x in self.session.run(None, feed)]
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{self.name}: cannot run this batch ({reason}); export it with a dynamic batch") from None
+
+    def count(self, sample: Call) -> Size:
+        """Count the file with the shapes that ``sample`` has in it."""
+        return count_onnx(Path(self.name), self.feed(sample))
