@@ -73,6 +73,8 @@ def check_soft_labels(temperature: Any, soft_weight: object, prefix: str = "") -
     """Raise ``UserError`` unless the soft labels' temperature and weight make sense."""
     for value in check_setting(f"{prefix}temperature", temperature):
         check_number(f"{prefix}temperature", value, above=0)
+    if isinstance(soft_weight, Mapping):
+        raise UserError(f"{prefix}soft_weight={soft_weight}: expected a number, as weights over time belong to losses")
     check_number(f"{prefix}soft_weight", soft_weight, least=0, most=1)
 
 
