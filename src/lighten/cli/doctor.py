@@ -14,10 +14,8 @@ from typing import Any, Literal
 
 from lighten.cli.arguments import add_command
 from lighten.cli.output import print_json, stdout_aside
-from lighten.delivery.folders.provenance import version_of
-from lighten.delivery.runtimes.packages import require
 from lighten.errors import UserError
-from lighten.utils.machine import cores, processor, processor_flags
+from lighten.utils.machine import cores, processor, processor_flags, version_of
 from lighten.utils.targets import TARGETS
 
 State = Literal["ok", "missing", "warning"]
@@ -98,6 +96,8 @@ def _packages() -> list[Finding]:
 
 
 def _targets() -> list[Finding]:
+    from lighten.delivery.runtimes.packages import require
+
     found = []
     for name, target in TARGETS.items():
         try:

@@ -1,9 +1,12 @@
-"""Facts about this machine's processor."""
+"""Facts about this machine: processor, installed packages."""
 
 import os
 import platform
 import re
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from lighten.utils.machine import processor
 
 
 def processor() -> str:
@@ -27,3 +30,11 @@ def _cpuinfo(key: str) -> str:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     found = re.search(rf"^(?:{key})\s*: (.*)$", text, re.MULTILINE)
     return found[1].strip() if found else ""
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package; ``None`` is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -4,7 +4,6 @@ import os
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from lighten.delivery.folders.run import FLOAT_FILE, read_json, sha256
 from lighten.delivery.folders.student import FIT
 from lighten.utils.fingerprint import fingerprint_of
 from lighten.utils.inputs import Call
-from lighten.utils.machine import processor
+from lighten.utils.machine import processor, version_of
 from lighten.utils.targets import TARGETS, exported_files
 
 PARTS = (
@@ -88,11 +87,3 @@ def provenance(
         },
         "versions": versions(),
     }
-
-
-def version_of(package: str) -> str | None:
-    """Return the version of an installed package; ``None`` is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
