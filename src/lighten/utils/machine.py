@@ -6,8 +6,6 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lighten.utils.machine import processor
-
 
 def processor() -> str:
     """Return what the machine calls its processor."""
