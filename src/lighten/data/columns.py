@@ -1,4 +1,4 @@
-"""Columns of Arrow tables as texts and labels, with the row of whatever is wrong. Rows count from 1."""
+"""Columns of Arrow tables as texts and labels; errors name the row, counted from 1."""
 
 from collections.abc import Sequence
 

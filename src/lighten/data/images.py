@@ -1,4 +1,4 @@
-"""Small images held in memory as bytes: splits, light augmentation, whole batches at a time."""
+"""ImageData: small images in memory, with splits, light augmentation and whole batches at a time."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Own texts: a CSV, Parquet or JSON-lines file, or any data set of the ``datasets`` library."""
+"""Texts of one's own: from a CSV, Parquet or JSON-lines file, or from any data set of the ``datasets`` library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Texts, or pairs of them, for an encoder: splits, tokens, batches of similar length."""
+"""TextData: texts, or pairs of them, for an encoder, with splits, tokens and batches of similar length."""
 
 import hashlib
 import json

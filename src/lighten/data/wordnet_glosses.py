@@ -1,4 +1,4 @@
-"""WordNet glosses: which of 45 kinds of thing, property or deed does a definition define?
+"""WordNet glosses: definitions to be classified by the kind of thing, property or deed that they define, one of 45.
 
 The kinds are WordNet's lexicographer files, such as ``noun.animal`` and ``verb.motion``. An embedded subset of 16,000
 training and 2,000 test glosses needs no network; ``folder`` gets all of them, about 117,000.
