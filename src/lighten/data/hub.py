@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lighten.data.checks import first_line
 from lighten.data.images import Images
 from lighten.data.parquet import to_pixels
-from lighten.data.tables import first_line
 from lighten.errors import UserError
 
 

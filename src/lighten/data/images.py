@@ -231,7 +231,7 @@ class ImageData(L.LightningDataModule):
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     def prepare_data(self) -> None:
-        """Read the images, so that a missing file is told before any worker starts."""
+        """Read the images, so that a missing file is reported before any worker starts."""
         _ = self.images
 
     def setup(self, stage: str) -> None:

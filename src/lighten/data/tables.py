@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lighten.data.checks import first_line
 from lighten.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
@@ -102,8 +103,3 @@ def _split_files(folder: Path) -> dict[str, list[str]]:
     for file in sorted(folder.glob("*.parquet")):
         files.setdefault(re.sub(r"-\d+-of-\d+$", "", file.stem), []).append(str(file))
     return files
-
-
-def first_line(error: Exception) -> str:
-    """Return the beginning of an error's message."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:160]

@@ -185,7 +185,7 @@ class TextData(L.LightningDataModule):
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     def prepare_data(self) -> None:
-        """Read and tokenize, so that mistakes are told before any worker starts and other processes find a cache."""
+        """Read and tokenize, so that mistakes are reported before a worker starts and other processes find a cache."""
         _ = self.tokens
 
     def setup(self, stage: str) -> None:
