@@ -9,37 +9,24 @@ its share of what is left of 16,000 and 2,000. After a rebuild the printed SHA-2
 lighten/data/wordnet_glosses.py; Parquet bytes can differ between versions of pyarrow, rows cannot.
 """
 
-import argparse
-import hashlib
 import sys
-from pathlib import Path
 
 import torch
+from _embed import main
 
 from lighten.data.split import stratified
 from lighten.data.wordnet import is_test, read_glosses
-from lighten.data.wordnet_glosses import SHA256, Row, decode, embedded_file, encode
+from lighten.data.wordnet_glosses import EMBEDDED, Row, decode, encode
 
 TRAIN, TEST = 16_000, 2_000
 LEAST_TRAIN, LEAST_TEST = 20, 3
 
 
-def main() -> int:
-    """Build or check; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", default="/usr/share/wordnet", help="of data.noun and its siblings")
-    parser.add_argument("--output", type=Path, default=Path(str(embedded_file())))
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file differs")
-    options = parser.parse_args()
-    rows = read_glosses(options.folder)
+def build(folder: str) -> tuple[list[Row], list[Row]]:
+    """Return the rows of the training and of the test part."""
+    rows = read_glosses(folder)
     train = choose([row for row in rows if not is_test(row[0])], TRAIN, LEAST_TRAIN)
-    test = choose([row for row in rows if is_test(row[0])], TEST, LEAST_TEST)
-    if options.check:
-        return check(options.output.read_bytes(), train, test)
-    content = encode(train, test)
-    options.output.write_bytes(content)
-    print(f"{options.output}: {len(content) / 1e6:.2f} MB, SHA-256 {hashlib.sha256(content).hexdigest()}")
-    return 0
+    return train, choose([row for row in rows if is_test(row[0])], TEST, LEAST_TEST)
 
 
 def choose(rows: list[Row], count: int, least: int) -> list[Row]:
@@ -53,13 +40,10 @@ def choose(rows: list[Row], count: int, least: int) -> list[Row]:
     return [rows[i] for i in chosen.tolist()]
 
 
-def check(content: bytes, train: list[Row], test: list[Row]) -> int:
-    """Return 0 if the file has the released digest and exactly these rows."""
-    same_digest = hashlib.sha256(content).hexdigest() == SHA256
-    same_rows = decode(content) == (train, test)
-    print(f"digest {'agrees' if same_digest else 'DIFFERS'}, rows {'agree' if same_rows else 'DIFFER'}")
-    return 0 if same_digest and same_rows else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        main(
+            __doc__, EMBEDDED, folder="/usr/share/wordnet", what="rows", build=build,
+            encode=lambda parts: encode(*parts), same=lambda content, parts: decode(content) == parts,
+        )
+    )  # fmt: skip

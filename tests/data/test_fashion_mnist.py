@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lighten.data import build_data, fashion_mnist
+from lighten.data.embedded import EmbeddedFile
 from lighten.data.split import stratified
 from lighten.errors import UserError
 
@@ -57,7 +58,7 @@ def test_the_notice_is_kept():
 @pytest.fixture
 def moved(tmp_path, monkeypatch):
     path = tmp_path / "fashion_mnist.parquet"
-    monkeypatch.setattr(fashion_mnist, "embedded_file", lambda: path)
+    monkeypatch.setattr(EmbeddedFile, "path", path)
     fashion_mnist.read_embedded.cache_clear()
     yield path
     fashion_mnist.read_embedded.cache_clear()

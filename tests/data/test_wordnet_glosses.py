@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lighten.data import build_data, wordnet_glosses
+from lighten.data.embedded import EmbeddedFile
 from lighten.data.wordnet import CLASSES, is_test
 from lighten.errors import UserError
 
@@ -78,7 +79,7 @@ def test_rows_survive_the_file_which_is_always_the_same():
 @pytest.fixture
 def moved(tmp_path, monkeypatch):
     path = tmp_path / "wordnet_glosses.parquet"
-    monkeypatch.setattr(wordnet_glosses, "embedded_file", lambda: path)
+    monkeypatch.setattr(EmbeddedFile, "path", path)
     wordnet_glosses.read_embedded.cache_clear()
     yield path
     wordnet_glosses.read_embedded.cache_clear()

@@ -1,4 +1,4 @@
-"""Checks that all data modules make of their settings."""
+"""Checks and messages that data modules share."""
 
 from lighten.errors import UserError
 
@@ -8,3 +8,8 @@ def check_at_least(least: int, **settings: object) -> None:
     for key, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"{key}={value!r}, expected an integer of at least {least}")
+
+
+def first_line(error: Exception) -> str:
+    """Return the beginning of an error's message."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:160]

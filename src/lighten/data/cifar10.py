@@ -48,10 +48,5 @@ def cifar10(
             shift=4,
         ),
         partial(read_images, path, image="img", label="label"),
-        batch_size=batch_size,
-        seed=seed,
-        workers=workers,
-        validation=validation,
-        augment=augment,
-        views=views,
-    )
+        batch_size=batch_size, seed=seed, workers=workers, validation=validation, augment=augment, views=views,
+    )  # fmt: skip

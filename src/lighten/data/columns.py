@@ -1,4 +1,4 @@
-"""Columns of Arrow tables as texts and labels, with the row of whatever is wrong. Rows count from 1."""
+"""Columns of Arrow tables as texts and labels; errors name the row, counted from 1."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def column_of(table: pa.Table, name: str, what: str, where: str) -> pa.ChunkedAr
         where: the table is from, for messages.
 
     Raises:
-        UserError: if there is none of that name; those that there are are told.
+        UserError: if there is none of that name; the message lists those that there are.
     """
     names = table.column_names
     if names.count(name) != 1:

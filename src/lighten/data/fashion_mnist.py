@@ -5,12 +5,10 @@ An embedded subset of 12,000 training and 2,000 test images needs no network; ``
 
 from collections.abc import Callable
 from functools import cache, partial
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lighten.data.embedded import read_checked
+from lighten.data.embedded import EmbeddedFile
 from lighten.data.registry import register_data
 from lighten.errors import UserError, did_you_mean
 
@@ -19,7 +17,11 @@ if TYPE_CHECKING:
 
     from lighten.data.images import ImageData, Images
 
-SHA256 = "2b07208a6e05a4ddefb7c1af29b4331f13aa9d51100320e11e519b6975b0487e"
+EMBEDDED = EmbeddedFile(
+    "fashion_mnist.parquet",
+    "2b07208a6e05a4ddefb7c1af29b4331f13aa9d51100320e11e519b6975b0487e",
+    script="build_fashion_mnist.py",
+)
 SOURCES = ("embedded", "idx", "datasets")
 CLASSES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -77,19 +79,9 @@ def fashion_mnist(
             shift=2,
         ),
         readers[source],
-        content=SHA256 if source == "embedded" else None,
-        batch_size=batch_size,
-        seed=seed,
-        workers=workers,
-        validation=validation,
-        augment=augment,
-        views=views,
-    )
-
-
-def embedded_file() -> Traversable:
-    """Return the place of the embedded subset in the installed package."""
-    return files("lighten.data") / "fashion_mnist.parquet"
+        content=EMBEDDED.sha256 if source == "embedded" else None,
+        batch_size=batch_size, seed=seed, workers=workers, validation=validation, augment=augment, views=views,
+    )  # fmt: skip
 
 
 @cache
@@ -101,7 +93,7 @@ def read_embedded() -> "Images":
     """
     from lighten.data.parquet import decode
 
-    return decode(read_checked(embedded_file(), SHA256, script="build_fashion_mnist.py"))
+    return decode(EMBEDDED.read())
 
 
 def read_idx_folder(folder: str) -> "Images":

@@ -69,15 +69,9 @@ def glue(
         task=_kind(task_name),
         class_names=TASKS[task_name][2],
         licence=f"GLUE {task_name}: that of its source, see https://gluebenchmark.com; cite Wang et al. 2019, GLUE",
-        batch_size=batch_size,
-        seed=seed,
-        workers=workers,
-        validation=validation,
-        tokenizer=tokenizer,
-        max_length=max_length,
-        bucket=bucket,
-        objective=objective,
-    )
+        batch_size=batch_size, seed=seed, workers=workers, validation=validation,
+        tokenizer=tokenizer, max_length=max_length, bucket=bucket, objective=objective,
+    )  # fmt: skip
 
 
 def read_task(path: str, task_name: str) -> "Texts":

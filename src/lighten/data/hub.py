@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lighten.data.checks import first_line
 from lighten.data.images import Images
 from lighten.data.parquet import to_pixels
 from lighten.errors import UserError
@@ -29,9 +30,8 @@ def read_images(path: str, *, image: str, label: str) -> Images:
         train, train_labels = _columns(splits["train"], image, label)
         test, test_labels = _columns(splits["test"], image, label)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:160]
         raise UserError(
-            f"data set {path!r} cannot be had from the hub or from the cache of `datasets` ({reason}); "
+            f"data set {path!r} cannot be had from the hub or from the cache of `datasets` ({first_line(error)}); "
             "fetch it once with a network, or choose another source"
         ) from error
     return Images(train, train_labels, test, test_labels)

@@ -1,4 +1,4 @@
-"""Small images held in memory as bytes: splits, light augmentation, whole batches at a time."""
+"""ImageData: small images in memory, with splits, light augmentation and whole batches at a time."""
 
 import hashlib
 import json
@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lighten.data.checks import check_at_least
+from lighten.data.loaders import check_validation, in_order, shuffled
 from lighten.data.split import stratified
 from lighten.errors import UserError
-from lighten.training.order import FixedOrder, OrderedLoader, Place, draw_below, loader_options, overfits
+from lighten.training.order import OrderedLoader, Place, draw_below
 from lighten.utils.batch import KeyedBatch
 
 
@@ -230,16 +231,13 @@ class ImageData(L.LightningDataModule):
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     def prepare_data(self) -> None:
-        """Read the images, so that a missing file is told before any worker starts."""
+        """Read the images, so that a missing file is reported before any worker starts."""
         _ = self.images
 
     def setup(self, stage: str) -> None:
         """Split the training part; the same for every stage."""
         images = self.images
-        if self.validation >= len(images.train):
-            raise UserError(
-                f"data {self.name}: validation={self.validation} leaves nothing of {len(images.train)} training samples"
-            )
+        check_validation(self, len(images.train))
         rest, held_out = stratified(images.train_labels, self.validation)
         statistics: dict[str, Any] = {"mean": self.mean, "std": self.std}
         self.train_set = ImageSet(
@@ -255,31 +253,15 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> OrderedLoader:
         """Return shuffled, augmented batches; a last one that is not full is dropped."""
-        self.train_set.keyed = self.keyed
-        return OrderedLoader(
-            self.train_set,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            workers=self.workers,
-            shuffle=not overfits(self.trainer),
-        )
+        return shuffled(self)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out samples in order: every choice is made on these."""
-        return self._in_order(self.val_set)
+        return in_order(self, self.val_set)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the test samples in order: every reported figure comes from these."""
-        return self._in_order(self.test_set)
-
-    def _in_order(self, dataset: ImageSet) -> DataLoader[Any]:
-        order = FixedOrder(len(dataset), seed=self.seed)
-        return DataLoader(
-            dataset,  # type: ignore[arg-type]
-            batch_size=self.batch_size,
-            sampler=order,
-            **loader_options(self.workers),
-        )
+        return in_order(self, self.test_set)
 
 
 def _digest(images: Images) -> str:

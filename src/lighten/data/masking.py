@@ -1,4 +1,4 @@
-"""Masked language modelling (Devlin et al. 2019): hide some tokens of a text, ask for them back."""
+"""Masking of tokens for masked language modelling (Devlin et al. 2019)."""
 
 import numpy as np
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lighten.data.embedded import to_parquet
 from lighten.data.images import Images
 
 _SCHEMA = pa.schema({"split": pa.string(), "label": pa.uint8(), "image": pa.binary()})
@@ -21,12 +22,7 @@ def encode(images: Images) -> bytes:
         *_rows("train", images.train, images.train_labels),
         *_rows("test", images.test, images.test_labels),
     ]
-    buffer = io.BytesIO()
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    pq.write_table(
-        table, buffer, compression="zstd", compression_level=19, use_dictionary=["split"], write_statistics=False
-    )
-    return buffer.getvalue()
+    return to_parquet(pa.Table.from_pylist(rows, schema=_SCHEMA))
 
 
 def decode(content: bytes) -> Images:

@@ -1,4 +1,4 @@
-"""Registry of data sets."""
+"""The registry of data sets that ``data:`` in a recipe names."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any

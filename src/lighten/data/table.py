@@ -1,4 +1,4 @@
-"""Own texts: a CSV, Parquet or JSON-lines file, or any data set of the ``datasets`` library."""
+"""Texts of one's own: from a CSV, Parquet or JSON-lines file, or from any data set of the ``datasets`` library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,15 +115,9 @@ def table(
         task=task,
         class_names=names if task == "classification" else labels,
         licence=f"not stated; see where {path} is from",
-        batch_size=batch_size,
-        seed=seed,
-        workers=workers,
-        validation=validation,
-        tokenizer=tokenizer,
-        max_length=max_length,
-        bucket=bucket,
-        objective=objective,
-    )
+        batch_size=batch_size, seed=seed, workers=workers, validation=validation,
+        tokenizer=tokenizer, max_length=max_length, bucket=bucket, objective=objective,
+    )  # fmt: skip
 
 
 def read_files(columns: Columns, path: str, test_path: str | None) -> "Texts":

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lighten.data.checks import first_line
 from lighten.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
@@ -55,7 +56,7 @@ def read_file(path: str, texts: Iterable[str]) -> pa.Table:
             convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in texts}),
         )
     except (pa.ArrowException, OSError) as error:
-        reason = one_line(error)
+        reason = first_line(error)
         raise UserError(f"{path} cannot be read as {suffix[1:]} ({reason}); mend or replace the file") from error
 
 
@@ -84,7 +85,7 @@ def read_hub(path: str, config: str | None = None) -> Splits:
     except Exception as error:
         raise UserError(
             f"data set {path!r}{f', {config}' if config else ''} cannot be had from the hub or from the cache of "
-            f"`datasets` ({one_line(error)}); fetch it once with a network, or give a folder or a file"
+            f"`datasets` ({first_line(error)}); fetch it once with a network, or give a folder or a file"
         ) from error
     return Splits(tables, {name: tuple(kind.names) for name, kind in columns if isinstance(kind, ClassLabel)})
 
@@ -102,8 +103,3 @@ def _split_files(folder: Path) -> dict[str, list[str]]:
     for file in sorted(folder.glob("*.parquet")):
         files.setdefault(re.sub(r"-\d+-of-\d+$", "", file.stem), []).append(str(file))
     return files
-
-
-def one_line(error: Exception) -> str:
-    """Return the beginning of an error's message."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:160]

@@ -1,4 +1,4 @@
-"""Texts, or pairs of them, for an encoder: splits, tokens, batches of similar length."""
+"""TextData: texts, or pairs of them, for an encoder, with splits, tokens and batches of similar length."""
 
 import hashlib
 import json
@@ -11,11 +11,12 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from lighten.data.checks import check_at_least
+from lighten.data.loaders import check_validation, in_order, shuffled
 from lighten.data.text_part import Texts, check_part, hold_out
 from lighten.data.text_set import Masking, TextSet
 from lighten.data.tokens import Tokenizer, Tokens, cached_tokens
 from lighten.errors import UserError, did_you_mean
-from lighten.training.order import FixedOrder, OrderedLoader, loader_options, overfits
+from lighten.training.order import OrderedLoader
 
 OBJECTIVES = ("labels", "mlm")
 _FIXED_SEED = 20181011
@@ -184,16 +185,13 @@ class TextData(L.LightningDataModule):
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     def prepare_data(self) -> None:
-        """Read and tokenize, so that mistakes are told before any worker starts and other processes find a cache."""
+        """Read and tokenize, so that mistakes are reported before a worker starts and other processes find a cache."""
         _ = self.tokens
 
     def setup(self, stage: str) -> None:
         """Split the training part; the same for every stage."""
         part = self.texts.train
-        if self.validation >= len(part.texts):
-            raise UserError(
-                f"data {self.name}: validation={self.validation} leaves nothing of {len(part.texts)} training samples"
-            )
+        check_validation(self, len(part.texts))
         rest, held_out = hold_out(part, self.validation, by_class=self.task == "classification")
         if not len(rest):
             raise UserError(
@@ -211,23 +209,15 @@ class TextData(L.LightningDataModule):
 
     def train_dataloader(self) -> OrderedLoader:
         """Return shuffled batches; a last one that is not full is dropped."""
-        self.train_set.keyed = self.keyed
-        return OrderedLoader(
-            self.train_set,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            workers=self.workers,
-            lengths=self.train_set.lengths if self.bucket else None,
-            shuffle=not overfits(self.trainer),
-        )
+        return shuffled(self, self.train_set.lengths if self.bucket else None)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out samples in order: every choice is made on these."""
-        return self._in_order(self.val_set)
+        return in_order(self, self.val_set)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the test samples in order: every reported figure comes from these."""
-        return self._in_order(self.test_set)
+        return in_order(self, self.test_set)
 
     def _set(self, key: str, rows: np.ndarray, *, training: bool = False) -> TextSet:
         part = self.texts.train if key == "train" else self.texts.test
@@ -248,13 +238,4 @@ class TextData(L.LightningDataModule):
             pad_id=self.tokenizer.pad_token_id,
             max_length=self.max_length,
             masking=masking,
-        )
-
-    def _in_order(self, dataset: TextSet) -> DataLoader[Any]:
-        order = FixedOrder(len(dataset), seed=self.seed)
-        return DataLoader(
-            dataset,  # type: ignore[arg-type]
-            batch_size=self.batch_size,
-            sampler=order,
-            **loader_options(self.workers),
         )

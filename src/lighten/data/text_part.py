@@ -1,4 +1,4 @@
-"""Texts with their labels: what is wrong with them, and which are held out."""
+"""Parts of a text data set: texts with labels, their checks, and the choice of those held out."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Batches of token ids, padded to their longest text."""
+"""TextSet: batches of token ids, padded to their longest text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

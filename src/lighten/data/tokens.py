@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lighten.data.checks import first_line
 from lighten.errors import UserError
 from lighten.utils.files import replace_file
 
@@ -114,7 +115,7 @@ def cached_tokens(
 ) -> Tokens:
     """Return the tokens of texts, from the cache where the same texts went through the same tokenizer before.
 
-    A damaged file is replaced, with one warning; so is a folder that cannot be written told in one.
+    A damaged file is replaced, with one warning; a folder that cannot be written gives one too.
 
     Args:
         tokenizer: used where the cache has nothing.
@@ -129,7 +130,7 @@ def cached_tokens(
         try:
             return _read(file, len(texts))
         except _DAMAGE as error:
-            warnings.warn(f"token cache {file} is damaged ({_line(error)}); it is made anew", stacklevel=2)
+            warnings.warn(f"token cache {file} is damaged ({first_line(error)}); it is made anew", stacklevel=2)
     tokens = tokenizer(texts, pairs, max_length)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +169,7 @@ def _load(name: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise UserError(
-            f"tokenizer={name!r} is not found or cannot be read ({_line(error)}); expected minilm, "
+            f"tokenizer={name!r} is not found or cannot be read ({first_line(error)}); expected minilm, "
             "a folder with tokenizer.json, or a name on the hub and a network"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
@@ -194,7 +195,3 @@ def _read(file: Path, samples: int) -> Tokens:
     if tokens.types is not None and (tokens.types.dtype != np.int8 or tokens.types.shape != tokens.ids.shape):
         raise ValueError("types and tokens do not agree")
     return tokens
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:160] or type(error).__name__

@@ -1,4 +1,4 @@
-"""WordNet glosses: which of 45 kinds of thing, property or deed does a definition define?
+"""WordNet glosses: definitions to be classified by the kind of thing, property or deed that they define, one of 45.
 
 The kinds are WordNet's lexicographer files, such as ``noun.animal`` and ``verb.motion``. An embedded subset of 16,000
 training and 2,000 test glosses needs no network; ``folder`` gets all of them, about 117,000.
@@ -7,18 +7,20 @@ training and 2,000 test glosses needs no network; ``folder`` gets all of them, a
 import io
 from collections.abc import Sequence
 from functools import cache, partial
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from lighten.data.embedded import read_checked
+from lighten.data.embedded import EmbeddedFile, to_parquet
 from lighten.data.registry import register_data
 
 if TYPE_CHECKING:
     from lighten.data.text import TextData
     from lighten.data.text_part import Part, Texts
 
-SHA256 = "fc90413ec5906f602be0994637942752d38a1e85080955955321f5f861bad72e"
+EMBEDDED = EmbeddedFile(
+    "wordnet_glosses.parquet",
+    "fc90413ec5906f602be0994637942752d38a1e85080955955321f5f861bad72e",
+    script="build_wordnet_glosses.py",
+)
 LICENCE = "WordNet 3.0: WordNet licence, Copyright 2006 by Princeton University, https://wordnet.princeton.edu"
 Row = tuple[str, int]
 """A gloss and the number of its class."""
@@ -56,23 +58,12 @@ def wordnet_glosses(
 
     return TextData(
         read_embedded if folder is None else partial(read_folder, folder),
-        content=SHA256 if folder is None else None,
+        content=EMBEDDED.sha256 if folder is None else None,
         class_names=CLASSES,
         licence=LICENCE,
-        batch_size=batch_size,
-        seed=seed,
-        workers=workers,
-        validation=validation,
-        tokenizer=tokenizer,
-        max_length=max_length,
-        bucket=bucket,
-        objective=objective,
-    )
-
-
-def embedded_file() -> Traversable:
-    """Return the place of the embedded subset in the installed package."""
-    return files("lighten.data") / "wordnet_glosses.parquet"
+        batch_size=batch_size, seed=seed, workers=workers, validation=validation,
+        tokenizer=tokenizer, max_length=max_length, bucket=bucket, objective=objective,
+    )  # fmt: skip
 
 
 @cache
@@ -82,7 +73,7 @@ def read_embedded() -> "Texts":
     Raises:
         UserError: if the file is missing or not the one that was released.
     """
-    return _texts(*decode(read_checked(embedded_file(), SHA256, script="build_wordnet_glosses.py")))
+    return _texts(*decode(EMBEDDED.read()))
 
 
 def read_folder(folder: str) -> "Texts":
@@ -100,7 +91,6 @@ def read_folder(folder: str) -> "Texts":
 def encode(train: Sequence[Row], test: Sequence[Row]) -> bytes:
     """Return the embedded file's content; the same rows give the same bytes with the same version of pyarrow."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rows = [*train, *test]
     columns = {
@@ -108,16 +98,7 @@ def encode(train: Sequence[Row], test: Sequence[Row]) -> bytes:
         "label": pa.array([label for _, label in rows], pa.uint8()),
         "text": pa.array([text for text, _ in rows], pa.string()),
     }
-    buffer = io.BytesIO()
-    pq.write_table(
-        pa.table(columns),
-        buffer,
-        compression="zstd",
-        compression_level=19,
-        use_dictionary=["split"],
-        write_statistics=False,
-    )
-    return buffer.getvalue()
+    return to_parquet(pa.table(columns))
 
 
 def decode(content: bytes) -> tuple[list[Row], list[Row]]:

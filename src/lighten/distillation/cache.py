@@ -82,7 +82,7 @@ class TeacherCache:
     ) -> None:
         """Make the folder ready, or take up what is in it.
 
-        A ``meta.json`` that cannot be read and a part that is cut short or of other contents are made anew, with a
+        A ``meta.json`` that cannot be read and a part that is cut short or of other contents are replaced, with a
         warning.
 
         Args:

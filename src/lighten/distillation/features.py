@@ -105,7 +105,7 @@ def relations(
     .. math:: \frac{1}{A N} \sum_{a,n} \mathrm{KL}(R^t_{an} \| R^s_{an}), \quad
         R_{a} = \mathrm{softmax}\bigl(X_a X_a^\top / \sqrt{D / A}\bigr)
 
-    X are queries, keys or values of all heads side by side, cut anew into A relation heads, so that widths and heads
+    X are queries, keys or values of all heads side by side, split into A relation heads, so that widths and heads
     may differ. N counts the tokens that are not padding. Tokens of one text meet, samples of a batch do not.
 
     Source: Wang et al.: MiniLMv2, 2021, equations 3 to 6; with the values alone MiniLM, 2020, equation 6.

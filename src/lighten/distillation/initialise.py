@@ -144,7 +144,7 @@ def _kind(teacher: nn.Module) -> tuple[str, str]:
 
 
 def _selected(state: Mapping[str, Tensor], prefix: str, kept: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights of the layers ``kept``, numbered anew, and all that belong to no layer."""
+    """Yield the weights of the layers ``kept``, renumbered, and all that belong to no layer."""
     places = {old: new for new, old in enumerate(kept)}
     for key, tensor in state.items():
         if not key.startswith(prefix):

@@ -43,7 +43,7 @@ class DistillationModule(L.LightningModule):
     points; on validation and test ``student/…``, ``teacher/…`` and ``gap/…`` as :class:`EpochMetrics` has them.
 
     The teacher is frozen in place and kept outside: in no state dict, optimizer, DDP bucket or checkpoint,
-    and always in eval mode. A checkpoint keeps its fingerprint and refuses to go on with another one.
+    and always in eval mode. A checkpoint keeps its fingerprint and refuses to resume with another one.
 
     Args:
         student: returns logits (batch, classes), or an output with ``logits``; ``outputs`` says which of others.

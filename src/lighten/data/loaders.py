@@ -1,0 +1,51 @@
+"""Loaders of data modules whose samples are in memory."""
+
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader
+
+from lighten.errors import UserError
+from lighten.training.order import FixedOrder, OrderedLoader, loader_options, overfits
+
+
+class InMemoryData(Protocol):
+    """What the loaders read of a data module."""
+
+    name: str
+    batch_size: int
+    seed: int
+    workers: int
+    validation: int
+    keyed: bool
+    train_set: Any
+    trainer: Any
+
+
+def check_validation(data: InMemoryData, samples: int) -> None:
+    """Raise ``UserError`` if the samples held out leave nothing of the training part."""
+    if data.validation >= samples:
+        raise UserError(f"data {data.name}: validation={data.validation} leaves nothing of {samples} training samples")
+
+
+def shuffled(data: InMemoryData, lengths: Any = None) -> OrderedLoader:
+    """Return shuffled training batches; a last one that is not full is dropped.
+
+    Args:
+        data: its ``train_set`` gets ``keyed``.
+        lengths: of the samples, for batches of similar length.
+    """
+    data.train_set.keyed = data.keyed
+    return OrderedLoader(
+        data.train_set,
+        batch_size=data.batch_size,
+        seed=data.seed,
+        workers=data.workers,
+        lengths=lengths,
+        shuffle=not overfits(data.trainer),
+    )
+
+
+def in_order(data: InMemoryData, dataset: Any) -> DataLoader[Any]:
+    """Return all samples of a data set in their order."""
+    order = FixedOrder(len(dataset), seed=data.seed)
+    return DataLoader(dataset, batch_size=data.batch_size, sampler=order, **loader_options(data.workers))
