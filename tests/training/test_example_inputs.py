@@ -16,6 +16,7 @@ from lighten import DistillationModule, Prune, Quantize, UserError, mask_, shrin
 from lighten.quantization.insert import bank_of
 from lighten.quantization.sites import Stage
 from lighten.training.example_inputs import example_call, example_calls, find_part
+from lighten.utils.compression import record_of
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
 LABELS = torch.arange(24) % 3
@@ -182,7 +183,7 @@ def test_several_parts_without_a_forward_are_named_and_each_can_be_taken(make):
         trainer(make()).fit(Autoencoder(), loader())
     module = Autoencoder()
     trainer(make(module="encoder"), make(module="decoder")).fit(module, loader())
-    assert hasattr(module.encoder, "lighten_quantization") == hasattr(module.decoder, "lighten_quantization")
+    assert (record_of(module.encoder).quantization is not None) == (record_of(module.decoder).quantization is not None)
 
 
 def test_what_is_never_called_is_told_with_what_is():

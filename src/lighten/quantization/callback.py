@@ -19,6 +19,7 @@ from lighten.training.example_inputs import find_part
 from lighten.training.loading import before_loading
 from lighten.training.progress import fell_short, fit_position, fit_progress, logs_now
 from lighten.training.record import log_now
+from lighten.utils.compression import record_of
 
 
 class Quantize(L.Callback):
@@ -96,7 +97,7 @@ class Quantize(L.Callback):
 
     def _made(self, target: nn.Module) -> bool:
         """Return whether the fake-quantizers in ``target`` are those that these settings make."""
-        found: Any = target.lighten_quantization
+        found = record_of(target).quantization
         return all(found[key] == value for key, value in self.settings.items())
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

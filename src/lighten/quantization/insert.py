@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ from lighten.quantization.sites import ActivationRanges, Quantizer, Site, Stage
 from lighten.quantization.trace import Placement, place_quantizers
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.clone import clone
+from lighten.utils.compression import record_, record_of
 from lighten.utils.inputs import Call, ExampleInput, as_call, check_call
 from lighten.utils.modules import match_names
 
@@ -77,7 +78,7 @@ def quantize_(
         raise UserError(f"{type(model).__name__} has fake-quantizers already; take them off with unquantize_ first")
     layers, left = quantizable(model, exclude)
     settings = {"exclude": list(exclude), "weight_bits": weight_bits, "ranges": ranges}
-    model.lighten_quantization = settings  # type: ignore[assignment]
+    record_(model, quantization=settings)
     if example_input is None:
         _insert_at_first_call(model, layers, left, settings)
     else:
@@ -99,7 +100,7 @@ def calibrate_(
     Raises:
         UserError: if there is no batch, or the model was not quantized.
     """
-    if not hasattr(model, "lighten_quantization"):
+    if record_of(model).quantization is None:
         raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
     modes = {module: module.training for module in model.modules()}
     bank = None
@@ -151,7 +152,8 @@ def unquantize_(model: nn.Module) -> nn.Module:
         unbecome(module)
         if hasattr(module, BANK):
             delattr(module, BANK)
-        module.__dict__.pop("lighten_quantization", None)
+        if record_of(module, own=True).quantization is not None:
+            record_(module, quantization=None)
     return model
 
 
@@ -352,7 +354,7 @@ def install_(model: nn.Module, placement: Placement, settings: dict[str, Any], l
         table.__dict__.update(ranges=bank, layer_name=name, weight_bits=settings["weight_bits"])
     _watch_calls(model, placement, bank, index)
     model.add_module(BANK, bank)
-    model.lighten_quantization = settings  # type: ignore[assignment]
+    record_(model, quantization=settings)
     hold_norms_(model)
 
 
@@ -360,7 +362,7 @@ def follow_(copied: nn.Module, model: nn.Module) -> None:
     """Give a copy of ``model`` its fake-quantizers too, where it was made before them, and their stage and ranges."""
     bank = bank_of(model)
     if not hasattr(copied, BANK):
-        install_(copied, bank.placement, cast(Any, model.lighten_quantization), bank.left)
+        install_(copied, bank.placement, record_of(model).quantization, bank.left)
     bank_of(copied).follow(bank)
 
 

@@ -25,17 +25,19 @@ class Source:
         network: a copy that computes in PyTorch what the file shall compute.
         call: an example call.
         inputs: its tensors, in the file's order.
+        modes: how it and its parts are quantized.
     """
 
     model: nn.Module
     network: Graph
     call: Call
     inputs: tuple[Tensor, ...]
+    modes: set[str]
 
     @property
     def quantized(self) -> bool:
         """Whether any part of it is."""
-        return bool(modes_of(self.network))
+        return bool(self.modes)
 
     @property
     def halves(self) -> dict[str, str]:
@@ -43,8 +45,12 @@ class Source:
         return rounded_weights(self.network)
 
     def converted(self, form: Form) -> Graph:
-        """Return what is traced: the same with its quantized parts in integers."""
-        return Graph(in_integers(self.network.model, form), self.call, self.network.outputs)
+        """Return what is traced: a copy with its quantized parts in integers, wherever they are."""
+        model = clone(self.network.model)
+        dynamic_integers_(model)
+        if self.modes & {TRAIN, STATIC}:
+            model = convert(model, form)
+        return Graph(model, self.call, self.network.outputs)
 
 
 def source_of(model: nn.Module, example_input: ExampleInput, outputs: Sequence[str] | None = None) -> Source:
@@ -70,7 +76,7 @@ def source_of(model: nn.Module, example_input: ExampleInput, outputs: Sequence[s
             f"{type(model).__name__} does not run on the example input ({one_line(error, 200)}); give inputs that its "
             "forward takes"
         ) from error
-    return Source(model, network, call, inputs)
+    return Source(model, network, call, inputs, modes_of(network))
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
@@ -83,13 +89,6 @@ def plain_copy(model: nn.Module) -> nn.Module:
         copied._apply(lambda x: x.float() if _is_other_float(x) else x)
     fix_weights_(copied)
     return copied
-
-
-def in_integers(model: nn.Module, form: Form) -> nn.Module:
-    """Return a copy of ``model`` with the quantized parts of it converted, wherever they are."""
-    model = clone(model)
-    dynamic_integers_(model)
-    return convert(model, form) if modes_of(model) & {TRAIN, STATIC} else model
 
 
 def _is_other_float(x: Tensor) -> bool:

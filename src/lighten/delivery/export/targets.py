@@ -190,8 +190,9 @@ def _export_sample(
     model: nn.Module, example: ExampleInput, path: Path, target: str, mode: str | None, outputs: Sequence[str] | None
 ) -> None:
     """Write a file that takes one sample a call."""
-    for other in modes_of(model) & {DYNAMIC, *HALVES}:
-        if target != "litert" or modes_of(model) != {other} or mode_of(model) is None:
+    modes = modes_of(model)
+    for other in modes & {DYNAMIC, *HALVES}:
+        if target != "litert" or modes != {other} or mode_of(model) is None:
             raise UserError(
                 f"target {target!r} has no form of a model that mode {other!r} quantized"
                 f"{' in part' if target == 'litert' else ''}; choose target 'onnx', or quantize all of it as 'static'"
