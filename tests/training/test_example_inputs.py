@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lighten import DistillationModule, Prune, Quantize, UserError, mask_, shrink
-from lighten.quantization.insert import bank_of
-from lighten.quantization.sites import Stage
+from lighten.quantization.activation_quantizers import Stage
+from lighten.quantization.insert import quantizers_of
 from lighten.training.example_inputs import example_call, example_calls, find_part
 from lighten.utils.compression import record_of
 
@@ -142,7 +142,7 @@ def test_a_module_without_forward_is_pruned_and_quantized_by_the_part_that_its_s
     prune, module = Prune(0.5, begin=0.0, end=0.5), make()
     trainer(prune, Quantize(begin=0.5)).fit(module, data or loader())
     target = module.get_submodule(part)
-    assert bank_of(target).stage == Stage.ON
+    assert quantizers_of(target).stage == Stage.ON
     assert prune.plan.sparsity == 0.5
     assert getattr(module, "made", 1) == 1, "layers are made once, as without callbacks"
     small = shrink(target, prune.plan)

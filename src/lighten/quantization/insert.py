@@ -8,37 +8,39 @@ import torch
 from torch import nn
 
 from lighten.errors import UserError
+from lighten.quantization.activation_quantizers import ActivationQuantizers, Stage
 from lighten.quantization.fold import is_foldable
+from lighten.quantization.functions import FunctionQuantizers
 from lighten.quantization.layers import (
     FUSED,
     INT8,
     FoldedNorm,
-    Form,
+    QdqFormat,
     QuantizedEmbedding,
     QuantizedLayer,
     WatchedForward,
-    become,
     can_quantize,
+    restore_class_,
+    swap_class_,
     to_integers_,
-    unbecome,
     why_not,
 )
 from lighten.quantization.observe import rule_of
-from lighten.quantization.prove import failing, is_unchanged, outputs_of
+from lighten.quantization.quantizer import Quantizer
 from lighten.quantization.record import LAYER
-from lighten.quantization.sites import ActivationRanges, Quantizer, Site, Stage
 from lighten.quantization.trace import Placement, place_quantizers
+from lighten.quantization.verify import failing, is_unchanged, outputs_of
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.clone import clone
 from lighten.utils.compression import record_, record_of
 from lighten.utils.inputs import Call, ExampleInput, as_call, check_call
 from lighten.utils.modules import match_names
 
-FORM = Form()
+ONNX_FORMAT = QdqFormat()
 """What ONNX has: unsigned activations, codes of weights and biases."""
 
-BANK = "activation_ranges"
-"""Name under which the bank is registered at the model's root."""
+QUANTIZERS = "activation_ranges"
+"""Name under which they are registered at the model's root, and so in state dicts."""
 
 
 def quantize_(
@@ -74,7 +76,7 @@ def quantize_(
     """
     check_bits(weight_bits)
     rule_of(ranges)
-    if banks_of(model):
+    if quantizers_in(model):
         raise UserError(f"{type(model).__name__} has fake-quantizers already; take them off with unquantize_ first")
     layers, left = quantizable(model, exclude)
     settings = {"exclude": list(exclude), "weight_bits": weight_bits, "ranges": ranges}
@@ -103,33 +105,34 @@ def calibrate_(
     if record_of(model).quantization is None:
         raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
     modes = {module: module.training for module in model.modules()}
-    bank = None
+    quantizers = None
     try:
         model.eval()
         form = BatchFormat(batch)
         for each in batches:
             args, kwargs = inputs_of_batch(each, form, model)
             with torch.no_grad():
-                if not hasattr(model, BANK):
+                if not hasattr(model, QUANTIZERS):
                     model(*args, **kwargs)
-                if bank is None:
-                    bank = bank_of(model)
-                    bank.restart(ranges)
+                if quantizers is None:
+                    quantizers = quantizers_of(model)
+                    quantizers.restart(ranges)
                 model(*args, **kwargs)
-            if bank.rule.estimate is None:
-                bank.update()  # a histogram gathers all batches first
+            if quantizers.rule.estimate is None:
+                quantizers.update()  # a histogram gathers all batches first
     finally:
         for module, training in modes.items():
             module.training = training
-        if bank is not None:
-            bank.observing = False
-    if bank is None:
+        if quantizers is not None:
+            quantizers.observing = False
+    if quantizers is None:
         raise UserError("calibration needs at least one batch, none was given")
-    if bank.rule.estimate is not None:
-        bank.update()
-    if bank.unknown():
-        raise UserError(f"quantize: {bank.unknown()[0]!r} was not reached by the forward pass; name it in exclude")
-    bank.stage = Stage.ON
+    if quantizers.rule.estimate is not None:
+        quantizers.update()
+    unknown = quantizers.unknown()
+    if unknown:
+        raise UserError(f"quantize: {unknown[0]!r} was not reached by the forward pass; name it in exclude")
+    quantizers.stage = Stage.ON
     return model
 
 
@@ -149,29 +152,29 @@ def inputs_of_batch(batch: Any, form: BatchFormat, model: nn.Module) -> Call:
 def unquantize_(model: nn.Module) -> nn.Module:
     """Take all fake-quantizers off ``model``, in place, and return it: the float network that it was made of."""
     for module in list(model.modules()):
-        unbecome(module)
-        if hasattr(module, BANK):
-            delattr(module, BANK)
+        restore_class_(module)
+        if hasattr(module, QUANTIZERS):
+            delattr(module, QUANTIZERS)
         if record_of(module, own=True).quantization is not None:
             record_(module, quantization=None)
     return model
 
 
-def bank_of(model: nn.Module) -> ActivationRanges:
-    """Return the bank of a quantized model."""
-    bank = getattr(model, BANK, None)
-    if not isinstance(bank, ActivationRanges):
+def quantizers_of(model: nn.Module) -> ActivationQuantizers:
+    """Return the activation quantizers of a quantized model."""
+    quantizers = getattr(model, QUANTIZERS, None)
+    if not isinstance(quantizers, ActivationQuantizers):
         raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
-    return bank
+    return quantizers
 
 
-def banks_of(model: nn.Module) -> list[ActivationRanges]:
-    """Return the banks in ``model``, and the one that its layers belong to where it is a part of a quantized model."""
-    banks = [m if isinstance(m, ActivationRanges) else m.__dict__.get("ranges") for m in model.modules()]
-    return list({id(bank): bank for bank in banks if isinstance(bank, ActivationRanges)}.values())
+def quantizers_in(model: nn.Module) -> list[ActivationQuantizers]:
+    """Return those in ``model``, and those that its layers belong to where it is a part of a quantized model."""
+    held = [m if isinstance(m, ActivationQuantizers) else vars(m).get("quantizers") for m in model.modules()]
+    return list({id(each): each for each in held if isinstance(each, ActivationQuantizers)}.values())
 
 
-def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
+def convert(model: nn.Module, form: QdqFormat = ONNX_FORMAT) -> nn.Module:
     """Return a copy in eval mode that holds integers and says so: what is exported.
 
     Batch norm is gone, weights are int8 and biases int32 buffers, and every quantizer is a pair of
@@ -184,16 +187,17 @@ def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
     Raises:
         UserError: if the ranges are not known yet.
     """
-    if not banks_of(model):
+    found = quantizers_in(model)
+    if not found:
         raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
-    if any(bank.stage != Stage.ON for bank in banks_of(model)):
+    if any(quantizers.stage != Stage.ON for quantizers in found):
         raise UserError("the model's fake-quantizers are off; calibrate_ it or train it with Quantize before export")
-    if any(bank.names and len(bank.unknown()) == len(bank.names) for bank in banks_of(model)):
+    if any(quantizers.names and len(quantizers.unknown()) == len(quantizers.names) for quantizers in found):
         raise UserError("no activation has a range yet; run data through the model before export")
     import_module("torch.ao.quantization.fx._decomposed")  # registers the operators, which an exporter must find
 
     converted = clone(model).eval()
-    hold_norms_(converted)
+    refold_norms_(converted)
     for module in list(converted.modules()):
         if isinstance(module, QuantizedEmbedding):
             to_integers_(module, form)
@@ -204,12 +208,12 @@ def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
                 _replace(converted, norm, nn.Identity())
                 module.__dict__.pop("norm")
                 module.__dict__.pop("norm_name")
-    for bank in banks_of(converted):
-        bank.stage, bank.signed = Stage.EXPORT, form.signed
+    for quantizers in quantizers_in(converted):
+        quantizers.stage, quantizers.signed = Stage.EXPORT, form.signed
     return converted
 
 
-def hold_norms_(model: nn.Module) -> None:
+def refold_norms_(model: nn.Module) -> None:
     """Fold the norms that stand behind quantized layers now: another may have taken the place of the first.
 
     ``sync_batchnorm`` puts new ones in at the beginning of a fit, and again at its end. Runs after both.
@@ -217,7 +221,7 @@ def hold_norms_(model: nn.Module) -> None:
     Raises:
         UserError: if something that cannot be folded has taken a norm's place.
     """
-    for root in [module for module in model.modules() if hasattr(module, BANK)]:
+    for root in [module for module in model.modules() if hasattr(module, QUANTIZERS)]:
         for layer in [m for m in root.modules() if isinstance(m, QuantizedLayer) and m.norm_name is not None]:
             norm = root.get_submodule(str(layer.norm_name))
             if norm is layer.norm:
@@ -227,9 +231,9 @@ def hold_norms_(model: nn.Module) -> None:
                     f"quantize: {layer.norm_name!r} was a batch norm and is now {type(norm).__name__}, which cannot be "
                     "folded; leave it as it was from setup to the fit's end"
                 )
-            become(norm, FoldedNorm)
+            swap_class_(norm, FoldedNorm)
             norm.__dict__.update(
-                ranges=layer.ranges,
+                quantizers=layer.quantizers,
                 quantize_output=None if layer.relu else layer.quantize_output,
                 was_momentum=norm.momentum,
             )
@@ -244,11 +248,11 @@ def check_bits(weight_bits: object) -> None:
 
 def summary(model: nn.Module) -> str:
     """Return one line: how many layers and activations are quantized, and which layers are not."""
-    bank = bank_of(model)
+    quantizers = quantizers_of(model)
     layers = sum(isinstance(m, QuantizedLayer | QuantizedEmbedding) for m in model.modules())
-    line = f"{layers} layers, {len(bank.names)} activations in int8"
+    line = f"{layers} layers, {len(quantizers.names)} activations in int8"
     whys: dict[str, list[str]] = {}
-    for name, why in bank.left.items():
+    for name, why in quantizers.left.items():
         whys.setdefault(why, []).append(name)
     left = "; ".join(f"{', '.join(names)} ({why})" for why, names in whys.items())
     return f"{line}; in floating point: {left}" if left else line
@@ -297,7 +301,7 @@ def _insert(
         if not placement.layers and not placement.tables:
             return True
         install_(model, placement, settings, left)
-        return is_unchanged(model, bank_of(model), call, before)
+        return is_unchanged(model, quantizers_of(model), call, before)
 
     def placed(parts: Sequence[tuple[str, str]]) -> Placement:
         unwatched = {name for kind, name in frames if (kind, name) not in parts}
@@ -312,7 +316,7 @@ def _insert(
         left |= {name or type(model).__name__: f"its {kind} would change the outputs" for kind, name in failed}
         placement = placed([part for part in parts if part not in failed])
         is_right(placement)
-    if not hasattr(model, BANK):
+    if not hasattr(model, QUANTIZERS):
         why = ", ".join(f"{name!r} {reason}" for name, reason in {**left, **placement.left}.items())
         raise UserError(f"quantize: no layer of {type(model).__name__} can be quantized: {why}")
 
@@ -326,63 +330,62 @@ def install_(model: nn.Module, placement: Placement, settings: dict[str, Any], l
         settings: as ``quantize_`` was given them.
         left: layers that stay in floating point, and why.
     """
-    bank = ActivationRanges(placement.places, settings["ranges"], settings["weight_bits"])
-    bank.left, bank.placement = {**left, **placement.left}, placement
-    bank.untrained = set(placement.untrained)
+    quantizers = ActivationQuantizers(placement.locations, settings["ranges"], settings["weight_bits"])
+    quantizers.left, quantizers.placement = {**left, **placement.left}, placement
+    quantizers.untrained = set(placement.untrained)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if device.type != "meta":  # weights that come later find the bank where they go
-        bank.to(device)
-    index = {name: i for i, name in enumerate(placement.places)}
-    for name, place in placement.layers.items():
+    if device.type != "meta":  # weights that come later find them where they go
+        quantizers.to(device)
+    index = {name: i for i, name in enumerate(placement.locations)}
+
+    def quantizer(location: str, **known: bool) -> Quantizer:
+        return Quantizer(quantizers, index[location], **known)
+
+    for name, at in placement.layers.items():
         layer = model.get_submodule(name)
-        become(layer, QuantizedLayer)
+        swap_class_(layer, QuantizedLayer)
         layer.__dict__.update(
-            ranges=bank,
+            quantizers=quantizers,
             layer_name=name,
             weight_bits=settings["weight_bits"],
-            input_place=index[place.input],
-            quantize_input=_reader(bank, index, placement, place.input) if place.quantizes_input else None,
-            quantize_output=Quantizer(bank, index[place.output], changed=place.changed) if place.output else None,
+            input_location=index[at.input],
+            quantize_input=quantizer(at.input, shared=at.input in placement.shared) if at.quantizes_input else None,
+            quantize_output=quantizer(at.output, changed=at.changed) if at.output else None,
             norm=None,
-            norm_name=place.norm,
-            relu=place.relu,
-            relu_module=model.get_submodule(place.relu_module) if place.relu_module else None,
+            norm_name=at.norm,
+            relu=at.relu,
+            relu_module=model.get_submodule(at.relu_module) if at.relu_module else None,
         )
     for name in placement.tables:
         table = model.get_submodule(name)
-        become(table, QuantizedEmbedding)
-        table.__dict__.update(ranges=bank, layer_name=name, weight_bits=settings["weight_bits"])
-    _watch_calls(model, placement, bank, index)
-    model.add_module(BANK, bank)
+        swap_class_(table, QuantizedEmbedding)
+        table.__dict__.update(quantizers=quantizers, layer_name=name, weight_bits=settings["weight_bits"])
+    _watch_calls(model, placement, quantizers, quantizer)
+    model.add_module(QUANTIZERS, quantizers)
     record_(model, quantization=settings)
-    hold_norms_(model)
+    refold_norms_(model)
 
 
 def follow_(copied: nn.Module, model: nn.Module) -> None:
     """Give a copy of ``model`` its fake-quantizers too, where it was made before them, and their stage and ranges."""
-    bank = bank_of(model)
-    if not hasattr(copied, BANK):
-        install_(copied, bank.placement, record_of(model).quantization, bank.left)
-    bank_of(copied).follow(bank)
+    quantizers = quantizers_of(model)
+    if not hasattr(copied, QUANTIZERS):
+        install_(copied, quantizers.placement, record_of(model).quantization, quantizers.left)
+    quantizers_of(copied).follow(quantizers)
 
 
-def _watch_calls(model: nn.Module, placement: Placement, bank: ActivationRanges, index: dict[str, int]) -> None:
-    for name, call in placement.calls.items():
-        inputs = {i: _reader(bank, index, placement, place) for i, place in call.inputs.items()}
-        output = None
-        if call.output is not None:
-            output = Quantizer(bank, index[call.output], on_grid=call.keeps, changed=call.changed)
-        bank.sites.add(name, placement.identities[name], Site(inputs, output, relu=call.relu, done=call.done))
+def _watch_calls(model: nn.Module, placement: Placement, quantizers: ActivationQuantizers, quantizer: Any) -> None:
+    for name, at in placement.calls.items():
+        inputs = {i: quantizer(location, shared=location in placement.shared) for i, location in at.inputs.items()}
+        output = quantizer(at.output, on_grid=at.keeps, changed=at.changed) if at.output is not None else None
+        call = FunctionQuantizers(inputs, output, relu=at.relu, done=at.done)
+        quantizers.functions.add(name, placement.identities[name], call)
     fused = {name for name, module in model.named_modules() if isinstance(module, FUSED)}
     for name in placement.frames | fused:
         frame = model.get_submodule(name)
         if not isinstance(frame, QuantizedLayer | QuantizedEmbedding):  # the model may be a single layer
-            become(frame, WatchedForward)
-            frame.__dict__.update(ranges=bank, watched_name=name)
-
-
-def _reader(bank: ActivationRanges, index: dict[str, int], placement: Placement, place: str) -> Quantizer:
-    return Quantizer(bank, index[place], shared=place in placement.shared)
+            swap_class_(frame, WatchedForward)
+            frame.__dict__.update(quantizers=quantizers, watched_name=name)
 
 
 def _insert_at_first_call(

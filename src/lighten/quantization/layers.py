@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 
+from lighten.quantization.activation_quantizers import ActivationQuantizers, Stage
 from lighten.quantization.calls import forward_code
 from lighten.quantization.fake_quant import (
     BIAS_LIMIT,
@@ -25,9 +26,9 @@ from lighten.quantization.fake_quant import (
     weight_scale,
 )
 from lighten.quantization.fold import fold_batch_norm
-from lighten.quantization.functions import SiteMode
+from lighten.quantization.functions import FunctionMode
 from lighten.quantization.parameters import effective_parameters
-from lighten.quantization.sites import ActivationRanges, Quantizer, Stage
+from lighten.quantization.quantizer import Quantizer
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -101,10 +102,10 @@ class QuantizedLayer(Mixed):
     statistics, each computes its own part: the same numbers, except for the rounding of the bias.
 
     Attributes:
-        ranges: the model's bank.
-        layer_name: its name, seen from the bank's root.
+        quantizers: those of the model.
+        layer_name: its name, seen from the root of that model.
         weight_bits: of its weight.
-        input_place: index of its input's range.
+        input_location: index of its input's range.
         quantize_input: quantizes the input, where nothing before has done it.
         quantize_output: quantizes the output, unless something behind it does.
         norm: the batch norm folded into it; a plain reference, the norm stays where it was.
@@ -113,10 +114,10 @@ class QuantizedLayer(Mixed):
         relu_module: what computes that ReLU otherwise, where a module does; a plain reference.
     """
 
-    ranges: ActivationRanges
+    quantizers: ActivationQuantizers
     layer_name: str
     weight_bits: int
-    input_place: int
+    input_location: int
     quantize_input: Quantizer | None
     quantize_output: Quantizer | None
     norm: nn.Module | None
@@ -125,8 +126,8 @@ class QuantizedLayer(Mixed):
     relu_module: nn.Module | None
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the layer as its bank's stage demands."""
-        if self.ranges.stage == Stage.OFF:
+        """Run the layer as the stage demands."""
+        if self.quantizers.stage == Stage.OFF:
             return super().forward(input, *args, **kwargs)  # type: ignore[misc]
         if torch.compiler.is_compiling():
             return _uncompiled(QuantizedLayer._quantized)(self, input, *args, **kwargs)
@@ -139,10 +140,10 @@ class QuantizedLayer(Mixed):
                 input = self.quantize_input(input)
             output = _compute(self, input, *self.effective_parameters(fold=not alone), *args, **kwargs)
             behind = alone and (self.norm is not None or self.relu)
-            relu = self.relu and self.ranges.computes_int8 and not behind
+            relu = self.relu and self.quantizers.computes_int8 and not behind
             if self.quantize_output is not None and not behind and (relu or not self.relu):
-                output = self.quantize_output.finish_(output, relu=relu)
-        self.ranges.calls.enter(output, self.layer_name, norm=None if alone else self.norm, rectified=relu)
+                output = self.quantize_output.relu_fake_quantize_(output, relu=relu)
+        self.quantizers.calls.enter(output, self.layer_name, norm=None if alone else self.norm, rectified=relu)
         return output
 
     def is_watched(self) -> bool:
@@ -164,14 +165,15 @@ class QuantizedLayer(Mixed):
         same either way; its bias is rounded only in the units that it has when folded.
         """
         layer: Any = self
-        if not self.ranges.rounds or (self.ranges.only is not None and layer not in self.ranges.only.layers):
+        subset = self.quantizers.subset
+        if not self.quantizers.rounds or (subset is not None and layer not in subset.layers):
             return self.folded_parameters() if fold else (layer.weight, layer.bias)
         folds = fold or self.norm is None
         return effective_parameters(
             layer.weight,
             layer.bias,
             self.norm if fold else None,
-            self.ranges.input_scale(self.input_place) if folds else None,
+            self.quantizers.input_scale(self.input_location) if folds else None,
             bits=self.weight_bits,
             axis=channel_axis(layer),
             groups=_groups(layer),
@@ -187,7 +189,7 @@ class QuantizedLayer(Mixed):
     def scales(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the scales of weight and bias; groups of a transposed convolution share those of the weight."""
         layer: Any = self
-        input_scale = self.ranges.input_scale(self.input_place)
+        input_scale = self.quantizers.input_scale(self.input_location)
         return quantized_parameters(weight, bias, input_scale, self.weight_bits, channel_axis(layer))
 
 
@@ -213,7 +215,7 @@ def _hooks_behind(module: nn.Module) -> bool:
 class QuantizedEmbedding(Mixed):
     """What an embedding gains: rows of int8 numbers, each with a scale of its own."""
 
-    ranges: ActivationRanges
+    quantizers: ActivationQuantizers
     layer_name: str
     weight_bits: int
 
@@ -221,14 +223,14 @@ class QuantizedEmbedding(Mixed):
         """Look rows up, (...) to (..., dimension), and fake-quantize those."""
         rows = super().forward(input)  # type: ignore[misc]
         table: Any = self
-        ranges, only = self.ranges, self.ranges.only
-        if ranges.stage == Stage.OFF:
+        quantizers, subset = self.quantizers, self.quantizers.subset
+        if quantizers.stage == Stage.OFF:
             return rows
-        if ranges.rounds and (only is None or table in only.layers):
+        if quantizers.rounds and (subset is None or table in subset.layers):
             flat = rows.flatten(0, -2)
             limit = code_limit(self.weight_bits)
             rows = fake_quantize_channels(flat, weight_scale(flat, self.weight_bits), limit).view_as(rows)
-        ranges.calls.enter(rows, self.layer_name)
+        quantizers.calls.enter(rows, self.layer_name)
         return rows
 
 
@@ -239,21 +241,21 @@ class FoldedNorm(Mixed):
     statistics; with the batch's, which move them, where somebody estimates the statistics again.
 
     Attributes:
-        ranges: the model's bank.
+        quantizers: those of the model.
         quantize_output: quantizes what is normalised here, unless a ReLU behind it does.
         was_momentum: the momentum that it had when it was folded.
     """
 
-    ranges: ActivationRanges
+    quantizers: ActivationQuantizers
     quantize_output: Quantizer | None
     was_momentum: float | None
 
     def forward(self, input: Tensor) -> Tensor:
         """Pass ``input`` through once folded; normalise it before."""
-        ranges, norm = self.ranges, cast(Any, self)
-        if ranges.stage == Stage.OFF:
+        quantizers, norm = self.quantizers, cast(Any, self)
+        if quantizers.stage == Stage.OFF:
             return super().forward(input)  # type: ignore[misc]
-        if ranges.calls.origin(input).norm is norm:
+        if quantizers.calls.origin(input).norm is norm:
             return input
         if is_estimating(norm):
             output = super().forward(input)  # type: ignore[misc]
@@ -262,7 +264,7 @@ class FoldedNorm(Mixed):
                 output = nn.functional.batch_norm(
                     input, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
                 )
-            ranges.calls.follow(output, (input,))
+            quantizers.calls.follow(output, (input,))
         return output if self.quantize_output is None else self.quantize_output(output)
 
 
@@ -297,34 +299,34 @@ FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttentio
 class WatchedForward(Mixed):
     """A module whose forward calls functions (adds, ReLUs, pools) that are quantized where they stand."""
 
-    ranges: ActivationRanges
+    quantizers: ActivationQuantizers
     watched_name: str
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module's own forward, with its calls watched."""
-        if self.ranges.stage == Stage.OFF:
+        if self.quantizers.stage == Stage.OFF:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         if torch.compiler.is_compiling():
             return _uncompiled(WatchedForward._watched)(self, *args, **kwargs)
         return self._watched(*args, **kwargs)
 
     def _watched(self, *args: Any, **kwargs: Any) -> Any:
-        ranges = self.ranges
-        outermost = not ranges.calls
-        ranges.calls.push(self.watched_name, forward_code(born_as(self)))
+        quantizers = self.quantizers
+        outermost = not quantizers.calls
+        quantizers.calls.push(self.watched_name, forward_code(born_as(self)))
         try:
             if outermost:
-                with SiteMode(ranges):
+                with FunctionMode(quantizers):
                     return super().forward(*args, **kwargs)  # type: ignore[misc]
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         finally:
-            ranges.calls.pop()
+            quantizers.calls.pop()
             if outermost:
-                ranges.shared.clear()
+                quantizers.shared.clear()
 
 
 @dataclass(frozen=True)
-class Form:
+class QdqFormat:
     """How a converted model writes its numbers down; every form computes the same, bit by bit.
 
     Attributes:
@@ -341,7 +343,7 @@ class Form:
 class IntegerLayer(Mixed):
     """A layer ready for export: codes of weight and bias in buffers, dequantized by operators of the graph."""
 
-    ranges: ActivationRanges
+    quantizers: ActivationQuantizers
     layer_name: str
     quantize_input: Quantizer | None
     quantize_output: Quantizer | None
@@ -349,7 +351,7 @@ class IntegerLayer(Mixed):
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer on dequantized numbers."""
-        self.ranges.calls.push(None)
+        self.quantizers.calls.push(None)
         try:
             if self.quantize_input is not None:
                 input = self.quantize_input(input)
@@ -359,8 +361,8 @@ class IntegerLayer(Mixed):
             if self.quantize_output is not None and not self.relu:
                 output = self.quantize_output(output)
         finally:
-            self.ranges.calls.pop()
-        self.ranges.calls.enter(output, self.layer_name)
+            self.quantizers.calls.pop()
+        self.quantizers.calls.enter(output, self.layer_name)
         return output
 
     @property
@@ -400,13 +402,13 @@ def stored(layer: Any, name: str, dtype: torch.dtype) -> Tensor | None:
     return torch.ops.quantized_decomposed.dequantize_per_channel(value, *along)
 
 
-def become(module: nn.Module, mixin: Any) -> None:
+def swap_class_(module: nn.Module, mixin: Any) -> None:
     """Turn ``module`` into an instance of ``mixin`` and its own class, in place; its class keeps its name."""
     base: Any = type(module)
     module.__class__ = _mixed(mixin, base)
 
 
-def unbecome(module: nn.Module) -> None:
+def restore_class_(module: nn.Module) -> None:
     """Give ``module`` the class back that it had, and take off what was added, in place."""
     while "mixture" in type(module).__dict__:
         mixin, base = type(module).__dict__["mixture"]
@@ -415,7 +417,7 @@ def unbecome(module: nn.Module) -> None:
         module.__class__ = base
 
 
-def to_integers_(layer: Any, form: Form) -> None:
+def to_integers_(layer: Any, form: QdqFormat) -> None:
     """Replace a quantized layer's parameters by what an integer runtime stores, in place."""
     with torch.no_grad():
         if isinstance(layer, QuantizedEmbedding):

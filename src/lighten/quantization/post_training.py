@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError, did_you_mean
+from lighten.quantization.activation_quantizers import Stage
 from lighten.quantization.fake_quant import (
     code_limit,
     fake_quantize,
@@ -25,10 +26,9 @@ from lighten.quantization.layers import (
     PlainPath,
     QuantizedEmbedding,
     QuantizedLayer,
-    become,
     channel_axis,
+    swap_class_,
 )
-from lighten.quantization.sites import Stage
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.clone import clone, fix_weights_
 from lighten.utils.compression import record_, record_of
@@ -124,10 +124,10 @@ def dynamic_(model: nn.Module, *, exclude: Sequence[str] = (), weight_bits: int 
                 rounded(layer.weight, weight_scale(layer.weight, weight_bits, axis), code_limit(weight_bits), axis)
             )
         if not isinstance(layer, nn.Embedding):
-            become(layer, DynamicLayer)
+            swap_class_(layer, DynamicLayer)
     for module in list(model.modules()):
         if isinstance(module, FUSED):
-            become(module, PlainPath)
+            swap_class_(module, PlainPath)
     record_(model, quantization={"mode": DYNAMIC, "exclude": list(exclude), "weight_bits": weight_bits})
     return model
 
@@ -184,8 +184,8 @@ def quantize_as_(model: nn.Module, settings: Mapping[str, Any], example_input: E
 def modes_of(model: nn.Module) -> set[str]:
     """Return how ``model`` and its parts are quantized; also of a part of a model that is fake-quantized as a whole."""
     modes = {mode for _, _, mode in _quantized_parts(model)}
-    banks = [m.ranges for m in model.modules() if isinstance(m, QuantizedLayer | QuantizedEmbedding)]
-    return modes | {TRAIN for bank in banks if bank.stage != Stage.OFF and not modes & {TRAIN, STATIC}}
+    quantizers = [m.quantizers for m in model.modules() if isinstance(m, QuantizedLayer | QuantizedEmbedding)]
+    return modes | {TRAIN for quantizers in quantizers if quantizers.stage != Stage.OFF and not modes & {TRAIN, STATIC}}
 
 
 def rounded_weights(model: nn.Module) -> dict[str, str]:

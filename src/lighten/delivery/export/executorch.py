@@ -8,9 +8,9 @@ from torch import Tensor, fx, nn
 from lighten.delivery.export.graph import DEQUANTIZE, QUANTIZE, layers_in_float, store_, tidied, trace, value_of
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
-from lighten.quantization.layers import Form
+from lighten.quantization.layers import QdqFormat
 
-FORM = Form(signed=True, weight_codes=True, bias_codes=False)
+FORMAT = QdqFormat(signed=True, weight_codes=True, bias_codes=False)
 """What XNNPACK's partitioner recognises; it makes codes of the biases itself, exactly, as they lie on the grid."""
 
 
@@ -18,7 +18,7 @@ def executorch_bytes(model: nn.Module, args: tuple[Tensor, ...], facts: Mapping[
     """Return the ``.pte`` file of ``model``, for the shapes of ``args`` alone.
 
     Args:
-        model: in ``FORM`` if it is quantized.
+        model: in ``FORMAT`` if it is quantized.
         args: example inputs.
         facts: what methods of the file, by these names, shall return.
 

@@ -10,7 +10,7 @@ from lighten.delivery.export.onnx_modes import dynamic_integers_
 from lighten.delivery.runtimes.signature import Graph, named_inputs
 from lighten.errors import UserError, one_line
 from lighten.quantization.insert import convert
-from lighten.quantization.layers import Form
+from lighten.quantization.layers import QdqFormat
 from lighten.quantization.post_training import STATIC, TRAIN, modes_of, rounded_weights
 from lighten.utils.clone import clone, fix_weights_
 from lighten.utils.inputs import Call, ExampleInput, as_call, map_tensors
@@ -44,7 +44,7 @@ class Source:
         """Which weights are stored in which 16-bit type, by their names in the graph."""
         return rounded_weights(self.network)
 
-    def converted(self, form: Form) -> Graph:
+    def converted(self, form: QdqFormat) -> Graph:
         """Return what is traced: a copy with its quantized parts in integers, wherever they are."""
         model = clone(self.network.model)
         dynamic_integers_(model)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lighten.delivery.runtimes.runners import OnnxRunner, Runner, open_runner
 from lighten.delivery.runtimes.signature import Graph
 from lighten.errors import UserError
-from lighten.quantization.insert import banks_of
+from lighten.quantization.insert import quantizers_in
 
 FLOAT, STEPS, INTEGERS = 2e-3, 0.05, 0.25
 """How far outputs may be off, relative to their size: of a float file; of an int8 file, where a few values fall on
@@ -95,15 +95,15 @@ def prove(
 
 def _most(network: Graph, inputs: tuple[Tensor, ...], expected: Sequence[np.ndarray]) -> float:
     """Return how far an int8 file may be off: a file of another computation can hide behind coarse codes."""
-    banks = banks_of(network)
-    stages = [bank.stage for bank in banks]
+    quantizers = quantizers_in(network)
+    stages = [each.stage for each in quantizers]
     try:
-        for bank in banks:
-            bank.switch_off_()
-        plain = _answers(network, inputs) if banks else None
+        for each in quantizers:
+            each.switch_off_()
+        plain = _answers(network, inputs) if quantizers else None
     finally:
-        for bank, stage in zip(banks, stages, strict=True):
-            bank.stage = stage
+        for each, stage in zip(quantizers, stages, strict=True):
+            each.stage = stage
     if plain is None:
         return INTEGERS
     return min(INTEGERS, max(STEPS, AS_ROUNDING * _largest(expected, plain)))

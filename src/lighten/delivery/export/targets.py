@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from lighten.delivery.export.dimensions import with_samples
-from lighten.delivery.export.executorch import FORM as EXECUTORCH
+from lighten.delivery.export.executorch import FORMAT as EXECUTORCH
 from lighten.delivery.export.executorch import executorch_bytes
-from lighten.delivery.export.litert import FORM as LITERT
+from lighten.delivery.export.litert import FORMAT as LITERT
 from lighten.delivery.export.litert import litert_bytes
 from lighten.delivery.export.onnx import OPSETS, proved_onnx
 from lighten.delivery.export.openvino import write_openvino
@@ -28,7 +28,7 @@ from lighten.delivery.progress import ProgressCallback, Stages, ignore_progress
 from lighten.errors import UserError, did_you_mean
 from lighten.quantization.fake_quant import forbidden
 from lighten.quantization.insert import unquantize_
-from lighten.quantization.layers import Form
+from lighten.quantization.layers import QdqFormat
 from lighten.quantization.post_training import DYNAMIC, HALVES, mode_of, modes_of
 from lighten.utils.clone import clone
 from lighten.utils.files import disk_errors_as_user_errors, replace_file
@@ -183,7 +183,7 @@ def _export_graph(source: Source, path: Path, target: str, opset: int | None, ba
             replace_file(path, lambda file: file.write(content))
             return
         sample = with_samples(source.inputs, 1)
-        write_openvino(Path(folder) / "model.onnx", path, work_of(source.converted(Form()), sample))
+        write_openvino(Path(folder) / "model.onnx", path, work_of(source.converted(QdqFormat()), sample))
 
 
 def _export_sample(

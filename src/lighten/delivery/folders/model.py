@@ -18,7 +18,7 @@ from lighten.models.registry import whole
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import shrink
-from lighten.quantization.insert import BANK
+from lighten.quantization.insert import QUANTIZERS
 from lighten.quantization.post_training import HALVES, mode_of, quantize_as_
 from lighten.quantization.table import rows_as_json
 from lighten.utils.compression import record_of
@@ -53,7 +53,7 @@ def save(model: nn.Module, folder: str | Path, **config: Any) -> Path:
     plan, settings = record.plan, record.quantization
     if plan is not None or settings is not None:
         compression = {"plan": json.loads(plan.to_json()) if plan is not None else None, "quantization": settings}
-        layers = {"layers": rows_as_json(model)} if hasattr(model, BANK) else {}
+        layers = {"layers": rows_as_json(model)} if hasattr(model, QUANTIZERS) else {}
         write_json(folder / COMPRESSION, {"schema": SCHEMA, **compression, **layers})
     else:
         (folder / COMPRESSION).unlink(missing_ok=True)
