@@ -47,9 +47,9 @@ from lighten.delivery.measure.latency import interleaved_latency
 from lighten.delivery.measure.measure import predict
 from lighten.delivery.runtimes.quiet import silent
 from lighten.delivery.runtimes.runners import OnnxRunner, open_runner
-from lighten.quantization.activation_quantizers import ActivationQuantizers, Stage
+from lighten.quantization.activation_quantizers import ActivationQuantizers, Stage, quantizers_of
 from lighten.quantization.fake_quant import fake_quantize
-from lighten.quantization.insert import convert, quantizers_of
+from lighten.quantization.integer_layers import convert
 from lighten.quantization.observe import RULES
 from lighten.quantization.post_training import quantize_post_training
 from lighten.training.fit import resolve_precision

@@ -55,8 +55,8 @@ def plain(model: nn.Module, example: Tensor) -> Trainee:
 
 
 def lighten(model: nn.Module, example: Tensor) -> Trainee:
-    from lighten.quantization.activation_quantizers import Stage
-    from lighten.quantization.insert import quantize_, quantizers_of
+    from lighten.quantization.activation_quantizers import Stage, quantizers_of
+    from lighten.quantization.insert import quantize_
 
     quantize_(model, example_input=example)
     quantizers = quantizers_of(model)

@@ -248,7 +248,7 @@ class Bench:
 
 def result(runs: Path) -> dict[str, str]:
     """Return the SHA-256 of everything that a finished run leaves behind and that must not depend on kills."""
-    from lighten.quantization.insert import QUANTIZERS
+    from lighten.quantization.activation_quantizers import QUANTIZERS
     from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
     from lighten.training.record import read
 

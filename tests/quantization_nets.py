@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lighten.quantization.activation_quantizers import Stage
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 
 
 class Residual(nn.Module):

@@ -7,7 +7,7 @@ from torch import nn
 
 from lighten import calibrate_, mask_, plan_pruning, quantize_, shrink
 from lighten.quantization import convert
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import quantizers_of
 
 
 class Loud(nn.Module):

@@ -21,8 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, UserError, shrink
 from lighten.delivery.report.publish import figures_of
-from lighten.quantization.activation_quantizers import Stage
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.training.finite import StopOnNonFinite
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.record import OWN_KEYS, History, read

@@ -17,8 +17,9 @@ from lighten import export_onnx, mask_, plan_pruning, shrink
 from lighten.delivery.runtimes.runners import open_session
 from lighten.errors import UserError
 from lighten.pruning.mask import Masks
-from lighten.quantization.activation_quantizers import Stage
-from lighten.quantization.insert import quantize_, quantizers_of, unquantize_
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
+from lighten.quantization.insert import quantize_
+from lighten.quantization.install import unquantize_
 from lighten.utils.clone import clone
 from lighten.utils.inputs import as_call
 

@@ -31,8 +31,8 @@ from lighten import (
 from lighten.delivery.measure.measure import predict
 from lighten.distillation.cache import TeacherCache
 from lighten.pruning.score import fpgm, magnitude
-from lighten.quantization.activation_quantizers import Stage
-from lighten.quantization.insert import convert, quantizers_of
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
+from lighten.quantization.integer_layers import convert
 from lighten.quantization.observe import RULES
 from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.optimizer import OptimizerSettings

@@ -11,9 +11,8 @@ from quantization_nets import Residual, lived_in
 from torch import nn
 
 from lighten.quantization import fake_quant, fused, observe, parameters, quantize_
-from lighten.quantization.activation_quantizers import Stage
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.quantization.fake_quant import code_limit
-from lighten.quantization.insert import quantizers_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAYOUTS = {"flat": (5,), "odd": (3, 7, 11, 13), "several programs": (70_001,), "empty": (0, 4)}

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import quantizers_of
 from lighten.training.fit import make_trainer
 from lighten.training.optimizer import OptimizerSettings
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lighten import Quantize
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import quantizers_of
 
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", message="The `srun` command is available")

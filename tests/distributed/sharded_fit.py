@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize
 from lighten.errors import UserError
-from lighten.quantization.insert import convert, quantize_, quantizers_of
+from lighten.quantization.activation_quantizers import quantizers_of
+from lighten.quantization.insert import quantize_
+from lighten.quantization.integer_layers import convert
 from lighten.training.fit import leave_processes
 
 warnings.simplefilter("error")

@@ -25,9 +25,11 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from lighten import DistillationModule, Prune, Quantize, shrink
 from lighten.distillation import module as distillation_module
 from lighten.errors import UserError
-from lighten.quantization.insert import convert, quantizers_of
-from lighten.quantization.layers import FoldedNorm, born_as
+from lighten.quantization.activation_quantizers import quantizers_of
+from lighten.quantization.integer_layers import convert
+from lighten.quantization.layers import FoldedNorm
 from lighten.quantization.observe import RULES
+from lighten.quantization.swap_class import born_as
 from lighten.training.optimizer import OptimizerSettings
 
 warnings.simplefilter("error")

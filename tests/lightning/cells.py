@@ -12,8 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, export_onnx, shrink
-from lighten.quantization.activation_quantizers import Stage
-from lighten.quantization.insert import QUANTIZERS, quantizers_of
+from lighten.quantization.activation_quantizers import QUANTIZERS, Stage, quantizers_of
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 

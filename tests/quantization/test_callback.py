@@ -15,9 +15,11 @@ from torch import nn
 
 from lighten.delivery.export.targets import export_onnx
 from lighten.errors import UserError
-from lighten.quantization.activation_quantizers import Stage
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
+from lighten.quantization.calibrate import calibrate_
 from lighten.quantization.callback import Quantize
-from lighten.quantization.insert import calibrate_, convert, quantize_, quantizers_of
+from lighten.quantization.insert import quantize_
+from lighten.quantization.integer_layers import convert
 
 QUIET = {
     "accelerator": "cpu",

@@ -9,7 +9,7 @@ from quantization_nets import relative_error, trained_through_int8
 from torch import nn
 
 from lighten.quantization import calibrate_, quantize_
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import quantizers_of
 
 
 @pytest.fixture

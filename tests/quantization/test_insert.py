@@ -10,9 +10,9 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.quantization import calibrate_, convert, quantize_
-from lighten.quantization.activation_quantizers import Stage
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.quantization.fake_quant import quantization_parameters
-from lighten.quantization.insert import quantizers_of, summary
+from lighten.quantization.table import summary
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 

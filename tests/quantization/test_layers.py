@@ -11,12 +11,12 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.quantization import calibrate_, convert, quantize_
-from lighten.quantization.activation_quantizers import Stage
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.quantization.fake_quant import quantization_parameters
 from lighten.quantization.fold import fold_batch_norm
-from lighten.quantization.insert import quantizers_of
-from lighten.quantization.layers import IntegerEmbedding, IntegerLayer, born_as
+from lighten.quantization.integer_layers import IntegerEmbedding, IntegerLayer
 from lighten.quantization.parameters import effective_parameters
+from lighten.quantization.swap_class import born_as
 
 
 def on_grid(x, low, high):

@@ -11,8 +11,8 @@ from torch.nn.modules import module as torch_module
 from torch.optim.swa_utils import update_bn
 
 from lighten import calibrate_, quantize_
-from lighten.quantization.activation_quantizers import Stage
-from lighten.quantization.insert import quantizers_of, unquantize_
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
+from lighten.quantization.install import unquantize_
 from lighten.quantization.layers import FoldedNorm
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.quantization import calibrate_, quantize_
+from lighten.quantization.activation_quantizers import quantizers_of
 from lighten.quantization.fake_quant import quantization_parameters
-from lighten.quantization.insert import quantizers_of
 from lighten.quantization.post_training import quantize_post_training
 
 

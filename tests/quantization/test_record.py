@@ -9,7 +9,7 @@ from quantization_nets import lived_in, relative_error
 from torch import nn
 
 from lighten.quantization import calibrate_, convert, quantize_
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import quantizers_of
 
 
 @pytest.fixture

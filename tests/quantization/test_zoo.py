@@ -5,7 +5,7 @@ import torch
 from zoo import ZOO
 
 from lighten.quantization import calibrate_, convert, quantize_
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import quantizers_of
 from lighten.utils.inputs import as_call, logits_of
 
 FAR = {"regnet": 0.15}

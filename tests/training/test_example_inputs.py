@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lighten import DistillationModule, Prune, Quantize, UserError, mask_, shrink
-from lighten.quantization.activation_quantizers import Stage
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.training.example_inputs import example_call, example_calls, find_part
 from lighten.utils.compression import record_of
 

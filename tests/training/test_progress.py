@@ -10,8 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lighten import Prune, Quantize, UserError
-from lighten.quantization.activation_quantizers import Stage
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.training.progress import Position, fit_position, fit_steps
 from lighten.utils.compression import record_of
 

@@ -208,7 +208,7 @@ def _quantize(arguments: argparse.Namespace, recipes: Path) -> None:
     from lighten.delivery.folders.model import CONFIG, load
     from lighten.delivery.folders.run import read_json
     from lighten.delivery.folders.student import quantize_folder
-    from lighten.quantization.insert import QUANTIZERS
+    from lighten.quantization.activation_quantizers import QUANTIZERS
     from lighten.quantization.table import format_rows, quantization_rows
     from lighten.utils.inputs import example_of
 

@@ -1,4 +1,4 @@
-"""The state of all quantizers of a model's activations: ranges, stage and what was observed."""
+"""Activation quantizers of a model: their ranges, their stage and what they observed."""
 
 import enum
 import hashlib
@@ -37,6 +37,10 @@ class QuantizedSubset:
 
     locations: frozenset[int]
     layers: frozenset[nn.Module]
+
+
+QUANTIZERS = "activation_ranges"
+"""Name under which the quantizers are registered at a model's root, and so in state dicts."""
 
 
 class ActivationQuantizers(nn.Module):
@@ -279,6 +283,20 @@ class ActivationQuantizers(nn.Module):
             self.tensors()[name].copy_(tensor)
         self._stage = Stage(int(state_dict[prefix + "stage_code"]))
         self.refresh()
+
+
+def quantizers_of(model: nn.Module) -> ActivationQuantizers:
+    """Return the activation quantizers of a quantized model."""
+    quantizers = getattr(model, QUANTIZERS, None)
+    if not isinstance(quantizers, ActivationQuantizers):
+        raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
+    return quantizers
+
+
+def quantizers_in(model: nn.Module) -> list[ActivationQuantizers]:
+    """Return those in ``model``, and those that its layers belong to where it is a part of a quantized model."""
+    held = [m if isinstance(m, ActivationQuantizers) else vars(m).get("activation_quantizers") for m in model.modules()]
+    return list({id(each): each for each in held if isinstance(each, ActivationQuantizers)}.values())
 
 
 def _parameters(name: str, low: float, high: float) -> tuple[float, int]:

@@ -1,4 +1,4 @@
-"""Quantization-aware training as a callback: when fake-quantization begins and when its ranges freeze."""
+"""Quantization callback: quantization-aware training in any LightningModule."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.quantization.activation_quantizers import ActivationQuantizers, Stage
-from lighten.quantization.insert import (
-    QUANTIZERS,
-    follow_,
-    quantize_,
-    quantizers_of,
-    refold_norms_,
-    summary,
-    unquantize_,
-)
+from lighten.quantization.activation_quantizers import QUANTIZERS, ActivationQuantizers, Stage, quantizers_of
+from lighten.quantization.insert import quantize_
+from lighten.quantization.install import follow_, refold_norms_, unquantize_
 from lighten.quantization.layers import FoldedNorm, QuantizedLayer, is_estimating
+from lighten.quantization.table import summary
 from lighten.training.averages import averaged_copies
 from lighten.training.example_inputs import find_part
 from lighten.training.loading import before_loading

@@ -1,4 +1,4 @@
-"""Which call of a function this is: by where it stands in the code and what it computes on, never by counting alone.
+"""Identity of a function call: where it stands in the code and what it computes on, never its order alone.
 
 A forward may call more functions in training than in evaluation, skip a block at random, or call one helper from
 several places. So a call is known by the module whose forward is running, the line of code, and the layer that its

@@ -1,4 +1,4 @@
-"""The functions, besides layers, that integer runtimes compute, and the mode that reaches them in a user's forward."""
+"""Functions, besides layers, that integer runtimes compute, and the mode that quantizes them in a forward."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Histograms of activations that merge exactly, and the ranges that they suggest.
+"""Mergeable histograms of activations, and the ranges that they suggest.
 
 A bin's width is a power of two, so that coarsening a histogram is adding neighbours up: batches in any order, or spread
 over any number of ranks, give the same counts.

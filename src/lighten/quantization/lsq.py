@@ -1,4 +1,4 @@
-"""Learned step sizes: how ranges follow the loss's gradient."""
+"""Learned step size quantization (LSQ): ranges that follow the gradient of the loss."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Quantization of a trained model: no training, a little data or none."""
+"""Post-training quantization."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lighten.errors import UserError, did_you_mean
 from lighten.quantization.activation_quantizers import Stage
+from lighten.quantization.calibrate import calibrate_, inputs_of_batch
 from lighten.quantization.fake_quant import (
     code_limit,
     fake_quantize,
@@ -17,18 +18,11 @@ from lighten.quantization.fake_quant import (
     rounded,
     weight_scale,
 )
-from lighten.quantization.insert import calibrate_, check_bits, inputs_of_batch, matched_modules, quantizable, quantize_
-from lighten.quantization.layers import (
-    CONVOLUTIONS,
-    FUSED,
-    TRANSPOSED,
-    Mixed,
-    PlainPath,
-    QuantizedEmbedding,
-    QuantizedLayer,
-    channel_axis,
-    swap_class_,
-)
+from lighten.quantization.insert import check_bits, quantize_
+from lighten.quantization.layer_kinds import CONVOLUTIONS, TRANSPOSED, channel_axis
+from lighten.quantization.layers import FUSED, PlainPath, QuantizedEmbedding, QuantizedLayer
+from lighten.quantization.select import matched_modules, quantizable
+from lighten.quantization.swap_class import Mixed, swap_class_
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.clone import clone, fix_weights_
 from lighten.utils.compression import record_, record_of
@@ -184,8 +178,9 @@ def quantize_as_(model: nn.Module, settings: Mapping[str, Any], example_input: E
 def modes_of(model: nn.Module) -> set[str]:
     """Return how ``model`` and its parts are quantized; also of a part of a model that is fake-quantized as a whole."""
     modes = {mode for _, _, mode in _quantized_parts(model)}
-    quantizers = [m.quantizers for m in model.modules() if isinstance(m, QuantizedLayer | QuantizedEmbedding)]
-    return modes | {TRAIN for quantizers in quantizers if quantizers.stage != Stage.OFF and not modes & {TRAIN, STATIC}}
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLayer | QuantizedEmbedding)]
+    inside = any(layer.activation_quantizers.stage != Stage.OFF for layer in layers)
+    return modes | {TRAIN} if inside and not modes & {TRAIN, STATIC} else modes
 
 
 def rounded_weights(model: nn.Module) -> dict[str, str]:

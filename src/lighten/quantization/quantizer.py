@@ -1,4 +1,4 @@
-"""The quantizer of one activation."""
+"""Quantizer of one activation."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What a forward pass does, written down: which layers, norms and functions run, and which of them feeds which."""
+"""Recorder of a forward pass: which layers, norms and functions run, and which of them feeds which."""
 
 import gc
 import weakref

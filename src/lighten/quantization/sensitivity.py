@@ -1,4 +1,4 @@
-"""Which layers suffer most from int8, and which to leave in floating point so that accuracy stays."""
+"""Sensitivity of layers to int8, and the choice of those that stay in floating point."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.quantization.activation_quantizers import QuantizedSubset
-from lighten.quantization.insert import calibrate_, quantize_, quantizers_of
+from lighten.quantization.activation_quantizers import QuantizedSubset, quantizers_of
+from lighten.quantization.calibrate import calibrate_
+from lighten.quantization.insert import quantize_
 from lighten.quantization.layers import QuantizedEmbedding, QuantizedLayer
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.clone import clone, fix_weights_

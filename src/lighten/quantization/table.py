@@ -1,4 +1,4 @@
-"""What of a model is quantized and what is not, as rows and as a table."""
+"""Tables of what in a model is quantized and what is not."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from lighten.quantization.insert import quantizers_of
+from lighten.quantization.activation_quantizers import (
+    quantizers_of,
+)
 from lighten.quantization.layers import FoldedNorm, QuantizedEmbedding, QuantizedLayer
 from lighten.quantization.quantizer import Quantizer
 
@@ -100,3 +102,15 @@ def format_rows(rows: Iterable[Row]) -> str:
 
 def _span(bounds: tuple[float, float] | None) -> str:
     return f"{bounds[0]:.3g} to {bounds[1]:.3g}" if bounds else "-"
+
+
+def summary(model: nn.Module) -> str:
+    """Return one line: how many layers and activations are quantized, and which layers are not."""
+    quantizers = quantizers_of(model)
+    layers = sum(isinstance(m, QuantizedLayer | QuantizedEmbedding) for m in model.modules())
+    line = f"{layers} layers, {len(quantizers.names)} activations in int8"
+    whys: dict[str, list[str]] = {}
+    for name, why in quantizers.left.items():
+        whys.setdefault(why, []).append(name)
+    left = "; ".join(f"{', '.join(names)} ({why})" for why, names in whys.items())
+    return f"{line}; in floating point: {left}" if left else line

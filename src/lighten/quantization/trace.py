@@ -1,4 +1,4 @@
-"""Where quantizers belong: read off one forward of the model.
+"""Placement of quantizers, read off one forward of the model.
 
 Placement: at the input and at the output of every operation that integer runtimes compute. A layer takes its batch norm
 and the ReLU after it along, an add takes its ReLU, because runtimes fuse them: inside such a chain nothing is rounded.

@@ -1,4 +1,4 @@
-"""Checks that a model with quantizers that round nothing computes what it did before them."""
+"""Verification that quantizers which do not round leave the outputs of a model unchanged."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -22,7 +22,8 @@ from lighten.pruning.decide import decide, plan_pruning, settle, study
 from lighten.pruning.latency import predict
 from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
-from lighten.quantization.insert import quantizable, quantize_
+from lighten.quantization.insert import quantize_
+from lighten.quantization.select import quantizable
 from lighten.quantization.table import Row, quantization_rows
 from lighten.recipe.schema import Recipe, checkpoints
 from lighten.run.build import data_of, given_teacher, module_of, seed, untrained_student, untrained_teacher

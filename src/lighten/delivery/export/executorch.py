@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from lighten.delivery.export.graph import DEQUANTIZE, QUANTIZE, layers_in_float, store_, tidied, trace, value_of
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
-from lighten.quantization.layers import QdqFormat
+from lighten.quantization.integer_layers import QdqFormat
 
 FORMAT = QdqFormat(signed=True, weight_codes=True, bias_codes=False)
 """What XNNPACK's partitioner recognises; it makes codes of the biases itself, exactly, as they lie on the grid."""

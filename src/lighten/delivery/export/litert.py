@@ -9,7 +9,7 @@ from lighten.delivery.export.graph import DEQUANTIZE_CHANNELS, LAYERS, layers_in
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
 from lighten.errors import UserError, did_you_mean
-from lighten.quantization.layers import QdqFormat
+from lighten.quantization.integer_layers import QdqFormat
 
 FORMAT = QdqFormat(signed=True, weight_codes=False, bias_codes=False)
 """What the converter recognises: it makes the codes of weights and biases itself, exactly, as they lie on the grid."""

@@ -27,7 +27,7 @@ from lighten.delivery.runtimes.signature import Graph
 from lighten.errors import UserError, one_line
 from lighten.quantization.activation_quantizers import ActivationQuantizers
 from lighten.quantization.fake_quant import forbidden
-from lighten.quantization.layers import QdqFormat
+from lighten.quantization.integer_layers import QdqFormat
 
 OPSET, ATTENTION = 18, 23
 """Operator sets: the one that onnxruntime 1.14 and later read, and the first in which attention is one operator.

@@ -8,16 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lighten.quantization.fake_quant import code_limit, quantize_codes, weight_scale
-from lighten.quantization.layers import (
-    CONVOLUTIONS,
-    TRANSPOSED,
-    Mixed,
-    channel_axis,
-    embedding_to_integers_,
-    restore_class_,
-    swap_class_,
-)
+from lighten.quantization.integer_layers import embedding_to_integers_
+from lighten.quantization.layer_kinds import CONVOLUTIONS, TRANSPOSED, channel_axis
 from lighten.quantization.post_training import dynamic_layers
+from lighten.quantization.swap_class import Mixed, restore_class_, swap_class_
 
 
 def dynamic_integers_(model: nn.Module) -> None:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from lighten.delivery.export.onnx_modes import dynamic_integers_
 from lighten.delivery.runtimes.signature import Graph, named_inputs
 from lighten.errors import UserError, one_line
-from lighten.quantization.insert import convert
-from lighten.quantization.layers import QdqFormat
+from lighten.quantization.integer_layers import QdqFormat, convert
 from lighten.quantization.post_training import STATIC, TRAIN, modes_of, rounded_weights
 from lighten.utils.clone import clone, fix_weights_
 from lighten.utils.inputs import Call, ExampleInput, as_call, map_tensors

@@ -11,7 +11,7 @@ from torch import Tensor
 from lighten.delivery.runtimes.runners import OnnxRunner, Runner, open_runner
 from lighten.delivery.runtimes.signature import Graph
 from lighten.errors import UserError
-from lighten.quantization.insert import quantizers_in
+from lighten.quantization.activation_quantizers import quantizers_in
 
 FLOAT, STEPS, INTEGERS = 2e-3, 0.05, 0.25
 """How far outputs may be off, relative to their size: of a float file; of an int8 file, where a few values fall on

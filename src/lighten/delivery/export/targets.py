@@ -27,8 +27,8 @@ from lighten.delivery.folders.student import FIT
 from lighten.delivery.progress import ProgressCallback, Stages, ignore_progress
 from lighten.errors import UserError, did_you_mean
 from lighten.quantization.fake_quant import forbidden
-from lighten.quantization.insert import unquantize_
-from lighten.quantization.layers import QdqFormat
+from lighten.quantization.install import unquantize_
+from lighten.quantization.integer_layers import QdqFormat
 from lighten.quantization.post_training import DYNAMIC, HALVES, mode_of, modes_of
 from lighten.utils.clone import clone
 from lighten.utils.files import disk_errors_as_user_errors, replace_file

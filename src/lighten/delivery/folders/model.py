@@ -18,7 +18,7 @@ from lighten.models.registry import whole
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
 from lighten.pruning.shrink import shrink
-from lighten.quantization.insert import QUANTIZERS
+from lighten.quantization.activation_quantizers import QUANTIZERS
 from lighten.quantization.post_training import HALVES, mode_of, quantize_as_
 from lighten.quantization.table import rows_as_json
 from lighten.utils.compression import record_of
