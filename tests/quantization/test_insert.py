@@ -141,7 +141,7 @@ def test_a_deep_copy_is_independent(batches):
         quantizers_of(model).high.mul_(2)
         quantizers_of(model).refresh()
     assert torch.equal(copied(batches[0]), before)
-    assert copied.conv1.norm is copied.norm1
+    assert copied.conv1.quantizers.norm is copied.norm1
 
 
 @pytest.mark.parametrize(

@@ -252,11 +252,12 @@ def _check_shards(model: nn.Module) -> None:
 
     units = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
     for name, layer in model.named_modules():
-        if units and isinstance(layer, QuantizedLayer) and layer.norm_name is not None:
-            around = [unit for unit in units if _is_within(layer.norm_name, unit)]
+        norm = layer.quantizers.norm_name if isinstance(layer, QuantizedLayer) else None
+        if units and norm is not None:
+            around = [unit for unit in units if _is_within(norm, unit)]
             if around and not _is_within(name, max(around, key=len)):
                 raise UserError(
-                    f"quantize: {layer.norm_name!r} is folded into {name!r}, and fully_shard has put it into a unit "
+                    f"quantize: {norm!r} is folded into {name!r}, and fully_shard has put it into a unit "
                     f"of its own, {max(around, key=len)!r}; shard what holds both"
                 )
 

@@ -10,7 +10,14 @@ from lighten.errors import UserError
 from lighten.quantization.activation_quantizers import QUANTIZERS, ActivationQuantizers, quantizers_of
 from lighten.quantization.fold import is_foldable
 from lighten.quantization.functions import FunctionQuantizers
-from lighten.quantization.layers import FUSED, FoldedNorm, QuantizedEmbedding, QuantizedLayer, WatchedForward
+from lighten.quantization.layers import (
+    FUSED,
+    FoldedNorm,
+    LayerQuantizers,
+    QuantizedEmbedding,
+    QuantizedLayer,
+    WatchedForward,
+)
 from lighten.quantization.quantizer import Quantizer
 from lighten.quantization.swap_class import restore_class_, swap_class_
 from lighten.quantization.trace import Placement
@@ -37,22 +44,23 @@ def refold_norms_(model: nn.Module) -> None:
         UserError: if something that cannot be folded has taken a norm's place.
     """
     for root in [module for module in model.modules() if hasattr(module, QUANTIZERS)]:
-        for layer in [m for m in root.modules() if isinstance(m, QuantizedLayer) and m.norm_name is not None]:
-            norm = root.get_submodule(str(layer.norm_name))
-            if norm is layer.norm:
+        for layer in [m for m in root.modules() if isinstance(m, QuantizedLayer)]:
+            own = layer.quantizers
+            norm = root.get_submodule(own.norm_name) if own.norm_name is not None else None
+            if norm is None or norm is own.norm:
                 continue
             if not is_foldable(norm):
                 raise UserError(
-                    f"quantize: {layer.norm_name!r} was a batch norm and is now {type(norm).__name__}, which cannot be "
+                    f"quantize: {own.norm_name!r} was a batch norm and is now {type(norm).__name__}, which cannot be "
                     "folded; leave it as it was from setup to the fit's end"
                 )
             swap_class_(norm, FoldedNorm)
             norm.__dict__.update(
                 activation_quantizers=layer.activation_quantizers,
-                quantize_output=None if layer.relu else layer.quantize_output,
+                quantize_output=None if own.relu else own.output,
                 was_momentum=norm.momentum,
             )
-            layer.__dict__["norm"] = norm
+            own.norm = norm
 
 
 def install_(model: nn.Module, placement: Placement, settings: dict[str, Any], left: Mapping[str, str]) -> None:
@@ -78,22 +86,20 @@ def install_(model: nn.Module, placement: Placement, settings: dict[str, Any], l
     for name, at in placement.layers.items():
         layer = model.get_submodule(name)
         swap_class_(layer, QuantizedLayer)
-        layer.__dict__.update(
-            activation_quantizers=quantizers,
-            layer_name=name,
-            weight_bits=settings["weight_bits"],
-            input_location=index[at.input],
-            quantize_input=quantizer(at.input, shared=at.input in placement.shared) if at.quantizes_input else None,
-            quantize_output=quantizer(at.output, changed=at.changed) if at.output else None,
-            norm=None,
+        own = LayerQuantizers(
+            name,
+            index[at.input],
+            quantizer(at.input, shared=at.input in placement.shared) if at.quantizes_input else None,
+            quantizer(at.output, changed=at.changed) if at.output else None,
             norm_name=at.norm,
             relu=at.relu,
             relu_module=model.get_submodule(at.relu_module) if at.relu_module else None,
         )
+        layer.__dict__.update(activation_quantizers=quantizers, quantizers=own)
     for name in placement.tables:
         table = model.get_submodule(name)
         swap_class_(table, QuantizedEmbedding)
-        table.__dict__.update(activation_quantizers=quantizers, layer_name=name, weight_bits=settings["weight_bits"])
+        table.__dict__.update(activation_quantizers=quantizers, layer_name=name)
     _watch_calls(model, placement, quantizers, quantizer)
     model.add_module(QUANTIZERS, quantizers)
     record_(model, quantization=settings)

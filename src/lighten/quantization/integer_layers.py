@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,7 @@ from lighten.quantization.fake_quant import (
 )
 from lighten.quantization.install import refold_norms_
 from lighten.quantization.layer_kinds import channel_axis, compute, is_linear
-from lighten.quantization.layers import QuantizedEmbedding, QuantizedLayer
-from lighten.quantization.quantizer import Quantizer
+from lighten.quantization.layers import LayerQuantizers, QuantizedEmbedding, QuantizedLayer
 from lighten.quantization.swap_class import Mixed, born_as, mixed_class
 from lighten.utils.clone import clone
 
@@ -71,12 +70,10 @@ def convert(model: nn.Module, form: QdqFormat = ONNX_FORMAT) -> nn.Module:
         if isinstance(module, QuantizedEmbedding):
             to_integers_(module, form)
         elif isinstance(module, QuantizedLayer):
-            norm = module.norm
             to_integers_(module, form)
+            norm, module.quantizers.norm, module.quantizers.norm_name = module.quantizers.norm, None, None
             if norm is not None:
                 _replace(converted, norm, nn.Identity())
-                module.__dict__.pop("norm")
-                module.__dict__.pop("norm_name")
     for quantizers in quantizers_in(converted):
         quantizers.stage, quantizers.signed = Stage.EXPORT, form.signed
     return converted
@@ -93,29 +90,26 @@ class IntegerLayer(Mixed):
     """A layer ready for export: codes of weight and bias in buffers, dequantized by operators of the graph."""
 
     activation_quantizers: ActivationQuantizers
-    layer_name: str
-    quantize_input: Quantizer | None
-    quantize_output: Quantizer | None
-    relu: bool
+    quantizers: LayerQuantizers
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer on dequantized numbers."""
-        layer: Any = self
+        layer, own = cast(Any, self), self.quantizers
         self.activation_quantizers.calls.push(None)
         try:
-            if self.quantize_input is not None:
-                input = self.quantize_input(input)
+            if own.input is not None:
+                input = own.input(input)
             weight, bias = stored(self, "weight", torch.int8), stored(self, "bias", torch.int32)
             assert weight is not None
             if is_linear(layer) and input.dim() > 2:  # as a matrix product, which runtimes compute in integers
                 output = compute(layer, input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
             else:
                 output = compute(layer, input, weight, bias, *args, **kwargs)
-            if self.quantize_output is not None and not self.relu:
-                output = self.quantize_output(output)
+            if own.output is not None and not own.relu:
+                output = own.output(output)
         finally:
             self.activation_quantizers.calls.pop()
-        self.activation_quantizers.calls.enter(output, self.layer_name)
+        self.activation_quantizers.calls.enter(output, own.name)
         return output
 
     @property

@@ -5,6 +5,7 @@ off it is the layer that it was. A model that was compiled in place runs compile
 on: ranges that move with every step would be new constants in a graph each time.
 """
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,31 @@ from lighten.quantization.quantizer import Quantizer
 from lighten.quantization.swap_class import Mixed, born_as
 
 
+@dataclass
+class LayerQuantizers:
+    """The quantizers of one layer, and what it computes besides.
+
+    Attributes:
+        name: of the layer, seen from the model's root.
+        input_location: index of its input's range.
+        input: quantizes the input, where nothing before has done it.
+        output: quantizes the output, unless something behind it does.
+        norm_name: of the batch norm that is folded into it, seen from the model's root.
+        relu: once fake-quantization is on, it computes the ReLU behind it as well.
+        relu_module: what computes that ReLU otherwise, where a module does; a plain reference.
+        norm: that batch norm; a plain reference, the norm stays where it was.
+    """
+
+    name: str
+    input_location: int
+    input: Quantizer | None
+    output: Quantizer | None
+    norm_name: str | None
+    relu: bool
+    relu_module: nn.Module | None
+    norm: nn.Module | None = None
+
+
 class QuantizedLayer(Mixed):
     """What a convolution or linear layer gains: fake-quantized weight, bias, input and output; norm and ReLU in it.
 
@@ -36,27 +62,11 @@ class QuantizedLayer(Mixed):
 
     Attributes:
         activation_quantizers: those of the model.
-        layer_name: its name, seen from the root of that model.
-        weight_bits: of its weight.
-        input_location: index of its input's range.
-        quantize_input: quantizes the input, where nothing before has done it.
-        quantize_output: quantizes the output, unless something behind it does.
-        norm: the batch norm folded into it; a plain reference, the norm stays where it was.
-        norm_name: where that is, seen from the model's root.
-        relu: once fake-quantization is on, it computes the ReLU behind it as well.
-        relu_module: what computes that ReLU otherwise, where a module does; a plain reference.
+        quantizers: those of this layer.
     """
 
     activation_quantizers: ActivationQuantizers
-    layer_name: str
-    weight_bits: int
-    input_location: int
-    quantize_input: Quantizer | None
-    quantize_output: Quantizer | None
-    norm: nn.Module | None
-    norm_name: str | None
-    relu: bool
-    relu_module: nn.Module | None
+    quantizers: LayerQuantizers
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer as the stage demands."""
@@ -67,28 +77,35 @@ class QuantizedLayer(Mixed):
         return self._quantized(input, *args, **kwargs)
 
     def _quantized(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        quantizers = self.activation_quantizers
-        alone = self.is_watched() or is_estimating(self.norm)
+        own = self.quantizers
+        alone = self.is_watched() or is_estimating(own.norm)
         with torch._C.DisableTorchFunction():  # what is called in here is no call of the user's forward
-            if self.quantize_input is not None:
-                input = self.quantize_input(input)
+            if own.input is not None:
+                input = own.input(input)
             output = compute(self, input, *self.effective_parameters(fold=not alone), *args, **kwargs)
-            behind = alone and (self.norm is not None or self.relu)
-            relu = self.relu and quantizers.computes_int8 and not behind
-            if self.quantize_output is not None and not behind and (relu or not self.relu):
-                output = self.quantize_output.relu_fake_quantize_(output, relu=relu)
-        quantizers.calls.enter(output, self.layer_name, norm=None if alone else self.norm, rectified=relu)
+            behind = alone and (own.norm is not None or own.relu)
+            relu = own.relu and self.activation_quantizers.computes_int8 and not behind
+            if own.output is not None and not behind and (relu or not own.relu):
+                output = own.output.relu_fake_quantize_(output, relu=relu)
+        norm = None if alone else own.norm
+        self.activation_quantizers.calls.enter(output, own.name, norm=norm, rectified=relu)
         return output
+
+    @property
+    def weight_bits(self) -> int:
+        """Of its weight."""
+        return self.activation_quantizers.weight_bits
 
     def is_watched(self) -> bool:
         """Return whether hooks see what is computed between this layer and the end of its norm and its ReLU."""
-        layer, norm, relu = cast(Any, self), self.norm, self.relu_module
-        if norm is None and not self.relu:
+        layer, own = cast(Any, self), self.quantizers
+        norm, relu = own.norm, own.relu_module
+        if norm is None and not own.relu:
             return False
         return bool(
             any(GLOBAL_HOOKS)
             or _hooks_behind(layer)
-            or (norm is not None and (_hooks_before(norm) or (self.relu and _hooks_behind(norm))))
+            or (norm is not None and (_hooks_before(norm) or (own.relu and _hooks_behind(norm))))
             or (relu is not None and _hooks_before(relu))
         )
 
@@ -102,12 +119,12 @@ class QuantizedLayer(Mixed):
         subset = self.activation_quantizers.subset
         if not self.activation_quantizers.rounds or (subset is not None and layer not in subset.layers):
             return self.folded_parameters() if fold else (layer.weight, layer.bias)
-        folds = fold or self.norm is None
+        folds = fold or self.quantizers.norm is None
         return effective_parameters(
             layer.weight,
             layer.bias,
-            self.norm if fold else None,
-            self.activation_quantizers.input_scale(self.input_location) if folds else None,
+            self.quantizers.norm if fold else None,
+            self.activation_quantizers.input_scale(self.quantizers.input_location) if folds else None,
             bits=self.weight_bits,
             axis=channel_axis(layer),
             groups=output_groups(layer),
@@ -116,16 +133,16 @@ class QuantizedLayer(Mixed):
     def folded_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias with batch norm folded in, in floating point."""
         layer: Any = self
-        if self.norm is None:
+        if self.quantizers.norm is None:
             return layer.weight, layer.bias
         return fold_batch_norm(
-            layer.weight, layer.bias, self.norm, axis=channel_axis(layer), groups=output_groups(layer)
+            layer.weight, layer.bias, self.quantizers.norm, axis=channel_axis(layer), groups=output_groups(layer)
         )
 
     def scales(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the scales of weight and bias; groups of a transposed convolution share those of the weight."""
         layer: Any = self
-        input_scale = self.activation_quantizers.input_scale(self.input_location)
+        input_scale = self.activation_quantizers.input_scale(self.quantizers.input_location)
         return quantized_parameters(weight, bias, input_scale, self.weight_bits, channel_axis(layer))
 
 
@@ -153,7 +170,11 @@ class QuantizedEmbedding(Mixed):
 
     activation_quantizers: ActivationQuantizers
     layer_name: str
-    weight_bits: int
+
+    @property
+    def weight_bits(self) -> int:
+        """Of its rows."""
+        return self.activation_quantizers.weight_bits
 
     def forward(self, input: Tensor) -> Tensor:
         """Look rows up, (...) to (..., dimension), and fake-quantize those."""

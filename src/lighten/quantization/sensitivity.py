@@ -162,8 +162,8 @@ def _one_by_one(model: nn.Module, data: Sequence[tuple[Call, Any]]) -> Iterable[
     try:
         for name, layer in model.named_modules():
             if isinstance(layer, QuantizedLayer):
-                output = layer.quantize_output
-                locations = {layer.input_location} | ({output.index} if output is not None else set())
+                output = layer.quantizers.output
+                locations = {layer.quantizers.input_location} | ({output.index} if output is not None else set())
             elif isinstance(layer, QuantizedEmbedding):
                 locations = set()
             else:

@@ -64,11 +64,12 @@ def quantization_rows(model: nn.Module) -> list[Row]:
         if isinstance(module, QuantizedEmbedding):
             rows.append(Row(name, kind, module.weight_bits, note="a scale a row"))
         elif isinstance(module, QuantizedLayer):
-            with_it = [type(module.norm).__name__] if module.norm is not None else []
-            note = " and ".join([*with_it, *(["ReLU"] if module.relu else [])])
-            known = quantizers.parameters_of[module.input_location] is not None
-            given = ranges[module.input_location] if known else None
-            rows.append(Row(name, kind, module.weight_bits, given, at(module.quantize_output), note and f"with {note}"))
+            own = module.quantizers
+            with_it = [type(own.norm).__name__] if own.norm is not None else []
+            note = " and ".join([*with_it, *(["ReLU"] if own.relu else [])])
+            known = quantizers.parameters_of[own.input_location] is not None
+            given = ranges[own.input_location] if known else None
+            rows.append(Row(name, kind, module.weight_bits, given, at(own.output), note and f"with {note}"))
         elif name in quantizers.left:
             rows.append(Row(name, kind, note=f"{FLOAT}: {quantizers.left[name]}"))
         elif not isinstance(module, FoldedNorm) and any(True for _ in module.parameters(recurse=False)):
