@@ -47,11 +47,11 @@ from lighten.delivery.measure.measure import predict
 from lighten.delivery.runtimes.onnx import OnnxRunner
 from lighten.delivery.runtimes.quiet import silent
 from lighten.delivery.runtimes.runners import open_runner
+from lighten.quantization.activation_quantizers import ActivationQuantizers, Stage, quantizers_of
 from lighten.quantization.fake_quant import fake_quantize
-from lighten.quantization.insert import bank_of, convert
+from lighten.quantization.integer_layers import convert
 from lighten.quantization.observe import RULES
 from lighten.quantization.post_training import quantize_post_training
-from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.training.fit import resolve_precision
 from lighten.training.reference import reference
 from lighten.utils.batch import BatchFormat
@@ -146,7 +146,7 @@ class Step:
     """One training step of a job: plain, or through int8 as ``Quantize`` has it between ``begin`` and ``freeze``."""
 
     def __init__(self, job: Job, ranges: str | None, precision: str, *, device: str = "cpu") -> None:
-        self.model, self.bank = job.build().train().to(device), None
+        self.model, self.quantizers = job.build().train().to(device), None
         self.args, self.kwargs = map_tensors(lambda x: x.to(device), job.call)
         self.labels = job.labels.to(device)
         self.cast = partial(torch.autocast, device, torch.bfloat16, enabled=precision == "bf16-mixed")
@@ -156,12 +156,12 @@ class Step:
                 self.model(*args, **kwargs)
         if ranges is not None:
             quantize_(self.model, example_input=kwargs or args, ranges=ranges)
-            self.bank = bank_of(self.model)
-            self.bank.stage, self.bank.observing = Stage.OBSERVE, True
+            self.quantizers = quantizers_of(self.model)
+            self.quantizers.stage, self.quantizers.observing = Stage.OBSERVE, True
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.001, momentum=0.9)
         self()
-        if self.bank is not None:
-            self.bank.stage = Stage.ON
+        if self.quantizers is not None:
+            self.quantizers.stage = Stage.ON
 
     def __call__(self) -> None:
         """Forward, backward, optimizer, ranges."""
@@ -169,8 +169,8 @@ class Step:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        if self.bank is not None and self.bank.observing:
-            self.bank.update()
+        if self.quantizers is not None and self.quantizers.observing:
+            self.quantizers.update()
 
     def loss(self) -> Tensor:
         """Forward alone."""
@@ -296,21 +296,21 @@ def _bulk(x: Tensor) -> Tensor:
 
 def _parameters(rule: str, batches: list[Tensor]) -> tuple[float, int]:
     """Return scale and zero point as calibration finds them; a learned range goes on from there."""
-    bank = ActivationRanges(["x"], rule)
-    bank.observing = True
+    quantizers = ActivationQuantizers(["x"], rule)
+    quantizers.observing = True
     for batch in batches:
-        bank.observe(0, batch)
-        if bank.rule.estimate is None:
-            bank.update()
-    if bank.rule.estimate is not None:
-        bank.update()
-    bank.stage = Stage.ON
-    for k in range(LEARNING if bank.learns else 0):
+        quantizers.observe(0, batch)
+        if quantizers.rule.estimate is None:
+            quantizers.update()
+    if quantizers.rule.estimate is not None:
+        quantizers.update()
+    quantizers.stage = Stage.ON
+    for k in range(LEARNING if quantizers.learns else 0):
         x = batches[k % len(batches)].clone().requires_grad_()
-        (bank.learned(0, x) - x.detach()).square().mean().backward()
-        bank.update()
-    assert bank.parameters_of[0] is not None
-    return bank.parameters_of[0]
+        (quantizers.learned(0, x) - x.detach()).square().mean().backward()
+        quantizers.update()
+    assert quantizers.parameters_of[0] is not None
+    return quantizers.parameters_of[0]
 
 
 def _agreement(arguments: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from quantization import Job, Step, _encoder_job, _resnet_job
 from torch import Tensor, nn
 from triton.testing import do_bench
 
-from lighten.quantization import fake_quant, fused, parameters, sites
+from lighten.quantization import fake_quant, fused, observe, parameters
 
 WARM_UP = 10
 SCALE, ZERO_POINT = 0.05, 100
@@ -49,7 +49,7 @@ def _whole_steps(job: Job, precision: str, rounds: int) -> None:
     plain, follows, frozen, written_out = (
         Step(job, ranges, precision, device="cuda") for ranges in (None, *["moving_average"] * 3)
     )
-    frozen.bank.observing = False
+    frozen.quantizers.observing = False
     fits = (plain, follows, frozen, written_out)
     steps: dict[str, Callable[[], None]] = {
         "plain": plain,
@@ -94,7 +94,7 @@ def _without_kernels(run: Callable[[], object]) -> None:
 def _tensor_operations() -> Iterator[None]:
     """Do with tensor operations what else fused kernels do."""
     patches = [
-        mock.patch.object(module, "kernels_for", return_value=None) for module in (fake_quant, parameters, sites)
+        mock.patch.object(module, "kernels_for", return_value=None) for module in (fake_quant, observe, parameters)
     ]
     with patches[0], patches[1], patches[2]:
         yield

@@ -55,16 +55,16 @@ def plain(model: nn.Module, example: Tensor) -> Trainee:
 
 
 def lighten(model: nn.Module, example: Tensor) -> Trainee:
-    from lighten.quantization.insert import bank_of, quantize_
-    from lighten.quantization.sites import Stage
+    from lighten.quantization.activation_quantizers import Stage, quantizers_of
+    from lighten.quantization.insert import quantize_
 
     quantize_(model, example_input=example)
-    bank = bank_of(model)
-    bank.stage, bank.observing = Stage.OBSERVE, True
+    quantizers = quantizers_of(model)
+    quantizers.stage, quantizers.observing = Stage.OBSERVE, True
     model(example)
-    bank.update()
-    bank.stage = Stage.ON
-    return Trainee(model, bank.update)
+    quantizers.update()
+    quantizers.stage = Stage.ON
+    return Trainee(model, quantizers.update)
 
 
 def torchao_x86(model: nn.Module, example: Tensor) -> Trainee:

@@ -248,7 +248,7 @@ class Bench:
 
 def result(runs: Path) -> dict[str, str]:
     """Return the SHA-256 of everything that a finished run leaves behind and that must not depend on kills."""
-    from lighten.quantization.insert import BANK
+    from lighten.quantization.activation_quantizers import QUANTIZERS
     from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
     from lighten.training.record import read
 
@@ -256,8 +256,8 @@ def result(runs: Path) -> dict[str, str]:
     newest = latest_good(home / "checkpoints")
     assert newest is not None
     state = AtomicCheckpointIO().load_checkpoint(newest)
-    weights = {k: v for k, v in state["state_dict"].items() if BANK not in k}
-    ranges = {k: v for k, v in state["state_dict"].items() if BANK in k}
+    weights = {k: v for k, v in state["state_dict"].items() if QUANTIZERS not in k}
+    ranges = {k: v for k, v in state["state_dict"].items() if QUANTIZERS in k}
     assert ranges, "nothing was quantized"
     (masks,) = [v for k, v in state["callbacks"].items() if k.startswith("Prune{")]
     assert masks["plan"]

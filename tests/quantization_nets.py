@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lighten.quantization.insert import bank_of
-from lighten.quantization.sites import Stage
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 
 
 class Residual(nn.Module):
@@ -40,13 +39,13 @@ def lived_in(model: nn.Module, *, seed: int = 0) -> nn.Module:
 
 def trained_through_int8(model: nn.Module, x: torch.Tensor, *, steps: int = 4, seed: int = 0) -> nn.Module:
     """Do with a quantized model what ``Quantize`` does in a fit, but for the optimizer; return it in eval mode."""
-    bank = bank_of(model.train())
+    quantizers = quantizers_of(model.train())
     for step in range(steps):
         torch.manual_seed(seed + step)
-        bank.stage, bank.observing = max(bank.stage, Stage.OBSERVE), True
+        quantizers.stage, quantizers.observing = max(quantizers.stage, Stage.OBSERVE), True
         model(x)
-        bank.update()
-        bank.stage, bank.observing = Stage.ON, False
+        quantizers.update()
+        quantizers.stage, quantizers.observing = Stage.ON, False
     return model.eval()
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from lighten import calibrate_, mask_, plan_pruning, quantize_, shrink
 from lighten.quantization import convert
-from lighten.quantization.insert import bank_of
+from lighten.quantization.activation_quantizers import quantizers_of
 
 
 class Loud(nn.Module):
@@ -40,12 +40,13 @@ def test_a_pruned_channel_widens_no_range(images, ranges):
     plan = plan_pruning(model, images[:2], 0.25, score="magnitude")
     mask_(model, plan)
     calibrate_(quantize_(model, example_input=images[:2], ranges=ranges), [images])
-    place = bank_of(model).names.index("conv1.output")
-    assert bank_of(model).high[place] < bank_of(loud).high[place] / 3
+    place = quantizers_of(model).names.index("conv1.output")
+    assert quantizers_of(model).high[place] < quantizers_of(loud).high[place] / 3
     alone = shrink(mask_(Loud().eval(), plan) or Loud().eval(), plan)
     calibrate_(quantize_(alone, example_input=images[:2], ranges=ranges), [images])
-    torch.testing.assert_close(bank_of(model).high, bank_of(alone).high)
-    torch.testing.assert_close(bank_of(model).low.clamp_max(0), bank_of(alone).low.clamp_max(0))  # 0 is in any range
+    ours, expected = quantizers_of(model), quantizers_of(alone)
+    torch.testing.assert_close(ours.high, expected.high)
+    torch.testing.assert_close(ours.low.clamp_max(0), expected.low.clamp_max(0))  # 0 is in any range
 
 
 @pytest.mark.parametrize("bits", [8, 4])

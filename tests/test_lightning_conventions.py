@@ -21,8 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, UserError, shrink
 from lighten.delivery.report.publish import figures_of
-from lighten.quantization.insert import bank_of
-from lighten.quantization.sites import Stage
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.training.finite import StopOnNonFinite
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.record import OWN_KEYS, History, read
@@ -159,7 +158,7 @@ def test_lightning_cli_takes_the_callbacks_from_yaml_and_from_the_command_line(t
     assert (type(prune), type(quantize)) == (Prune, Quantize)
     assert prune.plan.widths["net.0"] == (12, 6)
     assert prune.exclude == ("net.5",)
-    assert bank_of(cli.model).stage == Stage.ON
+    assert quantizers_of(cli.model).stage == Stage.ON
     assert quantize.begin == 0.5
 
     words = ["--trainer.callbacks+=lighten.Prune", "--trainer.callbacks.amount=0.25", "--trainer.callbacks.end=0.5"]

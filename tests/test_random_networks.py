@@ -17,8 +17,9 @@ from lighten import export_onnx, mask_, plan_pruning, shrink
 from lighten.delivery.runtimes.onnx_session import open_session
 from lighten.errors import UserError
 from lighten.pruning.mask import Masks
-from lighten.quantization.insert import bank_of, quantize_, unquantize_
-from lighten.quantization.sites import Stage
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
+from lighten.quantization.insert import quantize_
+from lighten.quantization.install import unquantize_
 from lighten.utils.clone import clone
 from lighten.utils.inputs import as_call
 
@@ -116,18 +117,18 @@ def _train(model, batches, plan):
     """Do what the callbacks do in a fit of a few steps; leave the model in eval mode."""
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     masks = Masks(model, plan) if plan is not None else None
-    bank = bank_of(model) if hasattr(model, "activation_ranges") else None
+    quantizers = quantizers_of(model) if hasattr(model, "activation_ranges") else None
     model.train()
     for step, batch in enumerate(batches):
         torch.manual_seed(step)
-        if bank is not None:
-            bank.stage, bank.observing = max(bank.stage, Stage.OBSERVE), True
+        if quantizers is not None:
+            quantizers.stage, quantizers.observing = max(quantizers.stage, Stage.OBSERVE), True
         _step(model, batch, optimizer)
         if masks is not None:
             masks.apply_()
-        if bank is not None:
-            bank.update()
-            bank.stage, bank.observing = Stage.ON, False
+        if quantizers is not None:
+            quantizers.update()
+            quantizers.stage, quantizers.observing = Stage.ON, False
     model.eval()
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from lighten.pruning.mask import mask_ as mask_
     from lighten.pruning.plan import Plan as Plan
     from lighten.pruning.planner import plan_pruning as plan_pruning
+    from lighten.quantization.calibrate import calibrate_ as calibrate_
     from lighten.quantization.callback import Quantize as Quantize
-    from lighten.quantization.insert import calibrate_ as calibrate_
     from lighten.quantization.insert import quantize_ as quantize_
     from lighten.quantization.post_training import quantize_post_training as quantize_post_training
     from lighten.quantization.sensitivity import find_float_layers as find_float_layers
@@ -43,7 +43,7 @@ _HOMES = {
     "UserError": "errors",
     "build_data": "data",
     "build_model": "models",
-    "calibrate_": "quantization.insert",
+    "calibrate_": "quantization.calibrate",
     "export": "delivery.export.targets",
     "export_onnx": "delivery.export.targets",
     "find_float_layers": "quantization.sensitivity",

@@ -23,6 +23,7 @@ from lighten.delivery.export.targets import export_run
 from lighten.delivery.folders.provenance import MADE_OF
 from lighten.delivery.measure.latency import interleaved_latency
 from lighten.training.signals import SIGNALS, hold
+from lighten.utils.compression import record_of
 
 ROOT = Path(__file__).parents[2]
 OF_A_RUN = ("shrink", "export", "measure", "card", "report", "verify")
@@ -409,7 +410,7 @@ def test_a_model_folder_is_quantized_beside_itself(capsys, tmp_path):
     assert "floating point: excluded by 'head'" in out
     assert (tmp_path / "dense-static.onnx").exists()
     small = load(tmp_path / "dense-static")
-    assert small.lighten_quantization["calibration"] == {"samples": 64, "split": "validation"}
+    assert record_of(small).quantization["calibration"] == {"samples": 64, "split": "validation"}
     assert main(["quantize", str(tmp_path / "dense"), "--mode", "statik"]) == 1
     assert "did you mean 'static'" in capsys.readouterr().err
     assert main(["quantize", str(tmp_path / "none")]) == 1

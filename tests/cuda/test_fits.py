@@ -31,9 +31,9 @@ from lighten import (
 from lighten.delivery.measure.measure import predict
 from lighten.distillation.cache import TeacherCache
 from lighten.pruning.score import fpgm, magnitude
-from lighten.quantization.insert import bank_of, convert
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
+from lighten.quantization.integer_layers import convert
 from lighten.quantization.observe import RULES
-from lighten.quantization.sites import Stage
 from lighten.training.fit import leave_processes, make_trainer
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.record import read
@@ -94,7 +94,7 @@ def test_distilled_pruned_and_quantized_in_one_fit_and_the_file_agrees(precision
     assert losses
     assert np.isfinite(losses).all()
     student = module.student
-    assert bank_of(student).stage == Stage.ON
+    assert quantizers_of(student).stage == Stage.ON
     small = shrink(student, prune.plan)
     assert sum(p.numel() for p in small.parameters()) < 0.4 * sum(p.numel() for p in network().parameters())
     path = export_onnx(small.cpu().eval(), images_of(data, 2), tmp_path / "student.onnx")
@@ -210,17 +210,17 @@ def test_ranges_are_those_of_the_cpu(rule, data, monkeypatch):
     on_gpu = [batch.cuda() for batch in images]
     quantize_(there, example_input=on_gpu[0][:2], ranges=rule)
     calibrate_(there, on_gpu)
-    torch.testing.assert_close(bank_of(there).low.cpu(), bank_of(here).low, rtol=near, atol=1e-3)
-    torch.testing.assert_close(bank_of(there).high.cpu(), bank_of(here).high, rtol=near, atol=1e-3)
+    torch.testing.assert_close(quantizers_of(there).low.cpu(), quantizers_of(here).low, rtol=near, atol=1e-3)
+    torch.testing.assert_close(quantizers_of(there).high.cpu(), quantizers_of(here).high, rtol=near, atol=1e-3)
 
 
 def test_ranges_learn_on_the_gpu(data, tmp_path):
     module = module_of()
     fit(module, data, tmp_path, Quantize(begin=0.1, ranges="lsq"), precision="bf16-mixed")
-    bank = bank_of(module.student)
-    assert bank.stage == Stage.ON
-    assert torch.isfinite(bank.high).all()
-    assert (bank.moments != 0).any()
+    quantizers = quantizers_of(module.student)
+    assert quantizers.stage == Stage.ON
+    assert torch.isfinite(quantizers.high).all()
+    assert (quantizers.moments != 0).any()
 
 
 def test_the_functions_take_a_model_on_the_gpu(data, tmp_path):
@@ -275,7 +275,7 @@ def test_a_shard_of_one_over_nccl(data, tmp_path):
         callbacks=[Quantize(begin=0.3)], use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, data)
-    assert bank_of(module.student).stage == Stage.ON
+    assert quantizers_of(module.student).stage == Stage.ON
     leave_processes()
 
 
@@ -283,7 +283,7 @@ def test_compile_in_place(data, tmp_path):
     module = module_of()
     module.student.compile(backend="aot_eager")
     fit(module, data, tmp_path, *both(), precision="bf16-mixed", limit_train_batches=10)
-    assert bank_of(module.student).stage == Stage.ON
+    assert quantizers_of(module.student).stage == Stage.ON
 
 
 def test_the_kernels_are_what_runs():

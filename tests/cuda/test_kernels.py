@@ -10,10 +10,9 @@ import torch
 from quantization_nets import Residual, lived_in
 from torch import nn
 
-from lighten.quantization import fake_quant, fused, parameters, quantize_, sites
+from lighten.quantization import fake_quant, fused, observe, parameters, quantize_
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.quantization.fake_quant import code_limit
-from lighten.quantization.insert import bank_of
-from lighten.quantization.sites import Stage
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAYOUTS = {"flat": (5,), "odd": (3, 7, 11, 13), "several programs": (70_001,), "empty": (0, 4)}
@@ -166,12 +165,12 @@ def test_a_model_trains_by_kernels_as_by_tensor_operations(monkeypatch):
     """Two batches an update: what is seen gathers over both, and none of it is carried into the next."""
 
     def trained(kernels):
-        for module in (fake_quant, parameters, sites):
+        for module in (fake_quant, observe, parameters):
             monkeypatch.setattr(module, "kernels_for", kernels)
         torch.manual_seed(0)
         model = lived_in(Residual(4)).train().to(DEVICE)
-        bank = bank_of(quantize_(model, example_input=draw((2, 1, 8, 8))))
-        bank.stage, bank.observing = Stage.OBSERVE, True
+        quantizers = quantizers_of(quantize_(model, example_input=draw((2, 1, 8, 8))))
+        quantizers.stage, quantizers.observing = Stage.OBSERVE, True
         sgd, ranges, losses = torch.optim.SGD(model.parameters(), 0.01), [], []
         for step in range(4):
             sgd.zero_grad()
@@ -179,10 +178,10 @@ def test_a_model_trains_by_kernels_as_by_tensor_operations(monkeypatch):
                 loss = model(draw((8, 1, 8, 8), seed=2 * step + half) * (4 - step)).square().mean()
                 loss.backward()
                 losses.append(loss.item())
-            bank.update()
-            bank.stage = Stage.ON
+            quantizers.update()
+            quantizers.stage = Stage.ON
             sgd.step()
-            ranges.append(torch.stack([bank.low, bank.high]).cpu())
+            ranges.append(torch.stack([quantizers.low, quantizers.high]).cpu())
         return torch.stack(ranges), losses
 
     used = []

@@ -12,6 +12,7 @@ from torch import nn
 import lighten
 from lighten.distillation.initialise import choose_layers, student_from_teacher
 from lighten.errors import UserError
+from lighten.utils.compression import record_of
 
 SIZES = {
     "vocab_size": 60, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 12,
@@ -185,8 +186,8 @@ def test_comes_back_from_its_folder(kind, family, built, tmp_path):
         classes, length = 60 if kind.endswith("lm") else 5, 17
         teacher = lighten.build_model("transformers", num_classes=classes, input_shape=(17,), **options)
     student = student_from_teacher(teacher, family=family)
-    assert student.lighten_spec["input_shape"] == [length]
-    assert student.lighten_spec["num_classes"] == (60 if kind.endswith("lm") else 5)
+    assert record_of(student).spec["input_shape"] == [length]
+    assert record_of(student).spec["num_classes"] == (60 if kind.endswith("lm") else 5)
     lighten.save(student, tmp_path / "lighten")
     again = lighten.load(tmp_path / "lighten")
     assert torch.equal(outputs(again, inputs)[1], outputs(student, inputs)[1])

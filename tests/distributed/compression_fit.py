@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize
-from lighten.quantization.insert import bank_of
+from lighten.quantization.activation_quantizers import quantizers_of
 from lighten.training.fit import make_trainer
 from lighten.training.optimizer import OptimizerSettings
 
@@ -82,7 +82,7 @@ def fit(folder: Path, *, reverse: bool = False, drift: bool = False, **pruning: 
     except RuntimeError as error:
         told = f"{trainer.global_step} {error}"
     state = b"".join(t.detach().numpy().tobytes() for t in module.student.state_dict().values())
-    bank = bank_of(module.student)
+    quantizers = quantizers_of(module.student)
     found = {
         "told": told,
         "state": hashlib.sha256(state).hexdigest(),
@@ -90,8 +90,8 @@ def fit(folder: Path, *, reverse: bool = False, drift: bool = False, **pruning: 
         "hashes": watch.hashes,
         "saved": prune.plan.saved["macs"],
         "sparsity": prune.plan.sparsity,
-        "ranges": [bank.low.tolist(), bank.high.tolist()],
-        "scales": bank.parameters_of,  # DDP broadcasts buffers, but not what was computed from them
+        "ranges": [quantizers.low.tolist(), quantizers.high.tolist()],
+        "scales": quantizers.parameters_of,  # DDP broadcasts buffers, but not what was computed from them
         "dead": int((module.student[0].weight == 0).flatten(1).all(1).sum()),
     }
     (folder / f"rank{rank}.json").write_text(json.dumps(found))

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lighten import Quantize
-from lighten.quantization.insert import bank_of
+from lighten.quantization.activation_quantizers import quantizers_of
 
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", message="The `srun` command is available")
@@ -47,8 +47,8 @@ class Watch(L.Callback):
         self.ranges: list[list[list[float]]] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        bank = bank_of(pl_module)
-        self.ranges.append([bank.low.tolist(), bank.high.tolist()])
+        quantizers = quantizers_of(pl_module)
+        self.ranges.append([quantizers.low.tolist(), quantizers.high.tolist()])
 
 
 def loader(rank: int, ranks: int) -> DataLoader:

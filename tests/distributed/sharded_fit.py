@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize
 from lighten.errors import UserError
-from lighten.quantization.insert import bank_of, convert, quantize_
+from lighten.quantization.activation_quantizers import quantizers_of
+from lighten.quantization.insert import quantize_
+from lighten.quantization.integer_layers import convert
 from lighten.training.fit import leave_processes
 
 warnings.simplefilter("error")
@@ -97,10 +99,10 @@ def fit(folder: Path, kind: str, ranges: str) -> None:
     images = torch.stack([image for image, _ in data.dataset])
     with torch.no_grad():
         logits = student(images)
-    bank = bank_of(student)
+    quantizers = quantizers_of(student)
     found = {
-        "losses": module.losses, "ranges": [bank.low.tolist(), bank.high.tolist()], "stage": int(bank.stage),
-        "places": bank.names, "logits": logits.tolist(),
+        "losses": module.losses, "ranges": [quantizers.low.tolist(), quantizers.high.tolist()],
+        "stage": int(quantizers.stage), "places": quantizers.names, "logits": logits.tolist(),
         "whole": sum(1 for _ in student.parameters()) - sharded,
         "statistics": {n: b.tolist() for n, b in student.named_buffers() if "running" in n},
     }  # fmt: skip
@@ -123,8 +125,12 @@ def fit_from_nothing(folder: Path) -> None:
     module = Watched(student, Net(1).double(), optimizer=sgd)
     module.losses = []
     trainer.fit(module, loader(trainer.global_rank))
-    bank = bank_of(module.student)
-    found = {"losses": module.losses, "ranges": [bank.low.tolist(), bank.high.tolist()], "places": bank.names}
+    quantizers = quantizers_of(module.student)
+    found = {
+        "losses": module.losses,
+        "ranges": [quantizers.low.tolist(), quantizers.high.tolist()],
+        "places": quantizers.names,
+    }
     (folder / f"meta-{trainer.global_rank}.json").write_text(json.dumps(found))
 
 

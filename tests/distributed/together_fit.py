@@ -25,9 +25,11 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from lighten import DistillationModule, Prune, Quantize, shrink
 from lighten.distillation import module as distillation_module
 from lighten.errors import UserError
-from lighten.quantization.insert import bank_of, convert
-from lighten.quantization.layers import FoldedNorm, born_as
+from lighten.quantization.activation_quantizers import quantizers_of
+from lighten.quantization.integer_layers import convert
+from lighten.quantization.layers import FoldedNorm
 from lighten.quantization.observe import RULES
+from lighten.quantization.swap_class import born_as
 from lighten.training.optimizer import OptimizerSettings
 
 warnings.simplefilter("error")
@@ -105,12 +107,12 @@ class Watch(L.Callback):
         if trainer.global_step == len(self.seen):
             return
         student, plan = pl_module.student, self.prune.plan
-        bank = bank_of(student)
+        quantizers = quantizers_of(student)
         zeros = b"".join((p == 0).numpy().tobytes() for p in student.parameters())
         self.norms |= {born_as(m).__name__ for m in student.modules() if isinstance(m, FoldedNorm)}
         self.seen.append({
-            "plan": plan.to_json(), "masks": hashlib.sha256(zeros).hexdigest(), "stage": int(bank.stage),
-            "ranges": [[x.hex() for x in bound.tolist()] for bound in (bank.low, bank.high)],
+            "plan": plan.to_json(), "masks": hashlib.sha256(zeros).hexdigest(), "stage": int(quantizers.stage),
+            "ranges": [[x.hex() for x in bound.tolist()] for bound in (quantizers.low, quantizers.high)],
         })  # fmt: skip
 
 

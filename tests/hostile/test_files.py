@@ -27,6 +27,7 @@ from lighten.data import build_data
 from lighten.delivery.folders.student import shrink_run
 from lighten.models import build_model
 from lighten.training.checkpoint import AtomicCheckpointIO, manifest_of, sealed, verify
+from lighten.utils.compression import record_of
 
 CASES = {}
 HARMLESS = set()
@@ -319,7 +320,7 @@ def weights_elsewhere(home):
     model = build_model("transformers", num_classes=2, input_shape=(16,), config=BERT)
     elsewhere = str(home.marker.with_name("elsewhere"))
     model.save_pretrained(elsewhere)
-    model.lighten_spec["options"] = {"path": elsewhere}
+    record_of(model).spec["options"] = {"path": elsewhere}
     return partial(lighten.load, lighten.save(model, home.folder / "model"))
 
 

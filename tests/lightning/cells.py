@@ -12,8 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, export_onnx, shrink
-from lighten.quantization.insert import BANK, bank_of
-from lighten.quantization.sites import Stage
+from lighten.quantization.activation_quantizers import QUANTIZERS, Stage, quantizers_of
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -183,7 +182,7 @@ def target_of(module):
 
 def is_quantized(module):
     target = target_of(module)
-    return hasattr(target, BANK) and bank_of(target).stage == Stage.ON
+    return hasattr(target, QUANTIZERS) and quantizers_of(target).stage == Stage.ON
 
 
 class File:

@@ -9,6 +9,7 @@ import lighten.utils.registry
 from lighten.errors import UserError
 from lighten.models import build_model, check_model, model_names, register_model
 from lighten.models.registry import _REGISTRY
+from lighten.utils.compression import record_of
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_names_hold_all_families():
 
 def test_spec_is_json_and_rebuilds_the_same_architecture():
     model = build_model("cnn", num_classes=7, input_shape=(2, 12, 12), widths=[3, 5])
-    spec = json.loads(json.dumps(model.lighten_spec))
+    spec = json.loads(json.dumps(record_of(model).spec))
     assert spec["options"] == {"widths": [3, 5], "depth": 1}
     again = build_model(
         spec["name"],
@@ -97,7 +98,7 @@ def test_registered_model_is_built_by_name():
     assert "tiny" in model_names()
     model = build_model("tiny", num_classes=2, input_shape=(1, 4, 4), depth=3)
     assert model.in_features == 24
-    assert model.lighten_spec["options"] == {"hidden": 8, "depth": 3}
+    assert record_of(model).spec["options"] == {"hidden": 8, "depth": 3}
     with pytest.raises(UserError, match="option 'depth' is missing"):
         build_model("tiny", num_classes=2, input_shape=(1, 4, 4))
 

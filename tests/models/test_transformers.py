@@ -6,6 +6,7 @@ import torch
 
 from lighten.errors import UserError
 from lighten.models import build_model
+from lighten.utils.compression import record_of
 
 RESNET = {
     "model_type": "resnet",
@@ -35,7 +36,7 @@ def test_path_keeps_weights_and_the_spec_needs_no_path(tmp_path):
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(loaded(x).logits, model(x).logits)
 
-    spec = json.loads(json.dumps(loaded.lighten_spec))
+    spec = json.loads(json.dumps(record_of(loaded).spec))
     assert str(tmp_path) not in json.dumps({k: v for k, v in spec["options"].items() if k != "config"})
     again = build_model("transformers", num_classes=5, input_shape=(1, 8, 8), **spec["options"])
     again.load_state_dict(loaded.state_dict())
@@ -123,7 +124,7 @@ def test_text_from_a_path_needs_it_no_more(tmp_path, head, classes):
     loaded = text(classes, path=str(tmp_path), head=head)
     assert torch.equal(logits(loaded), logits(model))
 
-    spec = json.loads(json.dumps(loaded.lighten_spec))
+    spec = json.loads(json.dumps(record_of(loaded).spec))
     assert set(spec["options"]) == {"config", "head"}
     again = build_model(spec["name"], num_classes=classes, input_shape=spec["input_shape"], **spec["options"])
     again.load_state_dict(loaded.state_dict())
@@ -167,7 +168,7 @@ def test_minilm_by_name():
     assert (type(model).__name__, model.config.num_hidden_layers) == ("BertForSequenceClassification", 6)
     # weights, not a fresh draw: a trained layer norm is not all ones
     assert not torch.equal(model.bert.encoder.layer[0].output.LayerNorm.weight, torch.ones(384))
-    assert "minilm" not in json.dumps({k: v for k, v in model.lighten_spec["options"].items() if k != "config"})
+    assert "minilm" not in json.dumps({k: v for k, v in record_of(model).spec["options"].items() if k != "config"})
 
 
 def test_no_pickle_is_read(tmp_path):

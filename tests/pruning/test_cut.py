@@ -9,6 +9,7 @@ from lighten.errors import UserError
 from lighten.models import build_model
 from lighten.pruning import Plan, mask_, plan_pruning, shrink
 from lighten.pruning.plan import Cut
+from lighten.utils.compression import record_, record_of
 from lighten.utils.layout import is_narrow
 
 
@@ -77,7 +78,7 @@ def test_the_model_is_left_as_it_is(build, images):
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert all(torch.equal(grads[name], p.grad) for name, p in model.named_parameters() if p.grad is not None)
     assert [module.training for module in model.modules()] == modes
-    assert not hasattr(model, "lighten_plan")
+    assert record_of(model).plan is None
 
 
 def test_modes_flags_hooks_and_types_go_along(build, images):
@@ -161,7 +162,7 @@ def test_carries_its_plan_which_fits_it_no_more(build, images):
     model = build("flat")
     plan = plan_pruning(model, images, 0.5)
     small = shrink(model, plan)
-    assert small.lighten_plan is plan
+    assert record_of(small).plan is plan
     for again in (lambda: shrink(small, plan), lambda: mask_(small, plan)):
         with pytest.raises(UserError, match=r"does not match the plan: .* give the model that was planned"):
             again()
@@ -171,23 +172,23 @@ def test_what_was_cut_is_cut_again_and_one_plan_says_it_all(network, images):
     once = shrink(network, plan_pruning(network, images, 0.3))
     plan = plan_pruning(once, images, 0.4)
     twice = shrink(once, plan)
-    total = twice.lighten_plan
-    assert total.hash not in (plan.hash, once.lighten_plan.hash)
+    total = record_of(twice).plan
+    assert total.hash not in (plan.hash, record_of(once).plan.hash)
     assert {layer: after for layer, (_, after) in total.widths.items()} == {n: w for n, (_, w) in plan.widths.items()}
     again = shrink(network, Plan.from_json(total.to_json()))
     assert torch.equal(outputs(again, images), outputs(twice, images))
-    kept = 1 - (1 - once.lighten_plan.saved["parameters"]) * (1 - plan.saved["parameters"])
+    kept = 1 - (1 - record_of(once).plan.saved["parameters"]) * (1 - plan.saved["parameters"])
     count = [sum(p.numel() for p in model.parameters()) for model in (network, twice)]
     assert total.saved["parameters"] == pytest.approx(kept) == pytest.approx(1 - count[1] / count[0])
 
 
 def test_a_part_that_is_built_alone_carries_its_own_plan(build, images):
     model = nn.Sequential(build("flat"), nn.Softmax(1))
-    model[0].lighten_spec = {"name": "flat"}
+    record_(model[0], spec={"name": "flat"})
     small = shrink(model, plan_pruning(model, images, 0.5))
-    again = shrink(build("flat"), small[0].lighten_plan)
+    again = shrink(build("flat"), record_of(small[0]).plan)
     assert [p.shape for p in again.parameters()] == [p.shape for p in small[0].parameters()]
-    assert not hasattr(small[1], "lighten_plan")
+    assert record_of(small[1]).plan is None
 
 
 def test_a_plan_read_from_json_cuts_a_reloaded_model(build, images):

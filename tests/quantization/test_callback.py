@@ -15,9 +15,11 @@ from torch import nn
 
 from lighten.delivery.export.targets import export_onnx
 from lighten.errors import UserError
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
+from lighten.quantization.calibrate import calibrate_
 from lighten.quantization.callback import Quantize
-from lighten.quantization.insert import bank_of, calibrate_, convert, quantize_
-from lighten.quantization.sites import Stage
+from lighten.quantization.insert import quantize_
+from lighten.quantization.integer_layers import convert
 
 QUIET = {
     "accelerator": "cpu",
@@ -71,11 +73,11 @@ class Watch(L.Callback):
         self.stages, self.highs = [], []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        bank = bank_of(pl_module)
-        self.stages.append((int(bank.stage), bank.observing))
+        quantizers = quantizers_of(pl_module)
+        self.stages.append((int(quantizers.stage), quantizers.observing))
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.highs.append(bank_of(pl_module).high.clone())
+        self.highs.append(quantizers_of(pl_module).high.clone())
 
 
 def test_stages_follow_the_fractions_of_the_fit():
@@ -128,7 +130,7 @@ def test_training_goes_on_through_the_fake_quantizers():
 def test_named_part_of_a_module_is_quantized_alone(keyword):
     module = Plain(keyword)
     fit(module, Quantize(begin=0.5, module="backbone"))
-    assert bank_of(module.backbone).stage == Stage.ON
+    assert quantizers_of(module.backbone).stage == Stage.ON
     assert not hasattr(module, "activation_ranges")
 
 
@@ -156,15 +158,15 @@ def test_a_checkpoint_is_tested_as_it_was_trained(tmp_path):
     fresh, other = Plain(), L.Trainer(callbacks=[Quantize(begin=0.25)], **QUIET)
     tested = other.test(fresh, loader(), ckpt_path=tmp_path / "end.ckpt", verbose=False, weights_only=True)
     assert tested[0]["logits"] == trained
-    assert bank_of(fresh).stage == Stage.ON
+    assert quantizers_of(fresh).stage == Stage.ON
 
 
 def test_evaluation_moves_no_range():
     module = Plain()
     trainer = fit(module, Quantize(begin=0.25, freeze=1.0))
-    high = bank_of(module).high.clone()
+    high = quantizers_of(module).high.clone()
     trainer.test(module, loader(), verbose=False)
-    assert torch.equal(bank_of(module).high, high)
+    assert torch.equal(quantizers_of(module).high, high)
 
 
 def test_non_finite_activations_stop_the_fit_by_name():
@@ -247,8 +249,8 @@ def test_a_model_born_with_synchronised_norms_is_placed_and_folded_alike():
     images = loader().dataset.tensors[0]
     for model in (plain, born):
         calibrate_(quantize_(model, example_input=images[:2]), [images])
-    assert bank_of(born).names == bank_of(plain).names
-    assert torch.equal(bank_of(born).high, bank_of(plain).high)
+    assert quantizers_of(born).names == quantizers_of(plain).names
+    assert torch.equal(quantizers_of(born).high, quantizers_of(plain).high)
     assert torch.equal(convert(born)(images), convert(plain)(images))
 
 
@@ -280,7 +282,7 @@ def test_ranges_move_once_an_optimizer_step_and_take_all_its_batches_in():
     assert [int(stage) for stage, _ in parts.stages] == [1, 1, 1, 2, 2, 2, 2, 2, 2, 2]
     assert all(observing for _, observing in parts.stages[:9])
     first = loader().dataset.tensors[0][:24]
-    place = bank_of(other).names.index(next(n for n in bank_of(other).names if n.endswith(".input")))
+    place = quantizers_of(other).names.index(next(n for n in quantizers_of(other).names if n.endswith(".input")))
     assert parts.highs[2][place] == first.max()
     assert whole.highs[0][place] == first[:8].max()
 
@@ -308,7 +310,7 @@ def test_a_module_that_makes_its_data_in_setup_makes_them_once():
 
     late = Late()
     L.Trainer(max_epochs=1, callbacks=[Quantize(begin=0.5)], **QUIET).fit(late)
-    assert bank_of(late).stage == Stage.ON
+    assert quantizers_of(late).stage == Stage.ON
     assert late.made == 1
 
 
@@ -353,13 +355,13 @@ def test_learned_steps_go_down_the_slope_of_the_loss():
             self.agree = []
 
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            bank = bank_of(pl_module)
-            self.gradient = None if bank._gradient is None else bank._gradient.clone()
-            self.high = bank.high.clone()
+            quantizers = quantizers_of(pl_module)
+            self.gradient = None if quantizers.observer._gradient is None else quantizers.observer._gradient.clone()
+            self.high = quantizers.high.clone()
 
         def on_train_batch_end(self, trainer, pl_module, *_):
             if self.gradient is not None and not self.agree:  # the first step of Adam goes against the sign
-                moved = bank_of(pl_module).high - self.high
+                moved = quantizers_of(pl_module).high - self.high
                 sure = self.gradient.abs() > 1e-9
                 self.agree.append(bool((moved.sign() == -self.gradient.sign())[sure].all()) and bool(sure.any()))
 

@@ -9,7 +9,7 @@ from quantization_nets import relative_error, trained_through_int8
 from torch import nn
 
 from lighten.quantization import calibrate_, quantize_
-from lighten.quantization.insert import bank_of
+from lighten.quantization.activation_quantizers import quantizers_of
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_calls_of_training_alone_shift_no_other(build, x):
     model = build().eval()
     expected = model(x)
     quantized = trained_through_int8(quantize_(model, example_input=x[:2]), x)
-    assert not bank_of(quantized).unknown()
+    assert not quantizers_of(quantized).unknown()
     assert relative_error(quantized(x), expected) < 0.05
 
 
@@ -129,5 +129,5 @@ def test_arguments_by_name_are_seen_as_those_by_position(x):
     named = Net(named=True)
     named.load_state_dict(plain.state_dict())
     models = [calibrate_(quantize_(model, example_input=x[:2]), [x]) for model in (plain, named)]
-    assert bank_of(plain).names == bank_of(named).names
+    assert quantizers_of(plain).names == quantizers_of(named).names
     assert torch.equal(models[0](x), models[1](x))

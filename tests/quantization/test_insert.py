@@ -10,9 +10,9 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.quantization import calibrate_, convert, quantize_
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.quantization.fake_quant import quantization_parameters
-from lighten.quantization.insert import bank_of, summary
-from lighten.quantization.sites import Stage
+from lighten.quantization.table import summary
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 
@@ -25,14 +25,14 @@ def batches():
 
 def test_places_are_the_inputs_and_outputs_of_integer_operations():
     model = quantize_(Residual(), example_input=EXAMPLE)
-    assert bank_of(model).names == [
+    assert quantizers_of(model).names == [
         "conv1.input",
         "conv1.output",
         "conv2.output",
         ":add0.output",
         ":pool0.output",
     ]
-    assert set(bank_of(model).sites.names) == {":relu0", ":add0", ":relu1", ":keep0", ":pool0", ":keep1"}
+    assert set(quantizers_of(model).functions.names) == {":relu0", ":add0", ":relu1", ":keep0", ":pool0", ":keep1"}
     assert summary(model) == "3 layers, 5 activations in int8"
 
 
@@ -50,7 +50,7 @@ def test_fake_quantized_model_matches_a_reference_written_out(batches):
     model = lived_in(Residual())
     floating = copy.deepcopy(model)
     calibrate_(quantize_(model, example_input=EXAMPLE, weight_bits=8), batches, ranges="min_max")
-    low, high = bank_of(model).low.tolist(), bank_of(model).high.tolist()
+    low, high = quantizers_of(model).low.tolist(), quantizers_of(model).high.tolist()
 
     def q(x, place):
         scale, zero = quantization_parameters(low[place], high[place])
@@ -118,8 +118,8 @@ def test_moving_average_and_extremes_follow_their_definitions(batches):
     low = data[0].min()
     for x in data[1:]:
         low = low + 0.05 * (x.min() - low)
-    torch.testing.assert_close(bank_of(average).low[0], low)
-    assert bank_of(extremes).high[0] == torch.cat(data).max()
+    torch.testing.assert_close(quantizers_of(average).low[0], low)
+    assert quantizers_of(extremes).high[0] == torch.cat(data).max()
 
 
 def test_state_dict_carries_ranges_and_stage(batches):
@@ -129,7 +129,7 @@ def test_state_dict_carries_ranges_and_stage(batches):
     assert torch.equal(fresh(batches[0]), trained(batches[0]))
     of_float = quantize_(Residual(), example_input=EXAMPLE)
     of_float.load_state_dict(Residual().state_dict())
-    assert bank_of(of_float).stage == 0
+    assert quantizers_of(of_float).stage == 0
 
 
 def test_a_deep_copy_is_independent(batches):
@@ -138,10 +138,10 @@ def test_a_deep_copy_is_independent(batches):
     before = copied(batches[0])
     with torch.no_grad():
         model.norm1.weight.zero_()
-        bank_of(model).high.mul_(2)
-        bank_of(model).refresh()
+        quantizers_of(model).high.mul_(2)
+        quantizers_of(model).refresh()
     assert torch.equal(copied(batches[0]), before)
-    assert copied.conv1.norm is copied.norm1
+    assert copied.conv1.quantizers.norm is copied.norm1
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_misuse_gives_one_line(batches):
 
 def test_ranges_that_never_saw_data_are_told():
     model = quantize_(lived_in(Residual()), example_input=EXAMPLE)
-    bank_of(model).stage = Stage.ON  # frozen before a batch was observed
+    quantizers_of(model).stage = Stage.ON  # frozen before a batch was observed
     with pytest.raises(UserError, match="no activation has a range yet; run data through the model before export"):
         convert(model)
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.quantization import calibrate_, convert, quantize_
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.quantization.fake_quant import quantization_parameters
 from lighten.quantization.fold import fold_batch_norm
-from lighten.quantization.insert import bank_of
-from lighten.quantization.layers import IntegerEmbedding, IntegerLayer, born_as
+from lighten.quantization.integer_layers import IntegerEmbedding, IntegerLayer
 from lighten.quantization.parameters import effective_parameters
-from lighten.quantization.sites import Stage
+from lighten.quantization.swap_class import born_as
 
 
 def on_grid(x, low, high):
@@ -138,7 +138,7 @@ def test_what_is_left_out_is_named_with_its_reason():
 
     ids = torch.zeros(2, 3, dtype=torch.long)
     model = quantize_(Net(), example_input=ids, exclude=["Embedding", "sec*"])
-    assert bank_of(model).left == {
+    assert quantizers_of(model).left == {
         "odd": "its class has a forward of its own",
         "table": "excluded by 'Embedding'",
         "second": "excluded by 'sec*'",
@@ -172,15 +172,15 @@ class Attention(nn.Module):
 def test_one_tensor_is_quantized_once_and_the_residual_stream_stays_in_floating_point(monkeypatch):
     x = torch.randn(2, 5, 8)
     model = calibrate_(quantize_(Attention(), example_input=x), [x])
-    assert bank_of(model).names == ["q.input", "out.input", "head.input"]
+    assert quantizers_of(model).names == ["q.input", "out.input", "head.input"]
     calls = []
-    import lighten.quantization.sites as sites
+    from lighten.quantization import quantizer
 
-    plain = sites.fake_quantize
-    monkeypatch.setattr(sites, "fake_quantize", lambda x, *a, **k: calls.append(1) or plain(x, *a, **k))
+    plain = quantizer.fake_quantize
+    monkeypatch.setattr(quantizer, "fake_quantize", lambda x, *a, **k: calls.append(1) or plain(x, *a, **k))
     model(x).sum().backward()
     assert len(calls) == 3
-    assert not bank_of(model).shared
+    assert not quantizers_of(model).shared
     assert torch.equal(convert(model)(x), model(x))
 
 
@@ -194,18 +194,18 @@ def test_a_model_compiled_in_place_trains_through_int8_as_it_does_uncompiled():
         graphs = []
         if compiled:
             model.compile(backend=lambda graph, example: graphs.append(graph) or graph.forward)
-        bank = bank_of(quantize_(model.train(), example_input=images))
+        quantizers = quantizers_of(quantize_(model.train(), example_input=images))
         sgd, found = torch.optim.SGD(model.parameters(), 0.01), []
         for step in range(8):
             if step == 2:
-                bank.stage, bank.observing = Stage.OBSERVE, True
+                quantizers.stage, quantizers.observing = Stage.OBSERVE, True
             loss = model(images).square().mean()
             sgd.zero_grad()
             loss.backward()
             sgd.step()
-            if bank.observing:
-                bank.update()
-                bank.stage = Stage.ON
+            if quantizers.observing:
+                quantizers.update()
+                quantizers.stage = Stage.ON
             found.append(loss.item())
         return found, len(graphs)
 

@@ -11,9 +11,9 @@ from torch.nn.modules import module as torch_module
 from torch.optim.swa_utils import update_bn
 
 from lighten import calibrate_, quantize_
-from lighten.quantization.insert import bank_of, unquantize_
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
+from lighten.quantization.install import unquantize_
 from lighten.quantization.layers import FoldedNorm
-from lighten.quantization.sites import Stage
 
 
 def net():
@@ -116,7 +116,7 @@ def test_a_quantized_model_can_be_saved_whole(both, images):
     read = torch.load(file, weights_only=False)
     assert torch.equal(read(images), both[1](images))
     assert torch.equal(copy.deepcopy(read)(images), both[1](images))
-    assert bank_of(read).stage == Stage.ON
+    assert quantizers_of(read).stage == Stage.ON
 
 
 def test_ranges_are_in_the_state_dict_and_are_no_buffers(both, images):
@@ -125,4 +125,4 @@ def test_ranges_are_in_the_state_dict_and_are_no_buffers(both, images):
     fresh = quantize_(net().eval(), example_input=images[:2])
     fresh.load_state_dict(int8.state_dict())
     assert torch.equal(fresh(images), int8(images))
-    assert bank_of(int8.to(torch.bfloat16)).low.dtype == torch.float32
+    assert quantizers_of(int8.to(torch.bfloat16)).low.dtype == torch.float32

@@ -9,7 +9,7 @@ from quantization_nets import lived_in, relative_error
 from torch import nn
 
 from lighten.quantization import calibrate_, convert, quantize_
-from lighten.quantization.insert import bank_of
+from lighten.quantization.activation_quantizers import quantizers_of
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_layer_whose_weight_is_read_elsewhere_stays_in_floating_point():
 
     ids = torch.randint(0, 20, (8, 5))
     model = calibrate_(quantize_(Tied(), example_input=ids), [ids])
-    assert bank_of(model).left == {"table": "its weight is read elsewhere too, in Tied"}
+    assert quantizers_of(model).left == {"table": "its weight is read elsewhere too, in Tied"}
     assert torch.equal(convert(model)(ids), model(ids))
 
 

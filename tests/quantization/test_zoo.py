@@ -5,7 +5,7 @@ import torch
 from zoo import ZOO
 
 from lighten.quantization import calibrate_, convert, quantize_
-from lighten.quantization.insert import bank_of
+from lighten.quantization.activation_quantizers import quantizers_of
 from lighten.utils.inputs import as_call, logits_of
 
 FAR = {"regnet": 0.15}
@@ -29,7 +29,7 @@ def test_network_goes_through_int8(name):
         assert not torch.equal(quantized.double(), floating)
 
     model.train()
-    bank_of(model).observing = True
+    quantizers_of(model).observing = True
     logits_of(model(*args, **kwargs)).square().mean().backward()
-    bank_of(model).update()
+    quantizers_of(model).update()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

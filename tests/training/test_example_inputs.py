@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, UserError, mask_, shrink
-from lighten.quantization.insert import bank_of
-from lighten.quantization.sites import Stage
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.training.example_inputs import example_call, example_calls, find_part
+from lighten.utils.compression import record_of
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
 LABELS = torch.arange(24) % 3
@@ -137,7 +137,7 @@ def test_a_module_without_forward_is_pruned_and_quantized_by_the_part_that_its_s
     prune, module = Prune(0.5, begin=0.0, end=0.5), make()
     trainer(prune, Quantize(begin=0.5)).fit(module, data or loader())
     target = module.get_submodule(part)
-    assert bank_of(target).stage == Stage.ON
+    assert quantizers_of(target).stage == Stage.ON
     assert prune.plan.sparsity == 0.5
     assert getattr(module, "made", 1) == 1, "layers are made once, as without callbacks"
     small = shrink(target, prune.plan)
@@ -178,7 +178,7 @@ def test_several_parts_without_a_forward_are_named_and_each_can_be_taken(make):
         trainer(make()).fit(Autoencoder(), loader())
     module = Autoencoder()
     trainer(make(module="encoder"), make(module="decoder")).fit(module, loader())
-    assert hasattr(module.encoder, "lighten_quantization") == hasattr(module.decoder, "lighten_quantization")
+    assert (record_of(module.encoder).quantization is not None) == (record_of(module.decoder).quantization is not None)
 
 
 def test_what_is_never_called_is_told_with_what_is():

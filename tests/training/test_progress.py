@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lighten import Prune, Quantize, UserError
-from lighten.quantization.insert import bank_of
-from lighten.quantization.sites import Stage
+from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.training.progress import Position, fit_position, fit_steps
+from lighten.utils.compression import record_of
 
 LABELS = torch.arange(40) % 3
 INPUTS = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)) + LABELS.view(-1, 1)
@@ -69,7 +69,7 @@ class Trace(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.positions.append(fit_position(trainer))
         prune = next((c for c in trainer.callbacks if isinstance(c, Prune)), None)
-        on = hasattr(pl_module, "lighten_quantization") and bank_of(pl_module).stage == Stage.ON
+        on = record_of(pl_module).quantization is not None and quantizers_of(pl_module).stage == Stage.ON
         self.rows.append((0.0 if prune is None else prune.plan.sparsity, on))
 
 

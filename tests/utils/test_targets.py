@@ -14,8 +14,9 @@ from lighten.delivery.folders.hub import files_of
 from lighten.delivery.measure.measure import predict
 from lighten.delivery.report import card, page
 from lighten.delivery.runtimes.runners import open_runner
-from lighten.errors import UserError
-from lighten.recipe.schema import Recipe, RecipeError, check
+from lighten.errors import RecipeError, UserError
+from lighten.recipe.checks import check
+from lighten.recipe.schema import Recipe
 from lighten.utils.targets import TARGETS, exported_files, with_parts
 
 MODEL, EXAMPLE = nn.Linear(4, 3), torch.zeros(2, 4)

@@ -38,7 +38,7 @@ def _quantize(arguments: argparse.Namespace) -> None:
     from lighten.delivery.folders.model import CONFIG, load
     from lighten.delivery.folders.run import read_json
     from lighten.delivery.folders.student import quantize_folder
-    from lighten.quantization.insert import BANK
+    from lighten.quantization.activation_quantizers import QUANTIZERS
     from lighten.quantization.table import format_rows, quantization_rows
     from lighten.utils.inputs import example_of
 
@@ -48,6 +48,6 @@ def _quantize(arguments: argparse.Namespace) -> None:
         model = load(folder)
         shape = read_json(folder / CONFIG, made_by="lighten quantize")["model"]["input_shape"]
         path = export_onnx(model, example_of(shape), folder.with_name(f"{folder.name}.onnx"))
-        if hasattr(model, BANK):
+        if hasattr(model, QUANTIZERS):
             print(format_rows(quantization_rows(model)))
         print(f"{folder}\n{path} ({path.stat().st_size:,} bytes)")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lighten.errors import UserError, did_you_mean
 from lighten.models.transformers import longest, options_of
+from lighten.utils.compression import record_, record_of
 
 FAMILIES = ("same", "distilbert")
 LAYER_PREFIXES = {
@@ -44,7 +45,7 @@ def student_from_teacher(
     """Return a student that starts as some of its teacher's layers, with its embeddings and head.
 
     The student is a fresh module in train mode: it shares no storage with the teacher, whose dtype and device it
-    keeps, and every parameter wants gradients. It carries a ``lighten_spec``, so that ``lighten.save`` and ``load``
+    keeps, and every parameter wants gradients. It carries how to build it, so that ``lighten.save`` and ``load``
     rebuild it. For fewer nodes in each layer see :func:`lighten.pruning.narrow.shrink_feed_forward`.
 
     With all layers, ``"same"`` computes exactly what the teacher does. ``"distilbert"`` does so for hidden states and
@@ -204,13 +205,13 @@ def _built(student: Any, teacher: Any) -> Any:
 
 def _described(student: Any, teacher: Any, head: str) -> nn.Module:
     """Say, as ``build_model`` does, how to build the student again."""
-    spec = getattr(teacher, "lighten_spec", None) or {}
+    spec = record_of(teacher).spec or {}
     classes = student.config.vocab_size if head == "masked_lm" else student.config.num_labels
-    student.lighten_options = options_of(student, head)
-    student.lighten_spec = {
+    own = {
         "name": "transformers",
         "num_classes": spec.get("num_classes", classes),
         "input_shape": list(spec.get("input_shape", [longest(student)])),
-        "options": student.lighten_options,
+        "options": options_of(student, head),
     }
+    record_(student, spec=own)
     return student

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lighten.errors import UserError
+from lighten.utils.compression import record_, record_of
 from lighten.utils.registry import Builder, Registry
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def model_names() -> list[str]:
 def build_model(name: str, *, num_classes: int, input_shape: tuple[int, ...], **options: Any) -> "nn.Module":
     """Return a fresh model; its weights depend on torch's random state alone.
 
-    The result carries ``lighten_spec``: ``{"name", "num_classes", "input_shape", "options"}``, JSON types
-    from which the same architecture can be built again.
+    The result's record has a ``spec``: ``{"name", "num_classes", "input_shape", "options"}``, JSON types from which the
+    same architecture can be built again.
 
     Args:
         name: one of ``model_names()``.
@@ -60,7 +61,7 @@ def build_model(name: str, *, num_classes: int, input_shape: tuple[int, ...], **
     model = _REGISTRY.get(name)(num_classes=num_classes, input_shape=tuple(input_shape), **options)
     spec = {"name": name, "num_classes": num_classes, "input_shape": list(input_shape), "options": options}
     # A builder that loads from a path says itself how to build the same again without that path.
-    model.lighten_spec = spec | {"options": getattr(model, "lighten_options", options)}
+    record_(model, spec=spec | {"options": record_of(model).options or options})
     return model
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from lighten.errors import UserError, did_you_mean
 from lighten.models.pretrained import resolve
 from lighten.models.registry import register_model
+from lighten.utils.compression import record_
 
 HEADS = {"classification": "AutoModelForSequenceClassification", "masked_lm": "AutoModelForMaskedLM"}
 """What text models may end in."""
@@ -53,7 +54,7 @@ def transformers(
     model: Any = _load(path, *shape) if path else _fresh(dict(config or {}), *shape)
     if len(input_shape) == 1:
         _check_text(model, path, *shape)
-    model.lighten_options = options_of(model, head if len(input_shape) == 1 else None)
+    record_(model, options=options_of(model, head if len(input_shape) == 1 else None))
     return model
 
 

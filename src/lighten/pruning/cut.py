@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from lighten.errors import UserError
 from lighten.pruning.check import COARSE, TOLERANCES, difference, drop_cached_tensors_, trial_run
-from lighten.pruning.earlier import PLAN, compose, part_of_plan
+from lighten.pruning.earlier import compose, part_of_plan
 from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
 from lighten.pruning.norms import restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.pretrained import follow_config_
 from lighten.pruning.trace import first_line
 from lighten.utils.clone import clone
+from lighten.utils.compression import record_, record_of
 from lighten.utils.layout import is_narrow
 from lighten.utils.preserve import preserved
 
@@ -39,7 +40,7 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
 
     A pure function: ``model`` is left as it is. Parameters keep their names, flags and hooks, modules their classes
     and modes; widths such as ``out_channels`` follow the weights. The result carries what was removed, by this
-    plan and by earlier ones, as ``lighten_plan``.
+    plan and by earlier ones, in its :class:`~lighten.utils.compression.CompressionRecord`.
     A module that keeps more than weights per channel is asked to follow where it is a :class:`CutsChannels`. The config
     of a model of ``transformers`` follows, so that ``save_pretrained`` and ``from_pretrained`` give it back; where its
     family has no words for the widths, a warning says so.
@@ -91,10 +92,11 @@ def masked_and_cut(model: nn.Module, plan: Plan) -> nn.Module:
 def _remember(small: nn.Module, plan: Plan) -> None:
     """Note in the cut model, and in parts of it that can be built alone, all that was removed so far."""
     for name, module in small.named_modules():
-        if not name or hasattr(module, PLAN) or hasattr(module, "lighten_spec"):
+        record = record_of(module)
+        if not name or record.plan is not None or record.spec is not None:
             own = part_of_plan(plan, f"{name}.") if name else plan
-            before = module.__dict__.get(PLAN)
-            object.__setattr__(module, PLAN, own if before is None else compose(before, own))
+            before = record_of(module, own=True).plan
+            record_(module, plan=own if before is None else compose(before, own))
 
 
 @torch.no_grad()

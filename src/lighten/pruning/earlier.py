@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import ZEROED, tensors_of
 from lighten.pruning.plan import Cut, GroupPlan, Plan, Slot
-
-PLAN = "lighten_plan"
-"""The attribute in which a model that was cut carries what was removed, in terms of the model before the first cut."""
+from lighten.utils.compression import record_of
 
 
 def with_earlier(structure: Structure, model: nn.Module) -> Structure:
@@ -30,7 +28,7 @@ def with_earlier(structure: Structure, model: nn.Module) -> Structure:
 def plans_of(model: nn.Module) -> Iterator[tuple[str, Plan]]:
     """Yield the plans by which ``model`` and parts of it were cut, with the prefix of their names."""
     for name, module in model.named_modules():
-        plan = module.__dict__.get(PLAN)
+        plan = record_of(module, own=True).plan
         if isinstance(plan, Plan):
             yield f"{name}." if name else "", plan
 

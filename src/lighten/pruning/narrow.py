@@ -1,7 +1,6 @@
 """Shrinking of an encoder's feed-forward layers before training."""
 
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import nn
 
@@ -11,6 +10,7 @@ from lighten.pruning.cut import shrink
 from lighten.pruning.planner import plan_pruning
 from lighten.pruning.settings import PruneSettings
 from lighten.utils.clone import clone
+from lighten.utils.compression import record_, record_of
 from lighten.utils.inputs import ExampleInput
 
 FEED_FORWARD = ("*.layer.*.intermediate.dense", "*.layer.*.ffn.lin1")
@@ -45,10 +45,9 @@ def shrink_feed_forward(
         return clone(model)
     others = [name for name in layers if name not in nodes]
     plan = plan_pruning(model, example_input, 1 - amount_kept, score=score, scope="uniform", exclude=others)
-    small: Any = shrink(model, plan)
-    del small.lighten_plan  # the config says it all
-    spec = getattr(model, "lighten_spec", None)
+    small = shrink(model, plan)
+    spec = record_of(model).spec
     if spec is not None:
-        small.lighten_options = options_of(small, spec["options"].get("head"))
-        small.lighten_spec = {**spec, "options": small.lighten_options}
+        spec = {**spec, "options": options_of(small, spec["options"].get("head"))}
+    record_(small, spec=spec, plan=None)  # the config says all of the plan
     return small

@@ -1,4 +1,4 @@
-"""Quantization-aware training as a callback: when fake-quantization begins and when its ranges freeze."""
+"""Quantization callback: quantization-aware training in any LightningModule."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,19 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.quantization.insert import BANK, bank_of, follow_, hold_norms_, quantize_, summary, unquantize_
+from lighten.quantization.activation_quantizers import QUANTIZERS, ActivationQuantizers, Stage, quantizers_of
+from lighten.quantization.insert import quantize_
+from lighten.quantization.install import follow_, refold_norms_, unquantize_
 from lighten.quantization.layers import FoldedNorm, QuantizedLayer, is_estimating
 from lighten.quantization.settings import RANGES, TRAINED_RANGES, QuantizeSettings, check_bits, check_times
-from lighten.quantization.sites import ActivationRanges, Stage
+from lighten.quantization.table import summary
 from lighten.training.averages import averaged_copies
 from lighten.training.example_inputs import find_part
 from lighten.training.loading import before_loading
 from lighten.training.progress import fell_short, fit_position, fit_progress, logs_now
 from lighten.training.record import log_now
 from lighten.utils.checks import check_one_of
+from lighten.utils.compression import record_of
 
 
 class Quantize(L.Callback):
@@ -37,7 +40,7 @@ class Quantize(L.Callback):
     ``begin`` on. Set the trainer's ``gradient_clip_val`` (1.0 serves); a warning says so.
 
     Logs ``quantize/enabled`` and ``quantize/frozen`` (0 or 1) at each log point; when it begins and at each epoch's end
-    also ``quantize/low/<place>`` and ``quantize/high/<place>``, the range of each activation.
+    also ``quantize/low/<location>`` and ``quantize/high/<location>``, the range of each activation.
 
     Args:
         begin: share of the fit's optimizer steps after which fake-quantization begins, in [0, 1).
@@ -83,12 +86,13 @@ class Quantize(L.Callback):
                 f"Quantize needs a layer's whole weight in its forward, {type(trainer.strategy).__name__} keeps flat "
                 "pieces of several; use ddp or ModelParallelStrategy (FSDP2)"
             )
-        inserted = [name for name, m in pl_module.named_modules() if hasattr(m, BANK) and self.module in (None, name)]
+        quantized = [name for name, module in pl_module.named_modules() if hasattr(module, QUANTIZERS)]
+        inserted = [name for name in quantized if self.module in (None, name)]
         if len(inserted) == 1:
             self._part = inserted[0]
             target = self._target(pl_module)
             if stage != "fit" or self._made(target):
-                hold_norms_(target)
+                refold_norms_(target)
                 return
             unquantize_(target)  # an earlier fit had other settings
         self._part, target, (args, kwargs) = find_part(trainer, pl_module, self.module)
@@ -97,24 +101,24 @@ class Quantize(L.Callback):
 
     def _made(self, target: nn.Module) -> bool:
         """Return whether the fake-quantizers in ``target`` are those that these settings make."""
-        found: Any = target.lighten_quantization
+        found = record_of(target).quantization
         return all(found[key] == value for key, value in self.settings.items())
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fold the norms that ``sync_batchnorm`` has put in; refuse shards that part a layer from its norm."""
         target = self._target(pl_module)
-        hold_norms_(target)
+        refold_norms_(target)
         _check_shards(target)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fold the norms that ``sync_batchnorm`` has left behind."""
-        hold_norms_(self._target(pl_module))
+        refold_norms_(self._target(pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a fit in which quantization cannot begin; warn of steps that frozen statistics may not bear."""
         target = self._target(pl_module)
         self._share(trainer, pl_module)
-        bank_of(target).held = True
+        quantizers_of(target).held = True
         steps, begin = fit_position(trainer).total, self._begin(trainer)
         if math.isfinite(steps) and math.ceil(begin * steps) >= steps:
             raise UserError(f"quantize begin={begin}: leaves none of the fit's {steps} steps; begin earlier")
@@ -131,45 +135,45 @@ class Quantize(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Enable what this point of the fit asks for."""
-        bank, progress = self._bank(pl_module), fit_progress(trainer)
-        if bank.stage == Stage.OFF and progress >= self._begin(trainer):
-            bank.stage = Stage.OBSERVE
+        quantizers, progress = self._bank(pl_module), fit_progress(trainer)
+        if quantizers.stage == Stage.OFF and progress >= self._begin(trainer):
+            quantizers.stage = Stage.OBSERVE
             _share_statistics(self._target(pl_module), trainer)
         step = batch_idx // trainer.accumulate_grad_batches
-        looks = step % bank.rule.every == 0 and (progress < self.freeze or _estimates(self._target(pl_module)))
-        bank.observing = bank.stage == Stage.OBSERVE or (bank.stage == Stage.ON and looks)
+        looks = step % quantizers.rule.every == 0 and (progress < self.freeze or _estimates(self._target(pl_module)))
+        quantizers.observing = quantizers.stage == Stage.OBSERVE or (quantizers.stage == Stage.ON and looks)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Move the ranges, once an optimizer step; the first time, fake-quantization is on from here."""
-        bank = self._bank(pl_module)
-        frozen, before = bank.stage == Stage.ON and not bank.observing, bank.stage
-        if bank.observing:
+        quantizers = self._bank(pl_module)
+        frozen, before = quantizers.stage == Stage.ON and not quantizers.observing, quantizers.stage
+        if quantizers.observing:
             if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-                bank.update(f" at step {trainer.global_step - 1} (epoch {trainer.current_epoch})")
-                bank.stage = Stage.ON
-            bank.observing = False
+                quantizers.update(f" at step {trainer.global_step - 1} (epoch {trainer.current_epoch})")
+                quantizers.stage = Stage.ON
+            quantizers.observing = False
         self._share(trainer, pl_module)
-        enabled = bank.stage == Stage.ON
+        enabled = quantizers.stage == Stage.ON
         if logs_now(trainer):
             pl_module.log_dict({"quantize/enabled": float(enabled), "quantize/frozen": float(frozen)})
         if enabled and (before != Stage.ON or trainer.is_last_batch):
-            log_now(trainer, _ranges(bank))
+            log_now(trainer, _ranges(quantizers))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note where the fit stopped before quantization began; warn of what it never reached."""
-        bank = self._bank(pl_module)
-        bank.held = False
-        if bank.stage != Stage.ON and fell_short(trainer):
+        quantizers = self._bank(pl_module)
+        quantizers.held = False
+        if quantizers.stage != Stage.ON and fell_short(trainer):
             done, total = fit_position(trainer)
             self._unfinished = (
                 f"the fit stopped after {done} of {total} steps, before begin={self.begin} of Quantize: the model is "
                 "still in floating point; let it run longer (EarlyStopping, max_time), or set begin earlier"
             )
-        elif bank.stage == Stage.ON and bank.unknown():
+        elif quantizers.stage == Stage.ON and quantizers.unknown():
             rank_zero_warn(
-                f"quantize: no training step has reached {', '.join(bank.unknown())}; they stay in floating point"
+                f"quantize: no training step has reached {', '.join(quantizers.unknown())}; they stay in floating point"
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -184,14 +188,14 @@ class Quantize(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put ranges and stage also where another callback has put averaged weights that have none."""
-        state = self._bank(pl_module).state_dict(prefix=".".join(filter(None, [self._part, f"{BANK}."])))
+        state = self._bank(pl_module).state_dict(prefix=".".join(filter(None, [self._part, f"{QUANTIZERS}."])))
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **state}
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave no observer behind."""
         target = self._target(pl_module)
-        if hasattr(target, BANK):
-            bank_of(target).observing = bank_of(target).held = False
+        if hasattr(target, QUANTIZERS):
+            quantizers_of(target).observing = quantizers_of(target).held = False
 
     def _share(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give stage and ranges to copies of the module that other callbacks keep: those average weights alone."""
@@ -204,8 +208,8 @@ class Quantize(L.Callback):
     def _target(self, pl_module: L.LightningModule) -> nn.Module:
         return pl_module.get_submodule(self._part)
 
-    def _bank(self, pl_module: L.LightningModule) -> ActivationRanges:
-        return bank_of(self._target(pl_module))
+    def _bank(self, pl_module: L.LightningModule) -> ActivationQuantizers:
+        return quantizers_of(self._target(pl_module))
 
 
 @before_loading
@@ -215,11 +219,11 @@ def refuse_float_network(module: nn.Module, state_dict: Mapping[str, Any]) -> Ma
     Raises:
         UserError: if it is of a network that computes through int8, and ``module`` does not.
     """
-    suffix = f"{BANK}.stage_code"
+    suffix = f"{QUANTIZERS}.stage_code"
     for key in [key for key in state_dict if key.endswith(suffix)]:
         root = key.removesuffix(suffix).removesuffix(".")
         modules = dict(module.named_modules())
-        if root not in modules or hasattr(modules[root], BANK):
+        if root not in modules or hasattr(modules[root], QUANTIZERS):
             continue
         if int(state_dict[key]) != Stage.OFF:
             raise UserError(
@@ -232,10 +236,10 @@ def refuse_float_network(module: nn.Module, state_dict: Mapping[str, Any]) -> Ma
     return state_dict
 
 
-def _ranges(bank: ActivationRanges) -> dict[str, float]:
-    known = [i for i, parameters in enumerate(bank.parameters_of) if parameters is not None]
-    ends = {"low": bank.low.tolist(), "high": bank.high.tolist()}
-    return {f"quantize/{end}/{bank.names[i]}": values[i] for end, values in ends.items() for i in known}
+def _ranges(quantizers: ActivationQuantizers) -> dict[str, float]:
+    known = [i for i, parameters in enumerate(quantizers.parameters_of) if parameters is not None]
+    ends = {"low": quantizers.low.tolist(), "high": quantizers.high.tolist()}
+    return {f"quantize/{end}/{quantizers.names[i]}": values[i] for end, values in ends.items() for i in known}
 
 
 def _estimates(model: nn.Module) -> bool:
@@ -249,11 +253,12 @@ def _check_shards(model: nn.Module) -> None:
 
     units = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
     for name, layer in model.named_modules():
-        if units and isinstance(layer, QuantizedLayer) and layer.norm_name is not None:
-            around = [unit for unit in units if _is_within(layer.norm_name, unit)]
+        norm = layer.quantizers.norm_name if isinstance(layer, QuantizedLayer) else None
+        if units and norm is not None:
+            around = [unit for unit in units if _is_within(norm, unit)]
             if around and not _is_within(name, max(around, key=len)):
                 raise UserError(
-                    f"quantize: {layer.norm_name!r} is folded into {name!r}, and fully_shard has put it into a unit "
+                    f"quantize: {norm!r} is folded into {name!r}, and fully_shard has put it into a unit "
                     f"of its own, {max(around, key=len)!r}; shard what holds both"
                 )
 

@@ -1,4 +1,4 @@
-"""Which call of a function this is: by where it stands in the code and what it computes on, never by counting alone.
+"""Identity of a function call: where it stands in the code and what it computes on, never its order alone.
 
 A forward may call more functions in training than in evaluation, skip a block at random, or call one helper from
 several places. So a call is known by the module whose forward is running, the line of code, and the layer that its
@@ -128,6 +128,30 @@ class Calls:
         if isinstance(x, Tensor):
             key, origins = id(x), self._origins
             origins[key] = weakref.ref(x, lambda gone: _forget(origins, key, gone)), origin
+
+
+class CallTable:
+    """Values of calls, found by their identity.
+
+    Attributes:
+        names: the values by the names under which calls are shown.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {}
+        self._at: dict[Spot, dict[tuple[str, int], Any]] = {}
+
+    def add(self, name: str, identity: Identity, value: Any) -> None:
+        """Add the value of a call, which is shown under ``name``."""
+        self.names[name] = value
+        self._at.setdefault(identity.spot, {})[identity.layer, identity.nth] = value
+
+    def find(self, identity: Identity) -> Any:
+        """Return the value of a call, or ``None``; a call that stands alone in its line is known by that."""
+        known = self._at.get(identity.spot, {})
+        if len(known) == 1:
+            return next(iter(known.values()))
+        return known.get((identity.layer, identity.nth))
 
 
 NOTHING = Origin(0, "")

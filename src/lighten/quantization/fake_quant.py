@@ -1,4 +1,4 @@
-"""Quantize and dequantize in one step, differentiably: what an integer runtime would compute, in floating point.
+"""Differentiable fake-quantization: what an integer runtime would compute, in floating point.
 
 Activations are affine over 256 levels, one scale a tensor:
 
@@ -110,7 +110,7 @@ def fake_quantize(
 
 
 def fake_quantize_(x: Tensor, scale: float, zero_point: int, *, watch: Watch | None = None) -> Tensor:
-    """Do as ``fake_quantize`` in place; ``x`` must not be needed by the backward pass of what made it."""
+    """In-place version of ``fake_quantize``; ``x`` must not be needed by the backward pass of what made it."""
     refuse_in_files()
     return _FakeQuantize.apply(x, scale, zero_point, True, False, watch)
 

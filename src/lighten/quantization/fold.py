@@ -1,4 +1,4 @@
-"""Batch norm as part of the layer before it."""
+"""Batch norm folding."""
 
 from typing import Any
 

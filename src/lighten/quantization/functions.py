@@ -1,15 +1,16 @@
-"""The functions, besides layers, that integer runtimes compute, and the mode that reaches them in a user's forward."""
+"""Functions, besides layers, that integer runtimes compute, and the mode that quantizes them in a forward."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lighten.quantization.activation_quantizers import ActivationQuantizers
 from lighten.quantization.calls import tensors_in
-from lighten.quantization.sites import ActivationRanges, Quantizer, Site
+from lighten.quantization.quantizer import Quantizer
 
 RELU, RELU6, ADD, POOL, CAT, KEEP = "relu", "relu6", "add", "pool", "cat", "keep"
 """Kinds of calls. ``KEEP`` moves values about without changing them (max pooling, reshape, slice, pad with zeros)."""
@@ -57,8 +58,8 @@ def positional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Return the arguments of a call with what it computes on in front, where it was given by name."""
     if not kwargs or function not in _KINDS:
         return args, kwargs
-    for name, place in OPERANDS.items():
-        if name in kwargs and len(args) == place:
+    for name, position in OPERANDS.items():
+        if name in kwargs and len(args) == position:
             args, kwargs = (*args, kwargs[name]), {key: value for key, value in kwargs.items() if key != name}
     return args, kwargs
 
@@ -67,45 +68,61 @@ OPERANDS = {"input": 0, "tensors": 0, "other": 1}
 """Names of what functions compute on, and at which position it stands."""
 
 
-class SiteMode(TorchFunctionMode):
+class FunctionQuantizers(NamedTuple):
+    """The quantizers of one function call.
+
+    Attributes:
+        inputs: quantizers by position.
+        output: quantizer, if any.
+        relu: the ReLU behind is computed here, together with the output's fake-quantization.
+        done: the call is such a ReLU: it has nothing to do where the operation before has done it.
+    """
+
+    inputs: Mapping[int, Quantizer]
+    output: Quantizer | None
+    relu: bool = False
+    done: bool = False
+
+
+class FunctionMode(TorchFunctionMode):
     """While active, applies the quantizers of each watched call of the innermost module.
 
     Args:
-        bank: whose calls and sites these are.
+        quantizers: whose functions these are.
     """
 
-    def __init__(self, bank: ActivationRanges) -> None:
+    def __init__(self, quantizers: ActivationQuantizers) -> None:
         super().__init__()
-        self.bank = bank
+        self.quantizers = quantizers
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = positional(func, args, kwargs or {})
-        kind, calls = kind_of(func, args, kwargs), self.bank.calls
+        kind, calls = kind_of(func, args, kwargs), self.quantizers.calls
         identity = calls.identify(kind, inputs_of(kind, args)) if kind else None
-        site = self.bank.sites.find(identity) if identity else None
-        if site is None:
+        call = self.quantizers.functions.find(identity) if identity else None
+        if call is None:
             output = func(*args, **kwargs)
             rectified = False
         else:
-            output, rectified = self._at(site, kind, func, args, kwargs)
+            output, rectified = self._at(call, kind, func, args, kwargs)
         calls.follow(output, tensors_in(args, kwargs), rectified=rectified)
         return output
 
-    def _at(self, site: Site, kind: str | None, func: Any, args: Any, kwargs: Any) -> tuple[Any, bool]:
+    def _at(self, call: FunctionQuantizers, kind: str | None, func: Any, args: Any, kwargs: Any) -> tuple[Any, bool]:
         """Return what the call returns, and whether that is a sum with its ReLU."""
-        if site.inputs:
-            args = _quantized(args, site.inputs)
-        if self.bank.computes_int8:
-            if site.done and self.bank.calls.origin(args[0]).rectified:
+        if call.inputs:
+            args = _quantized(args, call.inputs)
+        if self.quantizers.computes_int8:
+            if call.done and self.quantizers.calls.origin(args[0]).rectified:
                 return args[0], False
-            if kind == ADD and site.output is not None:
-                return site.output.finish_(func(*args, **kwargs), relu=site.relu), site.relu
+            if kind == ADD and call.output is not None:
+                return call.output.relu_fake_quantize_(func(*args, **kwargs), relu=call.relu), call.relu
         output = func(*args, **kwargs)
-        return (output if site.relu or site.output is None else site.output(output)), False
+        return (output if call.relu or call.output is None else call.output(output)), False
 
 
 def inputs_of(kind: str, args: tuple[Any, ...]) -> list[Any]:
-    """Return the tensors that a call of ``kind`` computes on; positions are those of ``Site.inputs``."""
+    """Return the tensors that a call of ``kind`` computes on; positions are those of ``FunctionQuantizers.inputs``."""
     if kind == CAT:
         return list(args[0])
     return list(args[:2]) if kind == ADD else [args[0]]

@@ -1,4 +1,4 @@
-"""Fake-quantization on a GPU in one pass over memory: the arithmetic of ``fake_quant`` and ``parameters`` as kernels.
+"""Fake-quantization kernels for GPUs: the arithmetic of ``fake_quant`` and ``parameters`` in one pass over memory.
 
 Written out in tensor operations, a layer's weight takes some twenty launches and an activation four passes over memory;
 here it is one of each, so that a step through int8 launches no more than the plain one. Numbers are computed in float32

@@ -1,4 +1,4 @@
-"""Histograms of activations that merge exactly, and the ranges that they suggest.
+"""Mergeable histograms of activations, and the ranges that they suggest.
 
 A bin's width is a power of two, so that coarsening a histogram is adding neighbours up: batches in any order, or spread
 over any number of ranks, give the same counts.
@@ -25,7 +25,7 @@ _TRIED = 48
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often which values were seen at one place.
+    """How often which values were seen at one location.
 
     Attributes:
         counts: (``BINS``,), float64; bin k covers ``[k - BINS / 2, k + 1 - BINS / 2)`` times the width.
@@ -55,7 +55,7 @@ class Histogram:
 def histogram(x: Tensor) -> Histogram:
     """Count the values of ``x`` (any shape, not empty, in floating point).
 
-    Where a value is not finite, nothing is counted and the extremes say so: the caller knows the place and the ranks.
+    Where a value is not finite, nothing is counted and the extremes say so: the caller knows location and ranks.
     """
     x = x.detach().flatten().float()
     low, high = float(x.amin()), float(x.amax())
@@ -88,11 +88,11 @@ def coarsen(h: Histogram, exponent: int) -> Histogram:
 
 
 def reduce_histograms(histograms: Sequence[Histogram | None], low: Tensor, high: Tensor) -> list[Histogram | None]:
-    """Return the histograms of all ranks together, place by place.
+    """Return the histograms of all ranks together, location by location.
 
     Args:
         histograms: of this rank; ``None`` where nothing was seen.
-        low: the smallest value of all ranks, (places,).
+        low: the smallest value of all ranks, (locations,).
         high: the largest.
     """
     if not (dist.is_available() and dist.is_initialized()):
@@ -104,8 +104,8 @@ def reduce_histograms(histograms: Sequence[Histogram | None], low: Tensor, high:
     rows = [nothing if h is None else _row(coarsen(h, int(e))) for h, e in zip(histograms, exponents, strict=True)]
     counts = torch.stack(rows).to(device)
     dist.all_reduce(counts, op=dist.ReduceOp.SUM)
-    places = zip(counts.cpu(), exponents.tolist(), low.tolist(), high.tolist(), strict=True)
-    return [Histogram(row[:-1], e, float(row[-1]), a, b) if row.any() else None for row, e, a, b in places]
+    locations = zip(counts.cpu(), exponents.tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Histogram(row[:-1], e, float(row[-1]), a, b) if row.any() else None for row, e, a, b in locations]
 
 
 def percentile(h: Histogram, share: float = 0.9999) -> tuple[float, float]:

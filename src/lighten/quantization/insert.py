@@ -1,44 +1,21 @@
-"""Insert fake-quantizers into a model, give them ranges, convert the model to integers."""
+"""Insertion of fake-quantizers, verified against what the model computed before."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.quantization.fold import is_foldable
-from lighten.quantization.layers import (
-    FUSED,
-    INT8,
-    FoldedNorm,
-    Form,
-    QuantizedEmbedding,
-    QuantizedLayer,
-    WatchedForward,
-    become,
-    can_quantize,
-    to_integers_,
-    unbecome,
-    why_not,
-)
+from lighten.quantization.activation_quantizers import QUANTIZERS, quantizers_in, quantizers_of
+from lighten.quantization.install import install_, unquantize_
 from lighten.quantization.observe import rule_of
-from lighten.quantization.prove import failing, is_unchanged, outputs_of
 from lighten.quantization.record import LAYER
+from lighten.quantization.select import quantizable
 from lighten.quantization.settings import TRAINED_RANGES, QuantizeSettings, check_bits
-from lighten.quantization.sites import ActivationRanges, Quantizer, Site, Stage
 from lighten.quantization.trace import Placement, place_quantizers
-from lighten.utils.batch import BatchFormat, Roles
-from lighten.utils.clone import clone
-from lighten.utils.inputs import Call, ExampleInput, as_call, check_call
-from lighten.utils.modules import match_names
-
-FORM = Form()
-"""What ONNX has: unsigned activations, codes of weights and biases."""
-
-BANK = "activation_ranges"
-"""Name under which the bank is registered at the model's root."""
+from lighten.quantization.verify import failing, is_unchanged, outputs_of
+from lighten.utils.compression import record_
+from lighten.utils.inputs import Call, ExampleInput, as_call
 
 
 def quantize_(
@@ -74,11 +51,11 @@ def quantize_(
     """
     check_bits(weight_bits)
     rule_of(ranges)
-    if banks_of(model):
+    if quantizers_in(model):
         raise UserError(f"{type(model).__name__} has fake-quantizers already; take them off with unquantize_ first")
     layers, left = quantizable(model, exclude)
     settings = {"exclude": list(exclude), "weight_bits": weight_bits, "ranges": ranges}
-    model.lighten_quantization = settings  # type: ignore[assignment]
+    record_(model, quantization=settings)
     if example_input is None:
         _insert_at_first_call(model, layers, left, settings)
     else:
@@ -86,202 +63,12 @@ def quantize_(
     return model
 
 
-def calibrate_(
-    model: nn.Module, batches: Iterable[Any], *, ranges: str | None = None, batch: Roles | None = None
-) -> nn.Module:
-    """Set the ranges of a quantized ``model`` from data, enable fake-quantization, return the model.
-
-    Args:
-        model: as ``quantize_`` left it; runs in eval mode without gradients, its modes are left as found.
-        batches: inputs, ``(inputs, labels)`` pairs or dicts (``labels`` are ignored).
-        ranges: another rule than the one ``quantize_`` was given.
-        batch: what the parts of other batches are, such as ``("input", "input", "label")`` or ``{"target": "label"}``.
-
-    Raises:
-        UserError: if there is no batch, or the model was not quantized.
-    """
-    if not hasattr(model, "lighten_quantization"):
-        raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
-    modes = {module: module.training for module in model.modules()}
-    bank = None
-    try:
-        model.eval()
-        form = BatchFormat(batch)
-        for each in batches:
-            args, kwargs = inputs_of_batch(each, form, model)
-            with torch.no_grad():
-                if not hasattr(model, BANK):
-                    model(*args, **kwargs)
-                if bank is None:
-                    bank = bank_of(model)
-                    bank.restart(ranges)
-                model(*args, **kwargs)
-            if bank.rule.estimate is None:
-                bank.update()  # a histogram gathers all batches first
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        if bank is not None:
-            bank.observing = False
-    if bank is None:
-        raise UserError("calibration needs at least one batch, none was given")
-    if bank.rule.estimate is not None:
-        bank.update()
-    if bank.unknown():
-        raise UserError(f"quantize: {bank.unknown()[0]!r} was not reached by the forward pass; name it in exclude")
-    bank.stage = Stage.ON
-    return model
-
-
-def inputs_of_batch(batch: Any, form: BatchFormat, model: nn.Module) -> Call:
-    """Return the model's arguments in a batch of calibration data.
-
-    Raises:
-        UserError: if it holds labels alone, or what ``model`` does not take.
-    """
-    args, kwargs = form.split(batch).call
-    if not args and not kwargs:
-        raise UserError("calibration: a batch holds labels alone; expected inputs, (inputs, labels) or a dict")
-    check_call(model, (args, kwargs))
-    return args, kwargs
-
-
-def unquantize_(model: nn.Module) -> nn.Module:
-    """Take all fake-quantizers off ``model``, in place, and return it: the float network that it was made of."""
-    for module in list(model.modules()):
-        unbecome(module)
-        if hasattr(module, BANK):
-            delattr(module, BANK)
-        module.__dict__.pop("lighten_quantization", None)
-    return model
-
-
-def bank_of(model: nn.Module) -> ActivationRanges:
-    """Return the bank of a quantized model."""
-    bank = getattr(model, BANK, None)
-    if not isinstance(bank, ActivationRanges):
-        raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
-    return bank
-
-
-def banks_of(model: nn.Module) -> list[ActivationRanges]:
-    """Return the banks in ``model``, and the one that its layers belong to where it is a part of a quantized model."""
-    banks = [m if isinstance(m, ActivationRanges) else m.__dict__.get("ranges") for m in model.modules()]
-    return list({id(bank): bank for bank in banks if isinstance(bank, ActivationRanges)}.values())
-
-
-def convert(model: nn.Module, form: Form = FORM) -> nn.Module:
-    """Return a copy in eval mode that holds integers and says so: what is exported.
-
-    Batch norm is gone, weights are int8 and biases int32 buffers, and every quantizer is a pair of
-    ``quantized_decomposed`` operators. It computes bit by bit what the fake-quantized model computes.
-
-    Args:
-        model: calibrated, or trained with ``Quantize``.
-        form: how its numbers are written down; exporters differ in what they understand.
-
-    Raises:
-        UserError: if the ranges are not known yet.
-    """
-    if not banks_of(model):
-        raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
-    if any(bank.stage != Stage.ON for bank in banks_of(model)):
-        raise UserError("the model's fake-quantizers are off; calibrate_ it or train it with Quantize before export")
-    if any(bank.names and len(bank.unknown()) == len(bank.names) for bank in banks_of(model)):
-        raise UserError("no activation has a range yet; run data through the model before export")
-    import_module("torch.ao.quantization.fx._decomposed")  # registers the operators, which an exporter must find
-
-    converted = clone(model).eval()
-    hold_norms_(converted)
-    for module in list(converted.modules()):
-        if isinstance(module, QuantizedEmbedding):
-            to_integers_(module, form)
-        elif isinstance(module, QuantizedLayer):
-            norm = module.norm
-            to_integers_(module, form)
-            if norm is not None:
-                _replace(converted, norm, nn.Identity())
-                module.__dict__.pop("norm")
-                module.__dict__.pop("norm_name")
-    for bank in banks_of(converted):
-        bank.stage, bank.signed = Stage.EXPORT, form.signed
-    return converted
-
-
-def hold_norms_(model: nn.Module) -> None:
-    """Fold the norms that stand behind quantized layers now: another may have taken the place of the first.
-
-    ``sync_batchnorm`` puts new ones in at the beginning of a fit, and again at its end. Runs after both.
-
-    Raises:
-        UserError: if something that cannot be folded has taken a norm's place.
-    """
-    for root in [module for module in model.modules() if hasattr(module, BANK)]:
-        for layer in [m for m in root.modules() if isinstance(m, QuantizedLayer) and m.norm_name is not None]:
-            norm = root.get_submodule(str(layer.norm_name))
-            if norm is layer.norm:
-                continue
-            if not is_foldable(norm):
-                raise UserError(
-                    f"quantize: {layer.norm_name!r} was a batch norm and is now {type(norm).__name__}, which cannot be "
-                    "folded; leave it as it was from setup to the fit's end"
-                )
-            become(norm, FoldedNorm)
-            norm.__dict__.update(
-                ranges=layer.ranges,
-                quantize_output=None if layer.relu else layer.quantize_output,
-                was_momentum=norm.momentum,
-            )
-            layer.__dict__["norm"] = norm
-
-
-def summary(model: nn.Module) -> str:
-    """Return one line: how many layers and activations are quantized, and which layers are not."""
-    bank = bank_of(model)
-    layers = sum(isinstance(m, QuantizedLayer | QuantizedEmbedding) for m in model.modules())
-    line = f"{layers} layers, {len(bank.names)} activations in int8"
-    whys: dict[str, list[str]] = {}
-    for name, why in bank.left.items():
-        whys.setdefault(why, []).append(name)
-    left = "; ".join(f"{', '.join(names)} ({why})" for why, names in whys.items())
-    return f"{line}; in floating point: {left}" if left else line
-
-
-def quantizable(model: nn.Module, exclude: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the names of layers to quantize, and of those that stay in floating point, with why."""
-    names = [name for name, module in model.named_modules() if can_quantize(module)]
-    whys = {name: why_not(module) for name, module in model.named_modules()}
-    left = {name: why for name, why in whys.items() if why is not None}
-    for pattern in exclude:
-        matched = matched_modules(model, pattern)
-        layers = [name for name in names if name in matched]
-        if not layers and not matched & set(left):
-            kinds = sorted({type(model.get_submodule(name)).__name__ for name in matched})
-            raise UserError(
-                f"exclude={pattern!r}: {', '.join(kinds)} has no int8 form and stays in floating point anyway; "
-                f"int8 forms have {INT8}"
-            )
-        left |= dict.fromkeys(layers, f"excluded by {pattern!r}")
-    names = [name for name in names if name not in left]
-    if not names:
-        why = "".join(f"; {name!r}: {why}" for name, why in left.items())
-        raise UserError(f"{type(model).__name__} has no layer left to quantize; int8 forms have {INT8}{why}")
-    return names, left
-
-
-def matched_modules(model: nn.Module, pattern: str) -> set[str]:
-    """Return the modules that ``pattern`` names, by name or by type, and everything under them."""
-    modules = dict(model.named_modules())
-    typed = [name for name, module in modules.items() if name and type(module).__name__ == pattern]
-    return match_names(typed or [pattern], modules)
-
-
 def _insert(
     model: nn.Module, call: Call, layers: Sequence[str], left: dict[str, str], settings: dict[str, Any]
 ) -> None:
-    """Place quantizers, and prove that the model computes what it did while they round nothing.
+    """Place quantizers, and verify that the model computes what it did while they round nothing.
 
-    Layers, and modules whose own calls of functions are quantized, that fail the proof stay in floating point.
+    Layers, and modules whose own calls of functions are quantized, that fail this stay in floating point.
     """
     before = outputs_of(model, call)
 
@@ -290,7 +77,7 @@ def _insert(
         if not placement.layers and not placement.tables:
             return True
         install_(model, placement, settings, left)
-        return is_unchanged(model, bank_of(model), call, before)
+        return is_unchanged(model, quantizers_of(model), call, before)
 
     def placed(parts: Sequence[tuple[str, str]]) -> Placement:
         unwatched = {name for kind, name in frames if (kind, name) not in parts}
@@ -305,77 +92,9 @@ def _insert(
         left |= {name or type(model).__name__: f"its {kind} would change the outputs" for kind, name in failed}
         placement = placed([part for part in parts if part not in failed])
         is_right(placement)
-    if not hasattr(model, BANK):
+    if not hasattr(model, QUANTIZERS):
         why = ", ".join(f"{name!r} {reason}" for name, reason in {**left, **placement.left}.items())
         raise UserError(f"quantize: no layer of {type(model).__name__} can be quantized: {why}")
-
-
-def install_(model: nn.Module, placement: Placement, settings: dict[str, Any], left: Mapping[str, str]) -> None:
-    """Turn the layers, norms and forwards of ``model`` into quantized ones, as ``placement`` has it, in place.
-
-    Args:
-        model: whose quantizers these are, or a copy of it.
-        placement: what belongs where.
-        settings: as ``quantize_`` was given them.
-        left: layers that stay in floating point, and why.
-    """
-    bank = ActivationRanges(placement.places, settings["ranges"], settings["weight_bits"])
-    bank.left, bank.placement = {**left, **placement.left}, placement
-    bank.untrained = set(placement.untrained)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if device.type != "meta":  # weights that come later find the bank where they go
-        bank.to(device)
-    index = {name: i for i, name in enumerate(placement.places)}
-    for name, place in placement.layers.items():
-        layer = model.get_submodule(name)
-        become(layer, QuantizedLayer)
-        layer.__dict__.update(
-            ranges=bank,
-            layer_name=name,
-            weight_bits=settings["weight_bits"],
-            input_place=index[place.input],
-            quantize_input=_reader(bank, index, placement, place.input) if place.quantizes_input else None,
-            quantize_output=Quantizer(bank, index[place.output], changed=place.changed) if place.output else None,
-            norm=None,
-            norm_name=place.norm,
-            relu=place.relu,
-            relu_module=model.get_submodule(place.relu_module) if place.relu_module else None,
-        )
-    for name in placement.tables:
-        table = model.get_submodule(name)
-        become(table, QuantizedEmbedding)
-        table.__dict__.update(ranges=bank, layer_name=name, weight_bits=settings["weight_bits"])
-    _watch_calls(model, placement, bank, index)
-    model.add_module(BANK, bank)
-    model.lighten_quantization = settings  # type: ignore[assignment]
-    hold_norms_(model)
-
-
-def follow_(copied: nn.Module, model: nn.Module) -> None:
-    """Give a copy of ``model`` its fake-quantizers too, where it was made before them, and their stage and ranges."""
-    bank = bank_of(model)
-    if not hasattr(copied, BANK):
-        install_(copied, bank.placement, cast(Any, model.lighten_quantization), bank.left)
-    bank_of(copied).follow(bank)
-
-
-def _watch_calls(model: nn.Module, placement: Placement, bank: ActivationRanges, index: dict[str, int]) -> None:
-    for name, call in placement.calls.items():
-        inputs = {i: _reader(bank, index, placement, place) for i, place in call.inputs.items()}
-        output = None
-        if call.output is not None:
-            output = Quantizer(bank, index[call.output], on_grid=call.keeps, changed=call.changed)
-        bank.sites.add(name, placement.identities[name], Site(inputs, output, relu=call.relu, done=call.done))
-    fused = {name for name, module in model.named_modules() if isinstance(module, FUSED)}
-    for name in placement.frames | fused:
-        frame = model.get_submodule(name)
-        if not isinstance(frame, QuantizedLayer | QuantizedEmbedding):  # the model may be a single layer
-            become(frame, WatchedForward)
-            frame.__dict__.update(ranges=bank, watched_name=name)
-
-
-def _reader(bank: ActivationRanges, index: dict[str, int], placement: Placement, place: str) -> Quantizer:
-    return Quantizer(bank, index[place], shared=place in placement.shared)
 
 
 def _insert_at_first_call(
@@ -386,10 +105,3 @@ def _insert_at_first_call(
         _insert(module, (args, kwargs), layers, left, settings)
 
     handle = model.register_forward_pre_hook(insert, with_kwargs=True)
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if child is old:
-                setattr(parent, name, new)

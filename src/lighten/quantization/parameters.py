@@ -1,4 +1,4 @@
-"""Weight and bias as integer kernels have them: batch norm folded in, rounded, and how gradients come back."""
+"""Effective parameters of quantized layers: batch norm folded in, rounded, with their gradients."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""Quantization of a trained model: no training, a little data or none."""
+"""Post-training quantization."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
+from lighten.quantization.activation_quantizers import Stage
+from lighten.quantization.calibrate import calibrate_, inputs_of_batch
 from lighten.quantization.fake_quant import (
     code_limit,
     fake_quantize,
@@ -16,18 +18,10 @@ from lighten.quantization.fake_quant import (
     rounded,
     weight_scale,
 )
-from lighten.quantization.insert import calibrate_, inputs_of_batch, matched_modules, quantizable, quantize_
-from lighten.quantization.layers import (
-    CONVOLUTIONS,
-    FUSED,
-    TRANSPOSED,
-    Mixed,
-    PlainPath,
-    QuantizedEmbedding,
-    QuantizedLayer,
-    become,
-    channel_axis,
-)
+from lighten.quantization.insert import quantize_
+from lighten.quantization.layer_kinds import CONVOLUTIONS, TRANSPOSED, channel_axis
+from lighten.quantization.layers import FUSED, PlainPath, QuantizedEmbedding, QuantizedLayer
+from lighten.quantization.select import matched_modules, quantizable
 from lighten.quantization.settings import (
     DYNAMIC,
     HALF_MODES,
@@ -38,10 +32,11 @@ from lighten.quantization.settings import (
     QuantizeSettings,
     check_bits,
 )  # fmt: skip
-from lighten.quantization.sites import Stage
+from lighten.quantization.swap_class import Mixed, swap_class_
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.checks import check_one_of
 from lighten.utils.clone import clone, fix_weights_
+from lighten.utils.compression import record_, record_of
 from lighten.utils.inputs import ExampleInput
 
 HALVES = {name: getattr(torch, name) for name in HALF_MODES}
@@ -86,7 +81,7 @@ def quantize_post_training(
         8
     """
     check_one_of("mode", mode, POST_TRAINING_MODES)
-    if modes_of(model) or hasattr(model, "lighten_quantization"):
+    if modes_of(model) or record_of(model).quantization is not None:
         raise UserError(f"{type(model).__name__} is quantized already; give the float model")
     if mode not in HALVES and any(p.dtype == torch.float16 for p in model.parameters()):
         raise UserError(
@@ -105,7 +100,7 @@ def quantize_post_training(
         args, kwargs = inputs_of_batch(first, BatchFormat(batch), model)
         quantize_(model, example_input=kwargs or args, exclude=exclude, weight_bits=weight_bits, ranges=ranges)
         calibrate_(model, chain([first], given), batch=batch)
-        model.lighten_quantization |= {"mode": STATIC}  # type: ignore[operator]
+        record_(model, quantization={**record_of(model).quantization, "mode": STATIC})
         return model
     if mode == DYNAMIC:
         return dynamic_(model, exclude=exclude, weight_bits=weight_bits)
@@ -133,15 +128,11 @@ def dynamic_(
                 rounded(layer.weight, weight_scale(layer.weight, weight_bits, axis), code_limit(weight_bits), axis)
             )
         if not isinstance(layer, nn.Embedding):
-            become(layer, DynamicLayer)
+            swap_class_(layer, DynamicLayer)
     for module in list(model.modules()):
         if isinstance(module, FUSED):
-            become(module, PlainPath)
-    model.lighten_quantization = {  # type: ignore[assignment]
-        "mode": DYNAMIC,
-        "exclude": list(exclude),
-        "weight_bits": weight_bits,
-    }
+            swap_class_(module, PlainPath)
+    record_(model, quantization={"mode": DYNAMIC, "exclude": list(exclude), "weight_bits": weight_bits})
     return model
 
 
@@ -160,13 +151,13 @@ def half_(model: nn.Module, mode: str, *, exclude: Sequence[str] = ()) -> nn.Mod
             raise UserError(f"{name} holds numbers beyond {mode}'s largest; use bfloat16, or leave it out by exclude")
         with torch.no_grad():
             parameter.copy_(half)
-    model.lighten_quantization = {"mode": mode, "exclude": list(exclude)}  # type: ignore[assignment]
+    record_(model, quantization={"mode": mode, "exclude": list(exclude)})
     return model
 
 
 def mode_of(model: nn.Module) -> str | None:
     """Return how ``model`` is quantized: ``"train"`` where fake-quantizers are in it, a mode, or ``None``."""
-    settings: Any = getattr(model, "lighten_quantization", None)
+    settings = record_of(model).quantization
     return None if settings is None else settings.get("mode", TRAIN)
 
 
@@ -175,7 +166,7 @@ def quantize_as_(model: nn.Module, settings: Mapping[str, Any], example_input: E
 
     Args:
         model: float, with any weights.
-        settings: ``lighten_quantization`` of the quantized model.
+        settings: of the quantized model, from its record.
         example_input: as of ``quantize_``.
     """
     mode, exclude = settings.get("mode", TRAIN), settings["exclude"]
@@ -190,27 +181,23 @@ def quantize_as_(model: nn.Module, settings: Mapping[str, Any], example_input: E
     else:
         wanted = {key: settings[key] for key in ("exclude", "weight_bits", "ranges")}
         quantize_(model, example_input=example_input, **wanted)
-    model.lighten_quantization = dict(settings)  # type: ignore[assignment]
+    record_(model, quantization=dict(settings))
     return model
-
-
-def quantized_parts(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules in ``model`` that were quantized, itself or parts of it, by name."""
-    return {name: module for name, module in model.named_modules() if mode_of(module) is not None}
 
 
 def modes_of(model: nn.Module) -> set[str]:
     """Return how ``model`` and its parts are quantized; also of a part of a model that is fake-quantized as a whole."""
-    modes = {str(mode_of(module)) for module in quantized_parts(model).values()}
-    banks = [m.ranges for m in model.modules() if isinstance(m, QuantizedLayer | QuantizedEmbedding)]
-    return modes | {TRAIN for bank in banks if bank.stage != Stage.OFF and not modes & {TRAIN, STATIC}}
+    modes = {mode for _, _, mode in _quantized_parts(model)}
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLayer | QuantizedEmbedding)]
+    inside = any(layer.activation_quantizers.stage != Stage.OFF for layer in layers)
+    return modes | {TRAIN} if inside and not modes & {TRAIN, STATIC} else modes
 
 
 def rounded_weights(model: nn.Module) -> dict[str, str]:
     """Return the weights that are stored in 16 bits, by name, with their type."""
     found = {}
-    for name, part in quantized_parts(model).items():
-        mode, left = str(mode_of(part)), _left(part)
+    for name, part, mode in _quantized_parts(model):
+        left = _left(part)
         for weight, parameter in part.named_parameters():
             if mode in HALVES and parameter.dim() > 1 and weight.rpartition(".")[0] not in left:
                 found[f"{name}.{weight}".lstrip(".")] = mode
@@ -220,12 +207,11 @@ def rounded_weights(model: nn.Module) -> dict[str, str]:
 def dynamic_layers(model: nn.Module) -> list[tuple[nn.Module, int]]:
     """Return the layers and embeddings of dynamic parts that are in int8, and in how many bits."""
     found = []
-    for part in quantized_parts(model).values():
-        if mode_of(part) == DYNAMIC:
-            settings: Any = part.lighten_quantization
-            left = _left(part)
+    for _, part, mode in _quantized_parts(model):
+        if mode == DYNAMIC:
+            bits, left = int(record_of(part).quantization["weight_bits"]), _left(part)
             found += [
-                (module, int(settings["weight_bits"]))
+                (module, bits)
                 for name, module in part.named_modules()
                 if isinstance(module, DynamicLayer)
                 or (type(module).forward is nn.Embedding.forward and name not in left)
@@ -233,9 +219,16 @@ def dynamic_layers(model: nn.Module) -> list[tuple[nn.Module, int]]:
     return found
 
 
+def _quantized_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield name, module and mode of what was quantized in ``model``: itself, or parts of it."""
+    for name, module in model.named_modules():
+        mode = mode_of(module)
+        if mode is not None:
+            yield name, module, mode
+
+
 def _left(model: nn.Module) -> set[str]:
-    settings: Any = model.lighten_quantization
-    return {name for pattern in settings["exclude"] for name in matched_modules(model, pattern)}
+    return {name for pattern in record_of(model).quantization["exclude"] for name in matched_modules(model, pattern)}
 
 
 class DynamicLayer(Mixed):

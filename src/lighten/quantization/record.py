@@ -1,4 +1,4 @@
-"""What a forward pass does, written down: which layers, norms and functions run, and which of them feeds which."""
+"""Recorder of a forward pass: which layers, norms and functions run, and which of them feeds which."""
 
 import gc
 import weakref
@@ -44,7 +44,7 @@ class Event:
         changed_by: calls that change its output in place.
         trained: a forward in training mode reaches it.
         by: the module without submodules that called the function, an ``nn.ReLU`` say.
-        place: where its output was quantized.
+        location: where its output was quantized.
         read_at: where operations that read it quantize its output, which it leaves in floating point.
     """
 
@@ -60,7 +60,7 @@ class Event:
     changed_by: list["Event"] = field(default_factory=list)
     by: str = ""
     trained: bool = True
-    place: str | None = None
+    location: str | None = None
     read_at: str | None = None
 
     @property

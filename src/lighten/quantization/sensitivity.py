@@ -1,4 +1,4 @@
-"""Which layers suffer most from int8, and which to leave in floating point so that accuracy stays."""
+"""Sensitivity of layers to int8, and the choice of those that stay in floating point."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
-from lighten.quantization.insert import bank_of, calibrate_, quantize_
+from lighten.quantization.activation_quantizers import QuantizedSubset, quantizers_of
+from lighten.quantization.calibrate import calibrate_
+from lighten.quantization.insert import quantize_
 from lighten.quantization.layers import QuantizedEmbedding, QuantizedLayer
 from lighten.quantization.settings import POST_TRAINING_RANGES, QuantizeSettings, check_drop
-from lighten.quantization.sites import Only
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.clone import clone, fix_weights_
 from lighten.utils.inputs import Call, logits_of, run
@@ -157,20 +158,20 @@ def find_float_layers(
 
 def _one_by_one(model: nn.Module, data: Sequence[tuple[Call, Any]]) -> Iterable[tuple[str, nn.Module, Tensor]]:
     """Yield each layer with the logits of the model in which it alone is quantized."""
-    bank = bank_of(model)
+    quantizers = quantizers_of(model)
     try:
         for name, layer in model.named_modules():
             if isinstance(layer, QuantizedLayer):
-                output = layer.quantize_output
-                places = {layer.input_place} | ({output.index} if output is not None else set())
+                output = layer.quantizers.output
+                locations = {layer.quantizers.input_location} | ({output.index} if output is not None else set())
             elif isinstance(layer, QuantizedEmbedding):
-                places = set()
+                locations = set()
             else:
                 continue
-            bank.only = Only(frozenset(places), frozenset([layer]))
+            quantizers.subset = QuantizedSubset(frozenset(locations), frozenset([layer]))
             yield name, layer, _logits(model, data)
     finally:
-        bank.only = None
+        quantizers.subset = None
 
 
 @torch.no_grad()

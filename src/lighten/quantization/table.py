@@ -1,4 +1,4 @@
-"""What of a model is quantized and what is not, as rows and as a table."""
+"""Tables of what in a model is quantized and what is not."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from lighten.quantization.insert import bank_of
+from lighten.quantization.activation_quantizers import (
+    quantizers_of,
+)
 from lighten.quantization.layers import FoldedNorm, QuantizedEmbedding, QuantizedLayer
-from lighten.quantization.sites import Quantizer
+from lighten.quantization.quantizer import Quantizer
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ def quantization_rows(model: nn.Module) -> list[Row]:
     Raises:
         UserError: if it has no fake-quantizers.
     """
-    bank = bank_of(model)
-    ranges = list(zip(bank.low.tolist(), bank.high.tolist(), strict=True))
+    quantizers = quantizers_of(model)
+    ranges = list(zip(quantizers.low.tolist(), quantizers.high.tolist(), strict=True))
 
     def at(quantizer: Quantizer | None) -> tuple[float, float] | None:
-        known = quantizer is not None and bank.parameters_of[quantizer.index] is not None
+        known = quantizer is not None and quantizers.parameters_of[quantizer.index] is not None
         return ranges[quantizer.index] if known and quantizer is not None else None
 
     rows: list[Row] = []
@@ -62,21 +64,22 @@ def quantization_rows(model: nn.Module) -> list[Row]:
         if isinstance(module, QuantizedEmbedding):
             rows.append(Row(name, kind, module.weight_bits, note="a scale a row"))
         elif isinstance(module, QuantizedLayer):
-            with_it = [type(module.norm).__name__] if module.norm is not None else []
-            note = " and ".join([*with_it, *(["ReLU"] if module.relu else [])])
-            known = bank.parameters_of[module.input_place] is not None
-            given = ranges[module.input_place] if known else None
-            rows.append(Row(name, kind, module.weight_bits, given, at(module.quantize_output), note and f"with {note}"))
-        elif name in bank.left:
-            rows.append(Row(name, kind, note=f"{FLOAT}: {bank.left[name]}"))
+            own = module.quantizers
+            with_it = [type(own.norm).__name__] if own.norm is not None else []
+            note = " and ".join([*with_it, *(["ReLU"] if own.relu else [])])
+            known = quantizers.parameters_of[own.input_location] is not None
+            given = ranges[own.input_location] if known else None
+            rows.append(Row(name, kind, module.weight_bits, given, at(own.output), note and f"with {note}"))
+        elif name in quantizers.left:
+            rows.append(Row(name, kind, note=f"{FLOAT}: {quantizers.left[name]}"))
         elif not isinstance(module, FoldedNorm) and any(True for _ in module.parameters(recurse=False)):
             rows.append(Row(name, kind, note=f"{FLOAT}: has no int8 form"))
-    for name, site in bank.sites.names.items():
-        if site.done or site.output is None or site.output.on_grid:
+    for name, call in quantizers.functions.names.items():
+        if call.done or call.output is None or call.output.on_grid:
             continue
         kind = name.rpartition(":")[2].rstrip("0123456789")
-        given = next((at(quantizer) for quantizer in site.inputs.values()), None)
-        rows.append(Row(name.removeprefix(":"), kind, None, given, at(site.output), "with ReLU" if site.relu else ""))
+        given = next((at(quantizer) for quantizer in call.inputs.values()), None)
+        rows.append(Row(name.removeprefix(":"), kind, None, given, at(call.output), "with ReLU" if call.relu else ""))
     return rows
 
 
@@ -100,3 +103,15 @@ def format_rows(rows: Iterable[Row]) -> str:
 
 def _span(bounds: tuple[float, float] | None) -> str:
     return f"{bounds[0]:.3g} to {bounds[1]:.3g}" if bounds else "-"
+
+
+def summary(model: nn.Module) -> str:
+    """Return one line: how many layers and activations are quantized, and which layers are not."""
+    quantizers = quantizers_of(model)
+    layers = sum(isinstance(m, QuantizedLayer | QuantizedEmbedding) for m in model.modules())
+    line = f"{layers} layers, {len(quantizers.names)} activations in int8"
+    whys: dict[str, list[str]] = {}
+    for name, why in quantizers.left.items():
+        whys.setdefault(why, []).append(name)
+    left = "; ".join(f"{', '.join(names)} ({why})" for why, names in whys.items())
+    return f"{line}; in floating point: {left}" if left else line

@@ -1,4 +1,4 @@
-"""Where quantizers belong: read off one forward of the model.
+"""Placement of quantizers, read off one forward of the model.
 
 Placement: at the input and at the output of every operation that integer runtimes compute. A layer takes its batch norm
 and the ReLU after it along, an add takes its ReLU, because runtimes fuse them: inside such a chain nothing is rounded.
@@ -21,8 +21,8 @@ from lighten.utils.inputs import Call
 
 
 @dataclass(frozen=True)
-class LayerPlace:
-    """A layer's places.
+class LayerLocations:
+    """A layer's locations.
 
     Attributes:
         input: where its input is quantized.
@@ -44,12 +44,12 @@ class LayerPlace:
 
 
 @dataclass(frozen=True)
-class CallPlace:
-    """A function call's places, by input position and of its output.
+class CallLocations:
+    """A function call's locations, by input position and of its output.
 
     Attributes:
-        inputs: places by position.
-        output: place, or ``None`` where it is not quantized here.
+        inputs: locations by position.
+        output: location, or ``None`` where it is not quantized here.
         keeps: it moves codes unchanged.
         relu: the ReLU behind it is computed here.
         done: it is a ReLU that the operation before it computes.
@@ -69,21 +69,21 @@ class Placement:
     """What belongs where.
 
     Attributes:
-        places: names, in order of use.
+        locations: names, in order of use.
         layers: by name.
         tables: names of embeddings.
         calls: function calls by name, ``"layer1.0:add0"``.
         identities: of the function calls.
         frames: modules whose calls are watched.
-        untrained: places that no forward in training mode reaches.
-        shared: places at which several operations quantize one and the same tensor.
+        untrained: locations that no forward in training mode reaches.
+        shared: locations at which several operations quantize one and the same tensor.
         left: layers that stay in floating point, and why.
     """
 
-    places: list[str] = field(default_factory=list)
-    layers: dict[str, LayerPlace] = field(default_factory=dict)
+    locations: list[str] = field(default_factory=list)
+    layers: dict[str, LayerLocations] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
-    calls: dict[str, CallPlace] = field(default_factory=dict)
+    calls: dict[str, CallLocations] = field(default_factory=dict)
     identities: dict[str, Identity] = field(default_factory=dict)
     frames: set[str] = field(default_factory=set)
     untrained: set[str] = field(default_factory=set)
@@ -91,12 +91,12 @@ class Placement:
     left: dict[str, str] = field(default_factory=dict)
 
     def add(self, event: Event, end: str) -> str:
-        """Append a place, at one end of an operation, and return its name."""
-        place = f"{event.name}.{end}"
-        self.places.append(place)
+        """Append a location, at one end of an operation, and return its name."""
+        location = f"{event.name}.{end}"
+        self.locations.append(location)
         if not event.trained:
-            self.untrained.add(place)
-        return place
+            self.untrained.add(location)
+        return location
 
 
 def place_quantizers(
@@ -132,12 +132,12 @@ def place_quantizers(
             placement.tables.append(event.name)
         elif event.kind == LAYER:
             _place_layer(event, placement)
-        elif event.kind in (ADD, POOL, CAT) and any(source.place for source in event.inputs):
+        elif event.kind in (ADD, POOL, CAT) and any(source.location for source in event.inputs):
             _place_call(event, placement)
-        elif event.kind in (KEEP, *RELUS) and event.place is None:
-            event.place = event.inputs[0].place
-            if event.place and not event.is_last:
-                placement.calls[event.name] = CallPlace({}, event.place, keeps=True)
+        elif event.kind in (KEEP, *RELUS) and event.location is None:
+            event.location = event.inputs[0].location
+            if event.location and not event.is_last:
+                placement.calls[event.name] = CallLocations({}, event.location, keeps=True)
     identities = identified(events, {*placement.layers, *placement.tables})
     placement.identities = {e.name: identity for e, identity in identities.items() if e.name in placement.calls}
     placement.frames = {e.name.rpartition(":")[0] for e in events if e.name in placement.calls} | {""}
@@ -145,9 +145,9 @@ def place_quantizers(
 
 
 def _read(source: Event, event: Event, end: str, placement: Placement) -> tuple[str, bool]:
-    """Return the place of what an operation reads, and whether it must quantize there by itself."""
-    if source.place is not None:
-        return source.place, False
+    """Return the location of what an operation reads, and whether it must quantize there by itself."""
+    if source.location is not None:
+        return source.location, False
     if source.read_at is None:
         source.read_at = placement.add(event, end)
     else:
@@ -156,19 +156,19 @@ def _read(source: Event, event: Event, end: str, placement: Placement) -> tuple[
 
 
 def _place_layer(event: Event, placement: Placement) -> None:
-    input_place, quantizes = _read(event.inputs[0], event, "input", placement)
+    input_location, quantizes = _read(event.inputs[0], event, "input", placement)
     norm = event.only_user(NORM) if event.channels_first else None
     relu = (norm or event).only_user(*RELUS)
     end = relu or norm or event
     if not end.is_last and (event.convolves or end.feeds_integers()):
-        end.place = placement.add(event, "output")
-    done = relu is not None and relu.kind == RELU and end.place is not None
-    if relu is not None and relu.place:
-        placement.calls[relu.name] = CallPlace({}, relu.place, done=done)
-    placement.layers[event.name] = LayerPlace(
-        input_place,
+        end.location = placement.add(event, "output")
+    done = relu is not None and relu.kind == RELU and end.location is not None
+    if relu is not None and relu.location:
+        placement.calls[relu.name] = CallLocations({}, relu.location, done=done)
+    placement.layers[event.name] = LayerLocations(
+        input_location,
         quantizes,
-        end.place if relu is None or done else None,
+        end.location if relu is None or done else None,
         norm=norm.name if norm else None,
         relu=done,
         relu_module=relu.by if relu is not None and done else "",
@@ -182,14 +182,14 @@ def _place_call(event: Event, placement: Placement) -> None:
     if end.is_last or not end.feeds_integers():
         return
     read = [_read(source, event, f"input{i}", placement) for i, source in enumerate(event.inputs)]
-    inputs = {i: place for i, (place, quantizes) in enumerate(read) if quantizes}
-    end.place = placement.add(event, "output")
+    inputs = {i: location for i, (location, quantizes) in enumerate(read) if quantizes}
+    end.location = placement.add(event, "output")
     done = relu is not None and relu.kind == RELU
     if relu is not None:
-        placement.calls[relu.name] = CallPlace({}, end.place, done=done)
+        placement.calls[relu.name] = CallLocations({}, end.location, done=done)
     if relu is None or done or inputs:
-        output = end.place if relu is None or done else None
-        placement.calls[event.name] = CallPlace(inputs, output, relu=done, changed=_is_changed(event, relu))
+        output = end.location if relu is None or done else None
+        placement.calls[event.name] = CallLocations(inputs, output, relu=done, changed=_is_changed(event, relu))
 
 
 def _is_changed(*chain: Event | None) -> bool:

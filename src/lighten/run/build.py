@@ -27,6 +27,7 @@ from lighten.training.fit import make_trainer, resolve_precision
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.rank import is_rank_zero
 from lighten.training.reference import agreed, reference
+from lighten.utils.compression import record_of
 from lighten.utils.files import remove_stale
 from lighten.utils.fingerprint import fingerprint_of
 from lighten.utils.inputs import example_of
@@ -103,7 +104,7 @@ def given_teacher(recipe: Recipe, data: Any, folder: str) -> nn.Module:
         UserError: if it cannot be read, or gives another number of classes than the data have.
     """
     teacher = load(folder)
-    classes = teacher.lighten_spec["num_classes"]  # type: ignore[index]
+    classes = record_of(teacher).spec["num_classes"]
     if classes != data.num_classes:
         raise UserError(
             f"teacher_checkpoint={folder} gives {classes} classes, {recipe.data} has {data.num_classes}; "
@@ -186,13 +187,14 @@ def _given_student(recipe: Recipe, data: Any) -> nn.Module | None:
     if recipe.student_checkpoint is None:
         return None
     student = load(recipe.student_checkpoint)
-    spec: Any = student.lighten_spec
+    record = record_of(student)
+    spec = record.spec
     if spec["num_classes"] != data.num_classes:
         raise UserError(
             f"student_checkpoint={recipe.student_checkpoint} gives {spec['num_classes']} classes, {recipe.data} has "
             f"{data.num_classes}; choose a student of this task"
         )
-    if hasattr(student, "lighten_plan") or hasattr(student, "lighten_quantization"):
+    if record.plan is not None or record.quantization is not None:
         raise UserError(f"student_checkpoint={recipe.student_checkpoint} is compressed already; give a dense model")
     return student.train()
 

@@ -23,7 +23,8 @@ from lighten.pruning.plan import Plan
 from lighten.pruning.planner import make_plan, plan_pruning, trace_structure
 from lighten.pruning.settings import Settings
 from lighten.pruning.widths import allocate_widths
-from lighten.quantization.insert import quantizable, quantize_
+from lighten.quantization.insert import quantize_
+from lighten.quantization.select import quantizable
 from lighten.quantization.table import Row, quantization_rows
 from lighten.recipe.checks import checkpoints
 from lighten.recipe.schema import Recipe

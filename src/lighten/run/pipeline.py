@@ -39,6 +39,7 @@ from lighten.training.loggers import ending, make_logger
 from lighten.training.preempt import stop_between_steps
 from lighten.training.rank import is_rank_zero
 from lighten.training.snapshot import Snapshot
+from lighten.utils.compression import record_of
 from lighten.utils.files import disk_errors_as_user_errors, remove_stale, suppress_thread_disk_errors
 
 
@@ -140,7 +141,7 @@ def _deliver(folder: Path, console: Console, *, task: str) -> None:
 
 def _dense(student: nn.Module, recipe: Recipe, data: Any) -> nn.Module:
     """Return the student's weights in a model that no callback has touched."""
-    spec: Any = student.lighten_spec
+    spec = record_of(student).spec
     clean = build(recipe, data, spec["name"], spec["options"])
     state = student.state_dict()
     clean.load_state_dict({name: state[name] for name in clean.state_dict()})
@@ -216,7 +217,7 @@ def _write_fit(
     s = recipe.compress.quantize
     after = {"mode": s.mode, "exclude": s.exclude, "weight_bits": s.weight_bits, "ranges": s.resolved_ranges,
              "calibration": s.calibration, "max_drop": s.max_drop}  # fmt: skip
-    spec = dict(student.lighten_spec)  # type: ignore[arg-type]
+    spec = dict(record_of(student).spec)
     write_json(
         folder / FIT,
         {

@@ -14,6 +14,7 @@ from lighten.delivery.folders.model import load, save
 from lighten.delivery.measure.measure import measure
 from lighten.models import build_model
 from lighten.quantization.post_training import quantize_post_training
+from lighten.utils.compression import record_of
 
 
 class Words(nn.Module):
@@ -102,11 +103,11 @@ def test_folders_bring_every_mode_back(mode, tmp_path):
     model = build_model("mlp", num_classes=3, input_shape=(1, 6, 6)).eval()
     x = torch.randn(40, 1, 6, 6)
     small = quantize_post_training(model, [x], mode=mode)
-    small.lighten_quantization["calibration"] = {"samples": 40, "split": "val"}
+    record_of(small).quantization["calibration"] = {"samples": 40, "split": "val"}
     save(small, tmp_path / "small")
     again = load(tmp_path / "small")
     assert torch.equal(again(x), small(x))
-    assert again.lighten_quantization == small.lighten_quantization
+    assert record_of(again).quantization == record_of(small).quantization
     size = (tmp_path / "small" / "model.safetensors").stat().st_size
     save(model, tmp_path / "whole")
     whole = (tmp_path / "whole" / "model.safetensors").stat().st_size

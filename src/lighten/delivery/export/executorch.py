@@ -9,15 +9,15 @@ from lighten.delivery.export.request import Request
 from lighten.delivery.export.work import work_of
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
-from lighten.quantization.layers import Form
+from lighten.quantization.integer_layers import QdqFormat
 
-FORM = Form(signed=True, weight_codes=True, bias_codes=False)
+FORMAT = QdqFormat(signed=True, weight_codes=True, bias_codes=False)
 """What XNNPACK's partitioner recognises; it makes codes of the biases itself, exactly, as they lie on the grid."""
 
 
 def write(request: Request) -> None:
     """Write an ExecuTorch file."""
-    write_one_sample(request, FORM, lambda model, args, mode: executorch_bytes(model, args))
+    write_one_sample(request, FORMAT, lambda model, args, mode: executorch_bytes(model, args))
 
 
 def executorch_bytes(model: nn.Module, args: tuple[Tensor, ...]) -> bytes:
@@ -26,7 +26,7 @@ def executorch_bytes(model: nn.Module, args: tuple[Tensor, ...]) -> bytes:
     Methods of the file by the names ``parameters`` and ``macs`` return these counts.
 
     Args:
-        model: in ``FORM`` if it is quantized.
+        model: in ``FORMAT`` if it is quantized.
         args: example inputs.
 
     Raises:

@@ -11,9 +11,9 @@ from lighten.delivery.export.request import Request
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
 from lighten.errors import UserError, did_you_mean
-from lighten.quantization.layers import Form
+from lighten.quantization.integer_layers import QdqFormat
 
-FORM = Form(signed=True, weight_codes=False, bias_codes=False)
+FORMAT = QdqFormat(signed=True, weight_codes=False, bias_codes=False)
 """What the converter recognises: it makes the codes of weights and biases itself, exactly, as they lie on the grid."""
 
 MODES = ("dynamic", "float16")
@@ -25,14 +25,14 @@ CODES = 127
 
 def write(request: Request) -> None:
     """Write a LiteRT file."""
-    write_one_sample(request, FORM, litert_bytes)
+    write_one_sample(request, FORMAT, litert_bytes)
 
 
 def litert_bytes(model: nn.Module, args: tuple[Tensor, ...], mode: str | None = None) -> bytes:
     """Return the ``.tflite`` file of ``model``, for the shapes of ``args`` alone.
 
     Args:
-        model: in ``FORM`` if it is quantized; its input then is int8, and integer kernels compute all but the
+        model: in ``FORMAT`` if it is quantized; its input then is int8, and integer kernels compute all but the
             layers whose output leaves the network: these compute in float with weights that are stored in int8
             (in float where they would not come back exactly, or where other layers were excluded).
         args: example inputs.

@@ -15,7 +15,7 @@ from lighten.delivery.export.request import Request
 from lighten.delivery.runtimes.packages import is_installed
 from lighten.errors import UserError
 from lighten.quantization.fake_quant import forbidden
-from lighten.quantization.layers import Form
+from lighten.quantization.integer_layers import QdqFormat
 from lighten.quantization.post_training import HALVES, mode_of, modes_of
 from lighten.quantization.settings import DYNAMIC
 
@@ -23,7 +23,7 @@ Converter = Callable[[nn.Module, tuple[Tensor, ...], str | None], bytes]
 """Makes a file's bytes of a model, for the shapes of its inputs alone, and a mode."""
 
 
-def write_one_sample(request: Request, form: Form, convert: Converter) -> None:
+def write_one_sample(request: Request, form: QdqFormat, convert: Converter) -> None:
     """Write a file that takes one sample a call; where its runtime is installed, it is compared with the model.
 
     Args:

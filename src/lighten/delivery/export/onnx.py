@@ -27,9 +27,9 @@ from lighten.delivery.runtimes.packages import is_installed
 from lighten.delivery.runtimes.quiet import quiet
 from lighten.delivery.runtimes.signature import Graph
 from lighten.errors import UserError, one_line
+from lighten.quantization.activation_quantizers import ActivationQuantizers
 from lighten.quantization.fake_quant import forbidden
-from lighten.quantization.layers import Form
-from lighten.quantization.sites import ActivationRanges
+from lighten.quantization.integer_layers import QdqFormat
 
 OPSET, ATTENTION = 18, 23
 """Operator sets: the one that onnxruntime 1.14 and later read, and the first in which attention is one operator.
@@ -65,7 +65,7 @@ def proved_onnx(source: Source, file: Path, name: Path, opset: int | None, batch
         UserError: if no graph can be made of it, or its batch cannot be open.
     """
     inputs = with_samples(source.inputs, TRACED if batch is None else batch)
-    graph = source.converted(Form())
+    graph = source.converted(QdqFormat())
     closed: Open = [{} for _ in inputs]
     if opset is None:
         opset = ATTENTION if _attends(source.network, source.inputs) else OPSET
@@ -129,7 +129,7 @@ def _proto(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open, opset: in
 
 def _check_places(graph: Graph) -> None:
     """Raise ``UserError`` where the graph lacks operators for an activation that the network quantizes."""
-    lost = [name for m in graph.modules() if isinstance(m, ActivationRanges) for name in m.unwritten()]
+    lost = [name for m in graph.modules() if isinstance(m, ActivationQuantizers) for name in m.unwritten()]
     if lost:
         raise UserError(
             f"the traced forward does not quantize {', '.join(lost)}, as the network does: it takes another way "

@@ -8,16 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lighten.quantization.fake_quant import code_limit, quantize_codes, weight_scale
-from lighten.quantization.layers import (
-    CONVOLUTIONS,
-    TRANSPOSED,
-    Mixed,
-    become,
-    channel_axis,
-    embedding_to_integers_,
-    unbecome,
-)
+from lighten.quantization.integer_layers import embedding_to_integers_
+from lighten.quantization.layer_kinds import CONVOLUTIONS, TRANSPOSED, channel_axis
 from lighten.quantization.post_training import dynamic_layers
+from lighten.quantization.swap_class import Mixed, restore_class_, swap_class_
 
 
 def dynamic_integers_(model: nn.Module) -> None:
@@ -35,11 +29,11 @@ def dynamic_integers_(model: nn.Module) -> None:
         codes = quantize_codes(layer.weight.detach(), scale, code_limit(bits), axis).to(torch.int8)
         if isinstance(layer, nn.Linear):
             codes = codes.t().contiguous()
-        unbecome(layer)
+        restore_class_(layer)
         if isinstance(layer, TRANSPOSED):
-            become(layer, _DynamicInput)
+            swap_class_(layer, _DynamicInput)
             continue
-        become(layer, _DynamicConvolution if isinstance(layer, CONVOLUTIONS) else _DynamicProduct)
+        swap_class_(layer, _DynamicConvolution if isinstance(layer, CONVOLUTIONS) else _DynamicProduct)
         layer.register_buffer("codes", codes)
         layer.register_buffer("weight_scale", scale)
 

@@ -15,7 +15,7 @@ from lighten.delivery.export.request import Request
 from lighten.delivery.export.work import work_of
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
-from lighten.quantization.layers import Form
+from lighten.quantization.integer_layers import QdqFormat
 from lighten.utils.files import PREFIX, SUFFIX, name_target_in_errors, replace_together
 
 MARGIN = 2**20
@@ -29,7 +29,7 @@ def write(request: Request) -> None:
         file = Path(folder) / "model.onnx"
         proved_onnx(source, file, request.path, OPSETS.start, request.batch, wide=False)
         request.path.parent.mkdir(parents=True, exist_ok=True)
-        facts = work_of(source.converted(Form()), with_samples(source.inputs, 1))
+        facts = work_of(source.converted(QdqFormat()), with_samples(source.inputs, 1))
         write_openvino(file, request.path, facts)
 
 

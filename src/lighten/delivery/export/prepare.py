@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lighten.delivery.export.onnx_modes import dynamic_integers_
 from lighten.delivery.runtimes.signature import Graph, named_inputs
 from lighten.errors import UserError, one_line
-from lighten.quantization.insert import convert, unquantize_
-from lighten.quantization.layers import Form
+from lighten.quantization.install import unquantize_
+from lighten.quantization.integer_layers import QdqFormat, convert
 from lighten.quantization.post_training import modes_of, rounded_weights
 from lighten.quantization.settings import STATIC, TRAIN
 from lighten.utils.clone import clone, fix_weights_
@@ -26,26 +26,32 @@ class Source:
         network: a copy that computes in PyTorch what the file shall compute.
         call: an example call.
         inputs: its tensors, in the file's order.
+        modes: how it and its parts are quantized.
     """
 
     model: nn.Module
     network: Graph
     call: Call
     inputs: tuple[Tensor, ...]
+    modes: set[str]
 
     @property
     def quantized(self) -> bool:
         """Whether any part of it is."""
-        return bool(modes_of(self.network))
+        return bool(self.modes)
 
     @property
     def halves(self) -> dict[str, str]:
         """Which weights are stored in which 16-bit type, by their names in the graph."""
         return rounded_weights(self.network)
 
-    def converted(self, form: Form) -> Graph:
-        """Return what is traced: the same with its quantized parts in integers."""
-        return Graph(in_integers(self.network.model, form), self.call, self.network.outputs)
+    def converted(self, form: QdqFormat) -> Graph:
+        """Return what is traced: a copy with its quantized parts in integers, wherever they are."""
+        model = clone(self.network.model)
+        dynamic_integers_(model)
+        if self.modes & {TRAIN, STATIC}:
+            model = convert(model, form)
+        return Graph(model, self.call, self.network.outputs)
 
 
 def source_of(model: nn.Module, example_input: ExampleInput, outputs: Sequence[str] | None = None) -> Source:
@@ -71,7 +77,7 @@ def source_of(model: nn.Module, example_input: ExampleInput, outputs: Sequence[s
             f"{type(model).__name__} does not run on the example input ({one_line(error, 200)}); give inputs that its "
             "forward takes"
         ) from error
-    return Source(model, network, call, inputs)
+    return Source(model, network, call, inputs, modes_of(network))
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
@@ -86,7 +92,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def in_integers(model: nn.Module, form: Form) -> nn.Module:
+def in_integers(model: nn.Module, form: QdqFormat) -> nn.Module:
     """Return a copy of ``model`` with the quantized parts of it converted, wherever they are."""
     model = clone(model)
     dynamic_integers_(model)

@@ -12,7 +12,7 @@ from lighten.delivery.runtimes.onnx import OnnxRunner
 from lighten.delivery.runtimes.runners import Runner, open_runner
 from lighten.delivery.runtimes.signature import Graph
 from lighten.errors import UserError
-from lighten.quantization.insert import banks_of
+from lighten.quantization.activation_quantizers import quantizers_in
 
 MAX_FLOAT_ERROR, MAX_STEP_ERROR, MAX_INT8_ERROR = 2e-3, 0.05, 0.25
 """How far outputs may be off, relative to their size: of a float file; of an int8 file, where a few values fall on
@@ -96,15 +96,15 @@ def prove(
 
 def _most(network: Graph, inputs: tuple[Tensor, ...], expected: Sequence[np.ndarray]) -> float:
     """Return how far an int8 file may be off: a file of another computation can hide behind coarse codes."""
-    banks = banks_of(network)
-    stages = [bank.stage for bank in banks]
+    quantizers = quantizers_in(network)
+    stages = [each.stage for each in quantizers]
     try:
-        for bank in banks:
-            bank.switch_off_()
-        plain = _answers(network, inputs) if banks else None
+        for each in quantizers:
+            each.switch_off_()
+        plain = _answers(network, inputs) if quantizers else None
     finally:
-        for bank, stage in zip(banks, stages, strict=True):
-            bank.stage = stage
+        for each, stage in zip(quantizers, stages, strict=True):
+            each.stage = stage
     if plain is None:
         return MAX_INT8_ERROR
     return min(MAX_INT8_ERROR, max(MAX_STEP_ERROR, AS_ROUNDING * _largest(expected, plain)))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lighten.quantization.layers import IntegerEmbedding, IntegerLayer
+from lighten.quantization.integer_layers import IntegerEmbedding, IntegerLayer
 
 
 def work_of(module: nn.Module, inputs: Sequence[Any]) -> dict[str, int]:

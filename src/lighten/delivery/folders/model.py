@@ -18,9 +18,10 @@ from lighten.models.registry import whole
 from lighten.pruning.cut import shrink
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
-from lighten.quantization.insert import BANK
+from lighten.quantization.activation_quantizers import QUANTIZERS
 from lighten.quantization.post_training import HALVES, mode_of, quantize_as_
 from lighten.quantization.table import rows_as_json
+from lighten.utils.compression import record_of
 from lighten.utils.files import write_whole
 from lighten.utils.inputs import example_of
 
@@ -33,26 +34,26 @@ def save(model: nn.Module, folder: str | Path, **config: Any) -> Path:
     """Write ``model`` into ``folder`` so that ``load`` gives it back, and return the folder.
 
     Args:
-        model: from a registry (it carries ``lighten_spec``); may be quantized, shrunk or both.
+        model: from a registry (it carries how to build it); may be quantized, shrunk or both.
         folder: made where missing; its files are replaced one by one, the weights last.
         config: further entries of ``config.json``: ``data``, ``classes``, ``mean``, ``std``, ``training``.
 
     Raises:
         UserError: if nobody knows how to build the model again.
     """
-    spec = getattr(model, "lighten_spec", None)
-    if not isinstance(spec, Mapping):
+    record = record_of(model)
+    if not isinstance(record.spec, Mapping):
         raise UserError(
             f"{type(model).__name__} was not built by name, so that it could not be built again; "
             "register its builder with @lighten.register_model and make it with lighten.build_model"
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, {**_of_transformers(model), "schema": SCHEMA, "model": dict(spec), **config})
-    plan, settings = getattr(model, "lighten_plan", None), getattr(model, "lighten_quantization", None)
+    write_json(folder / CONFIG, {**_of_transformers(model), "schema": SCHEMA, "model": dict(record.spec), **config})
+    plan, settings = record.plan, record.quantization
     if plan is not None or settings is not None:
         compression = {"plan": json.loads(plan.to_json()) if plan is not None else None, "quantization": settings}
-        layers = {"layers": rows_as_json(model)} if hasattr(model, BANK) else {}
+        layers = {"layers": rows_as_json(model)} if hasattr(model, QUANTIZERS) else {}
         write_json(folder / COMPRESSION, {"schema": SCHEMA, **compression, **layers})
     else:
         (folder / COMPRESSION).unlink(missing_ok=True)

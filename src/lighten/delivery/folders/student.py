@@ -16,6 +16,7 @@ from lighten.quantization.sensitivity import find_float_layers
 from lighten.quantization.settings import STATIC, QuantizeSettings, check_calibration
 from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
 from lighten.utils.batch import BatchFormat
+from lighten.utils.compression import record_, record_of
 
 FIT, SENSITIVITY = "fit.json", "sensitivity.json"
 """What the fit works on, written before its first step: the student's ``config.json``, quantization settings, targets;
@@ -100,13 +101,11 @@ def _calibrated(
     model: nn.Module, config: Mapping[str, Any], mode: str, samples: int, settings: Mapping[str, Any]
 ) -> nn.Module:
     batches = _validation(config, samples) if mode == STATIC else None
-    small: Any = quantize_post_training(model, batches, mode=mode, **settings)
+    small = quantize_post_training(model, batches, mode=mode, **settings)
     if batches is not None:
         count = sum(len(BatchFormat().labelled(batch).labels) for batch in batches)
-        small.lighten_quantization |= {"calibration": {"samples": count, "split": "validation"}}
-    for name in ("lighten_spec", "lighten_plan"):
-        if hasattr(model, name):
-            setattr(small, name, getattr(model, name))
+        settings = {**record_of(small).quantization, "calibration": {"samples": count, "split": "validation"}}
+        record_(small, quantization=settings)
     return small
 
 

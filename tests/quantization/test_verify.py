@@ -6,7 +6,7 @@ from quantization_nets import lived_in, relative_error
 from torch import nn
 
 from lighten.quantization import calibrate_, quantize_
-from lighten.quantization.prove import failing
+from lighten.quantization.verify import failing
 
 
 class NormAct(nn.BatchNorm2d):

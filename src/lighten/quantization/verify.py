@@ -1,4 +1,4 @@
-"""Proof that quantizers are in the right places: while they round nothing, the model computes what it did before."""
+"""Verification that quantizers which do not round leave the outputs of a model unchanged."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,9 +7,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lighten.quantization.activation_quantizers import ActivationQuantizers, Stage
 from lighten.quantization.layers import FoldedNorm
 from lighten.quantization.record import set_mode
-from lighten.quantization.sites import ActivationRanges, Stage
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import preserved
 
@@ -37,17 +37,17 @@ def outputs_of(model: nn.Module, call: Call, *, training: bool = False) -> list[
         return None
 
 
-def is_unchanged(model: nn.Module, bank: ActivationRanges, call: Call, before: list[Tensor] | None) -> bool:
+def is_unchanged(model: nn.Module, quantizers: ActivationQuantizers, call: Call, before: list[Tensor] | None) -> bool:
     """Return whether a model with quantizers that do not round puts out what it did, in eval and in training mode.
 
     Args:
         model: quantized, its quantizers off; left as it is.
-        bank: its own.
+        quantizers: its own.
         call: arguments of its forward.
         before: what it put out in eval mode before anything was inserted.
     """
     in_training = outputs_of(model, call, training=True)
-    with _not_rounding(bank):
+    with _not_rounding(quantizers):
         return all(
             expected is None or _agree(expected, outputs_of(model, call, training=training))
             for expected, training in ((before, False), (in_training, True))
@@ -73,12 +73,12 @@ def failing(parts: Sequence[Part], passes: Callable[[Sequence[Part]], bool]) -> 
 
 
 @contextmanager
-def _not_rounding(bank: ActivationRanges) -> Iterator[None]:
-    stage, bank.stage, bank.rounds = bank.stage, Stage.ON, False
+def _not_rounding(quantizers: ActivationQuantizers) -> Iterator[None]:
+    stage, quantizers.stage, quantizers.rounds = quantizers.stage, Stage.ON, False
     try:
         yield
     finally:
-        bank.stage, bank.rounds = stage, True
+        quantizers.stage, quantizers.rounds = stage, True
 
 
 def _agree(one: list[Tensor], other: list[Tensor] | None) -> bool:
