@@ -18,7 +18,7 @@ from lighten.distillation.preflight_data import (
     find_single_sample_batches,
 )
 from lighten.distillation.preflight_samples import ERROR, WARNING, LoaderSamples, Problem, collect, numbers
-from lighten.distillation.settings import LABELS
+from lighten.distillation.settings import LABELS, DistilSettings
 from lighten.distillation.teacher import check_no_shared_parameters
 from lighten.distillation.terms import check_terms
 from lighten.errors import UserError
@@ -41,7 +41,7 @@ def preflight(
     task: str = "classification",
     num_classes: int,
     class_names: Sequence[str] = (),
-    temperature: Setting = 4.0,
+    temperature: Setting = DistilSettings.temperature,
     losses: Mapping[str, Setting] | None = None,
     teacher_classes: Sequence[str] = (),
     teacher_accuracy: float | None = None,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lighten.pruning.settings import PruneSettings
+
 EXACT_DISTANCES = 2**24
 """Distances are taken by subtraction up to this many, and beyond by matrix product, ten times as fast."""
 
@@ -67,7 +69,7 @@ def l1(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mix(weight: Tensor, *, rate_norm: float = 0.9, gone: int = 0) -> Tensor:
+def mix(weight: Tensor, *, rate_norm: float = PruneSettings.rate_norm, gone: int = 0) -> Tensor:
     """Rank the share ``1 - rate_norm`` of smallest L2 norm lowest, then the others by :func:`fpgm` among themselves.
 
     What is removed beyond that share is the paper's ``rate_dist``: an amount of 0.4 with ``rate_norm`` 0.9 removes
