@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lighten.delivery.report.figures import percent
-from lighten.delivery.report.svg import Frame, Point, circle, line, rectangle, shorten, svg, text
+from lighten.delivery.report.svg import Frame, Point, circle, line, powers_of_ten, rectangle, shorten, svg, text
 
 if TYPE_CHECKING:
     from lighten.pruning.plan import GroupPlan, Plan
@@ -140,7 +140,7 @@ def curve_panels(groups: "Sequence[GroupPlan]") -> list[Panel]:
     groups = [replace(group, curve=_finite(group.curve)) for group in groups if group.curve]
     if not groups:
         return []
-    decades = _decades([damage for group in groups for _, damage in group.curve])
+    decades = powers_of_ten([damage for group in groups for _, damage in group.curve], least=2, most=DECADES)
     return [_curve_panel(group, decades) for group in groups]
 
 
@@ -256,13 +256,6 @@ def _histogram(values: Sequence[float], top: float) -> list[int]:
 def _finite(curve: Sequence[Point]) -> tuple[Point, ...]:
     """Return the points up to where the damage is infinite, as it is where a masked network overflows."""
     return tuple(itertools.takewhile(lambda point: math.isfinite(point[1]), curve))
-
-
-def _decades(damages: Sequence[float]) -> tuple[int, int]:
-    """Return the powers of ten around the damages, the lowest ones left out where there are many."""
-    logs = [math.log10(damage) for damage in damages if damage > 0] or [0.0]
-    high = math.ceil(max(logs))
-    return max(min(math.floor(min(logs)), high - 2), high - DECADES), high
 
 
 def _height(damage: float, decades: tuple[int, int]) -> float:

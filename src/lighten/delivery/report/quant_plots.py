@@ -8,7 +8,7 @@ from typing import Any
 from lighten.delivery.folders.run import read_json
 from lighten.delivery.report.figures import FORMATS
 from lighten.delivery.report.prune_plots import COLUMNS, PANEL, Panel
-from lighten.delivery.report.svg import Frame, line, rectangle, shorten, text
+from lighten.delivery.report.svg import Frame, line, powers_of_ten, rectangle, shorten, text
 from lighten.errors import UserError
 
 SCHEMA = 1
@@ -52,7 +52,7 @@ def sensitivity_panels(sensitivity: Mapping[str, Any]) -> list[Panel]:
     layers = ranked(sensitivity)[:MAX_SHOWN]
     if not layers:
         return []
-    decades = _decades([layer["error"] for layer in layers])
+    decades = powers_of_ten([layer["error"] for layer in layers], least=1, most=DECADES)
     rows = math.ceil(len(layers) / COLUMNS)
     metric = sensitivity.get("metric", "accuracy")
     return [_panel(layers[start : start + rows], decades, metric) for start in range(0, len(layers), rows)]
@@ -136,13 +136,6 @@ def _form(layer: Mapping[str, Any]) -> str:
 
 def _colour(form: str) -> str:
     return COLOURS.get(form, COLOURS["float32"])
-
-
-def _decades(errors: Sequence[float]) -> tuple[int, int]:
-    """Return the powers of ten around the errors, the lowest ones left out where there are many."""
-    logs = [math.log10(error) for error in errors if error > 0] or [0.0]
-    high = math.ceil(max(logs))
-    return max(min(math.floor(min(logs)), high - 1), high - DECADES), high
 
 
 def _number(value: float) -> str:

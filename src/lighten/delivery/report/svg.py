@@ -134,6 +134,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def powers_of_ten(values: Sequence[float], *, least: int, most: int) -> tuple[int, int]:
+    """Return the powers of ten around the values, ``least`` to ``most`` of them: of more, the lowest are left out."""
+    logs = [math.log10(value) for value in values if value > 0] or [0.0]
+    high = math.ceil(max(logs))
+    return max(min(math.floor(min(logs)), high - least), high - most), high
+
+
 def spread(positions: Sequence[float], gap: float, *, highest: float) -> list[float]:
     """Return the positions moved until all are at least ``gap`` apart and none is above ``highest``.
 
