@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from lighten.delivery.folders.run import HistoryRows
+from lighten.delivery.report.drawings import Drawing
 from lighten.delivery.report.figures import percent
 from lighten.delivery.report.line_chart import (
     SMALL,
@@ -19,7 +20,6 @@ from lighten.delivery.report.line_chart import (
 )
 from lighten.delivery.report.panels import SECTIONS, Panel
 from lighten.delivery.report.plots import phases
-from lighten.delivery.report.prune_plots import Panel as Drawing
 from lighten.delivery.report.svg import Frame, Point, circle, downsample, ticks
 
 ABOVE = ("Accuracy", "Training loss", "Int8: on, ranges frozen")
@@ -47,7 +47,7 @@ SHARES = ("accuracy", "macro_f1", "worst_class", "ece", "retention", "agreement"
 Series = Mapping[str, list[Point]]
 
 
-def fit_panels(history: HistoryRows) -> list[tuple[str, list[Drawing]]]:
+def fit_drawings(history: HistoryRows) -> list[tuple[str, list[Drawing]]]:
     """Return the drawings of each of ``panels.SECTIONS`` that the history has something of."""
     series, bands = history.every_series, phases(history)
     last = max((row["progress"] for row in history.rows), default=1.0)

@@ -1,4 +1,4 @@
-"""A little SVG: a frame with axes, lines and labels, coloured by the page's style sheet.
+"""SVG drawings: a frame with axes, lines and labels, coloured by the page's style sheet.
 
 Colours are CSS classes, so that one drawing serves light, dark and print. Sizes are chosen so that the text
 stays readable when a 390 px phone scales the drawing down.
