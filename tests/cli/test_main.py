@@ -20,7 +20,7 @@ from lighten import build_data, build_model, load, save
 from lighten.cli.main import COMMANDS as STEPS
 from lighten.cli.main import main, parser
 from lighten.delivery.export.targets import export_run
-from lighten.delivery.folders.provenance import MADE_OF
+from lighten.delivery.folders.provenance import INPUTS
 from lighten.delivery.measure.latency import interleaved_latency
 from lighten.training.signals import SIGNALS, hold
 from lighten.utils.compression import record_of
@@ -133,7 +133,7 @@ def finished(tmp_path_factory):
     options = {"num_classes": 10, "input_shape": (1, 28, 28), "stem_stride": 2, "blocks": 1}
     config = {
         "data": {"name": "fashion_mnist", "options": {}}, "classes": list("abcdefghij"), "mean": [0.286],
-        "std": [0.353], "made_of": dict.fromkeys(MADE_OF) | {"data": build_data("fashion_mnist").fingerprint},
+        "std": [0.353], "made_of": dict.fromkeys(INPUTS) | {"data": build_data("fashion_mnist").fingerprint},
     }  # fmt: skip
     for role, width in (("dense", 8), ("student", 4)):
         save(build_model("resnet20", width=width, **options).eval(), run / role, **config)

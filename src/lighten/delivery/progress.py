@@ -1,4 +1,4 @@
-"""How far long work is: a bar with the remaining time in a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar with the remaining time in a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lighten.delivery.export.proof import MAX_STEP_ERROR, relative_error
-from lighten.delivery.folders.provenance import MADE_OF, PARTS, versions
+from lighten.delivery.folders.provenance import INPUTS, PARTS, versions
 from lighten.delivery.folders.run import FLOAT_FILE, open_run, read_json, sha256
 from lighten.delivery.folders.student import FIT
 from lighten.delivery.measure.latency import batch_of
@@ -128,7 +128,7 @@ def _origins(run: Path, scores: Scores, recipe: str | None) -> list[Check]:
     """Return whether recipe, teacher and student are those that the scores speak of."""
     stated = scores["provenance"].get("made_of", {})
     config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
-    checks = [_same(f"{name} of student/", stated, name, config.get("made_of", {}).get(name)) for name in MADE_OF]
+    checks = [_same(f"{name} of student/", stated, name, config.get("made_of", {}).get(name)) for name in INPUTS]
     if recipe is not None:
         checks.append(_same("recipe of recipe.yaml", stated, "recipe", recipe))
     fit = read_json(run / FIT, made_by="lighten train recipe=…") if (run / FIT).exists() else {}

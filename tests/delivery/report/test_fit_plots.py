@@ -8,11 +8,11 @@ import pytest
 from finished_run import GROUPS, make_history
 
 from lighten.delivery.folders.run import HistoryRows
-from lighten.delivery.report.fit_plots import MAX_NAMED, fit_panels
+from lighten.delivery.report.fit_plots import MAX_NAMED, fit_drawings
 
 
 def drawings(rows):
-    return {drawing.name: drawing for _, panels in fit_panels(HistoryRows(rows)) for drawing in panels}
+    return {drawing.name: drawing for _, panels in fit_drawings(HistoryRows(rows)) for drawing in panels}
 
 
 def said(drawing):
@@ -40,11 +40,11 @@ def test_the_last_values_are_told() -> None:
 
 
 def test_sections_are_those_of_the_dashboard_that_have_something() -> None:
-    assert [section for section, _ in fit_panels(HistoryRows(make_history()))] == [
+    assert [section for section, _ in fit_drawings(HistoryRows(make_history()))] == [
         "Student against teacher", "Compression", "System",
     ]  # fmt: skip
-    assert [section for section, _ in fit_panels(HistoryRows([line(1, **{"prune/amount": 0.1})]))] == ["Compression"]
-    assert fit_panels(HistoryRows([])) == []
+    assert [section for section, _ in fit_drawings(HistoryRows([line(1, **{"prune/amount": 0.1})]))] == ["Compression"]
+    assert fit_drawings(HistoryRows([])) == []
 
 
 def test_groups_and_ranges_are_a_line_each_and_the_extremes_are_named() -> None:

@@ -1,1 +1,1 @@
-"""Files for runtimes: ONNX, OpenVINO, LiteRT, ExecuTorch."""
+"""Export of models to files for runtimes."""

@@ -1,4 +1,4 @@
-"""Which dimensions of its inputs a file leaves open: found by trying, not by their looks."""
+"""Open dimensions of a file's inputs, such as the batch: found by running the model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A model's forward as a graph that holds what it computes with and nothing else."""
+"""Traced graphs of a model's forward, and changes to them."""
 
 from operator import attrgetter
 from typing import Any

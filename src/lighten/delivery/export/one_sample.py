@@ -1,4 +1,4 @@
-"""Files that take one sample a call: what their writers have in common."""
+"""The common part of writers of files that take one sample a call."""
 
 import tempfile
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The first convolution of an int8 ONNX file: images of one or three channels get zero channels up to four.
+"""Widening of the first convolution of an int8 ONNX file: images get zero channels up to four.
 
 onnxruntime's integer convolutions read input channels four at a time; for fewer it falls back to unrolling the image
 for a matrix product, which takes a ResNet's first layer longer than float32 does. Codes of zero times weights of zero

@@ -1,4 +1,4 @@
-"""A model as it is traced for a file: a copy on the CPU in float32, its quantized parts in integers."""
+"""Preparation of a model for tracing: a copy on the CPU in float32, its quantized parts in integers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

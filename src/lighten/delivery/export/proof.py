@@ -1,4 +1,4 @@
-"""The proof of a file: it is run in its runtime and compared with its network, before anybody relies on it."""
+"""Proof of a file by running it in its runtime and comparing it with its network."""
 
 import warnings
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What is asked of the writer of a target."""
+"""The request that a writer of files gets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Export: a trained model, or those of a run, as files for any of the targets."""
+"""Export of a model, or of those of a run, to files for any of the targets."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a module, for files whose own cannot be counted."""
+"""Parameters and multiply-accumulates of a module, which files that cannot be counted carry along."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A model folder on the Hugging Face Hub, and nothing besides it."""
+"""Upload of model folders to the Hugging Face Hub."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A model as a folder: what it is, what was done to it, its weights."""
+"""Model folders: configuration, compression and weights of one model."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""Where a run's figures and files come from: hashes of recipe, teacher, data and packages, and of every file."""
+"""Provenance of a run: hashes of recipe, teacher, data and packages, and of every file."""
 
 import os
 import platform
@@ -28,7 +28,8 @@ PACKAGES = (
 )  # fmt: skip
 """What decides, beside the recipe, what a run comes to."""
 
-MADE_OF = ("recipe", "teacher", "data", "packages")
+INPUTS = ("recipe", "teacher", "data", "packages")
+"""What a model was made of: keys of ``made_of`` in ``config.json`` and ``scores.json``."""
 
 
 def versions() -> dict[str, str | None]:
@@ -68,7 +69,7 @@ def provenance(
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": run.resolve().name,
-        "made_of": {name: config.get("made_of", {}).get(name) for name in MADE_OF},
+        "made_of": {name: config.get("made_of", {}).get(name) for name in INPUTS},
         "trained_with": fit.get("versions", {}),
         "files": {role: {"name": path.name, "sha256": sha256(path)} for role, path in files.items()},
         "parts": {name: sha256(run / name) for name in PARTS if (run / name).exists()},

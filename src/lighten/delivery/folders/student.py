@@ -1,4 +1,4 @@
-"""From the last good checkpoint to the model folder of the compressed student."""
+"""The compressed student's model folder, made from the last good checkpoint."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``confusion.json``: which class each model takes for which, on the test split."""
+"""Confusion matrices of a run's models on the test split, ``confusion.json``."""
 
 import json
 from collections.abc import Mapping, Sequence

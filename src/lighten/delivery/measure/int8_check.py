@@ -1,4 +1,4 @@
-"""The speed gate: is the int8 file smaller and faster than the same network in float32, in the same runtime?"""
+"""The check of int8 files: smaller and faster than the same network in float32, in the same runtime."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ def int8_vs_float(
     runtime: str,
     flags: frozenset[str] | None = None,
 ) -> dict[str, Any]:
-    """Compare a quantized file with its float32 twin.
+    """Compare a quantized file with the same network in float32.
 
     Args:
         int8: the quantized ONNX file.

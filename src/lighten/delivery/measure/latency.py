@@ -1,4 +1,4 @@
-"""Latency of several models side by side, so that what disturbs one disturbs all."""
+"""Latency of several models, measured in turn so that a disturbance reaches all of them."""
 
 import gc
 import time

@@ -1,4 +1,4 @@
-"""``scores.json``: its shape, its arithmetic, and how it is read and written."""
+"""The contents of ``scores.json``: types, arithmetic, reading and writing."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What people read: report page, model card, tables, dashboards."""
+"""Reports for people: page, model card, tables, dashboards."""

@@ -1,4 +1,4 @@
-"""The model card: what a person needs to know before they use ``student/``."""
+"""The model card, ``student/README.md``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +58,7 @@ def _context(run: Path, config: Mapping[str, Any], scores: Scores | None) -> dic
         "files": [(name, sha256(run / name)) for name in HASHED if (run / name).exists()],
         "scores": scores,
         "warnings": quantized.warnings_of(scores),
-        "gate": int8_vs_float and quantized.plain(int8_vs_float),
+        "int8_vs_float": int8_vs_float and quantized.plain(int8_vs_float),
         "runtimes": runtimes and _runtimes(runtimes),
     }
     return context | (_table(scores) if scores else {})

@@ -1,4 +1,4 @@
-"""Several runs side by side: which are worth having, as a table for the terminal and as one HTML file."""
+"""Comparison of several runs, as a table for the terminal and as one HTML file."""
 
 import json
 import os

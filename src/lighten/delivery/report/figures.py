@@ -82,7 +82,7 @@ def figure(scores: Scores, key: str) -> Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class FigureRow:
     """One line of the comparison: a figure for each model that was there, and the gain over the reference."""
 
     label: str
@@ -108,10 +108,10 @@ def roles(scores: Scores) -> tuple[Role, ...]:
     return tuple(role for role in ROLES if scores["models"][role] is not None)
 
 
-def rows(scores: Scores) -> list[Row]:
+def rows(scores: Scores) -> list[FigureRow]:
     """Return the comparison line by line, one cell for each of ``roles(scores)``."""
     return [
-        Row(
+        FigureRow(
             label,
             tuple(figure(scores, f"models.{role}.{key}") for role in roles(scores)),
             figure(scores, f"comparison.{gain}") if gain else None,

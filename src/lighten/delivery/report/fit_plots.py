@@ -2,14 +2,25 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from lighten.delivery.folders.run import HistoryRows
+from lighten.delivery.report.drawings import Drawing
 from lighten.delivery.report.figures import percent
+from lighten.delivery.report.line_chart import (
+    SMALL,
+    Curve,
+    Phase,
+    draw_bands,
+    draw_curves,
+    end_of,
+    inside,
+    name_curves,
+    range_of,
+)
 from lighten.delivery.report.panels import SECTIONS, Panel
-from lighten.delivery.report.plots import TREND_POINTS, Phase, draw_bands, phases, range_of
-from lighten.delivery.report.prune_plots import Panel as Drawing
-from lighten.delivery.report.svg import Frame, Point, circle, downsample, means, shorten, spread, text, ticks
+from lighten.delivery.report.plots import phases
+from lighten.delivery.report.svg import Frame, Point, circle, downsample, ticks
 
 ABOVE = ("Accuracy", "Training loss", "Int8: on, ranges frozen")
 """Panels that the report draws larger."""
@@ -17,8 +28,8 @@ ABOVE = ("Accuracy", "Training loss", "Int8: on, ranges frozen")
 KEPT = "prune/kept/"
 SPEED = "Optimizer steps a second"
 
-POINTS, FEW_POINTS = 160, 40
-"""The most points of a line, and of each of many."""
+FEW_POINTS = 40
+"""The most points of each of many lines."""
 
 NAMED, MAX_NAMED = 4, 400
 """A family of more lines than the first has its highest and lowest named alone; of more than the second some are left
@@ -36,14 +47,7 @@ SHARES = ("accuracy", "macro_f1", "worst_class", "ece", "retention", "agreement"
 Series = Mapping[str, list[Point]]
 
 
-@dataclass(frozen=True)
-class _Line:
-    name: str
-    css: str
-    points: list[Point]
-
-
-def fit_panels(history: HistoryRows) -> list[tuple[str, list[Drawing]]]:
+def fit_drawings(history: HistoryRows) -> list[tuple[str, list[Drawing]]]:
     """Return the drawings of each of ``panels.SECTIONS`` that the history has something of."""
     series, bands = history.every_series, phases(history)
     last = max((row["progress"] for row in history.rows), default=1.0)
@@ -73,49 +77,29 @@ def _drawn(panel: Panel, series: Series, bands: Sequence[Phase], last: float) ->
     if len(names) > NAMED:
         return _many(panel, names, series, show)
     lines = [
-        _Line("" if own else _word(name, panel), _colour(name, number), series[name])
+        Curve("" if own else _word(name, panel), _colour(name, number), series[name])
         for number, name in enumerate(names)
     ]
     return _few(panel.title, lines, bands, show)
 
 
-def _few(title: str, lines: Sequence[_Line], bands: Sequence[Phase], show: Callable[[float], str]) -> Drawing:
-    frame = _frame(lines, bands, show)
-    for line in lines:
-        noisy = len(line.points) > 2 * TREND_POINTS
-        if noisy:
-            frame.path(downsample(_inside(frame, line.points), POINTS), f"pale {line.css}")
-        shown = means(line.points, TREND_POINTS) if noisy else line.points
-        frame.path(_inside(frame, shown), f"curve {line.css}")
-    ends = [frame.at(*_within(frame, line.points[-1])) for line in lines]
-    places = spread([y for _, y in ends], 29, highest=frame.box[3] - 12)
-    for line, (x, y), near in zip(lines, ends, places, strict=True):
-        value = show(line.points[-1][1])
-        frame.add(circle((x, y), 3, f"dot {line.css}", f"{line.name or title}: {value} at the end"))
-        if line.name:
-            frame.add(text(x + 8, near, shorten(line.name, 13), f"label {line.css}"))
-        frame.add(text(x + 8, near + 13, value, "tick"))
-    told = "; ".join(f"{line.name or 'it'} ends at {show(line.points[-1][1])}" for line in lines)
-    return Drawing(title, frame.drawing(title, told), ())
+def _few(title: str, curves: Sequence[Curve], bands: Sequence[Phase], show: Callable[[float], str]) -> Drawing:
+    frame = _frame(curves, bands, show)
+    return Drawing(title, frame.drawing(title, draw_curves(frame, curves, show, SMALL, title)), ())
 
 
 def _many(panel: Panel, names: Sequence[str], series: Series, show: Callable[[float], str]) -> Drawing:
     ranked = sorted(names, key=lambda name: (-series[name][-1][1], name))
     half = MAX_NAMED // 2
     ranked = ranked if len(ranked) <= MAX_NAMED else [*ranked[:half], *ranked[-half:]]
-    lines = [_Line(name.removeprefix(panel.metrics[0]), "student", series[name]) for name in ranked]
+    lines = [Curve(name.removeprefix(panel.metrics[0]), "student", series[name]) for name in ranked]
     frame = _frame(lines, (), show)
     for line in lines:
-        frame.path(_inside(frame, downsample(line.points, FEW_POINTS)), f"pale {line.css}")
+        frame.path(inside(frame, downsample(line.points, FEW_POINTS)), f"pale {line.css}")
         told = f"{line.name}: {show(line.points[-1][1])} at the end"
-        frame.add(circle(frame.at(*_within(frame, line.points[-1])), 2, f"dot {line.css}", told))
+        frame.add(circle(end_of(frame, line), 2, f"dot {line.css}", told))
     ends = (lines[0], lines[-1])
-    heights = [frame.at(*_within(frame, line.points[-1]))[1] for line in ends]
-    places = spread(heights, 29, highest=frame.box[3] - 12)
-    for line, near in zip(ends, places, strict=True):
-        x = frame.at(*_within(frame, line.points[-1]))[0]
-        frame.add(text(x + 8, near, shorten(line.name, 12), "label student"))
-        frame.add(text(x + 8, near + 13, show(line.points[-1][1]), "tick"))
+    name_curves(frame, ends, show, replace(SMALL, letters=12))
     left = f", {len(lines)} drawn" if len(lines) < len(names) else ""
     told = " and ".join(f"{line.name} with {show(line.points[-1][1])}" for line in ends)
     note = f"{len(names)} of them{left}; the highest and the lowest at the end are named."
@@ -133,10 +117,10 @@ def _speed(history: HistoryRows, bands: Sequence[Phase]) -> Drawing | None:
             points.append((float(row["progress"]), (step - before[0]) / (seconds - before[1])))
         if not before or step > before[0]:
             before = step, seconds
-    return _few(SPEED, [_Line("", "student", points)], bands, "{:.3g}".format) if points else None
+    return _few(SPEED, [Curve("", "student", points)], bands, "{:.3g}".format) if points else None
 
 
-def _frame(lines: Sequence[_Line], bands: Sequence[Phase], show: Callable[[float], str]) -> Frame:
+def _frame(lines: Sequence[Curve], bands: Sequence[Phase], show: Callable[[float], str]) -> Frame:
     low, high = range_of([line.points for line in lines])
     flat = FLATTEST * max(abs(low), abs(high)) - (high - low)
     low, high = (low - flat / 2, high + flat / 2) if flat > 0 else (low, high)
@@ -160,16 +144,6 @@ def _tick(show: Callable[[float], str], span: float) -> Callable[[float], str]:
 def _plain(value: float, digits: int) -> str:
     text = f"{value:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _inside(frame: Frame, points: Sequence[Point]) -> list[Point]:
-    low, high = frame.y
-    return [point for point in points if low <= point[1] <= high]
-
-
-def _within(frame: Frame, point: Point) -> Point:
-    low, high = frame.y
-    return point[0], min(max(point[1], low), high)
 
 
 def _colour(name: str, number: int) -> str:

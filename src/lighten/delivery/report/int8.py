@@ -1,4 +1,4 @@
-"""What a run tells of its quantization, in words and rows, for the report, the card and the terminal alike.
+"""Quantization of a run in words and rows, for the report, the card and the terminal alike.
 
 Everything here is optional: a run in floating point, or an older one, tells nothing and gets nothing.
 """
@@ -19,7 +19,7 @@ Parts = tuple[Figure | str, ...]
 
 HALVES = ("float16", "bfloat16")
 
-RULES = {
+RANGE_WORDS = {
     "moving_average": "a moving average of the extremes",
     "min_max": "the extremes that were seen",
     "percentile": "quantiles of a histogram",
@@ -29,7 +29,7 @@ RULES = {
 }
 """What ``ranges`` names, in words."""
 
-FLOAT = "floating point"
+FLOAT_NOTE = "floating point"
 """How the note of a layer begins that is not quantized."""
 
 NAMED = 8
@@ -231,7 +231,7 @@ def _said(
 
 def _layer(row: Mapping[str, Any], half: bool) -> Layer:
     note = row.get("note") or ""
-    quantized = not note.startswith(FLOAT)
+    quantized = not note.startswith(FLOAT_NOTE)
     bits = str(row["weight_bits"]) if row.get("weight_bits") else "16" if half else "8"
     return Layer(
         row["name"],
@@ -239,7 +239,7 @@ def _layer(row: Mapping[str, Any], half: bool) -> Layer:
         bits if quantized else "float",
         _span(row.get("input")),
         _span(row.get("output")),
-        note if quantized else note.removeprefix(FLOAT).lstrip(": "),
+        note if quantized else note.removeprefix(FLOAT_NOTE).lstrip(": "),
         quantized,
     )
 
@@ -250,7 +250,13 @@ def _mode(compression: Mapping[str, Any]) -> str:
 
 def _ranges(settings: Mapping[str, Any]) -> str:
     name = settings.get("ranges")
-    by = f"ranges by {RULES[name]} ({name})" if name in RULES else f"ranges by {name}" if name else "ranges fixed"
+    by = (
+        f"ranges by {RANGE_WORDS[name]} ({name})"
+        if name in RANGE_WORDS
+        else f"ranges by {name}"
+        if name
+        else "ranges fixed"
+    )
     data = settings.get("calibration")
     return f"{by}, calibrated on {data['samples']:,} samples of the {data['split']} split" if data else by
 

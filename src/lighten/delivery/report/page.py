@@ -18,6 +18,7 @@ from lighten.delivery.measure.confusion import confusion_rows
 from lighten.delivery.measure.scores import Scores, read_scores, reference_of
 from lighten.delivery.report import fit_plots, plots, prune_plots, quant_plots
 from lighten.delivery.report import int8 as quantized
+from lighten.delivery.report.drawings import Drawings
 from lighten.delivery.report.figures import (
     MEANING,
     NAMES,
@@ -29,7 +30,6 @@ from lighten.delivery.report.figures import (
     rows,
     sentence,
 )
-from lighten.delivery.report.prune_plots import Panels
 from lighten.delivery.report.status import failure_notes, status
 from lighten.delivery.report.templates import environment
 
@@ -106,11 +106,11 @@ def _context(run: Path) -> dict[str, Any]:
         "folder": f"runs/{recipe}/{run_id}/student",
         "recipe_text": _read(run / "recipe.yaml"),
         "notes": [*failure_notes(run, scores is not None), *history.notes, *_missing(scores, plan)],
-        "standing": None if scores else status(run, history.rows),
+        "status": None if scores else status(run, history.rows),
         "plots": _plots(scores, history),
         "along": [
-            Panels(section, drawings, ALONG.get(section, ""), broad=True)
-            for section, drawings in fit_plots.fit_panels(history)
+            Drawings(section, drawings, ALONG.get(section, ""), broad=True)
+            for section, drawings in fit_plots.fit_drawings(history)
         ],
         "mistakes": _mistakes(run),
         "pruned": prune_plots.section(plan) if plan else None,
@@ -225,7 +225,7 @@ def _quantized(run: Path, scores: Scores | None) -> dict[str, Any] | None:
     layers = quantized.layers_of(compression)
     return {
         "summary": " ".join(sentence for sentence in (how, count and f"{count}.") if sentence),
-        "gate": int8_vs_float,
+        "int8_vs_float": int8_vs_float,
         "count": count,
         "layers": layers,
         "folded": len(layers) > MAX_LAYERS,
@@ -234,10 +234,11 @@ def _quantized(run: Path, scores: Scores | None) -> dict[str, Any] | None:
     }
 
 
-def _sensitivity(sensitivity: dict[str, Any]) -> Panels | None:
-    panels = quant_plots.sensitivity_panels(sensitivity)
+def _sensitivity(sensitivity: dict[str, Any]) -> Drawings | None:
+    drawings = quant_plots.sensitivity_drawings(sensitivity)
     legend = tuple(quant_plots.legend(sensitivity))
-    return Panels("Sensitivity to int8", panels, quant_plots.caption(sensitivity), True, legend) if panels else None
+    caption = quant_plots.caption(sensitivity)
+    return Drawings("Sensitivity to int8", drawings, caption, True, legend) if drawings else None
 
 
 def _mistakes(run: Path) -> dict[str, Any] | None:

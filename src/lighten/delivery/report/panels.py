@@ -1,4 +1,4 @@
-"""What is worth looking at of a run: the panels of the W&B workspace, and of the report for those without W&B."""
+"""The panels of the W&B workspace, which the report draws too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

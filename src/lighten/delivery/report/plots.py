@@ -1,53 +1,26 @@
-"""The report's plots: pure functions from figures to SVG text."""
+"""The report's large plots, drawn from scores and history."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from lighten.delivery.folders.run import HistoryRows
 from lighten.delivery.measure.scores import Scores, reference_of
 from lighten.delivery.report.figures import NAMES, figure, milliseconds, percent, roles
+from lighten.delivery.report.line_chart import LARGE, Curve, Phase, draw_bands, draw_curves, range_of
 from lighten.delivery.report.svg import (
     Frame,
-    Point,
     circle,
     downsample,
     line,
-    means,
     rectangle,
     shorten,
-    spread,
     text,
     ticks,
 )
 
-POINTS = 240
-"""The most points a line is drawn with."""
-
-TREND_POINTS = 40
-"""A noisy line with more points than this is drawn pale, with the mean of as many stretches over it."""
-
 LABELLED = (50.0, 26.0, 92.0, 36.0)
 """Margins that leave room for the lines' names on the right."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a plot: its name, its colour (a CSS class) and its points (share of the fit, value)."""
-
-    name: str
-    css: str
-    points: list[Point]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of the fit in which something is on: name, colour, and begin and end as shares of the fit."""
-
-    name: str
-    css: str
-    begin: float
-    end: float
 
 
 def phases(history: HistoryRows) -> list[Phase]:
@@ -96,9 +69,9 @@ def compression_plot(history: HistoryRows) -> str | None:
     top = max([value for _, value in [*sparsity, *asked]] + [0.1])
     frame = Frame((0, 1), (0, min(1.0, top * 1.15)), margin=(50.0, 26.0, 22.0, 36.0 + 24 * len(strips)))
     frame.y_axis(lambda v: percent(v, 0))
-    frame.area(downsample(sparsity, POINTS), "fill prune")
-    frame.path(downsample(asked, POINTS), "dashed prune")
-    frame.path(downsample(sparsity, POINTS), "curve prune")
+    frame.area(downsample(sparsity, LARGE.points), "fill prune")
+    frame.path(downsample(asked, LARGE.points), "dashed prune")
+    frame.path(downsample(sparsity, LARGE.points), "curve prune")
     left, _, right, bottom = frame.box
     frame.add(line((left, bottom), (right, bottom), "axis"))
     for row, phase in enumerate(strips):
@@ -208,39 +181,4 @@ def _curves(
     draw_bands(frame, bands)
     frame.y_axis(tick)
     frame.x_axis(ticks(0, 1, 4), lambda v: percent(v, 0), "of the fit")
-    for curve in curves:
-        noisy = len(curve.points) > 2 * TREND_POINTS
-        if noisy:
-            frame.path(downsample(curve.points, POINTS), f"pale {curve.css}")
-        frame.path(means(curve.points, TREND_POINTS) if noisy else curve.points, f"curve {curve.css}")
-    ends = [frame.at(*curve.points[-1]) for curve in curves]
-    places = spread([y for _, y in ends], 30, highest=frame.box[3] - 18)
-    for curve, (x, y), near in zip(curves, ends, places, strict=True):
-        told = f"{curve.name}: {label(curve.points[-1][1])} at the end"
-        frame.add(circle((x, y), 3.5, f"dot {curve.css}", told))
-        frame.add(text(x + 9, near, curve.name, f"label {curve.css}"))
-        frame.add(text(x + 9, near + 14, label(curve.points[-1][1]), "tick"))
-    return frame.drawing(title, "; ".join(f"{c.name} ends at {label(c.points[-1][1])}" for c in curves))
-
-
-def range_of(lines: Sequence[Sequence[Point]], base: float | None = None) -> tuple[float, float]:
-    """Return the range of the last nine tenths of the fit, so that the first steps do not flatten the rest.
-
-    Args:
-        lines: points (share of the fit, value).
-        base: where the range begins, instead of at the lowest value.
-    """
-    late = [y for line in lines for x, y in line if x >= 0.1] or [y for line in lines for _, y in line]
-    low, high = min(late) if base is None else base, max(late)
-    pad = (high - low or abs(high) or 1.0) * 0.08
-    return (low - pad if base is None else base), high + pad
-
-
-def draw_bands(frame: Frame, bands: Sequence[Phase], *, named: bool = True) -> None:
-    """Tint the phases of a fit, with their names above where there is room."""
-    _, top, _, bottom = frame.box
-    for band in bands:
-        start, end = frame.at(band.begin, frame.y[0])[0], frame.at(band.end, frame.y[0])[0]
-        frame.add(rectangle(start, top, end - start, bottom - top, f"band {band.css}"))
-        if named:
-            frame.add(text(start + 3, top - 7, band.name, f"mark {band.css}"))
+    return frame.drawing(title, draw_curves(frame, curves, label, LARGE))

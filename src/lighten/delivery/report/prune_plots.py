@@ -1,19 +1,20 @@
-"""The report's plots of a pruning plan: what was saved, which channels went, and what was known of each group."""
+"""The report's plots of a pruning plan: savings, widths, norms and sensitivity."""
 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lighten.delivery.report.drawings import COLUMNS, SMALLEST, Drawing, Drawings
 from lighten.delivery.report.figures import percent
-from lighten.delivery.report.svg import Frame, Point, circle, line, rectangle, shorten, svg, text
+from lighten.delivery.report.svg import Frame, Point, circle, line, powers_of_ten, rectangle, shorten, svg, text
 
 if TYPE_CHECKING:
     from lighten.pruning.plan import GroupPlan, Plan
 
 MAX_SHOWN = 24
-"""The most groups that are drawn, one panel or one bar each."""
+"""The most groups that are drawn, one drawing or one bar each."""
 
 BINS = 18
 """Bars of a histogram of norms."""
@@ -23,35 +24,6 @@ DECADES = 4
 
 SAVED = {"channels": "channels", "macs": "MACs", "parameters": "parameters", "latency": "latency"}
 """What a plan's ``saved`` and ``target`` speak of, in words."""
-
-COLUMNS = 3
-"""Drawings of widths that stand side by side where there is room."""
-
-PANEL = 160.0, 92.0
-"""Width and height of one small drawing in user units; that wide it is on a phone, where two stand side by side."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One of several drawings that are read alike: whose it is, the drawing, and lines below it."""
-
-    name: str
-    svg: str
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Panels:
-    """A figure of several drawings, as wide as the page; ``broad`` ones stand at most three in a row.
-
-    ``legend`` holds colours and what they mean.
-    """
-
-    heading: str
-    panels: list[Panel]
-    caption: str
-    broad: bool = False
-    legend: tuple[tuple[str, str], ...] = ()
 
 
 def heaviest(groups: "Sequence[GroupPlan]", most: int = MAX_SHOWN) -> "list[GroupPlan]":
@@ -79,54 +51,54 @@ def section(plan: "Plan") -> dict[str, Any]:
     before, after = (sum(getattr(group, f"width_{when}") for group in plan.groups) for when in ("before", "after"))
     many = f"{len(plan.groups)} group{'s' if len(plan.groups) != 1 else ''}"
     drawn = [
-        Panels(
+        Drawings(
             "Saved against asked",
-            savings_panels(plan),
+            savings_drawings(plan),
             "What went, as shares of the network before pruning (of the channels: of those that can go). The stroke is "
             "what was asked.",
         ),
-        Panels(
+        Drawings(
             "Kept and removed channels",
-            width_panels(groups),
+            width_drawings(groups),
             f"A group is a set of layers that must be cut alike. Of {before} channels in {many}, {after} are "
             f"left. Filled: kept. Outlined: removed.{rule}",
             broad=True,
         ),
-        Panels(
+        Drawings(
             "Norms and the cut",
-            norm_panels(groups),
+            norm_drawings(groups),
             "How many channels of a group have which L2 norm, from 0 to its largest. Filled, upward: kept. Outlined, "
             "downward: removed, with the norm they had when they went. The dashed line is the cut, where one norm "
             "parts the two; other scores take channels from anywhere. Below, the score that was used, and why where "
             f"it was chosen for the group.{rule}",
         ),
-        Panels(
+        Drawings(
             "Sensitivity",
-            curve_panels(groups),
+            curve_drawings(groups),
             "Damage to the outputs when a share of this group alone is removed: the mean KL divergence from the whole "
             "network’s, in nats, logarithmic, all groups over the same axes. The dashed line and the ring are the "
             f"share that was chosen.{rule}",
         ),
     ]
-    return {"plots": [figure for figure in drawn if figure.panels], "summary": _achieved(plan)}
+    return {"plots": [figure for figure in drawn if figure.drawings], "summary": _achieved(plan)}
 
 
-def savings_panels(plan: "Plan") -> list[Panel]:
+def savings_drawings(plan: "Plan") -> list[Drawing]:
     """Return a bar for each share that goes, with a stroke at the one that was asked for."""
     target, amount = asked(plan) or ("", 0.0)
-    return [_savings_panel(key, share, amount if key == target else None) for key, share in savings(plan).items()]
+    return [_savings_drawing(key, share, amount if key == target else None) for key, share in savings(plan).items()]
 
 
-def width_panels(groups: "Sequence[GroupPlan]") -> list[Panel]:
+def width_drawings(groups: "Sequence[GroupPlan]") -> list[Drawing]:
     """Return bars of every group's channels, filled where they stay, in up to three drawings side by side."""
     rows = math.ceil(len(groups) / COLUMNS) or 1
     widest = max((group.width_before for group in groups), default=0)
-    return [_width_panel(groups[start : start + rows], widest) for start in range(0, len(groups), rows)]
+    return [_width_drawing(groups[start : start + rows], widest) for start in range(0, len(groups), rows)]
 
 
-def norm_panels(groups: "Sequence[GroupPlan]") -> list[Panel]:
+def norm_drawings(groups: "Sequence[GroupPlan]") -> list[Drawing]:
     """Return a histogram of norms for each group that has them: channels that stay upward, others downward."""
-    return [_norm_panel(group) for group in groups if group.norms]
+    return [_norm_drawing(group) for group in groups if group.norms]
 
 
 def cut_of(group: "GroupPlan") -> float | None:
@@ -135,13 +107,13 @@ def cut_of(group: "GroupPlan") -> float | None:
     return (max(gone) + min(kept)) / 2 if gone and kept and max(gone) <= min(kept) else None
 
 
-def curve_panels(groups: "Sequence[GroupPlan]") -> list[Panel]:
+def curve_drawings(groups: "Sequence[GroupPlan]") -> list[Drawing]:
     """Return a sensitivity curve for each group that was probed, all over the same axes."""
     groups = [replace(group, curve=_finite(group.curve)) for group in groups if group.curve]
     if not groups:
         return []
-    decades = _decades([damage for group in groups for _, damage in group.curve])
-    return [_curve_panel(group, decades) for group in groups]
+    decades = powers_of_ten([damage for group in groups for _, damage in group.curve], least=2, most=DECADES)
+    return [_curve_drawing(group, decades) for group in groups]
 
 
 def damage_at(group: "GroupPlan", share: float) -> float | None:
@@ -161,19 +133,19 @@ def _achieved(plan: "Plan") -> str:
     return f"{wanted}Gone: {', '.join(gone)}.{early}"
 
 
-def _savings_panel(key: str, share: float, amount: float | None) -> Panel:
-    width, height = PANEL[0], 26.0
+def _savings_drawing(key: str, share: float, amount: float | None) -> Drawing:
+    width, height = SMALLEST[0], 26.0
     bar = [rectangle(0, 5, width, 16, "track"), rectangle(0, 5, share * width, 16, "bar compressed")]
     notes = [f"{percent(share, 1)} gone"]
     if amount is not None:
         bar.append(line((amount * width, 0), (amount * width, height), "asked"))
         notes.append(f"{percent(amount, 1)} asked")
     drawing = svg(bar, height, f"Share of the {SAVED[key]} that went", ", ".join(notes), width=width)
-    return Panel(SAVED[key], drawing, tuple(notes))
+    return Drawing(SAVED[key], drawing, tuple(notes))
 
 
-def _width_panel(groups: "Sequence[GroupPlan]", widest: int) -> Panel:
-    width, row = 2 * PANEL[0], 36.0
+def _width_drawing(groups: "Sequence[GroupPlan]", widest: int) -> Drawing:
+    width, row = 2 * SMALLEST[0], 36.0
     scale = (width - 84) / widest
     parts = []
     for index, group in enumerate(groups):
@@ -187,11 +159,11 @@ def _width_panel(groups: "Sequence[GroupPlan]", widest: int) -> Panel:
         if group.removed:
             parts.append(rectangle(kept + 1.5, y + 18.5, max(whole - kept - 2, 1), 11, "gone", told))
     told = "; ".join(f"{group.name} {_kept(group)}" for group in groups)
-    return Panel("", svg(parts, row * len(groups), "Kept and removed channels", told, width=width), ())
+    return Drawing("", svg(parts, row * len(groups), "Kept and removed channels", told, width=width), ())
 
 
-def _norm_panel(group: "GroupPlan") -> Panel:
-    width, height = PANEL
+def _norm_drawing(group: "GroupPlan") -> Drawing:
+    width, height = SMALLEST
     top = max(group.norms) or 1.0
     kept, gone = (_histogram([group.norms[i] for i in which], top) for which in (group.kept, group.removed))
     frame = Frame((0, BINS), (-max(gone), max(kept)), height=height, width=width, margin=(2.0, 6.0, 2.0, 18.0))
@@ -216,11 +188,11 @@ def _norm_panel(group: "GroupPlan") -> Panel:
     told += "" if cut is None else f", cut at {cut:.3g}"
     reason = f"{group.score}: {group.why}" if group.why else group.score
     drawing = frame.drawing(f"Norms of {group.name}", told)
-    return Panel(group.name, drawing, tuple(note for note in (_kept(group), reason) if note))
+    return Drawing(group.name, drawing, tuple(note for note in (_kept(group), reason) if note))
 
 
-def _curve_panel(group: "GroupPlan", decades: tuple[int, int]) -> Panel:
-    width, height = PANEL
+def _curve_drawing(group: "GroupPlan", decades: tuple[int, int]) -> Drawing:
+    width, height = SMALLEST
     frame = Frame((0, 1), decades, height=height + 12, width=width, margin=(40.0, 8.0, 12.0, 20.0))
     left, top, right, bottom = frame.box
     for power in range(decades[0], decades[1] + 1):
@@ -239,7 +211,7 @@ def _curve_panel(group: "GroupPlan", decades: tuple[int, int]) -> Panel:
         frame.add(circle(frame.at(chosen, _height(damage, decades)), 4, "ring chosen", said))
     last = group.curve[-1]
     told = f"Chosen: {said}. Damage rises to {last[1]:.2g} nats at {percent(last[0], 0)}"
-    return Panel(group.name, frame.drawing(f"Sensitivity of {group.name}", told), (said,))
+    return Drawing(group.name, frame.drawing(f"Sensitivity of {group.name}", told), (said,))
 
 
 def _kept(group: "GroupPlan") -> str:
@@ -256,13 +228,6 @@ def _histogram(values: Sequence[float], top: float) -> list[int]:
 def _finite(curve: Sequence[Point]) -> tuple[Point, ...]:
     """Return the points up to where the damage is infinite, as it is where a masked network overflows."""
     return tuple(itertools.takewhile(lambda point: math.isfinite(point[1]), curve))
-
-
-def _decades(damages: Sequence[float]) -> tuple[int, int]:
-    """Return the powers of ten around the damages, the lowest ones left out where there are many."""
-    logs = [math.log10(damage) for damage in damages if damage > 0] or [0.0]
-    high = math.ceil(max(logs))
-    return max(min(math.floor(min(logs)), high - 2), high - DECADES), high
 
 
 def _height(damage: float, decades: tuple[int, int]) -> float:

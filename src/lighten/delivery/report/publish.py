@@ -1,4 +1,4 @@
-"""What a finished run tells its logger: final scores, and in W&B also tables and the model with what it is made of."""
+"""Publication of a finished run to its logger: final scores; in W&B also tables and the model with its lineage."""
 
 import json
 import re

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lighten.delivery.folders.run import read_json
+from lighten.delivery.report.drawings import COLUMNS, SMALLEST, Drawing
 from lighten.delivery.report.figures import FORMATS
-from lighten.delivery.report.prune_plots import COLUMNS, PANEL, Panel
-from lighten.delivery.report.svg import Frame, line, rectangle, shorten, text
+from lighten.delivery.report.svg import Frame, line, powers_of_ten, rectangle, shorten, text
 from lighten.errors import UserError
 
 SCHEMA = 1
@@ -47,15 +47,15 @@ def ranked(sensitivity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [layer for layer in sensitivity["layers"] if _is_error(layer.get("error"))]
 
 
-def sensitivity_panels(sensitivity: Mapping[str, Any]) -> list[Panel]:
+def sensitivity_drawings(sensitivity: Mapping[str, Any]) -> list[Drawing]:
     """Return bars of the error of the most sensitive layers, in up to three drawings over the same axis."""
     layers = ranked(sensitivity)[:MAX_SHOWN]
     if not layers:
         return []
-    decades = _decades([layer["error"] for layer in layers])
+    decades = powers_of_ten([layer["error"] for layer in layers], least=1, most=DECADES)
     rows = math.ceil(len(layers) / COLUMNS)
     metric = sensitivity.get("metric", "accuracy")
-    return [_panel(layers[start : start + rows], decades, metric) for start in range(0, len(layers), rows)]
+    return [_drawing(layers[start : start + rows], decades, metric) for start in range(0, len(layers), rows)]
 
 
 def legend(sensitivity: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -101,8 +101,8 @@ def outcome(sensitivity: Mapping[str, Any]) -> str:
     return told
 
 
-def _panel(layers: Sequence[Mapping[str, Any]], decades: tuple[int, int], metric: str) -> Panel:
-    width = 2 * PANEL[0]
+def _drawing(layers: Sequence[Mapping[str, Any]], decades: tuple[int, int], metric: str) -> Drawing:
+    width = 2 * SMALLEST[0]
     frame = Frame(decades, (0, 1), height=ROW * len(layers) + 26, width=width, margin=(1.0, 0.0, 62.0, 22.0))
     left, top, _, bottom = frame.box
     step = 2 if decades[1] - decades[0] > 4 else 1
@@ -127,7 +127,7 @@ def _panel(layers: Sequence[Mapping[str, Any]], decades: tuple[int, int], metric
         if form != INT8:
             frame.add(text(width - 12, y + 13, form, f"mark end {_colour(form)}"))
         said.append(told)
-    return Panel("", frame.drawing("Error of the logits by layer", "; ".join(said)), ())
+    return Drawing("", frame.drawing("Error of the logits by layer", "; ".join(said)), ())
 
 
 def _form(layer: Mapping[str, Any]) -> str:
@@ -136,13 +136,6 @@ def _form(layer: Mapping[str, Any]) -> str:
 
 def _colour(form: str) -> str:
     return COLOURS.get(form, COLOURS["float32"])
-
-
-def _decades(errors: Sequence[float]) -> tuple[int, int]:
-    """Return the powers of ten around the errors, the lowest ones left out where there are many."""
-    logs = [math.log10(error) for error in errors if error > 0] or [0.0]
-    high = math.ceil(max(logs))
-    return max(min(math.floor(min(logs)), high - 1), high - DECADES), high
 
 
 def _number(value: float) -> str:

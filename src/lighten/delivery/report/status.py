@@ -1,4 +1,4 @@
-"""How far a run has come that has no scores, and what it failed with: told from what lies in its folder."""
+"""The status of a run without scores: how far it has come, and what it failed with."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A little SVG: a frame with axes, lines and labels, coloured by the page's style sheet.
+"""SVG drawings: a frame with axes, lines and labels, coloured by the page's style sheet.
 
 Colours are CSS classes, so that one drawing serves light, dark and print. Sizes are chosen so that the text
 stays readable when a 390 px phone scales the drawing down.
@@ -132,6 +132,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def powers_of_ten(values: Sequence[float], *, least: int, most: int) -> tuple[int, int]:
+    """Return the powers of ten around the values, ``least`` to ``most`` of them: of more, the lowest are left out."""
+    logs = [math.log10(value) for value in values if value > 0] or [0.0]
+    high = math.ceil(max(logs))
+    return max(min(math.floor(min(logs)), high - least), high - most), high
 
 
 def spread(positions: Sequence[float], gap: float, *, highest: float) -> list[float]:

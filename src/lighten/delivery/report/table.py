@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from lighten.delivery.measure.scores import Scores, reference_of
 from lighten.delivery.report import int8 as quantized
-from lighten.delivery.report.figures import MEANING, NAMES, Row, roles, rows, sentence
+from lighten.delivery.report.figures import MEANING, NAMES, FigureRow, roles, rows, sentence
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -70,11 +70,11 @@ def _runtimes(runtimes: quantized.Runtimes) -> "Table":
     return table
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: FigureRow) -> list[str]:
     return [row.label, *(cell.text if cell else "–" for cell in row.cells), row.gain.text if row.gain else ""]
 
 
-def _ends_section(row: Row) -> bool:
+def _ends_section(row: FigureRow) -> bool:
     return row.label in {"Macro-F1", "MACs"}
 
 

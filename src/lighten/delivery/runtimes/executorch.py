@@ -1,4 +1,4 @@
-"""ExecuTorch files in ExecuTorch."""
+"""The runner of ExecuTorch files."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What runtimes have in common: calls as arrays, batches in pieces, errors in one line."""
+"""Helpers of the runners: calls as arrays, batches in pieces, errors in one line."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

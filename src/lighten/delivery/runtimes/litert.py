@@ -1,4 +1,4 @@
-"""LiteRT files (formerly TensorFlow Lite) in LiteRT."""
+"""The runner of LiteRT (formerly TensorFlow Lite) files, and their count."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""ONNX files in onnxruntime."""
+"""The runner of ONNX files, in onnxruntime."""
 
 from pathlib import Path
 

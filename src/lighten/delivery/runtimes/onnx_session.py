@@ -1,4 +1,4 @@
-"""Opening ONNX files in onnxruntime."""
+"""Sessions of onnxruntime."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""OpenVINO files in OpenVINO."""
+"""The runner of OpenVINO files."""
 
 from pathlib import Path
 

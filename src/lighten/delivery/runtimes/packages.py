@@ -1,4 +1,4 @@
-"""The optional packages that targets other than ONNX need."""
+"""Optional packages of the targets: whether they are there, and how to get them."""
 
 from importlib import import_module
 from importlib.util import find_spec

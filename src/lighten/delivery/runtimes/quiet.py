@@ -1,4 +1,4 @@
-"""Keeping what exporters and runtimes say to themselves away from the user."""
+"""Context managers that silence exporters and runtimes."""
 
 import io
 import logging

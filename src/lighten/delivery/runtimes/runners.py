@@ -1,4 +1,4 @@
-"""The one way to run a model, whether it is a file in its runtime or a torch module."""
+"""The interface of runners, which run a file in its runtime or a torch module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

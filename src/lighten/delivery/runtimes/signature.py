@@ -1,4 +1,4 @@
-"""What goes into a file and comes out of it: tensors, by name, of whatever a forward takes and returns."""
+"""The signature of a file: the names of tensors that a forward takes and returns."""
 
 import re
 from collections.abc import Mapping, Sequence

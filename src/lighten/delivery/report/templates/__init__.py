@@ -1,4 +1,4 @@
-"""The templates of what is written for people."""
+"""The templates of report page and model card."""
 
 import re
 from typing import TYPE_CHECKING, Any
