@@ -22,7 +22,12 @@ def one_line(error: BaseException, most: int = 1000) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message; of an empty one its kind."""
-    return next((line for line in str(error).strip().splitlines()), type(error).__name__)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message; of an empty one its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def shown(text: str, most: int = 80) -> str:

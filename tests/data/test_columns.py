@@ -86,9 +86,9 @@ def test_labels_by_name_or_number(values, labels):
     ("values", "says"),
     [
         (["a", "catt", "b"], "f: label 'catt' in row 2 is unknown; did you mean 'cat'? Choices: a, b, cat"),
-        ([0, 1, 3], "f: label 3 in row 3 is out of range, expected 0 to 2; mend it, or list all names in classes"),
+        ([0, 1, 3], "f: label 3 in row 3 is out of range, expected 0 to 2; fix it, or list all names in classes"),
         ([0, -1, 3], "f: label -1 in row 2 is out of range"),
-        ([0, None, 1, None], "f: 2 rows have no label, the first is row 2; remove or mend them"),
+        ([0, None, 1, None], "f: 2 rows have no label, the first is row 2; remove or fix them"),
         (["a", None], "f: 1 rows have no label, the first is row 2"),
         ([0.0, 1.0], "f: labels are double, expected integers or names; choose another label column"),
     ],
@@ -109,7 +109,7 @@ def test_targets():
 @pytest.mark.parametrize(
     ("values", "zero_or_one", "says"),
     [
-        ([1, 2], True, "f: x is 2 in row 2, expected 0 or 1; mend it"),
+        ([1, 2], True, "f: x is 2 in row 2, expected 0 or 1; fix it"),
         ([1.0, 0.5], True, "f: x is 0.5 in row 2, expected 0 or 1"),
         ([1.0, float("inf")], False, "f: x is inf in row 2, expected a finite number"),
         ([1.0, float("nan")], False, "f: x is nan in row 2, expected a finite number"),

@@ -37,7 +37,7 @@ def test_damaged_and_missing_files_are_told_in_one_line(tmp_path, name):
         read_file(str(file), [])
     file.write_bytes(b'{"a": \xff\xfe\n"b' if "json" in name else b'a,b\ta\n"1\n\xff,2,3\t4\t"5\n')
     with pytest.raises(
-        UserError, match=rf"{name} cannot be read as {file.suffix[1:]} \(.+\); mend or replace"
+        UserError, match=rf"{name} cannot be read as {file.suffix[1:]} \(.+\); fix or replace"
     ) as caught:
         read_file(str(file), ["a"])
     assert "\n" not in str(caught.value)

@@ -86,11 +86,11 @@ def test_digest_is_of_all():
         ),
         (
             Part(["a", "b", "c"], torch.tensor([0, 3, -1])),
-            "data d: label 3 in row 2 of the test part, expected 0 to 2; mend it, or name more classes",
+            "data d: label 3 in row 2 of the test part, expected 0 to 2; fix it, or name more classes",
         ),
         (
             Part(["a", "b", "c"], torch.tensor([0, 1, -1])),
-            "data d: label -1 in row 3 of the test part, expected 0 to 2; mend it, or name more classes",
+            "data d: label -1 in row 3 of the test part, expected 0 to 2; fix it, or name more classes",
         ),
     ],
 )

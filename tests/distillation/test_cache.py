@@ -311,7 +311,7 @@ def test_outputs_of_another_teacher_are_refused(opened, changes, there, here, ra
         opened(rank=rank, world=2, **changes)
     assert told(caught) == (
         f"teacher cache {cache.folder} holds outputs for {there}; this run has {here}; "
-        "choose another folder, or remove this one to fill it anew"
+        "choose another folder, or remove this one to fill it again"
     )
     check(opened(), range(KEYS))
 

@@ -107,11 +107,11 @@ def _targets() -> list[Finding]:
             continue
         there = version_of(target.runtime)
         if there is None:
-            told = f"{target.package} is there, {target.runtime} is not: {_extra(name)}"
-            found.append(Finding("targets", name, "warning", told))
+            found = f"{target.package} is there, {target.runtime} is not: {_extra(name)}"
+            found.append(Finding("targets", name, "warning", found))
         else:
-            told = f"{target.package} {version_of(target.package)}, runs in {target.runtime} {there}"
-            found.append(Finding("targets", name, "ok", told))
+            found = f"{target.package} {version_of(target.package)}, runs in {target.runtime} {there}"
+            found.append(Finding("targets", name, "ok", found))
     return found
 
 

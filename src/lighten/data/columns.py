@@ -117,7 +117,7 @@ def targets_of(columns: Sequence[tuple[str, pa.ChunkedArray]], where: str, *, ze
         if not fine.all():
             row = int(np.flatnonzero(~fine)[0])
             wanted = "0 or 1" if zero_or_one else "a finite number"
-            raise UserError(f"{where}: {name} is {values[row]:g} in row {row + 1}, expected {wanted}; mend it")
+            raise UserError(f"{where}: {name} is {values[row]:g} in row {row + 1}, expected {wanted}; fix it")
         stacked.append(values.astype(np.float32))
     return torch.from_numpy(np.stack(stacked, 1))
 
@@ -130,7 +130,7 @@ def _check_full(column: pa.ChunkedArray, name: str, where: str) -> None:
     empty = _first(pc.is_null(column))
     if empty is not None:
         raise UserError(
-            f"{where}: {column.null_count} rows have no {name}, the first is row {empty + 1}; remove or mend them"
+            f"{where}: {column.null_count} rows have no {name}, the first is row {empty + 1}; remove or fix them"
         )
 
 

@@ -57,7 +57,7 @@ def read_file(path: str, texts: Iterable[str]) -> pa.Table:
         )
     except (pa.ArrowException, OSError) as error:
         reason = first_line(error)
-        raise UserError(f"{path} cannot be read as {suffix[1:]} ({reason}); mend or replace the file") from error
+        raise UserError(f"{path} cannot be read as {suffix[1:]} ({reason}); fix or replace the file") from error
 
 
 def read_hub(path: str, config: str | None = None) -> Splits:

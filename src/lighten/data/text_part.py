@@ -90,7 +90,7 @@ def check_part(part: Part, where: str, source: str, *, classes: int | None) -> N
             row = int(wrong[0])
             raise UserError(
                 f"{source}: label {int(part.labels[row])} in row {row + 1} of the {where} part, "
-                f"expected 0 to {classes - 1}; mend it, or name more classes"
+                f"expected 0 to {classes - 1}; fix it, or name more classes"
             )
 
 

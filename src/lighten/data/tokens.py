@@ -130,14 +130,14 @@ def cached_tokens(
         try:
             return _read(file, len(texts))
         except _DAMAGE as error:
-            warnings.warn(f"token cache {file} is damaged ({first_line(error)}); it is made anew", stacklevel=2)
+            warnings.warn(f"token cache {file} is damaged ({first_line(error)}); it is made again", stacklevel=2)
     tokens = tokenizer(texts, pairs, max_length)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, lambda target: _write(target, tokens))
     except OSError as error:
         warnings.warn(
-            f"token cache {file.parent} cannot be written ({error.strerror}), so each run tokenizes anew; "
+            f"token cache {file.parent} cannot be written ({error.strerror}), so each run tokenizes again; "
             "set LIGHTEN_CACHE to a folder that can be",
             stacklevel=2,
         )

@@ -19,12 +19,12 @@ def ignore_progress(stage: str, done: float) -> None:
 
 
 class Stages:
-    """The stages of long work, told as they begin and go on, with the share of all its time that has passed.
+    """The stages of long work, reported as they begin and continue, with the share of all its time that has passed.
 
     What is left is what is known of it, and for every other stage the mean of those that are done.
 
     Args:
-        on_progress: is told.
+        on_progress: is called.
         count: how many stages there are whose length is not known.
         known: seconds of all others together.
 
@@ -37,7 +37,7 @@ class Stages:
     def __init__(self, on_progress: ProgressCallback, count: int, *, known: float = 0.0) -> None:
         self._say, self._count, self._known = on_progress, count, known
         self._begun = self._stage_begun = time.monotonic()
-        self._name, self._seconds = "", 0.0  # of the stage that goes on, if it is known how long that is
+        self._name, self._seconds = "", 0.0  # of the present stage, if it is known how long that is
         self._finished, self._spent, self._told = -1, 0.0, 0.0
 
     def __call__(self, name: str, *, seconds: float = 0.0) -> None:
@@ -102,12 +102,12 @@ def progress(title: str, console: "Console", *, ticks: bool = True) -> Iterator[
 
 
 def _lines(title: str, console: "Console") -> ProgressCallback:
-    begun, told = time.monotonic(), ""
+    begun, shown = time.monotonic(), ""
 
     def on_progress(stage: str, done: float) -> None:
-        nonlocal told
-        if stage != told:
-            told, passed = stage, time.monotonic() - begun
+        nonlocal shown
+        if stage != shown:
+            shown, passed = stage, time.monotonic() - begun
             left = f" (about {passed * (1 - done) / done:.0f} s left)" if done else ""
             console.print(f"{title} {stage}{left} …", markup=False, highlight=False, soft_wrap=True)
 

@@ -259,7 +259,7 @@ class TeacherCache:
             problem = type(error).__name__
         if self._rank == 0:
             if problem:
-                self._warn(f"{path} is unreadable ({problem}): it is made anew")
+                self._warn(f"{path} is unreadable ({problem}): it is made again")
             content = json.dumps(self._meta, indent=1).encode()
             write_whole(path, lambda temporary: temporary.write_bytes(content))
 
@@ -270,7 +270,7 @@ class TeacherCache:
             there, here = (", ".join(f"{n} {_short(of.get(n))}" for n in names) for of in (found, expected))
             raise UserError(
                 f"teacher cache {self.folder} holds outputs for {there}; this run has {here}; "
-                "choose another folder, or remove this one to fill it anew"
+                "choose another folder, or remove this one to fill it again"
             )
 
     def _check_disk(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lighten.errors import UserError, did_you_mean
+from lighten.errors import UserError, did_you_mean, last_line
 from lighten.models.transformers import longest, options_of
 from lighten.utils.compression import record_, record_of
 
@@ -88,7 +88,7 @@ def student_from_teacher(
     try:
         student.load_state_dict(state)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = last_line(error)
         raise UserError(
             f"{type(teacher).__name__}: its weights are not those of its config ({reason}); give a teacher that is not "
             "masked, quantized or cut"

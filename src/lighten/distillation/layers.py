@@ -18,6 +18,7 @@ from lighten.distillation.settings import UNIFORM
 from lighten.distillation.teacher import Teacher, filter_kwargs
 from lighten.errors import UserError
 from lighten.utils.inputs import Call
+from lighten.utils.modules import modes_kept
 
 PROJECTED = ("hint", "hidden_cosine")
 """Losses that compare features value by value, so that widths must be equal."""
@@ -88,9 +89,8 @@ class MatchedLayers:
             FeatureRecorder(self.student, [match.student for match in pairs]),
             FeatureRecorder(self.teacher.module, [match.teacher for match in pairs]),
         )
-        modes = {module: module.training for module in self.student.modules()}
         try:
-            with torch.no_grad(), torch.random.fork_rng():
+            with modes_kept(self.student), torch.no_grad(), torch.random.fork_rng():
                 args, kwargs = filter_kwargs(self.student.eval(), call)
                 self.student(*args, **kwargs)
                 self.teacher.logits(call, device)
@@ -98,9 +98,6 @@ class MatchedLayers:
         except BaseException:
             self.close()
             raise
-        finally:
-            for module, training in modes.items():
-                module.training = training
 
     @property
     def opened(self) -> bool:

@@ -24,6 +24,7 @@ from lighten.distillation.terms import check_terms
 from lighten.errors import UserError
 from lighten.schedule import Setting
 from lighten.utils.batch import BatchFormat
+from lighten.utils.modules import modes_kept
 from lighten.utils.preserve import random_state_kept
 
 _SOFTENED = ("soft_labels", "dkd", "dist")
@@ -250,18 +251,15 @@ def _normalisations(
 @contextlib.contextmanager
 def _untouched(models: Iterable[nn.Module], loaders: Sequence[Any]) -> Iterator[None]:
     """Put models in eval mode; afterwards modes, random states and places of loaders are as they were."""
-    modes = {m: m.training for model in models for m in model.modules()}
     own = [getattr(x, "generator", None) for loader in loaders for x in (loader, getattr(loader, "sampler", None))]
     generators = [(g, g.get_state()) for g in own if isinstance(g, torch.Generator)]
     places = [(x, x.state_dict()) for x in loaders if hasattr(x, "state_dict") and hasattr(x, "load_state_dict")]
     try:
-        with random_state_kept(nn.ModuleList(models)):
-            for module in modes:
-                module.training = False
+        with random_state_kept(nn.ModuleList(models)), modes_kept(*models):
+            for model in models:
+                model.eval()
             yield
     finally:
-        for module, training in modes.items():
-            module.training = training
         for generator, state in generators:
             generator.set_state(state)
         for loader, place in places:

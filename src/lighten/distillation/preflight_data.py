@@ -45,7 +45,7 @@ def find_input_problems(
                     yield Problem(
                         ERROR,
                         f"{part.name} sample {first + bad} has inputs that are not finite; "
-                        "expected numbers; remove or mend it",
+                        "expected numbers; remove or fix it",
                     )
                     return
         prints += digests_of(call, rows)
@@ -188,7 +188,7 @@ def _number_problems(part: str, labels: Tensor, task: str) -> Iterator[Problem]:
         expected = "finite numbers" if task == "regression" else "0 to 1"
         yield Problem(
             ERROR,
-            f"{part} sample {sample} has the label {float(labels[bad][0]):g}, expected {expected}; mend the labels",
+            f"{part} sample {sample} has the label {float(labels[bad][0]):g}, expected {expected}; fix the labels",
         )
 
 

@@ -187,5 +187,5 @@ def check_same_teacher(saved: str | None, given: str | None) -> None:
         there, here = ("none" if each is None else each[:12] for each in (saved, given))
         raise UserError(
             f"the checkpoint's teacher is {there}, the one given is {here}; "
-            "give the teacher that this student began with, or start anew"
+            "give the teacher that this student began with, or start again"
         )

@@ -50,7 +50,7 @@ class Prune(L.Callback):
         schedule: how the share rises: ``"cubic"`` (Zhu & Gupta 2017), ``"linear"``, ``"exponential"`` or
             ``"one_shot"``, all of it at ``begin``.
         soft: until ``end`` zero the removed filters at each update alone, so that they can grow again and be chosen
-            anew (Soft Filter Pruning, He et al. 2018).
+            again (Soft Filter Pruning, He et al. 2018).
         target: see there; widths for ``"latency"`` are measured in ``setup``.
         align: see there.
         rate_norm: see there.

@@ -21,7 +21,7 @@ LIBRARIES = ("torch", "lightning", "builtins")
 class Copies:
     """Copies of ``whole`` that change as it trains: averaged models, modules of its make, dicts and lists of tensors.
 
-    What does not change, such as a teacher of the same make, is nobody's average and is left alone.
+    What does not change, such as a teacher of the same make, is nobody's average and stays as it is.
 
     Args:
         holders: objects whose attributes may hold copies.

@@ -172,7 +172,7 @@ class Plan:
             ) from error
         if plan.hash != expected:
             raise UserError(
-                f"the plan's cuts do not match its hash {expected[:12]}; it was damaged or edited, plan anew"
+                f"the plan's cuts do not match its hash {expected[:12]}; it was damaged or edited, plan again"
             )
         return plan
 

@@ -99,7 +99,7 @@ class Pruner:
         self.mask_copies()
 
     def update(self, ramp: float, *, final: bool) -> None:
-        """Decide anew what goes, and mask that.
+        """Decide again what goes, and mask that.
 
         Args:
             ramp: share of the amount to remove now.

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from lighten.errors import UserError
+from lighten.errors import UserError, first_line
 from lighten.pruning.labels import Labels, compact, spread, varies
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import preserved, random_state_kept
@@ -260,12 +260,6 @@ def module_of(node: Node) -> str:
     """Return the dotted name of the innermost module whose forward made the node."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return stack[-1][0] if stack else ""
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _weights(exported: ExportedProgram, model: nn.Module) -> dict[str, Weight]:

@@ -69,7 +69,7 @@ class Updates:
         self.updated, self.ended = due, self.is_last(due)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed fit goes on from."""
+        """Return what a resumed fit continues from."""
         return {"updated": self.updated, "ended": self.ended, "from": self.start or 0}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ class Stage(enum.IntEnum):
     OFF = 0
     """Plain float; the model computes what it did before."""
     OBSERVE = 1
-    """Batch norm folded, weights fake-quantized, activations watched but left alone: their ranges are not known yet."""
+    """Batch norm folded, weights fake-quantized, activations watched but not quantized: their ranges are not known yet."""
     ON = 2
     """Everything fake-quantized."""
     EXPORT = 3
@@ -181,7 +181,7 @@ class ActivationQuantizers(nn.Module):
         watched alone.
 
         Args:
-            when: told where something was not finite, such as ``" at step 3"``.
+            when: named where something was not finite, such as ``" at step 3"``.
 
         Raises:
             UserError: if activations were not finite.

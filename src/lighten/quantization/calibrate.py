@@ -11,6 +11,7 @@ from lighten.quantization.activation_quantizers import QUANTIZERS, Stage, quanti
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.compression import record_of
 from lighten.utils.inputs import Call, check_call
+from lighten.utils.modules import modes_kept
 
 
 def calibrate_(
@@ -29,25 +30,23 @@ def calibrate_(
     """
     if record_of(model).quantization is None:
         raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
-    modes = {module: module.training for module in model.modules()}
     quantizers = None
     try:
-        model.eval()
-        form = BatchFormat(batch)
-        for each in batches:
-            args, kwargs = inputs_of_batch(each, form, model)
-            with torch.no_grad():
-                if not hasattr(model, QUANTIZERS):
+        with modes_kept(model):
+            model.eval()
+            form = BatchFormat(batch)
+            for each in batches:
+                args, kwargs = inputs_of_batch(each, form, model)
+                with torch.no_grad():
+                    if not hasattr(model, QUANTIZERS):
+                        model(*args, **kwargs)
+                    if quantizers is None:
+                        quantizers = quantizers_of(model)
+                        quantizers.restart(ranges)
                     model(*args, **kwargs)
-                if quantizers is None:
-                    quantizers = quantizers_of(model)
-                    quantizers.restart(ranges)
-                model(*args, **kwargs)
-            if quantizers.rule.estimate is None:
-                quantizers.update()  # a histogram gathers all batches first
+                if quantizers.rule.estimate is None:
+                    quantizers.update()  # a histogram gathers all batches first
     finally:
-        for module, training in modes.items():
-            module.training = training
         if quantizers is not None:
             quantizers.observing = False
     if quantizers is None:

@@ -146,7 +146,7 @@ class Observer:
 
         Args:
             untrained: locations that training does not reach, so that none of their steps counts as skipped.
-            when: told where something was not finite.
+            when: named where something was not finite.
             device: of the result.
 
         Raises:

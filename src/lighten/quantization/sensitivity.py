@@ -84,7 +84,7 @@ def find_float_layers(
 
     Each layer is quantized alone (weights, input, output) and ranked by the error of the logits. Then the most
     sensitive ones are left out, as few as the tolerated drop allows, found by bisection; each trial is quantized and
-    calibrated anew. That is a forward pass over ``batches`` for each layer, and some: less than an epoch's time, with
+    calibrated again. That is a forward pass over ``batches`` for each layer, and some: less than an epoch's time, with
     a few hundred samples.
 
     Args:

@@ -19,7 +19,7 @@ LOGGERS = ("csv", "wandb", "tensorboard", "none")
 MAX_SEED = 2**32 - 1
 """What all generators of random numbers take."""
 RESUME = ("same", CHANGED)
-"""Whether a run that goes on may have other settings than it began with."""
+"""Whether a resumed run may have other settings than it began with."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("auto", "32-true", "32", "16-mixed", "bf16-mixed")
 

@@ -14,7 +14,7 @@ from lighten.utils.safe_yaml import flatten
 FROM_TEACHER = "from_teacher"
 """The student that is made of its teacher's layers."""
 CHANGED = "changed"
-"""The value of ``resume`` with which a run may go on with other settings than it began with."""
+"""The value of ``resume`` with which a run may be resumed with other settings than it began with."""
 
 RUNTIME_SETTINGS = (
     "name",
@@ -28,7 +28,7 @@ RUNTIME_SETTINGS = (
     "trainer.log_every_n_steps",
     "trainer.timeout",
 )
-"""Settings that may differ when a run goes on: they change nothing that is learned."""
+"""Settings that may differ when a run is resumed: they change nothing that is learned."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Checks of a setting's value, told alike by Python, recipes and the command line."""
+"""Checks of a setting's value, alike for Python, recipes and the command line."""
 
 import math
 from collections.abc import Iterable

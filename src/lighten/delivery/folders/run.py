@@ -49,7 +49,7 @@ def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        made_by: the command that writes it, told to the user when it is missing or broken.
+        made_by: the command that writes it, named to the user when it is missing or broken.
 
     Raises:
         UserError: if the file is missing or holds no JSON object.

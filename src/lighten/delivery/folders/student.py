@@ -8,7 +8,7 @@ from torch import nn
 
 from lighten.delivery.folders.model import CONFIG, build, cut, load, save, save_tokenizer
 from lighten.delivery.folders.run import open_run, read_json, write_json, write_text
-from lighten.errors import UserError
+from lighten.errors import UserError, first_line
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
 from lighten.quantization.post_training import quantize_post_training
@@ -127,6 +127,6 @@ def _load_student(model: nn.Module, checkpoint: Path) -> str | None:
         restore_masks_(model, state)
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{checkpoint}: is not of this recipe's student ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{checkpoint}: is not of this recipe's student ({first_line(error)})") from None
     states = [state for key, state in content.get("callbacks", {}).items() if key.startswith("Prune{")]
     return next((state["plan"] for state in states if "plan" in state), None)

@@ -282,9 +282,9 @@ def _plot(runs: Sequence[Compared], along: str, show: Callable[[float], str], la
     for run, point, height in zip(runs, points, heights, strict=True):
         x, y = frame.at(*point)
         css = "compressed" if point in front else "student"
-        told = f"{run.name}: {run.figures['accuracy'].text}, {run.figures[along].text}"
-        frame.add(circle((x, y), 5.5, f"disc {css}", told))
+        caption = f"{run.name}: {run.figures['accuracy'].text}, {run.figures[along].text}"
+        frame.add(circle((x, y), 5.5, f"disc {css}", caption))
         if len(runs) <= _LABELLED:
             frame.add(text(x + 10, height + 4, shorten(run.name, 16), "tick"))
-    told = "; ".join(f"{run.name} {run.figures['accuracy'].text} at {run.figures[along].text}" for run in runs)
-    return frame.drawing(f"Accuracy against {label}", told)
+    caption = "; ".join(f"{run.name} {run.figures['accuracy'].text} at {run.figures[along].text}" for run in runs)
+    return frame.drawing(f"Accuracy against {label}", caption)

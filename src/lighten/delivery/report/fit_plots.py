@@ -72,7 +72,7 @@ def _drawn(panel: Panel, series: Series, bands: Sequence[Phase], last: float) ->
     if not names:
         return None
     show = _format(names, panel.metrics[0])
-    if panel.metrics[0] == KEPT:  # told only when it changes
+    if panel.metrics[0] == KEPT:  # logged only when it changes
         series = {name: [*series[name], (last, series[name][-1][1])] for name in names}
     if len(names) > NAMED:
         return _many(panel, names, series, show)
@@ -96,14 +96,14 @@ def _many(panel: Panel, names: Sequence[str], series: Series, show: Callable[[fl
     frame = _frame(lines, (), show)
     for line in lines:
         frame.path(inside(frame, downsample(line.points, FEW_POINTS)), f"pale {line.css}")
-        told = f"{line.name}: {show(line.points[-1][1])} at the end"
-        frame.add(circle(end_of(frame, line), 2, f"dot {line.css}", told))
+        caption = f"{line.name}: {show(line.points[-1][1])} at the end"
+        frame.add(circle(end_of(frame, line), 2, f"dot {line.css}", caption))
     ends = (lines[0], lines[-1])
     name_curves(frame, ends, show, replace(SMALL, letters=12))
     left = f", {len(lines)} drawn" if len(lines) < len(names) else ""
-    told = " and ".join(f"{line.name} with {show(line.points[-1][1])}" for line in ends)
+    caption = " and ".join(f"{line.name} with {show(line.points[-1][1])}" for line in ends)
     note = f"{len(names)} of them{left}; the highest and the lowest at the end are named."
-    return Drawing(panel.title, frame.drawing(panel.title, f"{len(names)} lines, from {told}"), (note,))
+    return Drawing(panel.title, frame.drawing(panel.title, f"{len(names)} lines, from {caption}"), (note,))
 
 
 def _speed(history: HistoryRows, bands: Sequence[Phase]) -> Drawing | None:

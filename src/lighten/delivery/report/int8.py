@@ -112,14 +112,14 @@ def method(compression: Mapping[str, Any], *, quote: str = "") -> str | None:
     mode, bits = _mode(compression), settings.get("weight_bits") or 8
     begun, weights = "Quantized after training", f"weights in {bits} bits, a scale a channel"
     whole = f"{weights}; activations in 8 bits, {_ranges(settings)}"
-    told = {
+    caption = {
         "train": f"Quantized while training, through fake-quantized int8: {whole}.",
         "static": f"{begun}: {whole}.",
-        "dynamic": f"{begun}: {weights}; activations in 8 bits, their range taken anew in each call.",
+        "dynamic": f"{begun}: {weights}; activations in 8 bits, their range taken again in each call.",
         **{half: f"{begun}: weights stored in {half}, computed with in float32." for half in HALVES},
     }.get(mode, f"Quantized: {mode}.")
     left = settings.get("exclude") or []
-    return f"{told} Left out by request: {_some(left, quote)}." if left else told
+    return f"{caption} Left out by request: {_some(left, quote)}." if left else caption
 
 
 def count(compression: Mapping[str, Any]) -> str | None:
@@ -151,12 +151,12 @@ def int8_vs_float(scores: Scores | None) -> Parts | None:
             for batch in ("batch_1", "batch_32")
         ),
     ]  # fmt: skip
-    told = [parts for parts in said if parts]
-    if not told:
+    caption = [parts for parts in said if parts]
+    if not caption:
         return None
     where = f" in {found['runtime']}" if found.get("runtime") else ""
     line: list[Figure | str] = [f"Against the same network in float32{where}: "]
-    for index, parts in enumerate(told):
+    for index, parts in enumerate(caption):
         line += [", " if index else "", *parts]
     return (*line, ".")
 

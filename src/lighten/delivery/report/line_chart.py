@@ -73,8 +73,8 @@ def draw_curves(
             frame.path(downsample(inside(frame, curve.points), style.points), f"pale {curve.css}")
         frame.path(inside(frame, means(curve.points, TREND_POINTS) if noisy else curve.points), f"curve {curve.css}")
     for curve, near in zip(curves, _heights(frame, curves, style), strict=True):
-        told = f"{curve.name or title}: {show(curve.points[-1][1])} at the end"
-        frame.add(circle(end_of(frame, curve), style.radius, f"dot {curve.css}", told))
+        caption = f"{curve.name or title}: {show(curve.points[-1][1])} at the end"
+        frame.add(circle(end_of(frame, curve), style.radius, f"dot {curve.css}", caption))
         _name(frame, curve, near, show, style)
     return "; ".join(f"{curve.name or 'it'} ends at {show(curve.points[-1][1])}" for curve in curves)
 

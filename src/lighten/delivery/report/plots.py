@@ -88,8 +88,8 @@ def compression_plot(history: HistoryRows) -> str | None:
         x, y = frame.at(*sparsity[-1])
         frame.add(text(x, y - 8, f"{percent(sparsity[-1][1], 0)} of the channels removed", "label end prune"))
     description = f"Sparsity ends at {percent(sparsity[-1][1], 0)}. " if sparsity else ""
-    told = "; ".join(f"{phase.name} from {percent(phase.begin, 0)} of the fit on" for phase in strips)
-    return frame.drawing("Pruning and quantization along the fit", description + told)
+    caption = "; ".join(f"{phase.name} from {percent(phase.begin, 0)} of the fit on" for phase in strips)
+    return frame.drawing("Pruning and quantization along the fit", description + caption)
 
 
 def tradeoff_plot(scores: Scores) -> str:
@@ -119,14 +119,14 @@ def tradeoff_plot(scores: Scores) -> str:
     frame.add(line(at[reference], at["compressed"], "guide"))
     for role, (ms, accuracy, size) in points.items():
         radius = max(4.0, 34 * (size.value / biggest) ** 0.5)
-        told = f"{NAMES[role]}: {accuracy.text}, {ms.text}, {size.text}"
+        caption = f"{NAMES[role]}: {accuracy.text}, {ms.text}, {size.text}"
         x, y = at[role]
-        frame.add(circle((x, y), radius, f"disc {role}", told), circle((x, y), 2.5, f"dot {role}"))
+        frame.add(circle((x, y), radius, f"disc {role}", caption), circle((x, y), 2.5, f"dot {role}"))
         above = y - radius - 20 > frame.box[1]
         where = y - radius - 19 if above else y + radius + 15
         frame.add(text(x, where, NAMES[role], f"label mid {role}"), text(x, where + 14, size.text, "tick mid"))
-    told = "; ".join(f"{NAMES[r]} {a.text} at {ms.text} and {s.text}" for r, (ms, a, s) in points.items())
-    return frame.drawing("Accuracy against latency, the area is the size", told)
+    caption = "; ".join(f"{NAMES[r]} {a.text} at {ms.text} and {s.text}" for r, (ms, a, s) in points.items())
+    return frame.drawing("Accuracy against latency, the area is the size", caption)
 
 
 def classes_plot(names: Sequence[str], reference: Sequence[Any], compressed: Sequence[Any], who: str) -> str | None:
@@ -152,15 +152,15 @@ def classes_plot(names: Sequence[str], reference: Sequence[Any], compressed: Seq
     for index, (name, old, new) in enumerate(rows):
         y = top + row * (index + 0.5)
         a, b = frame.at(old, 0)[0], frame.at(new, 0)[0]
-        told = f"{name}: {NAMES['compressed'].lower()} {percent(new, 1)}, {who} {percent(old, 1)}"
+        caption = f"{name}: {NAMES['compressed'].lower()} {percent(new, 1)}, {who} {percent(old, 1)}"
         frame.add(
             text(left - 8, y + 4, shorten(name, 15), "tick end"),
             line((a, y), (b, y), "span"),
-            circle((a, y), 5, f"ring {who}", told),
-            circle((b, y), 5, "dot compressed", told),
+            circle((a, y), 5, f"ring {who}", caption),
+            circle((b, y), 5, "dot compressed", caption),
         )
-    told = ", ".join(f"{name} {percent(new, 1)} ({who} {percent(old, 1)})" for name, old, new in rows)
-    return frame.drawing("Share found of each class", told)
+    caption = ", ".join(f"{name} {percent(new, 1)} ({who} {percent(old, 1)})" for name, old, new in rows)
+    return frame.drawing("Share found of each class", caption)
 
 
 def _curves(

@@ -149,17 +149,17 @@ def _width_drawing(groups: "Sequence[GroupPlan]", widest: int) -> Drawing:
     scale = (width - 84) / widest
     parts = []
     for index, group in enumerate(groups):
-        y, told = row * index, f"{group.name}: {_kept(group)}"
+        y, caption = row * index, f"{group.name}: {_kept(group)}"
         kept, whole = group.width_after * scale, group.width_before * scale
         parts += [
             text(0, y + 13, shorten(group.name, 44), "tick"),
-            rectangle(0, y + 18, kept, 12, "bar compressed", told),
+            rectangle(0, y + 18, kept, 12, "bar compressed", caption),
             text(whole + 6, y + 28.5, f"{group.width_before} → {group.width_after}", "tick"),
         ]
         if group.removed:
-            parts.append(rectangle(kept + 1.5, y + 18.5, max(whole - kept - 2, 1), 11, "gone", told))
-    told = "; ".join(f"{group.name} {_kept(group)}" for group in groups)
-    return Drawing("", svg(parts, row * len(groups), "Kept and removed channels", told, width=width), ())
+            parts.append(rectangle(kept + 1.5, y + 18.5, max(whole - kept - 2, 1), 11, "gone", caption))
+    caption = "; ".join(f"{group.name} {_kept(group)}" for group in groups)
+    return Drawing("", svg(parts, row * len(groups), "Kept and removed channels", caption, width=width), ())
 
 
 def _norm_drawing(group: "GroupPlan") -> Drawing:
@@ -184,10 +184,10 @@ def _norm_drawing(group: "GroupPlan") -> Drawing:
         x = frame.at(cut / top * BINS, 0)[0]
         frame.add(line((x, above - 4), (x, below + 2), "cut"))
     frame.add(text(left, height - 4, "0"), text(right, height - 4, f"{top:.3g}", "end"))
-    told = f"{_kept(group)}; norms from {min(group.norms):.3g} to {max(group.norms):.3g}"
-    told += "" if cut is None else f", cut at {cut:.3g}"
+    caption = f"{_kept(group)}; norms from {min(group.norms):.3g} to {max(group.norms):.3g}"
+    caption += "" if cut is None else f", cut at {cut:.3g}"
     reason = f"{group.score}: {group.why}" if group.why else group.score
-    drawing = frame.drawing(f"Norms of {group.name}", told)
+    drawing = frame.drawing(f"Norms of {group.name}", caption)
     return Drawing(group.name, drawing, tuple(note for note in (_kept(group), reason) if note))
 
 
@@ -210,8 +210,8 @@ def _curve_drawing(group: "GroupPlan", decades: tuple[int, int]) -> Drawing:
     if damage is not None:
         frame.add(circle(frame.at(chosen, _height(damage, decades)), 4, "ring chosen", said))
     last = group.curve[-1]
-    told = f"Chosen: {said}. Damage rises to {last[1]:.2g} nats at {percent(last[0], 0)}"
-    return Drawing(group.name, frame.drawing(f"Sensitivity of {group.name}", told), (said,))
+    caption = f"Chosen: {said}. Damage rises to {last[1]:.2g} nats at {percent(last[0], 0)}"
+    return Drawing(group.name, frame.drawing(f"Sensitivity of {group.name}", caption), (said,))
 
 
 def _kept(group: "GroupPlan") -> str:

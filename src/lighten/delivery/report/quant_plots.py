@@ -70,14 +70,14 @@ def caption(sensitivity: Mapping[str, Any]) -> str:
     layers = ranked(sensitivity)
     others = layers[MAX_SHOWN:]
     kept = sum(_form(layer) != INT8 for layer in others)
-    told = (
+    caption = (
         "Relative squared error of the logits when this layer alone is in int8, logarithmic, the most sensitive "
         "layer first, column by column."
     )
     if others:
-        told += f" Drawn are {MAX_SHOWN} of {len(layers)} layers; the error of the other {len(others)} is smaller"
-        told += f", and {kept} of them are left out of int8 too." if kept else "."
-    return told
+        caption += f" Drawn are {MAX_SHOWN} of {len(layers)} layers; the error of the other {len(others)} is smaller"
+        caption += f", and {kept} of them are left out of int8 too." if kept else "."
+    return caption
 
 
 def outcome(sensitivity: Mapping[str, Any]) -> str:
@@ -85,20 +85,22 @@ def outcome(sensitivity: Mapping[str, Any]) -> str:
     layers, metric = sensitivity["layers"], sensitivity.get("metric", "accuracy")
     forms = [form for form in map(_form, layers) if form != INT8]
     which = ", ".join(f"{forms.count(form)} in {form}" for form in sorted(set(forms)))
-    told = f"Of {len(layers)} layers none is left out of int8"
+    caption = f"Of {len(layers)} layers none is left out of int8"
     if forms:
-        told = f"Of {len(layers)} layers {len(forms)} {'is' if len(forms) == 1 else 'are'} left out of int8 ({which})"
+        caption = (
+            f"Of {len(layers)} layers {len(forms)} {'is' if len(forms) == 1 else 'are'} left out of int8 ({which})"
+        )
     predicted, tolerated = sensitivity.get("predicted"), sensitivity.get("tolerated")
     if predicted is not None:
-        told += f", with which {metric} is predicted to {_change(predicted, metric)}"
-        told += f"; tolerated: {_points(tolerated, metric)}" if tolerated is not None else ""
-    told += "."
+        caption += f", with which {metric} is predicted to {_change(predicted, metric)}"
+        caption += f"; tolerated: {_points(tolerated, metric)}" if tolerated is not None else ""
+    caption += "."
     baseline, samples = sensitivity.get("baseline"), sensitivity.get("samples")
     if baseline is not None and samples is not None:
-        told += f" In float32 it is {_show(baseline, metric)} on the same {samples:,} samples."
+        caption += f" In float32 it is {_show(baseline, metric)} on the same {samples:,} samples."
     if sensitivity.get("seconds") is not None:
-        told += f" Finding out took {sensitivity['seconds']:.0f} s."
-    return told
+        caption += f" Finding out took {sensitivity['seconds']:.0f} s."
+    return caption
 
 
 def _drawing(layers: Sequence[Mapping[str, Any]], decades: tuple[int, int], metric: str) -> Drawing:
@@ -115,9 +117,9 @@ def _drawing(layers: Sequence[Mapping[str, Any]], decades: tuple[int, int], metr
     said = []
     for index, layer in enumerate(layers):
         y, form, error = top + ROW * index, _form(layer), layer["error"]
-        told = f"{layer['name']}: {_number(error)}" + ("" if form == INT8 else f", left in {form}")
+        caption = f"{layer['name']}: {_number(error)}" + ("" if form == INT8 else f", left in {form}")
         drop = layer.get("drop")
-        pointed = told if drop is None else f"{told}; alone it makes {metric} {_change(drop, metric)}"
+        pointed = caption if drop is None else f"{caption}; alone it makes {metric} {_change(drop, metric)}"
         end = frame.at(max(math.log10(error), decades[0]), 0)[0] if error > 0 else left
         frame.add(
             text(left, y + 13, shorten(layer["name"], 44 if form == INT8 else 36), "tick"),
@@ -126,7 +128,7 @@ def _drawing(layers: Sequence[Mapping[str, Any]], decades: tuple[int, int], metr
         )
         if form != INT8:
             frame.add(text(width - 12, y + 13, form, f"mark end {_colour(form)}"))
-        said.append(told)
+        said.append(caption)
     return Drawing("", frame.drawing("Error of the logits by layer", "; ".join(said)), ())
 
 

@@ -21,7 +21,7 @@ FILES_OF = (
 def status(run: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Return a heading and a sentence on a run that has no scores: where it failed, or where it stands.
 
-    A process that was killed leaves no reason; where it was is told all the same.
+    A process that was killed leaves no reason; where it was is reported all the same.
 
     Args:
         run: the run folder.

@@ -90,8 +90,8 @@ class Frame:
 
 def svg(parts: Sequence[str], height: float, title: str, description: str, *, width: float = WIDTH) -> str:
     """Return an SVG element that scales with the page and speaks to screen readers."""
-    told = escape(f"{title}. {description}")
-    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{told}">'
+    caption = escape(f"{title}. {description}")
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{caption}">'
     return f"{head}{''.join(parts)}</svg>"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.delivery.runtimes.signature import named_inputs
-from lighten.errors import UserError
+from lighten.errors import UserError, last_line
 from lighten.utils.inputs import Call
 
 
@@ -62,7 +62,7 @@ def readable(path: Path, runtime: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # runtimes' exceptions share no base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        reason = last_line(error)
         raise UserError(f"{path}: {runtime} cannot read it ({reason}); export it again") from None
 
 
@@ -72,7 +72,7 @@ def runnable(model: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # runtimes' exceptions share no base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        reason = last_line(error)
         shape = "give it the shape that it was exported with"
         raise UserError(f"{model}: cannot run this batch ({reason}); {shape}") from None
 

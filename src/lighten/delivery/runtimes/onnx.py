@@ -8,7 +8,7 @@ from lighten.delivery.runtimes.feeds import by_name
 from lighten.delivery.runtimes.onnx_count import count_onnx
 from lighten.delivery.runtimes.onnx_session import open_session
 from lighten.delivery.runtimes.runners import Runner, Size
-from lighten.errors import UserError
+from lighten.errors import UserError, first_line
 from lighten.utils.inputs import Call
 
 
@@ -38,7 +38,7 @@ class OnnxRunner(Runner):
         try:
             return [np.asarray(x) for x in self.session.run(None, feed)]
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"{self.name}: cannot run this batch ({reason}); export it with a dynamic batch") from None
 
     def count(self, sample: Call) -> Size:

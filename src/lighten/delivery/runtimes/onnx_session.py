@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lighten.errors import UserError
+from lighten.errors import UserError, first_line
 
 
 def open_session(model: Path | bytes, name: Path, *, threads: int, optimise: bool = True, precise: bool = False) -> Any:
@@ -36,5 +36,5 @@ def open_session(model: Path | bytes, name: Path, *, threads: int, optimise: boo
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{name}: onnxruntime cannot read it ({reason}); export it again") from None

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from lighten.delivery.runtimes.quiet import silent
-from lighten.errors import UserError
+from lighten.errors import UserError, first_line
 from lighten.utils.targets import TARGETS, Target
 
 
@@ -31,7 +31,7 @@ def need(target: str, *modules: str) -> list[Any]:
             return [import_module(module) for module in modules]
     except ImportError as error:
         missing = error.name is not None and error.name.partition(".")[0] == modules[0].partition(".")[0]
-        raise _missing(TARGETS[target], "" if missing else f" ({str(error).splitlines()[0]})") from None
+        raise _missing(TARGETS[target], "" if missing else f" ({first_line(error)})") from None
 
 
 def is_installed(package: str) -> bool:

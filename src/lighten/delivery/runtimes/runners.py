@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lighten.delivery.runtimes.signature import named_outputs
 from lighten.errors import UserError
 from lighten.utils.inputs import Call, map_tensors, run
+from lighten.utils.modules import modes_kept
 from lighten.utils.targets import TARGETS
 
 Model = str | Path | nn.Module
@@ -80,15 +81,13 @@ def open_runner(model: Model, *, threads: int = 1) -> Iterator[Runner]:
     if not isinstance(model, nn.Module):
         yield _open_file(Path(model), threads)
         return
-    modes = {module: module.training for module in model.modules()}
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield TorchRunner(model.eval(), threads)
+        with modes_kept(model):
+            yield TorchRunner(model.eval(), threads)
     finally:
         torch.set_num_threads(before)
-        for module, training in modes.items():
-            module.training = training
 
 
 class TorchRunner(Runner):
