@@ -107,11 +107,11 @@ def _targets() -> list[Finding]:
             continue
         there = version_of(target.runtime)
         if there is None:
-            found = f"{target.package} is there, {target.runtime} is not: {_extra(name)}"
-            found.append(Finding("targets", name, "warning", found))
+            state = f"{target.package} is there, {target.runtime} is not: {_extra(name)}"
+            found.append(Finding("targets", name, "warning", state))
         else:
-            found = f"{target.package} {version_of(target.package)}, runs in {target.runtime} {there}"
-            found.append(Finding("targets", name, "ok", found))
+            state = f"{target.package} {version_of(target.package)}, runs in {target.runtime} {there}"
+            found.append(Finding("targets", name, "ok", state))
     return found
 
 

@@ -18,8 +18,8 @@ class Slots:
     Without ``top_k`` they are rounded to ``dtype``. With it, the ``top_k`` largest of the C log-probabilities
     log p = log_softmax(outputs) are kept with their classes, and the rest of the mass is spread evenly: every other
     class gets log((1 - sum of the kept p) / (C - top_k)). That number is stored as well, since after rounding the
-    difference in it could no longer be distinguished from zero. What comes back are log-probabilities, equal to the outputs up
-    to a constant per sample wherever a class was kept; only a softmax over classes may be taught with them.
+    difference in it would look like zero. What comes back are log-probabilities, equal to the outputs up to a
+    constant per sample wherever a class was kept; only a softmax over classes may be taught with them.
 
     Args:
         outputs: numbers per sample.

@@ -7,14 +7,13 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lighten.errors import UserError
+from lighten.errors import UserError, first_line
 from lighten.pruning.check import COARSE, TOLERANCES, difference, drop_cached_tensors_, trial_run
 from lighten.pruning.earlier import compose, part_of_plan
 from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
 from lighten.pruning.norms import restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.pretrained import follow_config_
-from lighten.pruning.trace import first_line
 from lighten.utils.clone import clone
 from lighten.utils.compression import record_, record_of
 from lighten.utils.layout import is_narrow

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from lighten.errors import UserError
+from lighten.errors import UserError, first_line
 from lighten.pruning.allocate import Candidate, lowest, nearby
 from lighten.pruning.check import TrialRun, difference, drop_cached_tensors_, plain_copy, synthesise, trial_run
 from lighten.pruning.cut import cut_, masked_and_cut
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.plan import Plan
-from lighten.pruning.trace import first_line, source_of
+from lighten.pruning.trace import source_of
 from lighten.utils.clone import clone
 from lighten.utils.preserve import random_state_kept
 

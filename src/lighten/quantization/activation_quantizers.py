@@ -24,7 +24,7 @@ class Stage(enum.IntEnum):
     OFF = 0
     """Plain float; the model computes what it did before."""
     OBSERVE = 1
-    """Batch norm folded, weights fake-quantized, activations watched but not quantized: their ranges are not known yet."""
+    """Batch norm folded, weights fake-quantized, activations watched but not quantized."""
     ON = 2
     """Everything fake-quantized."""
     EXPORT = 3

@@ -2,7 +2,7 @@
 
 A forward may call more functions in training than in evaluation, skip a block at random, or call one helper from
 several places. So a call is known by the module whose forward is running, the line of code, and the layer that its
-operands come from. Only calls that are equal in all of that, such as those of a loop without layers, are distinguished by
+operands come from. Only calls that are equal in all of that, such as those of a loop without layers, are known by their
 order.
 """
 
