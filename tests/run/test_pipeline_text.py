@@ -138,6 +138,8 @@ def test_a_student_learns_language_and_then_a_task(runs, tmp_path) -> None:
         (["distil.temperature={from: 4.0, too: 1.0}"], "did you mean 'to'"),
         (["distil.losses={hnt: 1.0}"], "did you mean 'hint'"),
         (["distil.temperature=-1"], "distil.temperature=-1"),
+        (["distil.losses={dkd: 1.0}", "distil.loss_options={dkd: {betta: 2.0}}"], "did you mean 'beta'"),
+        (["distil.losses={hint: 1.0}", "distil.layers=3"], "distil.layers=3: expected 'uniform'"),
         (["teacher_checkpoint=[1, 2]"], "expected a folder, or a list of folders"),
         (["teacher_checkpoint=3"], "expected a folder, or a list of folders"),
     ],
@@ -165,8 +167,6 @@ def test_settings_that_make_no_sense_are_told_before_anything_runs(overrides, to
             "keeps logits alone",
         ),
         ("distil_cnn", ["distil.teacher_weights=[1.0, 2.0]"], "expected 1 numbers above zero"),
-        ("distil_cnn", ["distil.losses={dkd: 1.0}", "distil.loss_options={dkd: {betta: 2.0}}"], "did you mean 'beta'"),
-        ("distil_cnn", ["distil.losses={hint: 1.0}", "distil.layers=3"], "layers=3: expected 'uniform'"),
     ],
 )
 def test_what_a_distillation_cannot_do_is_told_before_the_teacher_is_trained(recipe, overrides, told, tmp_path) -> None:

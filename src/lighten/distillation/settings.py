@@ -72,7 +72,8 @@ class DistilSettings:
 def check_soft_labels(temperature: Any, soft_weight: object, prefix: str = "") -> None:
     """Raise ``UserError`` unless the soft labels' temperature and weight make sense."""
     for value in check_setting(f"{prefix}temperature", temperature):
-        check_number(f"{prefix}temperature", value, above=0)
+        if value <= 0:
+            raise UserError(f"{prefix}temperature={value}: expected a number above 0; 2 to 8 is usual")
     if isinstance(soft_weight, Mapping):
         raise UserError(f"{prefix}soft_weight={soft_weight}: expected a number, as weights over time belong to losses")
     check_number(f"{prefix}soft_weight", soft_weight, least=0, most=1)
