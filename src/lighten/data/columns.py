@@ -94,7 +94,7 @@ def classes_of(column: pa.ChunkedArray, names: Sequence[str], where: str) -> Ten
         if outside is not None:
             raise UserError(
                 f"{where}: label {found[outside].as_py()} in row {outside + 1} is out of range, expected "
-                f"0 to {len(names) - 1}; mend it, or list all names in classes"
+                f"0 to {len(names) - 1}; fix it, or list all names in classes"
             )
     else:
         raise UserError(f"{where}: labels are {column.type}, expected integers or names; choose another label column")
