@@ -23,7 +23,9 @@ def add_parser(commands: Any) -> None:
         "--ranges", default=POST_TRAINING_RANGES, help="of static: min_max, percentile, mse, entropy, …"
     )
     add_words(ranges, lambda: [name for name in RANGES if name != "lsq"])
-    quantize.add_argument("--weight-bits", type=int, default=QuantizeSettings.weight_bits, help="2 to 8, of static and dynamic")
+    quantize.add_argument(
+        "--weight-bits", type=int, default=QuantizeSettings.weight_bits, help="2 to 8, of static and dynamic"
+    )
     quantize.add_argument(
         "--calibration",
         type=int,

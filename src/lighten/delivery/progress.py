@@ -15,56 +15,39 @@ ProgressCallback = Callable[[str, float], None]
 
 
 def ignore_progress(stage: str, done: float) -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 class Stages:
-    """The stages of long work, reported as they begin and continue, with the share of all its time that has passed.
-
-    What is left is what is known of it, and for every other stage the mean of those that are done.
+    """The stages of long work, with the share of them that is done.
 
     Args:
-        on_progress: is called.
-        count: how many stages there are whose length is not known.
-        known: seconds of all others together.
+        on_progress: is called as a stage begins, and as it continues.
+        count: how many stages there are.
 
     Example:
-        >>> stages = Stages(lambda stage, done: print(stage), 2)
+        >>> stages = Stages(lambda stage, done: print(stage, done), 2)
         >>> stages("read")
-        read
+        read 0.0
+        >>> stages("write")
+        write 0.5
     """
 
-    def __init__(self, on_progress: ProgressCallback, count: int, *, known: float = 0.0) -> None:
-        self._say, self._count, self._known = on_progress, count, known
-        self._begun = self._stage_begun = time.monotonic()
-        self._name, self._seconds = "", 0.0  # of the present stage, if it is known how long that is
-        self._finished, self._spent, self._told = -1, 0.0, 0.0
+    def __init__(self, on_progress: ProgressCallback, count: int) -> None:
+        self._on_progress, self._count = on_progress, count
+        self._name, self._finished = "", -1
 
-    def __call__(self, name: str, *, seconds: float = 0.0) -> None:
-        """Begin the next stage; ``seconds`` is how long it takes, where that is known."""
-        now = time.monotonic()
-        if self._seconds:
-            self._known -= self._seconds
-        else:
-            self._finished += 1
-            self._spent += now - self._stage_begun
-        self._stage_begun, self._name, self._seconds = now, name, seconds
+    def __call__(self, name: str) -> None:
+        """Begin the next stage."""
+        self._name, self._finished = name, self._finished + 1
         self.part(0.0)
 
     def part(self, share: float) -> None:
-        """Tell how far this stage is, in [0, 1]."""
-        now = time.monotonic()
-        passed, left = now - self._stage_begun, self._known - self._seconds * share
-        finished, spent, count = self._finished, self._spent, float(self._count - self._finished)
-        if not self._seconds and share > 0:
-            finished, spent, count = finished + 1, spent + passed / share, count - share
-        left = max(left, 0.0) + max(count, 0.0) * spent / finished if finished > 0 else float("inf")
-        past = now - self._begun
-        self._told = max(self._told, past / (past + left) if past + left else 0.0)
-        self._say(self._name, self._told)
+        """Report how far this stage is, in [0, 1]."""
+        self._on_progress(self._name, min((self._finished + share) / self._count, 1.0))
 
     def each(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items of which this stage consists; where nobody knows how many there are, in silence."""
+        """Yield the items of which this stage consists; reports nothing where their number is not known."""
         try:
             count = len(items)  # type: ignore[arg-type]
         except TypeError:

@@ -16,7 +16,7 @@ from lighten.delivery.folders.run import FLOAT_FILE, open_run, read_json, recipe
 from lighten.delivery.folders.student import FIT
 from lighten.delivery.measure.confusion import write_confusion
 from lighten.delivery.measure.int8_check import int8_vs_float
-from lighten.delivery.measure.latency import SECONDS, Latency, batch_of, interleaved_latency
+from lighten.delivery.measure.latency import Latency, batch_of, interleaved_latency
 from lighten.delivery.measure.scores import SCHEMA, ModelScores, Role, Scores, compare, quality, write_scores
 from lighten.delivery.progress import ProgressCallback, Stages, ignore_progress
 from lighten.delivery.runtimes.packages import require
@@ -30,8 +30,6 @@ FILES: dict[Role, str] = {"teacher": "teacher.onnx", "student": "dense.onnx", "c
 """Which file of a run folder each role of ``scores.json`` is measured on."""
 
 BATCH_SIZES = (1, 32)
-TIMED = SECONDS * len(BATCH_SIZES)
-"""Seconds of taking latencies, warm-up aside."""
 
 
 def measure(
@@ -126,7 +124,7 @@ def measure_run(run: str | Path, *, threads: int = 1, on_progress: ProgressCallb
     files = {role: run / name for role, name in FILES.items() if role != "teacher" or (run / name).exists()}
     config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
     targets = [] if settings.get("targets", ["onnx"]) == ["onnx"] else settings["targets"]
-    stages = Stages(on_progress, len(files) + len(targets) + 2, known=TIMED * (2 if targets else 1))
+    stages = Stages(on_progress, len(files) + len(targets) + (4 if targets else 3))
     stages("test data")
     data = _test_data(config)
     loader = data.test_dataloader()
@@ -140,7 +138,7 @@ def measure_run(run: str | Path, *, threads: int = 1, on_progress: ProgressCallb
             if role == "compressed":
                 in_file = logits
         call = _first_call(loader)
-        stages("latency, models in turn", seconds=TIMED)
+        stages("latency, models in turn")
         in_float = run / FLOAT_FILE
         float_model = stack.enter_context(open_runner(in_float, threads=threads)) if in_float.exists() else None
         timed: dict[str, Runner] = {str(role): runner for role, runner in runners.items()}
@@ -195,7 +193,7 @@ def _targets(
             except UserError as error:
                 found[target] = {"missing": str(error)}
         call = _first_call(loader)
-        stages("latency, runtimes in turn", seconds=TIMED)
+        stages("latency, runtimes in turn")
         latency = interleaved_latency(runners, _batches(call, BATCH_SIZES), tell=stages.part)
         for target, runner in runners.items():
             stages(f"accuracy in {runner.runtime}")
