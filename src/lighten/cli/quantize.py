@@ -15,23 +15,13 @@ def add_parser(commands: Any) -> None:
         more="writes FOLDER-MODE/ and FOLDER-MODE.onnx beside it", example="runs/prune_cnn/a/dense --mode static",
     )  # fmt: skip
     quantize.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder, as runs/<recipe>/<id>/dense")
-    mode = quantize.add_argument(
-        "--mode", default=STATIC, help="static, dynamic, float16 or bfloat16 (default: static)"
-    )
+    bits, samples = QuantizeSettings.weight_bits, QuantizeSettings.calibration
+    mode = quantize.add_argument("--mode", default=STATIC, help="static, dynamic, float16 or bfloat16")
     add_words(mode, lambda: POST_TRAINING_MODES)
-    ranges = quantize.add_argument(
-        "--ranges", default=POST_TRAINING_RANGES, help="of static: min_max, percentile, mse, entropy, …"
-    )
+    ranges = quantize.add_argument("--ranges", default=POST_TRAINING_RANGES, help="of static: min_max, mse, entropy, …")
     add_words(ranges, lambda: [name for name in RANGES if name != "lsq"])
-    quantize.add_argument(
-        "--weight-bits", type=int, default=QuantizeSettings.weight_bits, help="2 to 8, of static and dynamic"
-    )
-    quantize.add_argument(
-        "--calibration",
-        type=int,
-        default=QuantizeSettings.calibration,
-        help="samples of the validation split, for static",
-    )
+    quantize.add_argument("--weight-bits", type=int, default=bits, help="2 to 8, of static and dynamic")
+    quantize.add_argument("--calibration", type=int, default=samples, help="samples of the validation split")
     quantize.add_argument("--exclude", nargs="*", default=[], metavar="LAYER", help="names, patterns or types")
 
 

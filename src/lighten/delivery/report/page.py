@@ -44,7 +44,7 @@ MAX_MISTAKES = 12
 
 
 ALONG = {
-    "Student against teacher": "On the validation split, and what the fit was asked to do. Tinted as above: pruning, "
+    "Student against teacher": "On the validation split, and what the fit was told to do. Tinted as above: pruning, "
     "int8, ranges fixed. The figures at the lines’ ends are the last ones.",
     "Compression": "The share of channels that each group keeps, and the lowest and highest value that each quantized "
     "place has seen, as they changed along the fit.",
