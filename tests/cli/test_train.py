@@ -12,6 +12,7 @@ from train_py import train_py as main
 from lighten.cli import train as launch
 from lighten.errors import UserError
 from lighten.recipe.compose import recipe_names
+from lighten.training import peers
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -115,18 +116,16 @@ def test_what_became_of_another_process_is_one_line_and_exit_code_1(monkeypatch,
         raise lost
 
     cause_of = {lost: "rank 1 was killed"}.get if known else lambda _: None
-    peers = SimpleNamespace(
-        cause_of=cause_of, mark_reported=lambda: said.append("told"), detach=lambda: said.append("part")
-    )
     monkeypatch.setitem(sys.modules, "lighten.run.pipeline", SimpleNamespace(run=run))
-    monkeypatch.setitem(sys.modules, "lighten.training.peers", peers)
+    monkeypatch.setattr(peers, "cause_of", cause_of)
+    monkeypatch.setattr(peers, "mark_reported", lambda: said.append("reported"))
     if known:
         assert main(["recipe=smoke"], RECIPES) == 1
         assert capsys.readouterr().err == "error: rank 1 was killed\n"
     else:
         with pytest.raises(RuntimeError, match="Connection closed"):
             main(["recipe=smoke"], RECIPES)
-    assert said == ["told"]
+    assert said == ["reported"]
 
 
 def test_a_mistake_during_the_run_is_one_line_and_exit_code_1(monkeypatch, capsys):

@@ -193,6 +193,7 @@ ASK = """
 import os, sys
 import lightning as L
 from lighten.training.fit import leave_processes
+from lighten.training.peers import failures_shared
 from lighten.training.reference import agreed
 trainer = L.Trainer(devices=2, accelerator="cpu", strategy="ddp", logger=False, enable_checkpointing=False,
                     default_root_dir=sys.argv[1])
@@ -229,6 +230,7 @@ DIE = """
 import os, signal, sys
 import lightning as L
 from lighten.cli.train import exit_code
+from lighten.training.peers import failures_shared
 from lighten.training.reference import agreed
 trainer = L.Trainer(devices=2, accelerator="cpu", strategy="ddp", logger=False, enable_checkpointing=False,
                     default_root_dir=sys.argv[1])
@@ -239,7 +241,10 @@ def broadcast(value, src=0):
         os.kill(os.getpid(), signal.SIGKILL)
     return told(value, src)
 trainer.strategy.broadcast = broadcast
-sys.exit(exit_code(lambda: agreed(True, trainer)))
+def work():
+    with failures_shared():
+        agreed(True, trainer)
+sys.exit(exit_code(work))
 """
 
 

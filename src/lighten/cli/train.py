@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 RECIPE_CODES = f"{COMMON_CODES} or recipe"
 CODES = f"{RECIPE_CODES},\n143 stopped by a signal: the same command resumes"
-_PEERS = "lighten.training.peers"
-"""Heavy, and needed only where a fit has loaded it."""
 
 
 def add_parser(commands: Any) -> None:
@@ -53,7 +51,15 @@ def run_words(argv: Sequence[str], recipes: Path) -> int:
     if LAUNCHER in os.environ and "LOCAL_RANK" in os.environ:
         die_with_parent(int(os.environ[LAUNCHER]))
     with armed():
-        return exit_code(lambda: _run_all(composed(argv, recipes)))
+        return exit_code(lambda: _train(argv, recipes))
+
+
+def _train(argv: Sequence[str], recipes: Path) -> None:
+    jobs = composed(argv, recipes)
+    from lighten.training.peers import failures_shared
+
+    with failures_shared():
+        _run_all(jobs)
 
 
 def _run_all(jobs: Sequence["Recipe"]) -> None:
@@ -87,26 +93,11 @@ def exit_code(work: Callable[[], None]) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except UserError as error:
-        _ended_by(error)  # other ranks tell it too
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except Preempted as stop:
         return int(stop.code or 0)
-    except Exception as error:
-        cause = _ended_by(error)
-        if cause is None:
-            raise
-        print(f"error: {cause}", file=sys.stderr, flush=True)
-        return 1
-    finally:
-        if _PEERS in sys.modules:
-            sys.modules[_PEERS].mark_reported()
     return 0
-
-
-def _ended_by(error: Exception) -> str | None:
-    """Return what became of the process that this one waited for, if that is what ``error`` says."""
-    return cast("str | None", sys.modules[_PEERS].cause_of(error)) if _PEERS in sys.modules else None
 
 
 def composed(argv: Sequence[str], recipes: Path) -> list["Recipe"]:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,24 @@ def cause_of(error: BaseException, rank: int | None = None) -> str | None:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         guard.claim_cause(_cause, f"{who} failed: {kind}{one_line(error)}")
     return _known
+
+
+@contextlib.contextmanager
+def failures_shared() -> Iterator[None]:
+    """Share with the other ranks why this process fails; at the end the guard knows that it is reported.
+
+    Raises:
+        UserError: what became of another rank, where that is why this one fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = cause_of(error)
+        if cause is None or isinstance(error, UserError):
+            raise
+        raise UserError(cause) from error
+    finally:
+        mark_reported()
 
 
 def mark_reported() -> None:
