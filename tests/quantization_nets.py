@@ -52,3 +52,9 @@ def trained_through_int8(model: nn.Module, x: torch.Tensor, *, steps: int = 4, s
 def relative_error(ours: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the norm of the difference, as a share of the norm of ``expected``."""
     return float((ours.detach() - expected.detach()).norm() / expected.detach().norm())
+
+
+def per_channel(weight, axis):
+    others = [d for d in range(weight.dim()) if d != axis]
+    scale = weight.abs().amax(others, keepdim=True) / 63
+    return torch.round(weight / scale) * scale

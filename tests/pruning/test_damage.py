@@ -9,7 +9,7 @@ def test_the_share_is_where_the_slope_of_the_damage_meets_the_price():
     """Of a damage of share squared, whose slope is twice the share."""
     group = GroupSensitivity([(i / 100, (i / 100) ** 2) for i in range(101)], saving=0.5)
     for price in (0.4, 1.0, 2.0, 3.2):
-        assert group.share_at(price) == pytest.approx(price * 0.5 / 2, abs=0.01)
+        assert group.share_at(price) == pytest.approx(price * 0.5 / 2, rel=1e-9)
 
 
 def test_what_saves_nothing_keeps_all():

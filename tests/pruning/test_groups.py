@@ -1,19 +1,11 @@
-import re
-
 import pytest
 import torch
-import torch.nn.functional as F
 import torch_pruning
+from pruning_nets import groups_of
 from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning.groups import find_groups
-
-
-def groups_of(model, *inputs, **options):
-    structure = find_groups(model, (inputs, {}), **options)
-    return {group.name: (group.layers, group.width) for group in structure.groups}, structure.frozen
-
 
 EXPECTED = {
     "residual": {
@@ -64,20 +56,6 @@ def test_positions_of_a_small_residual_net(build, images):
     assert all(index.tolist() == [[i] for i in range(8)] for index in stem.positions.values())
 
 
-def test_a_padded_shortcut_moves_with_the_channels_it_carries(build, images):
-    structure = find_groups(build("residual-pad"), ((images,), {}))
-    stem = structure.groups[0]
-    carried = next(index for slot, index in stem.positions.items() if slot.tensor == "b2.0.weight")
-    assert carried.flatten().tolist() == list(range(4, 12))
-    assert structure.frozen["b2.0"].startswith("8 of 16 channels: is tied to channels that pad adds (conftest.py:")
-
-
-def test_a_flattened_channel_is_all_its_pixels(build, images):
-    structure = find_groups(build("flat"), ((images,), {}))
-    inputs = next(index for slot, index in structure.groups[0].positions.items() if slot.tensor == "a.weight")
-    assert inputs.tolist() == [list(range(16 * c, 16 * c + 16)) for c in range(6)]
-
-
 def test_filters_of_tied_layers_stand_side_by_side(build, images):
     model = build("residual")
     stem = find_groups(model, ((images,), {})).groups[0]
@@ -105,118 +83,7 @@ def test_ties_what_torch_pruning_ties(name, build, images):
     assert {frozenset(layers) for layers, _ in found.values()} == theirs - {frozenset()}
 
 
-class Net(nn.Module):
-    """A module of these layers whose forward is a function of it and the input."""
-
-    def __init__(self, body, **layers):
-        super().__init__()
-        self.body = body
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.body(self, x)
-
-
-def net(body, **layers):
-    return Net(body, **layers).eval()
-
-
 conv = nn.Conv2d
-
-
-@pytest.mark.parametrize(
-    ("model", "layer", "why"),
-    [
-        (
-            net(lambda s, x: s.head(torch.softmax(s.a(x), 1)), a=conv(3, 4, 1), head=conv(4, 2, 1)),
-            "a",
-            r"softmax mixes its channels \(test_groups.py:\d+\)",
-        ),
-        (
-            net(lambda s, x: s.head(s.a(x) - s.a(x).mean(1, keepdim=True)), a=conv(3, 4, 1), head=conv(4, 2, 1)),
-            "a",
-            r"mean mixes its channels",
-        ),
-        (
-            net(lambda s, x: s.head(F.group_norm(s.a(x), 2)), a=conv(3, 4, 1), head=conv(4, 2, 1)),
-            "a",
-            r"goes through group_norm \(test_groups.py:\d+\)",
-        ),
-        (
-            net(lambda s, x: s.head(torch.linalg.matrix_exp(s.a(x))), a=conv(3, 4, 1), head=conv(4, 2, 1)),
-            "a",
-            r"goes through linalg_matrix_exp",
-        ),
-        (
-            net(lambda s, x: s.head(x + s.a(x)), a=conv(3, 3, 1), head=conv(3, 2, 1)),
-            "a",
-            "is tied to the network's input",
-        ),
-        (
-            net(lambda s, x: s.head(s.a(x) + torch.ones(1, 4, 1, 1)), a=conv(3, 4, 1), head=conv(4, 2, 1)),
-            "a",
-            r"is tied to (what ones makes|a constant of the forward)",
-        ),
-        (
-            net(lambda s, x: (s.head(s.a(x)), s.a(x)), a=conv(3, 4, 1), head=conv(4, 2, 1)),
-            "a",
-            "is the network's output",
-        ),
-        (
-            net(lambda s, x: s.head(s.a(x) * s.gate(x)), a=conv(3, 4, 1), gate=conv(3, 1, 1), head=conv(4, 2, 1)),
-            "gate",
-            "is broadcast over channels",
-        ),
-        (
-            net(
-                lambda s, x: s.head(s.a(x)),
-                a=nn.utils.parametrizations.weight_norm(conv(3, 4, 1)),
-                head=conv(4, 2, 1),
-            ),
-            "a",
-            r"its weight is computed in the forward \(",
-        ),
-        (
-            net(lambda s, x: s.head(x), head=conv(3, 2, 1), aside=conv(3, 4, 1)),
-            "aside",
-            "is never run on the example input",
-        ),
-        (
-            net(lambda s, x: s.head(s.a(x).expand(-1, 4, -1, -1)), a=conv(3, 1, 1), head=conv(4, 2, 1)),
-            "a",
-            "its channels can only go all at once",
-        ),
-    ],
-    ids=lambda value: None if isinstance(value, nn.Module) else str(value)[:40],
-)
-def test_leaves_alone_by_name(model, layer, why, images):
-    found, frozen = groups_of(model, images)
-    assert layer in frozen
-    assert re.match(why, frozen[layer])
-    assert all(layer not in layers for layers, _ in found.values())
-
-
-def test_a_gate_of_one_channel_leaves_the_gated_ones_free(images):
-    model = net(lambda s, x: s.head(s.a(x) * s.gate(x)), a=conv(3, 4, 1), gate=conv(3, 1, 1), head=conv(4, 2, 1))
-    assert groups_of(model, images)[0] == {"a": (("a",), 4)}
-
-
-def test_slices_split_a_layer_into_groups(images):
-    model = net(lambda s, x: s.p(s.a(x)[:, :2]) + s.q(s.a(x)[:, 2:]), a=conv(3, 6, 1), p=conv(2, 2, 1), q=conv(4, 2, 1))
-    found, _ = groups_of(model, images)
-    assert found == {"a[0-1]": (("a",), 2), "a[2-5]": (("a",), 4)}
-
-
-def test_tied_weights_are_one_parameter(images):
-    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
-    second.weight = first.weight
-    model = net(lambda s, x: s.head(F.relu(s.second(F.relu(s.first(s.stem(x)))))), stem=nn.Linear(8, 3))
-    model.first, model.second, model.head = first, second, nn.Linear(3, 2)
-    structure = find_groups(model, ((images,), {}))
-    tied = {slot.tensor for slot in structure.groups[0].positions}
-    assert {"first.weight", "first.bias", "second.bias"} <= tied
-    assert "second.weight" not in tied
 
 
 def test_excluded_layers_stay_with_all_that_is_tied_to_them(build, images):
@@ -233,13 +100,6 @@ def test_an_exclusion_that_matches_nothing_is_refused(build, images):
 def test_a_wrapped_model_is_refused(build, images):
     with pytest.raises(UserError, match="wrapped in DataParallel"):
         groups_of(nn.DataParallel(build("flat")), images)
-
-
-def test_a_forward_that_cannot_be_traced_is_named(images):
-    inner = net(lambda s, x: x * len(x.sum().item() * [1]))
-    model = nn.Sequential(conv(3, 4, 1), inner)
-    with pytest.raises(UserError, match=r"torch.export cannot trace 1 \(Net\) at test_groups.py:\d+: "):
-        groups_of(model, images)
 
 
 def test_the_model_is_left_as_found(build, images):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.pruning import latency, plan_pruning
+from lighten.pruning import latency, plan_pruning, shrink
 from lighten.pruning.check import describe, synthesise
 from lighten.pruning.planner import trace_structure
 from lighten.pruning.settings import Settings
@@ -25,6 +25,8 @@ def clockwork(monkeypatch):
 def test_a_share_of_the_time_goes(amount, clockwork, build, images):
     model = build("residual")
     plan = plan_pruning(model, images, amount, target="latency")
+    clock = latency._session(model, None, None).seconds
+    assert plan.saved["latency"] == 1 - latency._session(shrink(model, plan), None, None).seconds / clock
     assert plan.saved["latency"] == pytest.approx(amount, abs=0.06)  # widths of 8 and 16
     assert plan.settings["target"] == "latency"
 

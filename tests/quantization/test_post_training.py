@@ -9,7 +9,6 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.quantization import calibrate_, quantize_
-from lighten.quantization.activation_quantizers import quantizers_of
 from lighten.quantization.fake_quant import quantization_parameters
 from lighten.quantization.post_training import quantize_post_training
 
@@ -30,16 +29,6 @@ def test_static_is_inserting_and_calibrating(batches):
     assert torch.equal(ours(batches[0][0]), expected(batches[0][0]))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not hasattr(model, "activation_ranges")
-
-
-@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "entropy", "lsq"])
-def test_histograms_gather_all_batches_before_they_decide(batches, ranges):
-    model, together = lived_in(Residual()), [torch.cat([x for x, _ in batches])]
-    one, three = (quantize_post_training(model, data, ranges=ranges) for data in (together, batches))
-    torch.testing.assert_close(quantizers_of(one).low, quantizers_of(three).low, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(quantizers_of(one).high, quantizers_of(three).high, rtol=1e-3, atol=1e-3)
-    first = quantize_post_training(model, batches[:1], ranges=ranges)
-    assert not torch.allclose(quantizers_of(one).high, quantizers_of(first).high, rtol=1e-3, atol=1e-3)
 
 
 def test_dynamic_takes_the_range_of_each_call():

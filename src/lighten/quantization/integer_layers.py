@@ -73,7 +73,7 @@ def convert(model: nn.Module, form: QdqFormat = ONNX_FORMAT) -> nn.Module:
             to_integers_(module, form)
             norm, module.quantizers.norm, module.quantizers.norm_name = module.quantizers.norm, None, None
             if norm is not None:
-                _replace(converted, norm, nn.Identity())
+                _replace(converted, norm, nn.Identity().eval())
     for quantizers in quantizers_in(converted):
         quantizers.stage, quantizers.signed = Stage.EXPORT, form.signed
     return converted

@@ -1,4 +1,4 @@
-"""The fused kernels: the arithmetic of fake-quantization written out in tensor operations is what they must give.
+"""Fused kernels: the arithmetic of fake-quantization written out in tensor operations is what they must give.
 
 Without a GPU they run in Triton's interpreter, on the CPU, in a process that was told so.
 """

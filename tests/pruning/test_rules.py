@@ -1,0 +1,441 @@
+"""Rules of operators: the labels that they give against what their outputs depend on; cut against masked."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pruning_nets import Net, assert_right, dense, groups_of, net
+from torch import nn
+
+from lighten.errors import UserError
+from lighten.pruning import plan_pruning
+from lighten.pruning.groups import find_groups
+from lighten.pruning.rules import follow
+from lighten.pruning.trace import Tracer, export
+
+conv = nn.Conv2d
+
+
+def test_a_size_that_depends_on_the_data_is_refused_by_name():
+    with pytest.raises(UserError, match=r"index gives a size that depends on the values .*\(pruning_nets.py:\d+\)"):
+        plan_pruning(dense(lambda s, x: s.head(s.a(x)[x[..., 0] > 0])), torch.randn(4, 5, 8), 0.5)
+
+
+def test_operators_in_place_change_the_tensor_that_is_read_later():
+    def body(s, x):
+        x = s.a(x)
+        p = F.adaptive_avg_pool2d(x, 1)
+        q = p.clone().squeeze_(-1).squeeze_(-1)
+        return s.head(x * torch.sigmoid(s.b(p) + s.c(q)[..., None, None]))
+
+    model = Net(body, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 8, 1), c=nn.Linear(8, 8), head=nn.Conv2d(8, 2, 1)).eval()
+    assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (8, 4)
+
+
+def test_a_tensor_changed_in_place_is_read_by_its_old_name():
+    def body(s, x):
+        p = F.adaptive_avg_pool2d(s.a(x), 1)
+        p.squeeze_(-1)
+        p.squeeze_(-1)
+        return s.head(p)
+
+    model = Net(body, a=nn.Conv2d(3, 8, 3), head=nn.Linear(8, 2)).eval()
+    assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (8, 4)
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_halves_lose_as_many_each_whatever_the_scope(width):
+    def body(s, x):
+        u, v = F.relu(s.a(x)).chunk(2, 1)
+        return s.head(torch.cat([F.relu(s.b(u)), F.relu(s.c(v))], 1))
+
+    convs = {
+        "a": nn.Conv2d(3, 2 * width, 3), "b": nn.Conv2d(width, 8, 1), "c": nn.Conv2d(width, 6, 1),
+        "head": nn.Conv2d(14, 2, 1),
+    }  # fmt: skip
+    convs["a"].weight.data[:width] *= 0.01  # a global choice would take these alone
+    plan = assert_right(Net(body, **convs).eval(), torch.rand(2, 3, 6, 6), scope="global")
+    assert plan.widths["a"][1] % 2 == 0
+
+
+def test_halves_by_slices_of_the_width_are_parts_too():
+    def body(s, x):
+        x = F.relu(s.a(x))
+        n = x.shape[1] // 2
+        return s.head(x[:, :n] * torch.sigmoid(x[:, n:]))
+
+    model = Net(body, a=nn.Conv2d(3, 12, 3), head=nn.Conv2d(6, 2, 1)).eval()
+    assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (12, 6)
+
+
+def test_stacked_branches_that_are_summed_are_added():
+    model = Net(
+        lambda s, x: s.head(torch.stack([s.a(x), s.b(x)], 1).sum(1)), a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(3, 8, 3),
+        head=nn.Conv2d(8, 2, 1),
+    ).eval()  # fmt: skip
+    assert assert_right(model, torch.rand(2, 3, 6, 6)).groups[0].layers == ("a", "b")
+
+
+def test_products_of_one_matrix_tie_what_is_summed_over():
+    """q and k meet channel by channel, v goes through: attention of one head, without heads."""
+    model = Net(
+        lambda s, x: s.head(torch.softmax(s.q(x) @ s.k(x).transpose(1, 2), -1) @ s.v(x)), q=nn.Linear(6, 8),
+        k=nn.Linear(6, 8), v=nn.Linear(6, 10), head=nn.Linear(10, 2),
+    ).eval()  # fmt: skip
+    plan = assert_right(model, torch.rand(2, 5, 6))
+    assert {row.layers: row.width_after for row in plan.groups} == {("q", "k"): 4, ("v",): 5}
+
+
+def test_heads_of_a_fused_projection_go_as_wholes():
+    def body(s, x):
+        q, k, v = s.qkv(x).unflatten(-1, (3, -1, 4)).unbind(2)
+        y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
+        return s.head(y.transpose(1, 2).flatten(2))
+
+    model = Net(body, qkv=nn.Linear(6, 3 * 4 * 4), head=nn.Linear(16, 2)).eval()
+    plan = assert_right(model, torch.rand(2, 5, 6))
+    (row,) = plan.groups
+    assert (row.width_before, row.width_after) == (4, 2)
+    assert plan.widths["qkv"] == (48, 24)
+    (cut,) = [cut for cut in plan.cuts if any(slot.tensor == "head.weight" for slot in cut.slots)]
+    assert {place // 4 for place in cut.removed} == set(row.removed)
+
+
+def test_keys_shared_by_heads_tie_the_heads_that_share_them():
+    def body(s, x):
+        q, k, v = s.q(x).unflatten(-1, (-1, 4)), s.k(x).unflatten(-1, (-1, 4)), s.v(x).unflatten(-1, (-1, 4))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return s.head(F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2))
+
+    model = Net(body, q=nn.Linear(6, 32), k=nn.Linear(6, 16), v=nn.Linear(6, 16), head=nn.Linear(32, 2)).eval()
+    (row,) = assert_right(model, torch.rand(2, 5, 6)).groups
+    assert (row.layers, row.width_before) == (("q", "k", "v"), 4)
+
+
+def test_places_picked_by_an_index_leave_the_channels_free():
+    model = Net(
+        lambda s, x: s.head(s.a(x)[torch.arange(2), torch.tensor([1, 3])]), a=nn.Linear(6, 8), head=nn.Linear(8, 2)
+    ).eval()
+    with torch.no_grad():
+        plan = plan_pruning(model, torch.rand(2, 5, 6), 0.5)
+    assert plan.widths["a"] == (8, 4)
+
+
+@pytest.mark.parametrize("groups", [2, 8])
+def test_transposed_convolutions_in_groups(groups):
+    model = Net(
+        lambda s, x: s.head(F.relu(s.up(F.relu(s.a(x))))), a=nn.Conv2d(3, 8, 1),
+        up=nn.ConvTranspose2d(8, 16, 2, 2, groups=groups), head=nn.Conv2d(16, 2, 1),
+    ).eval()  # fmt: skip
+    assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (8, 4)
+    assert plan_pruning(model, torch.rand(2, 3, 6, 6), 0.5).widths["up"] == (8, 4)
+
+
+class Weighted(nn.Module):
+    """A linear layer, written by hand around a parameter."""
+
+    def __init__(self, forward, *shape):
+        super().__init__()
+        self.weight, self.bias, self.head = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.randn(16)), None
+        self.head, self.run = nn.Linear(16, 3), forward
+
+    def forward(self, x):
+        return self.head(self.run(self, x).relu())
+
+
+@pytest.mark.parametrize(
+    ("forward", "shape"),
+    [
+        (lambda s, x: x @ s.weight.T + s.bias, (16, 8)),
+        (lambda s, x: torch.addmm(s.bias, x, s.weight.t()), (16, 8)),
+        (lambda s, x: F.linear(x, s.weight.to(x.dtype), s.bias.clone()), (16, 8)),
+        (lambda s, x: (s.weight @ x.unsqueeze(-1)).squeeze(-1) + s.bias, (16, 8)),
+        (lambda s, x: torch.einsum("bi,oi->bo", x, s.weight) + s.bias, (16, 8)),
+        (lambda s, x: F.linear(x, s.weight[:, :, 0, 0], s.bias), (16, 8, 1, 1)),
+        (lambda s, x: F.linear(x, s.weight.flatten(1), s.bias), (16, 8, 1)),
+        (lambda s, x: sum(F.linear(x, part, s.bias) for part in s.weight), (2, 16, 8)),
+    ],
+    ids=["matmul", "addmm", "cast", "from the left", "einsum", "picked", "flattened", "a stack of two"],
+)
+def test_a_product_with_an_own_parameter_is_a_linear_layer(forward, shape):
+    plan = assert_right(Weighted(forward, *shape).eval(), torch.randn(4, 8))
+    assert plan.groups[0].layers[0].startswith("weight")
+    assert plan.groups[0].width_after == 8
+
+
+def test_one_weight_in_equal_parts_is_several_layers():
+    def forward(net, x):
+        q, k, v = (F.linear(x, w, b) for w, b in zip(net.weight.chunk(3), net.biases.chunk(3), strict=True))
+        return q * k.sigmoid() + v
+
+    model = Weighted(forward, 48, 8)
+    model.biases = nn.Parameter(torch.randn(48))
+    plan = assert_right(model.eval(), torch.randn(4, 8))
+    assert plan.widths["weight"] == (48, 24)
+
+
+class Query(nn.Module):
+    """A norm of a parameter, whose channels the stream has too."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.query, self.norm = nn.Linear(8, 8), nn.Parameter(torch.randn(4, 8)), nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.up(x) + self.norm(self.query).mean(0))
+
+
+def test_a_norm_of_a_parameter_follows_the_stream():
+    assert assert_right(Query().eval(), torch.randn(2, 8)).widths["up"] == (8, 4)
+
+
+def test_a_padded_shortcut_moves_with_the_channels_it_carries(build, images):
+    structure = find_groups(build("residual-pad"), ((images,), {}))
+    stem = structure.groups[0]
+    carried = next(index for slot, index in stem.positions.items() if slot.tensor == "b2.0.weight")
+    assert carried.flatten().tolist() == list(range(4, 12))
+    assert structure.frozen["b2.0"].startswith("8 of 16 channels: is tied to channels that pad adds (conftest.py:")
+
+
+def test_a_flattened_channel_is_all_its_pixels(build, images):
+    structure = find_groups(build("flat"), ((images,), {}))
+    inputs = next(index for slot, index in structure.groups[0].positions.items() if slot.tensor == "a.weight")
+    assert inputs.tolist() == [list(range(16 * c, 16 * c + 16)) for c in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "why"),
+    [
+        (
+            net(lambda s, x: s.head(torch.softmax(s.a(x), 1)), a=conv(3, 4, 1), head=conv(4, 2, 1)),
+            "a",
+            r"softmax mixes its channels \(pruning_nets.py:\d+\)",
+        ),
+        (
+            net(lambda s, x: s.head(s.a(x) - s.a(x).mean(1, keepdim=True)), a=conv(3, 4, 1), head=conv(4, 2, 1)),
+            "a",
+            r"mean mixes its channels",
+        ),
+        (
+            net(lambda s, x: s.head(F.group_norm(s.a(x), 2)), a=conv(3, 4, 1), head=conv(4, 2, 1)),
+            "a",
+            r"goes through group_norm \(pruning_nets.py:\d+\)",
+        ),
+        (
+            net(lambda s, x: s.head(torch.linalg.matrix_exp(s.a(x))), a=conv(3, 4, 1), head=conv(4, 2, 1)),
+            "a",
+            r"goes through linalg_matrix_exp",
+        ),
+        (
+            net(lambda s, x: s.head(x + s.a(x)), a=conv(3, 3, 1), head=conv(3, 2, 1)),
+            "a",
+            "is tied to the network's input",
+        ),
+        (
+            net(lambda s, x: s.head(s.a(x) + torch.ones(1, 4, 1, 1)), a=conv(3, 4, 1), head=conv(4, 2, 1)),
+            "a",
+            r"is tied to (what ones makes|a constant of the forward)",
+        ),
+        (
+            net(lambda s, x: (s.head(s.a(x)), s.a(x)), a=conv(3, 4, 1), head=conv(4, 2, 1)),
+            "a",
+            "is the network's output",
+        ),
+        (
+            net(lambda s, x: s.head(s.a(x) * s.gate(x)), a=conv(3, 4, 1), gate=conv(3, 1, 1), head=conv(4, 2, 1)),
+            "gate",
+            "is broadcast over channels",
+        ),
+        (
+            net(
+                lambda s, x: s.head(s.a(x)),
+                a=nn.utils.parametrizations.weight_norm(conv(3, 4, 1)),
+                head=conv(4, 2, 1),
+            ),
+            "a",
+            r"its weight is computed in the forward \(",
+        ),
+        (
+            net(lambda s, x: s.head(x), head=conv(3, 2, 1), aside=conv(3, 4, 1)),
+            "aside",
+            "is never run on the example input",
+        ),
+        (
+            net(lambda s, x: s.head(s.a(x).expand(-1, 4, -1, -1)), a=conv(3, 1, 1), head=conv(4, 2, 1)),
+            "a",
+            "its channels can only go all at once",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, nn.Module) else str(value)[:40],
+)
+def test_leaves_alone_by_name(model, layer, why, images):
+    found, frozen = groups_of(model, images)
+    assert layer in frozen
+    assert re.match(why, frozen[layer])
+    assert all(layer not in layers for layers, _ in found.values())
+
+
+def test_a_gate_of_one_channel_leaves_the_gated_ones_free(images):
+    model = net(lambda s, x: s.head(s.a(x) * s.gate(x)), a=conv(3, 4, 1), gate=conv(3, 1, 1), head=conv(4, 2, 1))
+    assert groups_of(model, images)[0] == {"a": (("a",), 4)}
+
+
+def test_slices_split_a_layer_into_groups(images):
+    model = net(lambda s, x: s.p(s.a(x)[:, :2]) + s.q(s.a(x)[:, 2:]), a=conv(3, 6, 1), p=conv(2, 2, 1), q=conv(4, 2, 1))
+    found, _ = groups_of(model, images)
+    assert found == {"a[0-1]": (("a",), 2), "a[2-5]": (("a",), 4)}
+
+
+class Seen(Tracer):
+    """A tracer that notes the labels of what the network puts out, and freezes nothing for it."""
+
+    def mark_output(self, values):
+        self.seen = values[0][0]
+
+
+def followed(operator):
+    """Return the labels of six channels, those that ``operator`` gives its output, and the tracer."""
+    model = net(lambda s, x: operator(s.a(x)), a=conv(1, 6, 1))
+    tracer = follow(Seen(export(model, ((torch.zeros(2, 1, 4, 4),), {})), model))
+    return tracer.labels.find(tracer.axes["a.weight", 0].labels), tracer.seen, tracer
+
+
+def depends(operator):
+    """Return (6, …): whether an element of the output changes with the values of a channel."""
+    y = torch.rand(2, 6, 4, 4, generator=torch.Generator().manual_seed(0)) + 0.5
+    found = []
+    for channel in range(6):
+        changed = torch.zeros_like(operator(y), dtype=torch.bool)
+        for factor in (-1e2, 1e-2, 1e2):
+            other = y.clone()
+            other[:, channel] *= factor
+            changed |= operator(other) != operator(y)
+        found.append(changed)
+    return torch.stack(found)
+
+
+def check_labels(operator):
+    """Compare labels with dependence, where an element has one channel; return the channels of each other element."""
+    channels, labels, tracer = followed(operator)
+    on = depends(operator).reshape(6, -1)
+    given = tracer.labels.find(labels).flatten()
+    assert labels.shape == operator(torch.zeros(2, 6, 4, 4)).shape
+    one = on.sum(0) == 1
+    assert torch.equal(given[one], channels[on[:, one].byte().argmax(0)])
+    assert all(int(label) in tracer.labels.reasons() for label in given[on.sum(0) == 0])  # of a width that is fixed
+    return on[:, on.sum(0) > 1].T.unique(dim=0), channels, tracer
+
+
+APART = {
+    "flatten": lambda y: y.flatten(1),
+    "permute": lambda y: y.permute(2, 1, 3, 0),
+    "view": lambda y: y.reshape(2, 3, 2, 16),
+    "cat": lambda y: torch.cat([y, y.flip(1)], 1),
+    "stack": lambda y: torch.stack([y, y.roll(2, 1)]),
+    "chunk": lambda y: torch.cat(y.chunk(3, 1)[::-1], 1),
+    "slice": lambda y: y[:, 1:6:2, 1:],
+    "select": lambda y: y[:, 2],
+    "repeat": lambda y: y.repeat(1, 2, 1, 1),
+    "repeat_interleave": lambda y: y.repeat_interleave(2, 1),
+    "unfold": lambda y: y.unfold(2, 2, 1),
+    "channel_shuffle": lambda y: F.channel_shuffle(y, 3),
+    "pixel_unshuffle": lambda y: F.pixel_unshuffle(y, 2),
+    "fewer by padding": lambda y: F.pad(y, (0, 0, 0, 0, -1, -2)),
+    "more by padding": lambda y: F.pad(y, (0, 0, 0, 0, 2, 1)),
+    "reflected": lambda y: F.pad(y, (1, 1, 1, 1), mode="reflect"),
+    "pointwise": lambda y: torch.sigmoid(y) * y.sin() + 1,
+    "pooled": lambda y: F.avg_pool2d(y, 2, ceil_mode=True) + F.max_pool2d(y, 2),
+    "interpolated": lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"),
+    "mean over pixels": lambda y: y.mean((2, 3)),
+    "softmax over pixels": lambda y: y.softmax(2) + y.cumsum(-1),
+    "sorted within a channel": lambda y: y.sort(-1).values,
+    "instance norm": F.instance_norm,
+    "layer norm over pixels": lambda y: F.layer_norm(y, [4, 4]),
+    "largest pixel": lambda y: y.flatten(2).max(2).values,
+}
+
+
+@pytest.mark.parametrize("operator", APART.values(), ids=APART)
+def test_elements_of_one_channel_carry_its_label_and_channels_stay_apart(operator):
+    mixed, channels, tracer = check_labels(operator)
+    assert not len(mixed)
+    assert len(channels.unique()) == 6
+    assert not set(channels.tolist()) & set(tracer.labels.reasons())
+
+
+MIXED = {
+    "mean": lambda y: y.mean(1),
+    "mean of some": lambda y: y[:, :3].sum((1, 2)),
+    "norm": lambda y: torch.linalg.vector_norm(y[:, 2:], dim=1, keepdim=True),
+    "variance": lambda y: y.var((1, 2)),
+    "largest channel": lambda y: y.max(1).values,
+    "logsumexp": lambda y: y.logsumexp(1),
+    "all at once": lambda y: y[:, ::2].sum(),
+    "softmax": lambda y: y.softmax(1),
+    "log_softmax": lambda y: y[:, :4].log_softmax(-3),
+    "cumsum": lambda y: y.cumsum(1),
+    "sorted": lambda y: y.sort(1).values,
+    "centred": lambda y: y - y.mean(1, keepdim=True),
+    "layer norm": lambda y: F.layer_norm(y.movedim(1, -1), [6]),
+    "group norm": lambda y: F.group_norm(y, 2),
+}
+
+
+@pytest.mark.parametrize("operator", MIXED.values(), ids=MIXED)
+def test_channels_that_meet_in_an_element_are_frozen_and_no_others(operator):
+    mixed, channels, tracer = check_labels(operator)
+    assert len(mixed)
+    frozen = set(tracer.labels.reasons())
+    assert [int(channel) in frozen for channel in channels] == mixed.any(0).tolist()
+
+
+TIED = {
+    "halves": lambda y: y[:, :3] * y[:, 3:],
+    "mirrored": lambda y: y + y.flip(1),
+    "neighbours": lambda y: torch.maximum(y, y.roll(1, 1)),
+    "three": lambda y: torch.addcmul(y, y.roll(2, 1), y.roll(4, 1)),
+    "chosen": lambda y: torch.where(y > 0.7, y, y.flip(1)),
+    "gated": lambda y: F.glu(y, 1),
+    "stacked": lambda y: torch.stack([y, y.flip(1)], 1).sum(1),
+    "outer product": lambda y: y[:, :2].flatten(2) @ y[:, :2].flatten(2).transpose(1, 2),
+    "einsum": lambda y: torch.einsum("bcn,bdn->bcd", y[:, :2].flatten(2), y[:, 2:4].flatten(2)),
+}
+
+
+@pytest.mark.parametrize("operator", TIED.values(), ids=TIED)
+def test_channels_whose_elements_meet_one_to_one_are_tied_and_no_others(operator):
+    mixed, channels, tracer = check_labels(operator)
+    tied = torch.eye(6, dtype=torch.bool)
+    for met in mixed:
+        tied |= met[:, None] & met
+    for _ in range(6):  # of sets that overlap
+        tied |= (tied.float() @ tied.float()).bool()
+    assert torch.equal(channels[:, None] == channels, tied)
+    assert not set(channels.tolist()) & set(tracer.labels.reasons())
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda y: y.flatten(2).transpose(1, 2) @ y.flatten(2),
+        lambda y: torch.einsum("bcn,bcm->bnm", y.flatten(2), y.flatten(2)),
+        lambda y: torch.baddbmm(torch.zeros(2, 16, 16), y.flatten(2).transpose(1, 2), y.flatten(2)),
+    ],
+    ids=["matmul", "einsum", "baddbmm"],
+)
+def test_channels_that_a_product_sums_over_stay_free_and_the_sum_is_of_none(operator):
+    channels, labels, tracer = followed(operator)
+    frozen = set(tracer.labels.reasons())
+    assert depends(operator).all()
+    assert len(channels.unique()) == 6
+    assert not set(channels.tolist()) & frozen
+    assert set(tracer.labels.find(labels).flatten().tolist()) <= frozen
+    assert [work.macs for work in tracer.work] == [6 * 1 * 2 * 16, 2 * 16 * 6 * 16]
+
+
+def test_an_operator_without_a_rule_freezes_what_goes_in_and_puts_out_one_label():
+    channels, labels, tracer = followed(lambda y: torch.linalg.matrix_exp(y[:, :4]))
+    assert [int(channel) in tracer.labels.reasons() for channel in channels] == [True] * 4 + [False] * 2
+    assert len(labels.unique()) == 1
