@@ -1,7 +1,10 @@
+import lightning as L
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from lighten.training.fit import make_trainer
 
 CLASSES = 4
 
@@ -33,3 +36,15 @@ def loader():
         return DataLoader(TensorDataset(inputs, labels), batch_size)
 
     return build
+
+
+@pytest.fixture
+def fit(tmp_path):
+    def run(module: L.LightningModule, train: DataLoader, **settings) -> L.Trainer:
+        quiet = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
+        settings = {"max_epochs": 1} | quiet | settings
+        trainer = make_trainer(folder=tmp_path, stage="student", settings=settings)
+        trainer.fit(module, train, train)
+        return trainer
+
+    return run

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lighten.distillation.distributed import check_sync, gather_rows
+from lighten.distillation.distributed import check_sync, cross_rank, gather_rows
 from lighten.errors import UserError
 
 
@@ -22,6 +22,23 @@ def test_rows_of_all_ranks_come_in_one_tensor():
 def test_ranks_of_unequal_batches_are_refused():
     with pytest.raises(UserError, match=r"they hold \[3, 2\]; give each rank batches of one size"):
         gather_rows(torch.zeros(3, 2), gathered([3, 2]))
+
+
+def test_losses_ask_other_ranks_only_where_there_are_some():
+    strategy = SimpleNamespace(reduce=lambda x, reduce_op: {"mean": x / 2}[reduce_op])
+    rows = torch.arange(6.0).view(3, 2)
+
+    def found(world):
+        trainer = SimpleNamespace(world_size=world, strategy=strategy)
+        ranks = cross_rank(SimpleNamespace(trainer=trainer, all_gather=gathered([3] * world)))
+        return ranks.gather(rows), ranks.mean(torch.tensor(3.0))
+
+    gather, mean = found(world=2)
+    assert torch.equal(gather, torch.cat([rows, rows]))
+    assert mean == 1.5
+    gather, mean = found(world=1)
+    assert gather is rows
+    assert mean == 3.0
 
 
 @pytest.mark.parametrize(("device", "world", "sync", "refused"), [

@@ -17,17 +17,6 @@ from lighten.training.fit import make_trainer
 from lighten.training.optimizer import OptimizerSettings
 
 
-@pytest.fixture
-def fit(tmp_path):
-    def run(module: L.LightningModule, train: DataLoader, **settings) -> L.Trainer:
-        settings = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, **settings}
-        trainer = make_trainer(folder=tmp_path, stage="student", settings=settings)
-        trainer.fit(module, train, train)
-        return trainer
-
-    return run
-
-
 def test_training_loss_is_the_weighted_sum_of_its_parts(net, loader, fit, monkeypatch) -> None:
     student, teacher = net(4).eval(), net(6, seed=1)
     inputs, labels = next(iter(loader()))

@@ -79,7 +79,7 @@ def texts():
 
 def told(findings: list[Problem]) -> str:
     assert all(f.severity in ("error", "warning") for f in findings)
-    assert all(("\n" not in f.message and "; " in f.message) or "?" in f.message for f in findings)
+    assert not any("\n" in f.message for f in findings)
     return "\n".join(f"{f.severity}: {f.message}" for f in findings)
 
 
@@ -406,32 +406,6 @@ def test_sound_texts_raise_no_alarm(texts) -> None:
 def test_sound_mlp_without_a_teacher_raises_no_alarm(images) -> None:
     student = build_model("mlp", num_classes=10, input_shape=(1, 28, 28))
     assert told(preflight(**{**images, "student": student, "teacher": None})) == ""
-
-
-@pytest.mark.parametrize(
-    ("task", "labels", "bad", "message"),
-    [
-        ("regression", torch.randn(64, 3), float("nan"), "error: training sample 2 has the label nan, expected finite"),
-        (
-            "multilabel",
-            (torch.rand(64, 3) > 0.5).float(),
-            2.0,
-            "error: training sample 2 has the label 2, expected 0 to 1",
-        ),
-    ],
-)
-def test_labels_of_other_tasks(task, labels, bad, message) -> None:
-    inputs = torch.randn(128, 5)
-
-    def run(labels):
-        parts = [[(x, labels)] for x in inputs.split(64)]
-        models = nn.Linear(5, 3), nn.Sequential(nn.Linear(5, 9), nn.Linear(9, 3))
-        return told(preflight(*models, train=parts[0], validation=parts[1], task=task, num_classes=3))
-
-    assert run(labels) == ""
-    labels = labels.clone()
-    labels[2, 1] = bad
-    assert re.match(message, run(labels))
 
 
 def test_masked_tokens_raise_no_alarm_and_all_ignored_do() -> None:

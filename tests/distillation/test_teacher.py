@@ -4,8 +4,10 @@ import pickle
 
 import pytest
 import torch
+from distillation_nets import images, resnet
 from torch import nn
 
+from lighten.distillation.module import DistillationModule
 from lighten.distillation.teacher import Teacher, check_no_shared_parameters, fingerprint
 from lighten.errors import UserError
 
@@ -71,3 +73,49 @@ def test_student_with_parameters_of_the_teacher_is_refused(net) -> None:
     check_no_shared_parameters(copy.deepcopy(teacher), teacher)
     with pytest.raises(UserError, match=r"share 6 parameters .*0\.weight"):
         check_no_shared_parameters(teacher, teacher)
+
+
+def test_teachers_are_averaged_with_their_weights(fit) -> None:
+    teachers = [resnet(4).eval(), resnet(8).eval()]
+    module = DistillationModule(resnet(4), teachers, teacher_weights=[3, 1])
+    batch = next(iter(images()))[0]
+    expected = 0.75 * teachers[0](batch) + 0.25 * teachers[1](batch)
+    torch.testing.assert_close(module.teacher.logits(((batch,), {}), torch.device("cpu")), expected)
+    other = DistillationModule(resnet(4), teachers, teacher_weights=[1, 1])
+    assert other.teacher.fingerprint != module.teacher.fingerprint
+    trainer = fit(module, images())
+    assert "teacher/accuracy" in trainer.callback_metrics
+    for given, told in (([1], "expected 2 numbers"), ([1, 0], "expected 2 numbers above zero")):
+        with pytest.raises(UserError, match=told):
+            DistillationModule(resnet(4), teachers, teacher_weights=given)
+
+
+def test_teacher_computes_in_the_precision_asked_for() -> None:
+    batch, teacher = next(iter(images()))[0], resnet(8).eval()
+    exact = teacher(batch)
+    call, cpu = ((batch,), {}), torch.device("cpu")
+    half = DistillationModule(resnet(4), teacher, teacher_precision="bfloat16").teacher.logits(call, cpu)
+    assert half.dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(half, teacher(batch))
+    assert not torch.equal(half.float(), exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        full = DistillationModule(resnet(4), teacher, teacher_precision="float32").teacher.logits(call, cpu)
+    assert torch.equal(full, exact)
+    with pytest.raises(UserError, match="did you mean 'bfloat16'"):
+        DistillationModule(resnet(4), teacher, teacher_precision="bfloat")
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+def test_a_compiled_teacher_says_the_same() -> None:
+    batch, teacher = next(iter(images()))[0], resnet(4).eval()
+    found = DistillationModule(resnet(4), teacher, compile_teacher=True).teacher
+    torch.testing.assert_close(found.logits(((batch,), {}), torch.device("cpu")), teacher(batch), rtol=1e-4, atol=1e-5)
+    assert found.modules == [teacher]
+
+
+def test_a_teacher_without_weights_is_told() -> None:
+    with torch.device("meta"):
+        empty = nn.Linear(4, 4)
+    with pytest.raises(UserError, match="it is on the meta device; build it outside"):
+        DistillationModule(nn.Linear(4, 4), empty)

@@ -1,12 +1,14 @@
 """Models and batches on several devices: synchronised batch norm, sharding, rows of all ranks."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lighten.distillation.match import blocks
+from lighten.distillation.terms import CrossRank
 from lighten.errors import UserError
 
 
@@ -34,6 +36,16 @@ def shard_(*models: nn.Module, **settings: Any) -> None:
         for name in blocks(model):
             fully_shard(model.get_submodule(name), **settings)
         fully_shard(model, **settings)
+
+
+def cross_rank(module: Any) -> CrossRank:
+    """Return what the losses of a module need of the other ranks; nothing where there is one."""
+    if module.trainer.world_size == 1:
+        return CrossRank()
+    return CrossRank(
+        gather=partial(gather_rows, all_gather=module.all_gather),
+        mean=lambda x: module.trainer.strategy.reduce(x, reduce_op="mean"),
+    )
 
 
 def gather_rows(rows: Tensor, all_gather: Callable[..., Any]) -> Tensor:

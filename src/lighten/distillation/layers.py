@@ -73,7 +73,8 @@ class MatchedLayers:
     def open(self, call: Call) -> None:
         """Begin to record; run both once on ``call`` and make the projections that are missing.
 
-        Modes, buffers and random state are left as found. A projection that is there already is kept.
+        Modes and buffers are left as found; random numbers are drawn for new projections alone. A projection that is
+        there already is kept.
 
         Raises:
             UserError: if features differ in more than their width, or the student has no weights yet.

@@ -1,7 +1,6 @@
 """DistillationModule: a LightningModule that trains a student on labels and on a teacher's answers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import lightning as L
@@ -13,12 +12,12 @@ from torch import Tensor, nn
 from lighten.distillation import batch_checks
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.cached_teacher import CachedTeacher, check_cacheable
-from lighten.distillation.distributed import check_sync, gather_rows, shard_
+from lighten.distillation.distributed import check_sync, cross_rank, shard_
 from lighten.distillation.layers import MatchedLayers, matches_of, restore_projections_
 from lighten.distillation.metrics import EpochMetrics
 from lighten.distillation.settings import DistilSettings, check_label_smoothing, check_layers
 from lighten.distillation.teacher import Teacher, ask, check_no_shared_parameters, check_same_teacher, filter_kwargs
-from lighten.distillation.terms import BatchOutputs, CrossRank, WeightedLosses, check_terms, plain
+from lighten.distillation.terms import BatchOutputs, WeightedLosses, check_terms, plain
 from lighten.distillation.tokens import NextTokens
 from lighten.errors import UserError
 from lighten.schedule import Setting
@@ -216,7 +215,7 @@ class DistillationModule(L.LightningModule):
         if self.layers is not None:
             outputs.pairs = self.layers.pairs()
         self._logits = ({} if outputs.teacher is None else {"teacher": outputs.teacher}) | {"student": logits.detach()}
-        losses = self.terms(outputs, fit_progress(self.trainer), self._cross_rank())
+        losses = self.terms(outputs, fit_progress(self.trainer), cross_rank(self))
         loss = torch.stack([*(weight * value for weight, value in losses.values()), self._zero_for_ddp(logits)]).sum()
         self._log_step(loss, losses)
         return loss
@@ -303,15 +302,6 @@ class DistillationModule(L.LightningModule):
     def _teacher_logits(self, parts: Parts) -> Tensor:
         """Return the teacher's logits of a training batch; the first are looked at, later ones show in the loss."""
         return self.cached_teacher.logits(parts.call, parts.keys, self.device, look=self.global_step == 0)
-
-    def _cross_rank(self) -> CrossRank:
-        """Return what losses need of other ranks; nothing where there is one."""
-        if self.trainer.world_size == 1:
-            return CrossRank()
-        return CrossRank(
-            gather=partial(gather_rows, all_gather=self.all_gather),
-            mean=lambda x: self.trainer.strategy.reduce(x, reduce_op="mean"),
-        )
 
     def _answers(self, parts: Parts, *, first: bool = False) -> tuple[Tensor, Tensor]:
         """Return the student's logits for a batch, and the labels that they are held against."""
