@@ -175,6 +175,15 @@ def test_stretches_of_one_parameter_are_one_axis():
     assert [tracer.axes[key].role for key in (("weight", 0), ("head.weight", 1))] == ["filter", "input"]
 
 
+def test_layers_that_one_weight_reads_are_tied():
+    model = net(lambda s, x: (s.head(s.a(x)), s.head(s.b(x))), a=nn.Linear(5, 4), b=nn.Linear(5, 4))
+    model.head = nn.Linear(4, 3)
+    tracer = traced(model, torch.zeros(1, 5))
+    a, b = (tracer.labels.find(tracer.axes[f"{name}.weight", 0].labels) for name in "ab")
+    assert torch.equal(a, b)
+    assert len(a.unique()) == 4
+
+
 def scaled(shape, buffer=False):
     model = net(lambda s, x: s.head(s.a(x) * s.scale), a=nn.Linear(5, 4), head=nn.Linear(4, 3))
     scale = torch.rand(shape)
