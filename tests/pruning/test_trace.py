@@ -175,6 +175,15 @@ def test_stretches_of_one_parameter_are_one_axis():
     assert [tracer.axes[key].role for key in (("weight", 0), ("head.weight", 1))] == ["filter", "input"]
 
 
+def test_layers_that_one_weight_reads_are_tied():
+    model = net(lambda s, x: (s.head(s.a(x)), s.head(s.b(x))), a=nn.Linear(5, 4), b=nn.Linear(5, 4))
+    model.head = nn.Linear(4, 3)
+    tracer = traced(model, torch.zeros(1, 5))
+    a, b = (tracer.labels.find(tracer.axes[f"{name}.weight", 0].labels) for name in "ab")
+    assert torch.equal(a, b)
+    assert len(a.unique()) == 4
+
+
 def scaled(shape, buffer=False):
     model = net(lambda s, x: s.head(s.a(x) * s.scale), a=nn.Linear(5, 4), head=nn.Linear(4, 3))
     scale = torch.rand(shape)
@@ -195,17 +204,11 @@ def test_what_is_used_element_by_element_is_an_axis_of_its_channels(buffer, role
     assert len(tracer.labels.find(axis.labels).unique()) == 4
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["two rows of channels", "too many elements"])
-def test_what_does_not_split_into_channels_freezes_them(many, monkeypatch):
-    if many:
-        monkeypatch.setattr(trace, "MAX_ELEMENTS", 3)
-    tracer = traced(scaled((1, 4) if many else (2, 4)), torch.zeros(2, 5))
-    labels = tracer.labels.find(tracer.axes["a.weight", 0].labels)
-    if many:
-        assert {tracer.labels.reasons()[int(x)] for x in labels} == {"scale is used whole and is too large to follow"}
-    else:
-        assert len(labels.unique()) == 4
-        assert not set(labels.tolist()) & set(tracer.labels.reasons())
+def test_a_parameter_too_large_to_follow_freezes_what_it_meets(monkeypatch):
+    monkeypatch.setattr(trace, "MAX_ELEMENTS", 3)
+    tracer = traced(scaled((1, 4)), torch.zeros(2, 5))
+    why = {tracer.labels.reasons().get(int(label)) for label in tracer.labels.find(tracer.axes["a.weight", 0].labels)}
+    assert why == {"scale is used whole and is too large to follow"}
 
 
 def test_a_layer_is_named_by_its_weight_or_bias_and_an_own_parameter_by_itself():
