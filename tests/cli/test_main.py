@@ -302,7 +302,7 @@ def test_recipes_as_json(capsys, monkeypatch):
 
 
 def test_a_reader_that_has_enough_is_no_error():
-    command = [sys.executable, "-m", "lighten.cli.main", "recipes", "--json"]
+    command = [sys.executable, "-m", "lighten.cli", "recipes", "--json"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
         started.stdout.close()
         assert started.stderr.read() == b""

@@ -1,7 +1,9 @@
 import os
+import re
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -196,3 +198,11 @@ def test_a_warning_is_one_line_though_lightning_writes_them_its_own_way(monkeypa
     monkeypatch.setattr(warnings, "formatwarning", lambda *_: "Lightning's own\n")
     launch._run_all([object()])
     assert told == ["warning: of two lines\n"]
+
+
+def test_an_older_train_py_ends_with_one_line_that_says_what_to_change():
+    with pytest.raises(SystemExit) as ended:
+        import_module("lighten.launch")
+    assert re.fullmatch(r"error: [^\n]+", ended.value.code)
+    for line in re.findall(r"sys\.exit\(.*\)", ended.value.code):
+        assert line in (ROOT / "train.py").read_text()

@@ -78,7 +78,3 @@ def _by_recipe(argv: Sequence[str], recipes: Path) -> int:
 
 def _module(name: str) -> Any:
     return import_module(f"lighten.cli.{name}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -187,7 +187,7 @@ def test_the_command_takes_a_run_or_a_folder_and_prints_the_address(hub, run, ca
 
 def test_the_environment_says_where_the_hub_is(hub, run):
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-m", "lighten.cli.main", "push", str(run), "me/tiny"]
+    command = [sys.executable, "-m", "lighten.cli", "push", str(run), "me/tiny"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{hub.url}/me/tiny\n", "")
     assert json.loads(hub.repos["me/tiny"]["config.json"])["model"]["name"] == "resnet20"
