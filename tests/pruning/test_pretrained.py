@@ -50,6 +50,41 @@ def test_where_it_has_none_a_warning_says_so():
     assert small.config.num_attention_heads == 4
 
 
+class Computed(BertConfig):
+    """As Falcon's, which computes the width of a head."""
+
+    @property
+    def head_dim(self):
+        return self.hidden_size // self.num_attention_heads
+
+    def __setattr__(self, key, value):
+        if key == "num_attention_heads" and value == 1:
+            raise ValueError("two heads at least")
+        super().__setattr__(key, value)
+
+
+def test_a_config_that_refuses_a_width_is_left_as_it_is():
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = BertForSequenceClassification(Computed(**size, vocab_size=20)).eval()
+    inputs = {"input_ids": torch.ones(2, 4, dtype=torch.int64)}
+    plan = plan_pruning(model, inputs, 0.5, exclude=["*embeddings*"])
+    with pytest.warns(UserWarning, match="Computed cannot say the widths of the cut model"):
+        small = shrink(model, plan)
+    assert small.config.num_attention_heads == 2
+
+
+def test_a_config_of_another_kind_is_nobodys_to_follow():
+    class Hub(torch.nn.Sequential):
+        def save_pretrained(self, folder):
+            raise AssertionError
+
+    model = Hub(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    model.config = {"width": 8}
+    small = shrink(model, plan_pruning(model, torch.randn(2, 4), 0.5))
+    assert small[0].out_features == 4
+    assert small.config == {"width": 8}
+
+
 @pytest.mark.parametrize("name", ["gpt2", "bert_lm"])
 def test_ties_stay_tied(name):
     _, _, small = cut(name)

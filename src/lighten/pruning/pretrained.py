@@ -28,13 +28,11 @@ def follow_config_(small: nn.Module, plan: Plan) -> None:
     config is left as it is and a warning says so; :func:`lighten.load` rebuilds such a model from the plan.
     """
     config = getattr(small, "config", None)
-    if config is None or not hasattr(small, "save_pretrained") or not plan.cuts:
+    if not hasattr(config, "to_dict") or not hasattr(small, "save_pretrained") or not plan.cuts:
         return
     for changes in itertools.islice(_changes(config, plan), MAX_TRIED):
-        changed = copy.deepcopy(config)
-        for key, value in changes.items():
-            setattr(changed, key, value)
-        if _builds(changed, small, plan):
+        changed = _changed(config, changes)
+        if changed is not None and _builds(changed, small, plan):
             for module in small.modules():
                 if getattr(module, "config", None) is config:
                     module.config = changed
@@ -66,6 +64,17 @@ def _changes(config: Any, plan: Plan) -> Iterator[Mapping[str, Any]]:
     for values in itertools.product(*choices.values()):
         changes = dict(zip(choices, values, strict=True))
         yield {key: value for key, value in changes.items() if value != named.get(key)}
+
+
+def _changed(config: Any, changes: Mapping[str, Any]) -> Any | None:
+    """Return a copy of ``config`` with other settings; ``None`` where it refuses one, as a width that it computes."""
+    try:
+        changed = copy.deepcopy(config)
+        for key, value in changes.items():
+            setattr(changed, key, value)
+    except Exception:  # each family has checks of its own
+        return None
+    return changed
 
 
 def _builds(config: Any, small: nn.Module, plan: Plan) -> bool:
