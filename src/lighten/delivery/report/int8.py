@@ -115,7 +115,7 @@ def method(compression: Mapping[str, Any], *, quote: str = "") -> str | None:
     caption = {
         "train": f"Quantized while training, through fake-quantized int8: {whole}.",
         "static": f"{begun}: {whole}.",
-        "dynamic": f"{begun}: {weights}; activations in 8 bits, their range taken again in each call.",
+        "dynamic": f"{begun}: {weights}; activations in 8 bits, their range taken anew in each call.",
         **{half: f"{begun}: weights stored in {half}, computed with in float32." for half in HALVES},
     }.get(mode, f"Quantized: {mode}.")
     left = settings.get("exclude") or []
