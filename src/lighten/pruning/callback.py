@@ -261,6 +261,11 @@ class Prune(L.Callback):
     def _soft_now(self) -> bool:
         return self.soft and not self._updates.ended
 
+    @property
+    def _steps(self) -> float:
+        """Optimizer steps of the fit, by what is known now."""
+        return self._updates.steps
+
     def _new_updates(self) -> Updates:
         return Updates(begin=self.begin, end=self.end, schedule=self.schedule, repeat=self.soft)
 

@@ -22,6 +22,7 @@ class Updates:
 
     Attributes:
         start: optimizer steps of the fit before the first of this ramp; ``None`` before the first.
+        steps: of the fit, from ``start`` on, by what is known now.
         updated: the last update that was made, or -1.
         ended: whether that was the last one of all.
 
@@ -34,7 +35,7 @@ class Updates:
         self._begin, self._end, self._schedule, self._repeat = begin, end, schedule, repeat
         self.start: int | None = None
         self.updated, self.ended = -1, False
-        self._steps: float = 0
+        self.steps: float = 0
         self._due: list[int] = []
 
     def reached(self, done: int, total: float, *, last: bool = False) -> int | None:
@@ -47,8 +48,8 @@ class Updates:
         """
         if self.start is None:
             self.start = done
-        if total - self.start != self._steps:
-            self._steps = total - self.start
+        if total - self.start != self.steps:
+            self.steps = total - self.start
             self._due = self._lay_out()
         taken = bisect.bisect_right(self._due, done - self.start)
         due = self._due[-1] if last else self._due[taken - 1] if taken else -1
@@ -58,7 +59,7 @@ class Updates:
         """Return the share of the amount that is removed with update ``due``: at least that of ``before``."""
         if self.is_last(due) or self._schedule == "one_shot":
             return 1.0
-        return max(before, ramp(due / self._steps, begin=self._begin, end=self._end, shape=self._schedule))
+        return max(before, ramp(due / self.steps, begin=self._begin, end=self._end, shape=self._schedule))
 
     def is_last(self, due: int) -> bool:
         """Return whether no update follows."""
@@ -77,12 +78,12 @@ class Updates:
         self.updated, self.ended, self.start = state["updated"], state["ended"], state["from"]
 
     def _lay_out(self) -> list[int]:
-        if not math.isfinite(self._steps):
+        if not math.isfinite(self.steps):
             return []
-        first = math.floor(self._begin * self._steps)
+        first = math.floor(self._begin * self.steps)
         if self._schedule == "one_shot" and not self._repeat:
             return [first]
-        updates = update_steps(int(self._steps), begin=self._begin, end=self._end)
+        updates = update_steps(int(self.steps), begin=self._begin, end=self._end)
         return sorted({first, *updates}) if self._schedule == "one_shot" else updates
 
 

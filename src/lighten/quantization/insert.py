@@ -8,6 +8,7 @@ from torch import nn
 from lighten.errors import UserError
 from lighten.quantization.activation_quantizers import QUANTIZERS, quantizers_in, quantizers_of
 from lighten.quantization.install import install_, unquantize_
+from lighten.quantization.integer_layers import convert as convert
 from lighten.quantization.observe import rule_of
 from lighten.quantization.record import LAYER
 from lighten.quantization.select import quantizable
@@ -16,6 +17,9 @@ from lighten.quantization.trace import Placement, place_quantizers
 from lighten.quantization.verify import failing, is_unchanged, outputs_of
 from lighten.utils.compression import record_
 from lighten.utils.inputs import Call, ExampleInput, as_call
+
+bank_of = quantizers_of
+"""The name by which scripts know it that were written before; like ``convert``, from this module."""
 
 
 def quantize_(
