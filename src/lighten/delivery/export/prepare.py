@@ -92,13 +92,6 @@ def plain_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def in_integers(model: nn.Module, form: QdqFormat) -> nn.Module:
-    """Return a copy of ``model`` with the quantized parts of it converted, wherever they are."""
-    model = clone(model)
-    dynamic_integers_(model)
-    return convert(model, form) if modes_of(model) & {TRAIN, STATIC} else model
-
-
 def in_float(model: nn.Module) -> nn.Module:
     """Return a copy of a quantized model that computes in float32, with the same weights."""
     return unquantize_(clone(model))
