@@ -18,7 +18,14 @@ from lighten.distillation.loss import (
     soft_binary_labels,
     soft_labels,
 )
-from lighten.distillation.settings import FEATURES, LABELS, check_loss_options, check_losses, check_soft_labels
+from lighten.distillation.settings import (
+    FEATURES,
+    LABELS,
+    check_label_smoothing,
+    check_loss_options,
+    check_losses,
+    check_soft_labels,
+)
 from lighten.errors import UserError, did_you_mean
 from lighten.schedule import Setting, check_setting, value_at
 from lighten.utils.checks import check_one_of
@@ -85,8 +92,7 @@ class WeightedLosses:
         label_smoothing: float = 0.0,
         options: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        if not 0.0 <= label_smoothing < 1.0:
-            raise UserError(f"label_smoothing={label_smoothing}, expected a number in [0, 1)")
+        check_label_smoothing(label_smoothing)
         self.weights = dict(weights)
         self.temperature = temperature
         self.task = task

@@ -245,7 +245,6 @@ def _convolve(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, gro
     if not _owned(tracer, node, weight, bias):
         return _freeze(tracer, node, x, weight, bias)
     x = _given(tracer, x)
-    x = _given(tracer, x)
     channel = x.ndim - (len(weight.shape) - 1)
     inputs = tracer.labels.unite_along(x, channel)
     filters, taken = (1, 0) if transposed else (0, 1)
