@@ -352,7 +352,7 @@ def test_older_settings_without_mode_and_layers_are_told(run):
             "squared error (mse), calibrated on 1,512 samples of the train split. Left out by request: stem.*. "
             "28 of 29 layers in int8.",
         ),
-        ({"mode": "dynamic"}, "activations in 8 bits, their range taken again in each call."),
+        ({"mode": "dynamic"}, "activations in 8 bits, their range taken anew in each call."),
         ({"mode": "float16"}, "weights stored in float16, computed with in float32."),
         ({"mode": "bfloat16"}, "28 of 29 layers in bfloat16."),
         ({"mode": "train"}, "through fake-quantized int8: weights in 8 bits"),
