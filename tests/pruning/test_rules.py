@@ -298,7 +298,8 @@ class Seen(Tracer):
 def followed(operator):
     """Return the labels of six channels, those that ``operator`` gives its output, and the tracer."""
     model = net(lambda s, x: operator(s.a(x)), a=conv(1, 6, 1))
-    tracer = follow(Seen(export(model, ((torch.zeros(2, 1, 4, 4),), {})), model))
+    exported, reads = export(model, ((torch.zeros(2, 1, 4, 4),), {}))
+    tracer = follow(Seen(exported, model, reads))
     return tracer.labels.find(tracer.axes["a.weight", 0].labels), tracer.seen, tracer
 
 

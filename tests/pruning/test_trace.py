@@ -158,7 +158,8 @@ def test_what_follows_no_dimension_is_no_view(function):
 
 
 def traced(model, x):
-    return follow(Tracer(export(model, ((x,), {})), model))
+    exported, reads = export(model, ((x,), {}))
+    return follow(Tracer(exported, model, reads))
 
 
 def test_stretches_of_one_parameter_are_one_axis():
@@ -229,7 +230,7 @@ class Lines(nn.Module):
 
 
 def test_a_node_knows_its_line_and_its_module():
-    nodes = {node.name: node for node in export(Lines(), ((torch.zeros(1, 5),), {})).graph.nodes}
+    nodes = {node.name: node for node in export(Lines(), ((torch.zeros(1, 5),), {}))[0].graph.nodes}
     line = Lines.forward.__code__.co_firstlineno
     assert location(nodes["linear"]) == f"test_trace.py:{line + 1} in block.0"
     assert module_of(nodes["linear"]) == "block.0"

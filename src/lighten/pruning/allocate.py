@@ -27,6 +27,7 @@ class Candidate:
         start: how many channels were gone before anything was asked for.
         absent: how many more there were before the model was cut, where the amount is one of the original width.
         fixed: no more of it may go.
+        proportion: as :class:`~lighten.pruning.groups.Group` has it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Candidate:
     start: int = 0
     absent: int | None = None
     fixed: bool = False
+    proportion: tuple[str, int] | None = None
 
     @property
     def width(self) -> int:
@@ -92,7 +94,8 @@ def allocate(
     check_one_of("scope", scope, SCOPES)
     if ramp == 0.0:
         return [lowest(c, 0) for c in candidates]
-    moving = [which for which, c in enumerate(candidates) if not c.fixed]
+    fixed = {c.proportion for c in candidates if c.fixed and c.proportion}
+    moving = [which for which, c in enumerate(candidates) if not c.fixed and c.proportion not in fixed]
     if len(moving) < len(candidates):
         found = allocate(
             [candidates[which] for which in moving], amount, scope=scope, align=align, ramp=ramp,
@@ -133,7 +136,7 @@ def final_counts(
         UserError: if ``amount`` cannot be reached.
     """
     if scope == "uniform" and share is None:
-        return [_aligned(c, _uniform(c, amount), align) for c in candidates]
+        return in_proportion(candidates, [_aligned(c, _uniform(c, amount), align) for c in candidates])
     at = pressure(candidates, scope, align=align, sensitivities=sensitivities)
     if share is None:
         total, before = sum(c.base for c in candidates), sum(c.removed(0) for c in candidates)
@@ -147,7 +150,8 @@ def pressure(
     """Return how many channels of each group go under a pressure in [0, 1]: none at 0, all but one at 1."""
 
     def uniform(p: float) -> list[int]:
-        return [_aligned(c, _within(c, c.removed(_nearest(p * c.base))), align) for c in candidates]
+        counts = [_aligned(c, _within(c, c.removed(_nearest(p * c.base))), align) for c in candidates]
+        return in_proportion(candidates, counts)
 
     def sensitive(p: float) -> list[int]:
         if p >= 1.0:
@@ -156,7 +160,7 @@ def pressure(
         for candidate, sensitivity in zip(candidates, sensitivities, strict=True):
             share = sensitivity.share_at(p / (1.0 - p))
             found.append(_aligned(candidate, _within(candidate, _nearest(share * candidate.width)), align))
-        return found
+        return in_proportion(candidates, found)
 
     return sensitive if scope == "sensitivity" else uniform
 
@@ -181,7 +185,8 @@ def _reach(
 def _mixed_counts(
     candidates: Sequence[Candidate], low: Sequence[int], high: Sequence[int], t: float, align: int
 ) -> list[int]:
-    return [_aligned(c, round(a + t * (b - a)), align) for c, a, b in zip(candidates, low, high, strict=True)]
+    counts = [_aligned(c, round(a + t * (b - a)), align) for c, a, b in zip(candidates, low, high, strict=True)]
+    return in_proportion(candidates, counts)
 
 
 def _polish(candidates: Sequence[Candidate], counts: list[int], amount: float, share: Share, align: int) -> list[int]:
@@ -192,7 +197,7 @@ def _polish(candidates: Sequence[Candidate], counts: list[int], amount: float, s
         tried = []
         for which, allowed in enumerate(steps):
             for count in _neighbours(allowed, counts[which]):
-                other = [*counts[:which], count, *counts[which + 1 :]]
+                other = moved(candidates, counts, which, count)
                 tried.append((abs(share(other) - amount), which, other))
         nearest = min(tried, default=(gap, 0, counts))
         if nearest[0] >= gap - 1e-12:
@@ -242,14 +247,39 @@ def _globally(
             )
         counts = _first(candidates, ranked, _nearest(start + ramp * (before + amount * base - start)))
     else:
-        at = lambda p: _first(candidates, ranked, round(p * most))  # noqa: E731
+        at = lambda p: in_proportion(candidates, _first(candidates, ranked, round(p * most)))  # noqa: E731
         first = share([c.start for c in candidates])
         counts = (
             _reach(candidates, at, amount, share, align)
             if ramp == 1.0
             else at(_solve(lambda p: share(at(p)), first + ramp * (amount - first)))
         )
-    return counts if ramp < 1.0 else [_aligned(c, n, align) for c, n in zip(candidates, counts, strict=True)]
+    if ramp < 1.0:
+        return counts
+    return in_proportion(candidates, [_aligned(c, n, align) for c, n in zip(candidates, counts, strict=True)])
+
+
+def in_proportion(candidates: Sequence[Candidate], counts: Sequence[int]) -> list[int]:
+    """Return counts of channels to remove, near to these, that keep the proportions which the forward wants."""
+    found = list(counts)
+    for proportion in {c.proportion: None for c in candidates if c.proportion}:
+        those = [which for which, c in enumerate(candidates) if c.proportion == proportion]
+        steps = proportion[1]
+        share = sum(counts[i] for i in those) / sum(candidates[i].width for i in those)
+        least = max(-(-len(candidates[i].gone) * steps // candidates[i].width) for i in those)
+        taken = max(least, min(steps - 1, _nearest(share * steps)))
+        for i in those:
+            found[i] = taken * candidates[i].width // steps
+    return found
+
+
+def moved(candidates: Sequence[Candidate], counts: Sequence[int], which: int, count: int) -> list[int]:
+    """Return ``counts`` with another one for one group, and for those that are in proportion to it."""
+    one = candidates[which]
+    return [
+        count * c.width // one.width if at == which or (one.proportion and c.proportion == one.proportion) else before
+        for at, (c, before) in enumerate(zip(candidates, counts, strict=True))
+    ]
 
 
 def _ranking(candidates: Sequence[Candidate]) -> list[int]:
@@ -274,7 +304,8 @@ def _first(candidates: Sequence[Candidate], ranked: Sequence[int], count: int) -
 
 def _allowed(candidate: Candidate, align: int) -> list[int]:
     """Return the numbers to remove that leave the group's first layer a multiple of ``align`` wide, or any."""
-    numbers = list(range(len(candidate.gone), candidate.width))
+    step = candidate.width // candidate.proportion[1] if candidate.proportion else 1
+    numbers = [n for n in range(len(candidate.gone), candidate.width) if n % step == 0] or [len(candidate.gone)]
     fits = [n for n in numbers if (candidate.beside + (candidate.width - n) * candidate.unit) % align == 0]
     return fits or numbers
 

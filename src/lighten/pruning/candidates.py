@@ -82,6 +82,7 @@ def candidate_of(state: GroupState, scores: GroupScores, settings: Settings) -> 
     return Candidate(
         group.name, every, state.gone, unit=index.shape[1], beside=state.size - index.numel(), start=len(state.masked),
         absent=state.absent if settings.of == "original" else None, fixed=scores.blind,
+        proportion=group.proportion,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError, first_line
+from lighten.pruning.attributes import set_attributes_
 from lighten.pruning.check import COARSE, TOLERANCES, difference, drop_cached_tensors_, trial_run
 from lighten.pruning.earlier import compose, part_of_plan
 from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
@@ -110,9 +111,10 @@ def cut_(model: nn.Module, plan: Plan) -> None:
             tensor = tensors[slot.tensor]
             layout = _layout(tensor)
             tensor.data = tensor.data.index_select(slot.dim, kept.to(tensor.device)).contiguous(memory_format=layout)
-            for owner, name in owners[id(tensor)]:
+            for owner, name in owners.get(id(tensor), ()):
                 if isinstance(owner, CutsChannels):
                     owner.cut_channels_(name, slot.dim, kept)
+    set_attributes_(model, plan.attributes)
     for module in model.modules():
         _restate(module)
     if is_narrow(model):
@@ -191,8 +193,6 @@ def _restate(module: nn.Module) -> None:
         module.num_parameters = len(module.weight)
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers: a linear layer, transposed
         _restate_transposed(module)
-    elif type(module).__name__ == "GPT2Attention":
-        _restate_fused(module)
 
 
 def _restate_group_norm(norm: Any) -> None:
@@ -211,13 +211,6 @@ def _restate_layer_norm(norm: Any) -> None:
 
 def _restate_transposed(module: Any) -> None:
     module.nx, module.nf = module.weight.shape
-
-
-def _restate_fused(attention: Any) -> None:
-    """GPT-2 splits one projection into queries, keys and values at a number that it remembers."""
-    if not attention.is_cross_attention:
-        attention.split_size = attention.c_attn.weight.shape[1] // 3
-        attention.num_heads = attention.split_size // attention.head_dim
 
 
 def _restate_conv(conv: Any) -> None:

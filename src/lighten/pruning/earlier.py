@@ -68,7 +68,13 @@ def compose(first: Plan, then: Plan) -> Plan:
     known = [_joined(row, rows.pop(row.name, None)) for row in first.groups]
     saved = {key: 1.0 - (1.0 - first.saved[key]) * (1.0 - then.saved[key]) for key in first.saved if key in then.saved}
     widths = {layer: (first.widths.get(layer, (before,))[0], after) for layer, (before, after) in then.widths.items()}
-    return replace(then, groups=(*known, *rows.values()), cuts=cuts, widths={**first.widths, **widths}, saved=saved)
+    attributes = {**first.attributes}
+    for name, (before, after) in then.attributes.items():
+        attributes[name] = first.attributes.get(name, (before,))[0], after
+    return replace(
+        then, groups=(*known, *rows.values()), cuts=cuts, widths={**first.widths, **widths}, saved=saved,
+        attributes=attributes,
+    )  # fmt: skip
 
 
 def _by_slot(plan: Plan) -> dict[Slot, Cut]:
@@ -118,4 +124,7 @@ def part_of_plan(plan: Plan, prefix: str) -> Plan:
         if row.name.startswith(prefix)
     )
     of = lambda found: {short(n): value for n, value in found.items() if n.startswith(prefix)}  # noqa: E731
-    return replace(plan, groups=rows, cuts=inside, frozen=of(plan.frozen), widths=of(plan.widths), part="")
+    return replace(
+        plan, groups=rows, cuts=inside, frozen=of(plan.frozen), widths=of(plan.widths), part="",
+        attributes=of(plan.attributes),
+    )  # fmt: skip

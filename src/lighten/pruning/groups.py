@@ -1,16 +1,17 @@
 """Groups of coupled channels."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
+from lighten.pruning.attributes import Sizes
 from lighten.pruning.check import describe, drop_cached_tensors_, plain_copy
 from lighten.pruning.labels import Labels
-from lighten.pruning.plan import Cut, Slot
+from lighten.pruning.plan import Cut, Plan, Slot
 from lighten.pruning.rules import follow
 from lighten.pruning.trace import Axis, Geometry, Tracer, export, layer_of
 from lighten.utils.inputs import Call, map_tensors
@@ -29,12 +30,14 @@ class Group:
         layers: whose filters the channels own, in the order of the forward.
         positions: for each slot the indices that each channel has there, (width, count).
         roots: the label of each channel, (width,).
+        proportion: a name that all groups share which lose channels in proportion, and in how many equal steps.
     """
 
     name: str
     layers: tuple[str, ...]
     positions: Mapping[Slot, Tensor]
     roots: Tensor
+    proportion: tuple[str, int] | None = None
 
     @property
     def width(self) -> int:
@@ -74,6 +77,8 @@ class Structure:
         shapes: of all parameters, each once.
         costs: what the forward computes.
         example: the traced call, as :func:`~lighten.pruning.check.describe` puts it.
+        read: sizes that the forward computes from attributes of modules, and from shapes.
+        labels: how many labels there are.
         tied: the same model, its channels tied further where the forward cuts them into equal parts: what to try
             for groups that cannot be cut one by one.
         gone: channels of each group that are masked already; see :mod:`~lighten.pruning.earlier`, as for the next two.
@@ -88,6 +93,8 @@ class Structure:
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     costs: tuple[LayerCost, ...] = field(repr=False)
     example: Mapping[str, Any] = field(repr=False)
+    read: Sizes = field(repr=False)
+    labels: int
     tied: "Callable[[Iterable[Group]], Structure | None]" = field(repr=False)
     gone: tuple[tuple[int, ...], ...] = ()
     absent: tuple[int, ...] = ()
@@ -105,6 +112,28 @@ class Structure:
             if places:
                 alike.setdefault((self.sizes[slot.tensor, slot.dim], tuple(sorted(places))), []).append(slot)
         return tuple(Cut(size, places, tuple(slots)) for (size, places), slots in alike.items())
+
+    def changes(self, removed: Sequence[Iterable[int]]) -> dict[str, tuple[int, int]]:
+        """Return the attributes that change, before and after, if these channels of each group go.
+
+        Raises:
+            UserError: if two reads of one attribute want different values.
+        """
+        changes, wrong = self.read.changes(self.marked(removed))
+        if wrong:
+            raise UserError(f"the forward reads {wrong[0][0].formula} in two ways, as widths that differ after the cut")
+        return changes
+
+    def marked(self, removed: Sequence[Iterable[int]]) -> Tensor:
+        """Return for each label whether its channel goes, if these channels of each group do."""
+        gone = torch.zeros(self.labels, dtype=torch.bool)
+        for group, channels in zip(self.groups, removed, strict=True):
+            gone[group.roots[torch.as_tensor(sorted(channels), dtype=torch.int64)]] = True
+        return gone
+
+    def trial(self, removed: Sequence[Iterable[int]]) -> Plan:
+        """Return a plan that says no more than to cut these channels of each group."""
+        return Plan.of_cuts(self.cuts(removed), self.example, self.changes(removed))
 
     def widths(self, cuts: Iterable[Cut]) -> dict[str, tuple[int, int]]:
         """Return the channels of each layer before and after ``cuts``."""
@@ -130,7 +159,8 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     copied = plain_copy(model)
     example = describe(call)
     drop_cached_tensors_(copied, example)
-    tracer = follow(Tracer(export(copied, _in_its_type(copied, call)), copied))
+    exported, reads = export(copied, _in_its_type(copied, call))
+    tracer = follow(Tracer(exported, copied, reads))
     layers = _layers(tracer.axes)
     unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
     for layer in match_names(exclude, {*layers, *tracer.unprunable, *unused}):
@@ -173,7 +203,13 @@ def _structure(
             return None
         return _structure(tracer, layers, unused, shapes, example)
 
-    return Structure(groups, frozen, sizes, layers, shapes, costs, example, tied)
+    find = tracer.labels.find
+    read = Sizes(
+        tuple(replace(size, rows=find(size.rows)) for size in tracer.sizes),
+        {name: find(rows) for name, rows in tracer.shapes.items()},
+        tracer.reads.values,
+    )
+    return Structure(groups, frozen, sizes, layers, shapes, costs, example, read, tracer.labels.size, tied)
 
 
 def _tie_parts(tracer: Tracer, failed: Iterable[Group]) -> bool:

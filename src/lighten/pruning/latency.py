@@ -20,7 +20,6 @@ from lighten.pruning.cut import cut_
 from lighten.pruning.damage import GroupSensitivity
 from lighten.pruning.groups import Structure
 from lighten.pruning.mask import mask_
-from lighten.pruning.plan import Plan
 from lighten.pruning.settings import Settings
 from lighten.pruning.trace import Geometry
 from lighten.utils.clone import clone
@@ -153,7 +152,7 @@ class _Timer:
 
     def _runner(self, counts: Sequence[int]) -> Callable[[], object]:
         removed = allocate(self._candidates, 0.5, counts=counts)
-        plan = Plan.of_cuts(self._structure.cuts(removed), self._structure.example)
+        plan = self._structure.trial(removed)
         small = clone(self._model).cpu().float().eval()
         mask_(small, plan)
         cut_(small, plan)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
+from lighten.pruning.attributes import check_attributes
 from lighten.pruning.groups import refuse_unfit
 from lighten.pruning.norms import leave_out_, restore_
 from lighten.pruning.plan import Cut, Plan
@@ -104,8 +105,14 @@ def masked(model: nn.Module, plan: Plan, *, roles: Collection[str] = ZEROED) -> 
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by every name that they have."""
+    """Return parameters, buffers and other tensors that modules keep as attributes, by every name that they have."""
     return {
+        **{
+            f"{name}.{key}" if name else key: value
+            for name, module in model.named_modules(remove_duplicate=False)
+            for key, value in vars(module).items()
+            if isinstance(value, Tensor)
+        },
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
@@ -128,3 +135,4 @@ def check_fits(model: nn.Module, plan: Plan) -> None:
                     f"layer {layer_of(slot.tensor)!r} does not match the plan: {slot.tensor} {given}, expected "
                     f"{cut.size} in dimension {slot.dim}; give the model that was planned, before it is cut"
                 )
+    check_attributes(model, plan.attributes)

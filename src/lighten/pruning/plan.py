@@ -94,6 +94,8 @@ class Plan:
         saved: shares that go: ``channels`` (of those that can), ``macs``, ``parameters``, and ``latency`` where that
             was measured.
         example: shapes and types of the model's input, for the check after cutting.
+        attributes: integers that the forward reads from modules, such as numbers of heads, before and after the cut,
+            by the module's name and their own.
         part: name of the planned model within a larger module, where a callback planned a part of one.
 
     Example:
@@ -113,11 +115,14 @@ class Plan:
     example: Mapping[str, Any]
     saved: Mapping[str, float] = field(default_factory=dict)
     part: str = ""
+    attributes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
-    def of_cuts(cls, cuts: tuple[Cut, ...], example: Mapping[str, Any]) -> "Plan":
+    def of_cuts(
+        cls, cuts: tuple[Cut, ...], example: Mapping[str, Any], attributes: Mapping[str, tuple[int, int]] | None = None
+    ) -> "Plan":
         """Return a plan that says nothing but what to cut: for trials."""
-        return cls((), cuts, {}, {}, {}, example)
+        return cls((), cuts, {}, {}, {}, example, attributes=attributes or {})
 
     @property
     def sparsity(self) -> float:
@@ -165,6 +170,7 @@ class Plan:
                 example=data["example"],
                 saved=data["saved"],
                 part=data.get("part", ""),
+                attributes={name: (before, after) for name, (before, after) in data.get("attributes", {}).items()},
             )
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(

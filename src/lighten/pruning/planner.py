@@ -15,6 +15,7 @@ from lighten.pruning.earlier import with_earlier
 from lighten.pruning.groups import Structure, find_groups
 from lighten.pruning.importance import GroupScores
 from lighten.pruning.plan import GroupPlan, Plan
+from lighten.pruning.proportions import keep_proportions
 from lighten.pruning.settings import PruneSettings, Settings
 from lighten.pruning.verify import verify_groups, verify_plan
 from lighten.pruning.widths import COSTS, Allocation, allocate_widths, share_of_target
@@ -85,7 +86,7 @@ def trace_structure(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()
         UserError: as :func:`plan_pruning`; where nothing can be pruned, with the reasons.
     """
     with preserved(model):
-        structure = verify_groups(model, find_groups(model, call, exclude=exclude))
+        structure = verify_groups(model, keep_proportions(find_groups(model, call, exclude=exclude)))
     if not structure.groups:
         why = "; ".join(f"{layer} {why}" for layer, why in list(structure.frozen.items())[:3])
         raise UserError(f"{type(model).__name__} has no group of channels that can be pruned: {why or 'no layers'}")
@@ -155,6 +156,7 @@ def make_plan(
         settings={**asdict(settings), "strength": ramp},
         example=structure.example,
         saved=saved,
+        attributes=structure.changes(removed) if ramp == 1.0 else {},
     )
 
 

@@ -21,7 +21,7 @@ Rule = Callable[..., Any]
 
 SAME = frozenset(
     "alias clone contiguous detach dropout alpha_dropout feature_dropout feature_alpha_dropout lift_fresh_copy to "
-    "_to_copy type_as".split()
+    "_to_copy type_as zero fill".split()
 )
 MOVES = frozenset(
     "cat concat stack hstack vstack view reshape _unsafe_view view_as reshape_as permute transpose t swapaxes movedim "
@@ -32,8 +32,8 @@ MOVES = frozenset(
     "replication_pad3d mT mH numpy_T adjoint matrix_H".split()
 )
 POINTWISE = frozenset(
-    "copy fill zero hardswish threshold log_sigmoid rrelu_with_noise rsub where masked_fill multiply divide "
-    "true_divide absolute negative fake_quantize_per_tensor_affine".split()
+    "copy hardswish threshold log_sigmoid rrelu_with_noise rsub where masked_fill multiply divide "
+    "true_divide absolute negative and or xor fake_quantize_per_tensor_affine".split()
 )
 """Those that PyTorch does not tag as pointwise itself."""
 REDUCTIONS = frozenset(
@@ -52,6 +52,8 @@ def follow(tracer: Tracer) -> Tracer:
         args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
         if node.op == "call_function":
             env[node] = _apply(tracer, node, args, kwargs)
+            _note_sizes(tracer, node, args, kwargs, env[node])
+            tracer.note_shape(node, env[node])
         elif node.op == "output":
             tracer.mark_output(args)
         else:
@@ -77,6 +79,27 @@ def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, 
             "followed through it; prune a part of the model that does without"
         )
     return (RULES.get(name) or _kind(node, name))(tracer, node, *args, **kwargs)
+
+
+def _note_sizes(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """Note which channels the sizes count that the operator was given from attributes."""
+    for read in tracer.reads.of(node):
+        if read.kind == "size" and isinstance(result, Tensor) and -result.ndim <= read.index < result.ndim:
+            if result.size(read.index) == read.value:
+                tracer.note_size(read, result, read.index)
+        elif read.kind == "part" and isinstance(result, list | tuple) and read.index < len(result):
+            dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+            if isinstance(part := result[read.index], Tensor) and part.size(dim) == read.value:
+                tracer.note_size(read, part, dim)
+        elif read.kind == "bound" and _name(node) == "slice" and isinstance(args[0], Tensor):
+            dim, start, end = (*args[1:4], *(0, 0, None)[len(args) - 1 :])[:3]
+            if read.value in (start, end):
+                counted = (0, read.value) if read.value >= 0 else (args[0].size(dim) + read.value, -read.value)
+                tracer.note_size(read, args[0].narrow(dim, *counted), dim, backwards=read.value < 0)
+        elif read.kind == "groups" and isinstance(args[0], Tensor) and read.value > 0 and args[0].ndim > 1:
+            channels = tracer.labels.unite_along(args[0], 1)
+            if len(channels) % read.value == 0:
+                tracer.note_size(read, channels.reshape(read.value, -1), 0)
 
 
 def _kind(node: Node, name: str) -> Rule:
@@ -242,7 +265,7 @@ def _convolution(tracer: Tracer, node: Node, x: Tensor, weight: Any, bias: Any, 
 
 
 def _convolve(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, groups: int, transposed: bool) -> Tensor:
-    if not _owned(tracer, node, weight, bias):
+    if not _owned(tracer, node, weight) or isinstance(bias, Tensor):
         return _freeze(tracer, node, x, weight, bias)
     x = _given(tracer, x)
     channel = x.ndim - (len(weight.shape) - 1)
@@ -324,23 +347,25 @@ def _einsum(tracer: Tracer, node: Node, equation: str, operands: list[Any], **_:
 
 
 def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes: int) -> Tensor:
-    if not _owned(tracer, node, weight, bias) or len(weight.shape) != 2:
+    computed = bias if isinstance(bias, Tensor) or (isinstance(bias, Weight) and len(bias.shape) != 1) else None
+    if not _owned(tracer, node, weight) or len(weight.shape) != 2:
         return _freeze(tracer, node, x, weight, bias)
     x = _given(tracer, x)
     inputs = tracer.attach(weight, 1 - nodes, tracer.labels.unite_along(x, -1), "input")
     outputs = tracer.new_labels(weight, nodes)
-    if bias is not None:
+    if bias is not None and computed is None:
         tracer.attach(bias, 0, outputs, "bias")
     rows = _count(x.shape[:-1])
     axes = (outputs, inputs)
     geometry = Geometry((rows, x.shape[-1]), (rows, len(outputs)), (), 1)
     tracer.work.append(Work(layer_of(weight.name), _count(weight.shape) * rows, axes, geometry))
-    return along(outputs, (*x.shape[:-1], len(outputs)), -1)
+    result = along(outputs, (*x.shape[:-1], len(outputs)), -1)
+    return result if computed is None else _meet(tracer, node, result, _given(tracer, computed))
 
 
-def _owned(tracer: Tracer, node: Node, weight: Any, bias: Any) -> bool:
+def _owned(tracer: Tracer, node: Node, weight: Any) -> bool:
     """Say whether a layer's weight is a parameter as it is, not computed from others."""
-    owned = isinstance(weight, Weight) and (bias is None or (isinstance(bias, Weight) and len(bias.shape) == 1))
+    owned = isinstance(weight, Weight)
     if not owned and isinstance(weight, Tensor) and (layer := module_of(node)):
         tracer.unprunable.setdefault(layer, f"its weight is computed in the forward ({location(node)})")
     return owned
@@ -379,7 +404,7 @@ def _layer_norm(
 ) -> Any:
     """Statistics run over the channels; whether they can leave some of them out, masking shows."""
     x = _given(tracer, x)
-    if len(normalized) > 1 or not isinstance(weight, Weight):
+    if len(normalized) > 1 or not isinstance(weight, Weight) or _stacked(tracer, x, [-1]):
         _reduce(tracer, node, x, list(range(-len(normalized), 0)))
         return _same(tracer, node, x)
     return _normed(tracer, node, x, tracer.labels.unite_along(x, -1), weight, bias)
@@ -484,29 +509,55 @@ def _reduction(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> 
     dims = named.get("dim", rest[at] if len(rest) > at else None)
     dims = [dims] if isinstance(dims, int) and not isinstance(dims, bool) else dims
     dims = dims if isinstance(dims, list | tuple) and dims else list(range(x.ndim))
-    if (
-        name in ("sum", "mean") and len(dims) == 1 and any(varies(x, d) for d in range(x.ndim) if d != dims[0] % x.ndim)
-    ):  # a sum of whole stacked tensors is an addition
-        rows = compact(x, keep=dims[0]).movedim(dims[0], 0)
-        tracer.labels.unite(rows, rows[:1].expand_as(rows))
     reduced = _reduce(tracer, node, x, list(dims))
     return _each(node, lambda v: spread(reduced.reshape(v.shape)))
 
 
 def _reduce(tracer: Tracer, node: Node, x: Tensor, dims: list[int]) -> Tensor:
-    """Return the labels with ``dims`` at size 1, having frozen those that differ along them."""
+    """Return the labels with ``dims`` at size 1.
+
+    Labels that differ along ``dims`` alone are frozen. Where they also differ along others (heads, or whole stacked
+    tensors) those that meet are one channel: they go together, and the result goes with them.
+    """
     if not x.ndim:
         return x
+    gone = {dim % x.ndim for dim in dims}
+    if _stacked(tracer, x, dims):
+        small = compact(x)
+        for dim in gone:
+            tracer.labels.unite(small, small.narrow(dim, 0, 1).expand_as(small))
     found = tracer.labels.find(compact(x))
     tracer.labels.freeze(found[_differ(found, dims)], f"{_name(node)} mixes its channels ({location(node)})")
-    gone = {dim % x.ndim for dim in dims}
     return found.amin(dims, keepdim=True).expand([1 if d in gone else n for d, n in enumerate(x.shape)])
 
 
+def _stacked(tracer: Tracer, x: Tensor, dims: list[int]) -> bool:
+    """Say whether channels of layers lie along other dimensions than ``dims`` too, as those of several heads do."""
+    gone = {dim % x.ndim for dim in dims}
+    others = [dim for dim in range(x.ndim) if dim not in gone]
+    if not others:
+        return False
+    found = tracer.labels.find(compact(x))
+    filters = torch.zeros(tracer.labels.size, dtype=torch.bool)
+    for axis in tracer.axes.values():
+        if axis.role == "filter":
+            filters[tracer.labels.find(axis.labels)] = True
+    high = torch.where(filters[found], found, -1).amax(others)
+    low = torch.where(filters[found], found, tracer.labels.size).amin(others)
+    return bool((low < high).any())
+
+
 def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
-    """Places are picked by tensors; where channels do not lie along them, they stay as they are."""
+    """Places are picked by tensors; where channels do not lie along them, they stay as they are.
+
+    Of a parameter, such as a table of biases, any place may come anywhere: those along the picked dimensions are tied.
+    """
     labels = _given(tracer, x)
     dims = [dim for dim, index in enumerate(indices) if index is not None]
+    for dim in dims if isinstance(x, Weight) else ():
+        first = labels.narrow(dim, 0, 1)
+        tracer.labels.unite(labels, first.expand_as(labels))
+        labels = first.expand(labels.shape)
     adjacent = dims == list(range(dims[0], dims[-1] + 1))
     if not adjacent or any(varies(labels, dim) for dim in dims):
         return _freeze(tracer, node, x, *indices)

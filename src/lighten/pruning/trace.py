@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.fx.traceback import preserve_node_meta
 from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError, first_line
+from lighten.pruning.attributes import SizeRead
 from lighten.pruning.labels import Labels, compact, spread, varies
+from lighten.pruning.tags import Read, Reads, tagged
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import preserved, random_state_kept
 
@@ -122,17 +125,23 @@ class Tracer:
         unprunable: layers that cannot be cut whatever their labels, and why.
         work: what the forward computes, in its order.
         parts: where the forward cuts channels into equal parts: labels (parts, positions).
+        reads: what the forward's calls were given as sizes.
+        sizes: those of them that come from attributes and shapes, with the labels that they count.
+        shapes: labels along the dimensions that formulas of sizes speak of, (size, …), by the name there.
     """
 
-    def __init__(self, exported: ExportedProgram, model: nn.Module) -> None:
+    def __init__(self, exported: ExportedProgram, model: nn.Module, reads: Reads) -> None:
         self.labels = Labels()
         self.axes: dict[tuple[str, int], Axis] = {}
         self.unprunable: dict[str, str] = {}
         self.work: list[Work] = []
         self.parts: list[Tensor] = []
+        self.reads = reads
+        self.sizes: list[SizeRead] = []
+        self.shapes: dict[str, Tensor] = {}
         self._slices: dict[tuple[Node, int], tuple[Tensor, set[tuple[int, int]]]] = {}
         self._elements: dict[str, tuple[Weight, Tensor]] = {}
-        self._buffers = {name for name, _ in model.named_buffers()}
+        self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._whole: list[tuple[str, str]] = []
         self._weights = _weights(exported, model)
         self._inputs = set(exported.graph_signature.user_inputs)
@@ -191,6 +200,18 @@ class Tracer:
         """Note that the forward takes this stretch of ``dim``: together with others it may be one of equal parts."""
         self._slices.setdefault((source, dim), (labels, set()))[1].add((start, min(end, labels.size(dim))))
 
+    def note_size(self, read: Read, labels: Tensor, dim: int, *, backwards: bool = False) -> None:
+        """Note that ``read`` says how many places there are along ``dim`` of ``labels``."""
+        self.sizes.append(SizeRead(read.formula, _rows(labels, dim), backwards))
+
+    def note_shape(self, node: Node, values: Any) -> None:
+        """Note the labels of what a call puts out, if its sizes are asked for."""
+        number = self.reads.number(node)
+        if number in self.reads.shapes:
+            for at, labels in enumerate(values if isinstance(values, list | tuple) else (values,)):
+                for dim in range(labels.ndim if isinstance(labels, Tensor) else 0):
+                    self.shapes[f"@{number}.{at}:{dim}"] = _rows(labels, dim)
+
     def mark_output(self, values: Any) -> None:
         """Freeze whatever the network puts out."""
         for value in tree_leaves(values):
@@ -210,7 +231,7 @@ class Tracer:
             dims = [dim for dim in range(found.ndim) if varies(found, dim)]
             taken = any(name == weight.name for name, _ in self.axes)
             if len(dims) == 1 and not taken:
-                role = "statistic" if weight.name in self._buffers else "scale"
+                role = "scale" if weight.name in self._parameters else "statistic"
                 self.attach(weight, dims[0], compact(found).flatten(), role)
             else:
                 self.labels.freeze(found, f"is tied to {weight.name}, which does not split into channels")
@@ -221,14 +242,22 @@ class Tracer:
                     self.labels.freeze(axis.labels, why)
 
 
+def _rows(labels: Tensor, dim: int) -> Tensor:
+    """Return the labels at each place along ``dim``, (size, …)."""
+    rows = compact(labels, keep=dim).movedim(dim, 0)
+    return rows.reshape(len(rows), -1)
+
+
 def layer_of(tensor: str) -> str:
     """Return the name of the module whose weight or bias this is, or the parameter's own name."""
     module, _, leaf = tensor.rpartition(".")
     return module if module and leaf in ("weight", "bias") else tensor
 
 
-def export(model: nn.Module, call: Call) -> ExportedProgram:
-    """Return the graph of ``model`` in eval mode. A forward may keep what it computes: give a copy.
+def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
+    """Return the graph of ``model`` in eval mode, and what its operators read from attributes.
+
+    A forward may keep what it computes: give a copy.
 
     Raises:
         UserError: if ``torch.export`` cannot trace it; the submodule and the line are named.
@@ -239,7 +268,11 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
             args, kwargs = map_tensors(torch.Tensor.clone, call)
             with preserved(model), suppress(Exception):
                 leaves_of(model.eval()(*args, **kwargs))  # a dataclass that it returns is known from here on
-            return torch.export.export(model.eval(), call[0], call[1], strict=False)
+            try:
+                with preserved(model), tagged(model) as reads, preserve_node_meta():
+                    return torch.export.export(model.eval(), call[0], call[1], strict=False), reads
+            except Exception:  # the forward does not take its integers with tags
+                return torch.export.export(model.eval(), call[0], call[1], strict=False), Reads()
     except Exception as error:
         raise UserError(
             f"torch.export cannot trace {_failing_part(model, error)}: {first_line(error)}; "
@@ -267,11 +300,20 @@ def _weights(exported: ExportedProgram, model: nn.Module) -> dict[str, Weight]:
     signature = exported.graph_signature
     first: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
-    for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
-        for name, tensor in named:
+    for named in (model.named_parameters, model.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
             tensors[name] = tensor
             first.setdefault(id(tensor), name)
-    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    for name in signature.lifted_tensor_constants:
+        module, _, key = name.rpartition(".")
+        with suppress(AttributeError):
+            kept = vars(model.get_submodule(module)).get(key)
+            if isinstance(kept, Tensor):
+                tensors[name] = kept
+                first.setdefault(id(kept), name)
+    targets = {
+        **signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants,
+    }  # fmt: skip
     return {
         placeholder: Weight.of(first[id(tensors[name])], tuple(tensors[name].shape))
         for placeholder, name in targets.items()

@@ -1,7 +1,7 @@
 """Verification of groups and plans by trial cuts."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from lighten.errors import UserError, first_line
-from lighten.pruning.allocate import Candidate, lowest, nearby
+from lighten.pruning.allocate import Candidate, lowest, moved, nearby
 from lighten.pruning.check import TrialRun, difference, drop_cached_tensors_, plain_copy, synthesise, trial_run
 from lighten.pruning.cut import cut_, masked_and_cut
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, tensors_of
-from lighten.pruning.plan import Plan
+from lighten.pruning.proportions import keep_proportions
 from lighten.pruning.trace import source_of
 from lighten.utils.clone import clone
 from lighten.utils.preserve import random_state_kept
@@ -41,7 +41,7 @@ def verify_groups(model: nn.Module, structure: Structure) -> Structure:
     if failed:
         tied = structure.tied([structure.groups[i] for i in failed])
         if tied is not None:
-            structure = tied
+            structure = keep_proportions(tied)
             passed, failed = _sift(model, structure)
             left = {layer for i in passed for layer in structure.groups[i].layers}
             before = {layer: why for layer, why in frozen.items() if layer not in left}
@@ -76,40 +76,61 @@ def verify_plan(
         UserError: if that cannot be brought about.
     """
     trial = _Trial(model, structure)
+    units = _units(structure.groups)
     chosen = [list(gone) for gone in removed]
     unprunable: dict[str, str] = {}
     for _ in range(2 * len(candidates) + 1):
         why = trial.fails_with(chosen, model)
         if why is None:
             return chosen, unprunable
-        which = _culprit(trial, model, candidates, chosen)
+        at = _culprit(trial, model, candidates, chosen, units)
+        which = units[at][0]
         candidate = candidates[which]
         counts = [*nearby(candidate, len(chosen[which]), align)[:MAX_NEARBY], len(candidate.gone)]
         for count in counts:
-            tried = [*chosen[:which], lowest(candidate, count)]
-            if trial.fails_with(_filled(tried, candidates), model) is None:
+            others = moved(candidates, [len(gone) for gone in chosen], which, count)
+            tried = [lowest(c, n) for c, n in zip(candidates, others, strict=True)]
+            if trial.fails_with(_part(tried, candidates, units[: at + 1]), model) is None:
                 break
-        chosen[which] = lowest(candidate, count)
+        chosen = tried
         if count == len(candidate.gone) and count < len(removed[which]):
-            unprunable |= dict.fromkeys(structure.groups[which].layers, why)
+            unprunable |= {layer: why for i in units[at] for layer in structure.groups[i].layers}
     raise UserError(f"the groups cannot lose these channels together: {why}; ask for less, or exclude layers")
 
 
+def _units(groups: Sequence[Group]) -> list[list[int]]:
+    """Return the groups by index, those together that can only be cut in proportion to each other."""
+    units: dict[object, list[int]] = {}
+    for which, group in enumerate(groups):
+        units.setdefault(group.proportion or which, []).append(which)
+    return list(units.values())
+
+
 def _culprit(
-    trial: "_Trial", model: nn.Module, candidates: Sequence[Candidate], removed: Sequence[Sequence[int]]
+    trial: "_Trial",
+    model: nn.Module,
+    candidates: Sequence[Candidate],
+    removed: Sequence[Sequence[int]],
+    units: Sequence[Sequence[int]],
 ) -> int:
-    """Return a group with which the cuts fail, and without which, and all later ones, they do not."""
-    low, high = 0, len(removed)
+    """Return a unit with which the cuts fail, and without which, and all later ones, they do not."""
+    low, high = 0, len(units)
     while high - low > 1:
         middle = (low + high) // 2
-        fails = trial.fails_with(_filled(removed[:middle], candidates), model)
+        fails = trial.fails_with(_part(removed, candidates, units[:middle]), model)
         low, high = (low, middle) if fails else (middle, high)
     return low
 
 
-def _filled(removed: Sequence[Sequence[int]], candidates: Sequence[Candidate]) -> list[Sequence[int]]:
-    """Return the choices of the first groups, and for the others what is gone anyway."""
-    return [*removed, *(sorted(c.gone) for c in candidates[len(removed) :])]
+def _part(
+    removed: Sequence[Sequence[int]], candidates: Sequence[Candidate], units: Sequence[Sequence[int]]
+) -> list[Sequence[int]]:
+    """Return the choices of the groups of these units, and for the others what is gone anyway."""
+    chosen = {which for unit in units for which in unit}
+    return [
+        gone if which in chosen else sorted(candidate.gone)
+        for which, (gone, candidate) in enumerate(zip(removed, candidates, strict=True))
+    ]
 
 
 def _reasons(structure: Structure, failed: Mapping[int, str]) -> dict[str, str]:
@@ -123,17 +144,21 @@ def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, 
     passed, the rest of that kind is not tried alone.
     """
     trial = _Trial(model, structure)
-    kinds = [_block_kind(group) for group in structure.groups]
+    units = _units(structure.groups)
+    kinds = [frozenset().union(*(_block_kind(structure.groups[i]) for i in unit)) for unit in units]
     passed: list[int] = []
     failed: dict[int, str] = {}
 
+    def groups_of(block: Iterable[int]) -> list[int]:
+        return [i for at in block for i in units[at]]
+
     def admit(block: Sequence[int]) -> None:
-        alike = [i for i in failed if kinds[i] == kinds[block[0]]]
-        if len(alike) >= MIN_FAILURES and not any(kinds[i] == kinds[block[0]] for i in passed):
-            like = f"cannot be cut, like {structure.groups[alike[0]].name}:"
+        alike = [at for at in failed if kinds[at] == kinds[block[0]]]
+        if len(alike) >= MIN_FAILURES and not any(kinds[at] == kinds[block[0]] for at in passed):
+            like = f"cannot be cut, like {structure.groups[units[alike[0]][0]].name}:"
             failed.update(dict.fromkeys(block, failed[alike[0]].replace("cannot be cut:", like)))
             return
-        why = trial.fails([*passed, *block])
+        why = trial.fails(groups_of([*passed, *block]))
         if why is None:
             passed.extend(block)
         elif len(block) == 1:
@@ -146,8 +171,8 @@ def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, 
     if not structure.groups or trial.fails(together) is None:
         return [*together], {}
     for kind in dict.fromkeys(kinds):
-        admit([i for i in together if kinds[i] == kind])
-    return passed, failed
+        admit([at for at in range(len(units)) if kinds[at] == kind])
+    return groups_of(passed), {i: why for at, why in failed.items() for i in units[at]}
 
 
 def _block_kind(group: Group) -> frozenset[tuple[str, int]]:
@@ -194,7 +219,10 @@ class _Trial:
 
     def fails_with(self, removed: Sequence[Sequence[int]], model: nn.Module | None = None) -> str | None:
         """Return why these channels of each group cannot be cut, or None where they can; of ``model`` too if given."""
-        plan = Plan.of_cuts(self._structure.cuts(removed), self._structure.example)
+        try:
+            plan = self._structure.trial(removed)
+        except UserError as error:
+            return f"cannot be cut: {error}"
         masked = clone(self._model)
         mask_(masked, plan)
         small = clone(masked)
@@ -257,7 +285,11 @@ def _choices(groups: Sequence[Group], generator: torch.Generator) -> list[list[l
         width, turn = group.width, seen.get(group.width, 0)
         seen[width] = turn + 1
         order = torch.randperm(width, generator=generator).tolist()
-        if width == 2:  # one goes here or there
+        if group.proportion:
+            steps = group.proportion[1]
+            at = max(1, steps // 3) * width // steps
+            halves = [order[:at], order[at:]]
+        elif width == 2:  # one goes here or there
             halves = [order[:1], []] if turn % 2 else [[], order[:1]]
         else:
             at = 1 + (turn + width // 3) % (width - 1)
