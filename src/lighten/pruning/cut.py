@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError, first_line
+from lighten.pruning.attention import restate_attention_, restate_transformer_
 from lighten.pruning.check import COARSE, TOLERANCES, difference, drop_cached_tensors_, trial_run
 from lighten.pruning.earlier import compose, part_of_plan
 from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
-from lighten.pruning.norms import restore_
+from lighten.pruning.norms import choose_paths_, restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.pretrained import follow_config_
 from lighten.utils.clone import clone
@@ -115,6 +116,7 @@ def cut_(model: nn.Module, plan: Plan) -> None:
                     owner.cut_channels_(name, slot.dim, kept)
     for module in model.modules():
         _restate(module)
+    choose_paths_(model)
     if is_narrow(model):
         cast(Any, model).to(memory_format=torch.contiguous_format)
 
@@ -177,6 +179,10 @@ def _restate(module: nn.Module) -> None:
         _restate_conv(module)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.MultiheadAttention):
+        restate_attention_(module)
+    elif isinstance(module, nn.Transformer):
+        restate_transformer_(module)
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):

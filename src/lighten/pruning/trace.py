@@ -137,6 +137,7 @@ class Tracer:
         self._weights = _weights(exported, model)
         self._inputs = set(exported.graph_signature.user_inputs)
         self.graph = exported.graph
+        self.graph.eliminate_dead_code()  # such as the average over heads of attention weights that nobody reads
 
     def attach(self, weight: Weight, dim: int, labels: Tensor, role: str) -> Tensor:
         """Say that ``labels`` run along ``dim`` of ``weight``; return them, united with what was there."""
