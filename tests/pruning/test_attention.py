@@ -125,6 +125,9 @@ def test_it_refuses_what_pytorch_refuses():
         own(x, x, x, is_causal=True)
     with pytest.raises(AssertionError, match="batched"):
         own(x, x[0], x[0])
+    for mask in (torch.zeros(1, 5), torch.zeros(1, 5, 5), torch.zeros(2, 5, 5)):
+        with pytest.raises(RuntimeError, match=r"attn_mask has shape .*, expected \(5, 5\) or \(8, 5, 5\)"):
+            own(x, x, x, attn_mask=mask)
 
 
 class Encoder(nn.Module):
@@ -266,6 +269,41 @@ def test_gradients_of_the_cut_network_are_those_of_the_masked(network, amount):
         torch.testing.assert_close(parameter.grad, grads[name], rtol=1e-9, atol=1e-9, msg=name)
 
 
+class Alone(nn.Module):
+    """One attention and a residual sum; the weights that it is asked for are read by nobody, or put out."""
+
+    def __init__(self, *, puts_out=False, **options):
+        super().__init__()
+        self.start, self.head, self.puts_out = nn.Linear(6, WIDTH), nn.Linear(WIDTH, 3), puts_out
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **options)
+
+    def forward(self, x, **masks):
+        x = self.start(x)
+        out, weights = self.attention(x, x, x, **masks)
+        return (self.head(x + out), weights) if self.puts_out else self.head(x + out)
+
+
+PADDING = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+
+
+@pytest.mark.parametrize("masks", [{}, {"key_padding_mask": PADDING}, {"attn_mask": torch.zeros(5, 5)}], ids=list)
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"add_zero_attn": True}, {"add_bias_kv": True}], ids=list)
+def test_masks_and_further_places_leave_the_heads_free(options, masks):
+    torch.manual_seed(0)
+    model, (x,) = Alone(**options), example(6)
+    plan = plan_pruning(model, {"x": x, **masks}, 0.5)
+    assert list(plan.frozen) == ["head"]
+    assert shrink(model, plan).attention.num_heads == HEADS // 2
+
+
+def test_heads_stay_where_somebody_else_counts_them():
+    (x,) = example(6)
+    each = plan_pruning(Alone(), {"x": x, "attn_mask": torch.zeros(2 * HEADS, 5, 5)}, 0.5)
+    assert "attn_mask has shape (8, 5, 5), expected (5, 5) or (6, 5, 5)" in each.frozen["attention.in_proj_weight"]
+    put_out = plan_pruning(Alone(puts_out=True), x, 0.5)
+    assert put_out.frozen["attention.in_proj_weight"] == "is the network's output"
+
+
 def test_the_class_of_pytorch_stays_where_it_takes_the_widths():
     model, x = Encoder(), example(6)
     even = shrink(model, plan_pruning(model, x, 0.5))
@@ -286,14 +324,13 @@ def test_padding_is_left_out_in_evaluation_too(exclude, amount):
     """In eval mode, without gradients, PyTorch hands weights to fused kernels, and nested tensors where all is even."""
     torch.manual_seed(0)
     model, (x,) = Encoder().eval(), example(6)
-    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
     plan = plan_pruning(model, x, amount, exclude=exclude, score="magnitude")
     small, masked = shrink(model, plan), copy.deepcopy(model)
     mask_(masked, plan)
     outputs = []
     for each, grad in itertools.product((small, masked), (False, True)):
         with torch.set_grad_enabled(grad):
-            outputs.append(each(x, padding)[~padding].detach())
+            outputs.append(each(x, PADDING)[~PADDING].detach())
     for output in outputs[1:]:
         torch.testing.assert_close(output, outputs[0], rtol=1e-4, atol=1e-5)
 
@@ -352,7 +389,7 @@ def test_it_is_copied_pickled_and_loaded(kind):
 
 def test_the_file_computes_what_the_cut_network_does(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    small, x = only_heads_cut()
+    small, x = only_heads_cut(layers=1)
     path = lighten.export_onnx(small, x, tmp_path / "small.onnx")
     for batch in (x, torch.randn(3, 5, 6)):
         (seen,) = onnxruntime.InferenceSession(path).run(None, {"input": batch.numpy()})

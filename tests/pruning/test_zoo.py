@@ -20,7 +20,6 @@ LEFT_ALONE = {
     "swin": {"index": r"goes through index \(modeling_swin"},
     "llama": {"mean": r"mean mixes its channels \(modeling_llama"},
     "recurrent": {"lstm": r"goes through lstm \(zoo.py:\d+ in lstm\)"},
-    "encoder": {"heads": r"cannot be cut: expected `qkv_weight`"},
     "mixer": {"tokens": "its channels can only go all at once"},
 }
 """What is left alone beside the layers that make the output, and why."""

@@ -57,27 +57,33 @@ def attend(
     batched = cast(Any, F)._mha_shape_check(query, key, value, key_padding_mask, attn_mask, module.num_heads)
     if is_causal and attn_mask is None:
         raise RuntimeError("is_causal is a hint about attn_mask, and there is none; give the causal mask too")
-    causal = is_causal and key_padding_mask is None and not need_weights
-    mask = None if causal else _mask(module, query, key_padding_mask, attn_mask)
 
     def batch_first(x: Tensor) -> Tensor:
         return x.unsqueeze(0) if not batched else x if module.batch_first else x.transpose(0, 1)
 
     q, k, v = (batch_first(x) for x in _projected(module, query, key, value))
-    for more_k, more_v in _more_places(module, k):
-        k, v = torch.cat([k, more_k], 1), torch.cat([v, more_v], 1)
-        mask = None if mask is None else F.pad(mask, (0, 1))
+    causal = is_causal and key_padding_mask is None and not need_weights
+    shape = (q.shape[0], module.num_heads, q.shape[1], k.shape[1])
+    mask = None if causal else _mask(shape, q.dtype, key_padding_mask, attn_mask)
+    if module.bias_k is not None and module.bias_v is not None:
+        k, v = (
+            torch.cat([x, own.expand(x.shape[0], -1, -1)], 1) for x, own in ((k, module.bias_k), (v, module.bias_v))
+        )
+    if module.add_zero_attn:
+        k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
+    mask = None if mask is None else F.pad(mask, (0, k.shape[1] - mask.shape[-1]))
     q, k, v = (x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
-    dropout, weights = module.dropout if module.training else 0.0, None
+    weights = None
     if need_weights:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        weights = F.dropout(F.softmax(scores if mask is None else scores + mask, -1), dropout)
-        output = weights @ v
+        products = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        weights = F.softmax(products if mask is None else products + mask, -1)
+        weights = F.dropout(weights, module.dropout, module.training)
+        heads = weights @ v
         weights = weights.mean(1) if average_attn_weights else weights
         weights = weights if batched else weights.squeeze(0)
     else:
-        output = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
-    output = F.linear(output.transpose(1, 2).flatten(2), module.out_proj.weight, module.out_proj.bias)
+        heads = F.scaled_dot_product_attention(q, k, v, mask, module.dropout if module.training else 0.0, causal)
+    output = F.linear(heads.transpose(1, 2).flatten(2), module.out_proj.weight, module.out_proj.bias)
     return (output.squeeze(0) if not batched else output if module.batch_first else output.transpose(0, 1)), weights
 
 
@@ -92,30 +98,30 @@ def _projected(module: HeadAttention, query: Tensor, key: Tensor, value: Tensor)
     return tuple(F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
 
 
-def _more_places(module: HeadAttention, k: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return the keys and values, (batch, 1, heads * head_dim), that the module adds to those of its input."""
-    shape = (k.shape[0], 1, k.shape[-1])
-    more = []
-    if module.bias_k is not None and module.bias_v is not None:
-        more.append((module.bias_k.expand(shape), module.bias_v.expand(shape)))
-    if module.add_zero_attn:
-        more.append((k.new_zeros(shape), k.new_zeros(shape)))
-    return more
-
-
 def _mask(
-    module: HeadAttention, query: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
+    scores: tuple[int, ...], dtype: torch.dtype, key_padding_mask: Tensor | None, attn_mask: Tensor | None
 ) -> Tensor | None:
-    """Return what is added to the scores, for (batch, heads, targets, sources) or fewer dimensions."""
-    kind = F._none_or_dtype(attn_mask)
-    padding = F._canonical_mask(key_padding_mask, "key_padding_mask", kind, "attn_mask", query.dtype)
-    mask = F._canonical_mask(attn_mask, "attn_mask", None, "", query.dtype, check_other=False)
-    if mask is not None and mask.dim() == 3:
-        mask = mask.unflatten(0, (-1, module.num_heads))
+    """Return what is added to scores of shape (batch, heads, targets, sources)."""
+    batch, heads, *each = scores
+    padding = F._canonical_mask(key_padding_mask, "key_padding_mask", F._none_or_dtype(attn_mask), "attn_mask", dtype)
+    mask = F._canonical_mask(attn_mask, "attn_mask", None, "", dtype, check_other=False)
+    if mask is not None:
+        shapes = {2: (*each,), 3: (batch * heads, *each)}
+        if mask.shape != shapes[mask.dim()]:
+            raise RuntimeError(f"attn_mask has shape {tuple(mask.shape)}, expected {shapes[2]} or {shapes[3]}")
+        mask = mask.unflatten(0, (batch, heads)) if mask.dim() == 3 else mask
     if padding is None:
         return mask
     padding = padding.unsqueeze(-2).unsqueeze(-2)
     return padding if mask is None else mask + padding
+
+
+def trace_by_own_(model: nn.Module) -> None:
+    """Give the attention modules of a copy that is traced the forward in which heads are dimensions by themselves."""
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module._qkv_same_embed_dim = False
+            _set_class_(module, own=True)
 
 
 def restate_attention_(attention: nn.MultiheadAttention) -> None:

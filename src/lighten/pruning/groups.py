@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
+from lighten.pruning.attention import trace_by_own_
 from lighten.pruning.check import describe, drop_cached_tensors_, plain_copy
 from lighten.pruning.labels import Labels
 from lighten.pruning.plan import Cut, Slot
@@ -130,6 +131,7 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     copied = plain_copy(model)
     example = describe(call)
     drop_cached_tensors_(copied, example)
+    trace_by_own_(copied)
     tracer = follow(Tracer(export(copied, _in_its_type(copied, call)), copied))
     layers = _layers(tracer.axes)
     unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}

@@ -252,7 +252,7 @@ def location(node: Node) -> str:
     """Return the line of a forward that a node comes from, and the module: ``model.py:12 in layer1.0``."""
     library = str(Path(torch.__file__).parent)
     frames = re.findall(r'File "(.+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [f"{Path(path).name}:{line}" for path, line in frames if not path.startswith(library)]
+    own = [f"{Path(path).name}:{line}" for path, line in frames if not path.startswith((library, PACKAGE))]
     parts = own[-1:] + [name for name in [module_of(node)] if name]
     return " in ".join(parts) or "in the forward"
 
