@@ -17,6 +17,7 @@ from lighten.quantization.activation_quantizers import quantizers_of
 from lighten.quantization.install import unquantize_
 
 WIDTH, HEADS = 16, 4
+PADDING = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
 
 
 def own_of(attention):
@@ -128,6 +129,18 @@ def test_it_refuses_what_pytorch_refuses():
     for mask in (torch.zeros(1, 5), torch.zeros(1, 5, 5), torch.zeros(2, 5, 5)):
         with pytest.raises(RuntimeError, match=r"attn_mask has shape .*, expected \(5, 5\) or \(8, 5, 5\)"):
             own(x, x, x, attn_mask=mask)
+    with pytest.raises(RuntimeError, match="invalid for input of size 2"):
+        own(x, x, x, key_padding_mask=torch.zeros(2, 1, dtype=torch.bool))
+
+
+def test_it_runs_in_16_bits():
+    theirs, x = attention(batch_first=True, add_bias_kv=True).float(), torch.randn(2, 5, WIDTH)
+    own = own_of(theirs)
+    for need in (False, True):
+        with torch.autocast("cpu", torch.bfloat16):
+            results = [module(x, x, x, PADDING, need_weights=need)[0] for module in (own, theirs)]
+        assert results[0].dtype == results[1].dtype
+        torch.testing.assert_close(*results, rtol=0.02, atol=0.02)
 
 
 class Encoder(nn.Module):
@@ -283,9 +296,6 @@ class Alone(nn.Module):
         return (self.head(x + out), weights) if self.puts_out else self.head(x + out)
 
 
-PADDING = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
-
-
 @pytest.mark.parametrize("masks", [{}, {"key_padding_mask": PADDING}, {"attn_mask": torch.zeros(5, 5)}], ids=list)
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"add_zero_attn": True}, {"add_bias_kv": True}], ids=list)
 def test_masks_and_further_places_leave_the_heads_free(options, masks):
@@ -325,6 +335,7 @@ def test_padding_is_left_out_in_evaluation_too(exclude, amount):
     torch.manual_seed(0)
     model, (x,) = Encoder().eval(), example(6)
     plan = plan_pruning(model, x, amount, exclude=exclude, score="magnitude")
+    assert not any("cannot be cut" in why for why in plan.frozen.values())
     small, masked = shrink(model, plan), copy.deepcopy(model)
     mask_(masked, plan)
     outputs = []
@@ -428,14 +439,17 @@ def test_a_folder_gives_it_back(tmp_path, monkeypatch, exclude):
 
 
 def test_quantization_treats_it_as_pytorchs_own():
-    small, x = only_heads_cut()
-    whole = Encoder().eval()
-    places = [quantizers_of(quantize_(model, example_input=x)).placement for model in (small, whole)]
+    torch.manual_seed(0)
+    whole, (x,) = Alone().eval(), example(6)
+    call = {"x": x, "attn_mask": torch.zeros(5, 5), "key_padding_mask": PADDING.float() * -9}
+    small = shrink(whole, plan_pruning(whole, call, 0.5, exclude=["start"]))
+    expected = small(**call)
+    places = [quantizers_of(quantize_(model, example_input=call)).placement for model in (small, whole)]
     assert places[0].layers == places[1].layers
-    assert list(places[0].left) == list(places[1].left)
-    expected = small(x)
-    calibrate_(small, [x])
-    assert 0 < (small(x) - expected).abs().max() < 0.2 * expected.abs().max()
+    assert places[0].locations == places[1].locations
+    assert places[0].left == places[1].left
+    calibrate_(small, [call])
+    assert 0 < (small(**call) - expected).abs().max() < 0.2 * expected.abs().max()
 
 
 def test_a_quantized_network_is_cut_and_unquantized():

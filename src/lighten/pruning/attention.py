@@ -5,7 +5,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import handle_torch_function, has_torch_function
 
 
 class HeadAttention(nn.MultiheadAttention):
@@ -27,64 +26,47 @@ class HeadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the outputs and, where asked for, the weights of the attention; see ``nn.MultiheadAttention``."""
-        given = (query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
-        if has_torch_function(given[:3]):  # one function to whoever watches, as PyTorch's own is
-            return cast(Any, handle_torch_function(attend, given[:3], self, *given))
-        return attend(self, *given)
+        """Return the outputs and, where asked for, the weights of the attention; see ``nn.MultiheadAttention``.
+
+        Source: Vaswani et al., Attention Is All You Need, NIPS 2017 (arXiv 1706.03762), equation 1 and section 3.2.2.
+        """
+        batched = cast(Any, F)._mha_shape_check(query, key, value, key_padding_mask, attn_mask, self.num_heads)
+        if is_causal and attn_mask is None:
+            raise RuntimeError("is_causal is a hint about attn_mask, and there is none; give the causal mask too")
+
+        def batch_first(x: Tensor) -> Tensor:
+            return x.unsqueeze(0) if not batched else x if self.batch_first else x.transpose(0, 1)
+
+        q, k, v = (batch_first(x) for x in _projected(self, query, key, value))
+        causal = is_causal and key_padding_mask is None and not need_weights
+        shape = (q.shape[0], self.num_heads, q.shape[1], k.shape[1])
+        mask = None if causal else _mask(shape, query.dtype, key_padding_mask, attn_mask)
+        if self.bias_k is not None and self.bias_v is not None:
+            k, v = (
+                torch.cat([x, own.expand(x.shape[0], -1, -1)], 1) for x, own in ((k, self.bias_k), (v, self.bias_v))
+            )
+        if self.add_zero_attn:
+            k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
+        added = (self.bias_k is not None) + self.add_zero_attn
+        mask = F.pad(mask, (0, added)) if mask is not None and added else mask
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        weights = None
+        if need_weights:
+            products = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+            weights = F.softmax(products if mask is None else products + mask, -1)
+            weights = F.dropout(weights, self.dropout, self.training)
+            heads = weights @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+            weights = weights if batched else weights.squeeze(0)
+        else:
+            heads = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0, causal)
+        output = F.linear(heads.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
+        return (output.squeeze(0) if not batched else output if self.batch_first else output.transpose(0, 1)), weights
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         made: Any = super().__reduce_ex__(protocol)
         kind = vars(type(self)).get("plain")
         return made if kind is None else (_unpickled, (kind,), *made[2:])
-
-
-def attend(
-    module: HeadAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor | None,
-    need_weights: bool,
-    attn_mask: Tensor | None,
-    average_attn_weights: bool,
-    is_causal: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Return what the forward of ``module`` does.
-
-    Source: Vaswani et al., Attention Is All You Need, NIPS 2017 (arXiv 1706.03762), equation 1 and section 3.2.2.
-    """
-    batched = cast(Any, F)._mha_shape_check(query, key, value, key_padding_mask, attn_mask, module.num_heads)
-    if is_causal and attn_mask is None:
-        raise RuntimeError("is_causal is a hint about attn_mask, and there is none; give the causal mask too")
-
-    def batch_first(x: Tensor) -> Tensor:
-        return x.unsqueeze(0) if not batched else x if module.batch_first else x.transpose(0, 1)
-
-    q, k, v = (batch_first(x) for x in _projected(module, query, key, value))
-    causal = is_causal and key_padding_mask is None and not need_weights
-    shape = (q.shape[0], module.num_heads, q.shape[1], k.shape[1])
-    mask = None if causal else _mask(shape, q.dtype, key_padding_mask, attn_mask)
-    if module.bias_k is not None and module.bias_v is not None:
-        k, v = (
-            torch.cat([x, own.expand(x.shape[0], -1, -1)], 1) for x, own in ((k, module.bias_k), (v, module.bias_v))
-        )
-    if module.add_zero_attn:
-        k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
-    mask = None if mask is None else F.pad(mask, (0, k.shape[1] - mask.shape[-1]))
-    q, k, v = (x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
-    weights = None
-    if need_weights:
-        products = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        weights = F.softmax(products if mask is None else products + mask, -1)
-        weights = F.dropout(weights, module.dropout, module.training)
-        heads = weights @ v
-        weights = weights.mean(1) if average_attn_weights else weights
-        weights = weights if batched else weights.squeeze(0)
-    else:
-        heads = F.scaled_dot_product_attention(q, k, v, mask, module.dropout if module.training else 0.0, causal)
-    output = F.linear(heads.transpose(1, 2).flatten(2), module.out_proj.weight, module.out_proj.bias)
-    return (output.squeeze(0) if not batched else output if module.batch_first else output.transpose(0, 1)), weights
 
 
 def _projected(module: HeadAttention, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
@@ -112,7 +94,7 @@ def _mask(
         mask = mask.unflatten(0, (batch, heads)) if mask.dim() == 3 else mask
     if padding is None:
         return mask
-    padding = padding.unsqueeze(-2).unsqueeze(-2)
+    padding = padding.view(batch, 1, 1, each[1])
     return padding if mask is None else mask + padding
 
 
