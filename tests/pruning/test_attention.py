@@ -1,17 +1,23 @@
 """PyTorch's attention modules lose heads and hidden widths; what replaces them computes the same."""
 
 import copy
+import importlib
+import importlib.util
 import itertools
 import pickle
+import sys
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import lighten
 from lighten.models.registry import _REGISTRY
 from lighten.pruning import mask_, plan_pruning, shrink
 from lighten.pruning.attention import HeadAttention
+from lighten.pruning.copies import Copies
+from lighten.pruning.norms import restore_masks_
 from lighten.quantization import calibrate_, quantize_
 from lighten.quantization.activation_quantizers import quantizers_of
 from lighten.quantization.install import unquantize_
@@ -357,6 +363,22 @@ def test_fused_kernels_run_again_once_nothing_is_masked():
     assert model.encoder.layers[0].activation_relu_or_gelu == 2
 
 
+def test_fused_kernels_are_off_in_what_is_masked_later():
+    """In a network that loads a masked one's weights, and in a mean of its weights."""
+    model, (x,) = Encoder().eval(), example(6)
+    mean = AveragedModel(model)
+    plan = plan_pruning(model, x, 0.5)
+    mask_(model, plan)
+    fresh, state = Encoder().eval(), model.state_dict()
+    restore_masks_(fresh, state)
+    fresh.load_state_dict(state)
+    Copies([mean], model, "").mask_(plan)
+    with torch.no_grad():
+        expected = model(x, PADDING)[~PADDING]
+        for other in (fresh, mean):
+            torch.testing.assert_close(other(x, PADDING)[~PADDING], expected)
+
+
 def only_heads_cut(**options):
     torch.manual_seed(0)
     model, x = Encoder(**options).eval(), example(6)
@@ -436,6 +458,36 @@ def test_a_folder_gives_it_back(tmp_path, monkeypatch, exclude):
     assert [type(module) for module in attentions(loaded)] == [type(module) for module in attentions(small)]
     with torch.no_grad():
         assert torch.equal(loaded(x), small(x))
+
+
+@pytest.fixture(scope="module")
+def torchvision():
+    """The library, where it is installed; beside some builds of PyTorch its compiled operators do not load."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        return importlib.import_module("torchvision")
+
+
+def test_a_vision_transformer_loses_heads_in_every_block(torchvision):
+    """That of torchvision; its hidden width is also a number that its forward reads."""
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(32, 8, 3, HEADS, 32, 48, num_classes=5).eval()
+    nn.init.normal_(model.heads.head.weight)
+    x = torch.randn(2, 3, 32, 32)
+    plan = plan_pruning(model, x, 0.5, score="magnitude")
+    small, masked = shrink(model, plan).double(), copy.deepcopy(model).double()
+    mask_(masked, plan)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x.double()), masked(x.double()), rtol=0, atol=1e-9)
+    assert [module.num_heads for module in attentions(small)] == [HEADS // 2] * 3
 
 
 def test_quantization_treats_it_as_pytorchs_own():

@@ -39,8 +39,9 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a copy of ``model`` without the channels that ``plan`` removes.
 
     A pure function: ``model`` is left as it is. Parameters keep their names, flags and hooks, modules their classes
-    and modes; widths such as ``out_channels`` follow the weights. The result carries what was removed, by this
-    plan and by earlier ones, in its :class:`~lighten.utils.compression.CompressionRecord`.
+    and modes; widths such as ``out_channels`` follow the weights. Where ``nn.MultiheadAttention`` refuses its new
+    widths it becomes a :class:`~lighten.pruning.attention.HeadAttention`, which is one too. The result carries what
+    was removed, by this plan and by earlier ones, in its :class:`~lighten.utils.compression.CompressionRecord`.
     A module that keeps more than weights per channel is asked to follow where it is a :class:`CutsChannels`. The config
     of a model of ``transformers`` follows, so that ``save_pretrained`` and ``from_pretrained`` give it back; where its
     family has no words for the widths, a warning says so.
