@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lighten.pruning.mask import ZEROED
-from lighten.pruning.norms import LIVE, leave_out_, masked_norms
+from lighten.pruning.norms import LIVE, choose_paths_, leave_out_, masked_norms
 from lighten.pruning.plan import Plan
 
 MAX_DEPTH = 3
@@ -48,6 +48,8 @@ class Copies:
                 zero_(copy.weights, plan)
                 for name, norm in copy.norms(norms):
                     leave_out_(norm, torch.nonzero(~norms[name].live).flatten().tolist(), len(norms[name].live))
+                if copy.module is not None:
+                    choose_paths_(copy.module)
                 self._seen[copy.key] = math.nan  # it changes, as has been seen
 
     def _found(self) -> Iterator["_Copy"]:

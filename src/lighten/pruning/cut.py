@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError, first_line
+from lighten.pruning.attention import restate_attention_, restate_transformer_
 from lighten.pruning.attributes import set_attributes_
 from lighten.pruning.check import COARSE, TOLERANCES, difference, drop_cached_tensors_, trial_run
 from lighten.pruning.earlier import compose, part_of_plan
 from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
-from lighten.pruning.norms import restore_
+from lighten.pruning.norms import choose_paths_, restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.pretrained import follow_config_
 from lighten.utils.clone import clone
@@ -39,8 +40,9 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a copy of ``model`` without the channels that ``plan`` removes.
 
     A pure function: ``model`` is left as it is. Parameters keep their names, flags and hooks, modules their classes
-    and modes; widths such as ``out_channels`` follow the weights. The result carries what was removed, by this
-    plan and by earlier ones, in its :class:`~lighten.utils.compression.CompressionRecord`.
+    and modes; widths such as ``out_channels`` follow the weights. Where ``nn.MultiheadAttention`` refuses its new
+    widths it becomes a :class:`~lighten.pruning.attention.HeadAttention`, which is one too. The result carries what
+    was removed, by this plan and by earlier ones, in its :class:`~lighten.utils.compression.CompressionRecord`.
     A module that keeps more than weights per channel is asked to follow where it is a :class:`CutsChannels`. The config
     of a model of ``transformers`` follows, so that ``save_pretrained`` and ``from_pretrained`` give it back; where its
     family has no words for the widths, a warning says so.
@@ -117,6 +119,7 @@ def cut_(model: nn.Module, plan: Plan) -> None:
     set_attributes_(model, plan.attributes)
     for module in model.modules():
         _restate(module)
+    choose_paths_(model)
     if is_narrow(model):
         cast(Any, model).to(memory_format=torch.contiguous_format)
 
@@ -179,6 +182,10 @@ def _restate(module: nn.Module) -> None:
         _restate_conv(module)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.MultiheadAttention):
+        restate_attention_(module)
+    elif isinstance(module, nn.Transformer):
+        restate_transformer_(module)
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):

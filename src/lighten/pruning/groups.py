@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError
+from lighten.pruning.attention import trace_by_own_
 from lighten.pruning.attributes import Sizes
 from lighten.pruning.check import describe, drop_cached_tensors_, plain_copy
 from lighten.pruning.labels import Labels
@@ -159,6 +160,7 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     copied = plain_copy(model)
     example = describe(call)
     drop_cached_tensors_(copied, example)
+    trace_by_own_(copied)
     exported, reads = export(copied, _in_its_type(copied, call))
     tracer = follow(Tracer(exported, copied, reads))
     layers = _layers(tracer.axes)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lighten.errors import UserError
 from lighten.pruning.attributes import check_attributes
 from lighten.pruning.groups import refuse_unfit
-from lighten.pruning.norms import leave_out_, restore_
+from lighten.pruning.norms import choose_paths_, leave_out_, restore_
 from lighten.pruning.plan import Cut, Plan
 from lighten.pruning.trace import layer_of
 
@@ -52,6 +52,7 @@ def mask_norms_(model: nn.Module, plan: Plan) -> None:
     for module in model.modules():
         cuts = [removed[id(own)] for own in module._parameters.values() if id(own) in removed]
         leave_out_(module, cuts[0].removed, cuts[0].size) if cuts else restore_(module)
+    choose_paths_(model)
 
 
 class Masks:

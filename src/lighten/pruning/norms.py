@@ -158,6 +158,41 @@ def restore_masks_(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
         elif not isinstance(part, _Masked):
             live = state_dict[key]
             leave_out_(part, torch.nonzero(live == 0).flatten().tolist(), len(live))
+    choose_paths_(module)
+
+
+SWITCHES: dict[type[nn.Module], str] = {
+    nn.TransformerEncoderLayer: "activation_relu_or_gelu",
+    nn.TransformerEncoder: "use_nested_tensor",
+}
+"""PyTorch's modules with fused kernels for evaluation, and the attribute that is true where such a kernel may run."""
+FUSED = "fused_kernel"
+"""The attribute in which such a module keeps what its own was before it was set to false."""
+
+
+def choose_paths_(model: nn.Module) -> None:
+    """Let PyTorch's fused kernels, which read weights past their modules, run only where they compute the same.
+
+    They know no norm that leaves channels out; and an encoder gives its layers nested tensors, which layers whose
+    attention has widths of its own, or an odd number of heads, do not take.
+    """
+    for module in model.modules():
+        switch = next((name for kind, name in SWITCHES.items() if isinstance(module, kind)), None)
+        if switch is None or not hasattr(module, switch):
+            continue
+        blocked = any(isinstance(part, _Masked) for part in module.modules()) or (
+            isinstance(module, nn.TransformerEncoder) and not all(map(_takes_nested, module.modules()))
+        )
+        own = vars(module)
+        if blocked and FUSED not in own:
+            own[FUSED], own[switch] = own[switch], False
+        elif not blocked and FUSED in own:
+            own[switch] = own.pop(FUSED)
+
+
+def _takes_nested(module: Any) -> bool:
+    attention = isinstance(module, nn.MultiheadAttention)
+    return not attention or (module._qkv_same_embed_dim and module.num_heads % 2 == 0)
 
 
 def _set_live(module: Any, live: Tensor) -> None:

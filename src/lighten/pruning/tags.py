@@ -260,7 +260,8 @@ def tagged(model: nn.Module) -> Iterator[Reads]:
     reads = Reads()
     before = {module: dict(vars(module)) for module in model.modules()}
     for name, module in model.named_modules():
-        if type(module).__module__.partition(".")[0] not in LIBRARIES:
+        own = type(module).__module__.partition(".")[0] in LIBRARIES or isinstance(module, nn.MultiheadAttention)
+        if not own:
             for key, value in before[module].items():
                 if key not in OWN:
                     vars(module)[key] = _tag(value, f"{name}.{key}" if name else key, reads.values, depth=0)

@@ -146,6 +146,7 @@ class Tracer:
         self._weights = _weights(exported, model)
         self._inputs = set(exported.graph_signature.user_inputs)
         self.graph = exported.graph
+        self.graph.eliminate_dead_code()  # such as the average over heads of attention weights that nobody reads
 
     def attach(self, weight: Weight, dim: int, labels: Tensor, role: str) -> Tensor:
         """Say that ``labels`` run along ``dim`` of ``weight``; return them, united with what was there."""
@@ -284,7 +285,7 @@ def location(node: Node) -> str:
     """Return the line of a forward that a node comes from, and the module: ``model.py:12 in layer1.0``."""
     library = str(Path(torch.__file__).parent)
     frames = re.findall(r'File "(.+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [f"{Path(path).name}:{line}" for path, line in frames if not path.startswith(library)]
+    own = [f"{Path(path).name}:{line}" for path, line in frames if not path.startswith((library, PACKAGE))]
     parts = own[-1:] + [name for name in [module_of(node)] if name]
     return " in ".join(parts) or "in the forward"
 

@@ -17,6 +17,16 @@ class Mixed:
             mixins.append(mixin)
         return (_restored, (tuple(mixins), kind), self.__dict__) if mixins else super().__reduce_ex__(protocol)
 
+    @classmethod
+    def remixed(cls, change: Callable[[Any], Any]) -> Any:
+        """Return this mixture on top of the class that ``change`` makes of the one below it."""
+        kind: Any = cls
+        if "mixture" not in kind.__dict__:
+            return change(kind)
+        mixin, base = kind.__dict__["mixture"]
+        below = base.remixed(change) if hasattr(base, "remixed") else change(base)
+        return mixed_class(mixin, below) if below is not base else kind
+
 
 def born_as(module: Any) -> Any:
     """Return the class that a module had before anything was mixed in."""
