@@ -18,7 +18,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*from_pretrained cannot read it
 
 LEFT_ALONE = {
     "swin": {"index": r"goes through index \(modeling_swin"},
-    "llama": {"mean": r"mean mixes its channels \(modeling_llama"},
     "recurrent": {"lstm": r"goes through lstm \(zoo.py:\d+ in lstm\)"},
     "encoder": {"heads": r"cannot be cut: expected `qkv_weight`"},
     "mixer": {"tokens": "its channels can only go all at once"},

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lighten.errors import UserError, first_line
 from lighten.pruning.check import COARSE, TOLERANCES, difference, drop_cached_tensors_, trial_run
 from lighten.pruning.earlier import compose, part_of_plan
-from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
-from lighten.pruning.norms import restore_
+from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of, whole_norms
+from lighten.pruning.norms import narrowed_attributes, restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.pretrained import follow_config_
 from lighten.utils.clone import clone
@@ -107,12 +107,16 @@ def cut_(model: nn.Module, plan: Plan) -> None:
         removed = set(cut.removed)
         kept = torch.tensor([i for i in range(cut.size) if i not in removed])
         for slot in cut.slots:
+            if slot.role == "live":
+                continue
             tensor = tensors[slot.tensor]
             layout = _layout(tensor)
             tensor.data = tensor.data.index_select(slot.dim, kept.to(tensor.device)).contiguous(memory_format=layout)
             for owner, name in owners[id(tensor)]:
                 if isinstance(owner, CutsChannels):
                     owner.cut_channels_(name, slot.dim, kept)
+    for module, _, cut in whole_norms(model, plan):
+        module.__dict__.update(narrowed_attributes(module, cut.size, cut.size - len(cut.removed)))
     for module in model.modules():
         _restate(module)
     if is_narrow(model):

@@ -1,6 +1,5 @@
 """Rules of operators for channel labels; an operator without a rule freezes the labels that it touches."""
 
-# ruff: noqa: SIM905 - words read better than 40 quoted strings
 import math
 import operator
 import re
@@ -15,42 +14,24 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.errors import UserError
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
+from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, REDUCTIONS, SAME, name_of
+from lighten.pruning.regions import Regions
 from lighten.pruning.trace import Geometry, Tracer, Weight, Work, layer_of, location, module_of
 
 Rule = Callable[..., Any]
-
-SAME = frozenset(
-    "alias clone contiguous detach dropout alpha_dropout feature_dropout feature_alpha_dropout lift_fresh_copy to "
-    "_to_copy type_as".split()
-)
-MOVES = frozenset(
-    "cat concat stack hstack vstack view reshape _unsafe_view view_as reshape_as permute transpose t swapaxes movedim "
-    "swapdims moveaxis broadcast_to ravel unsafe_split unsafe_chunk "
-    "flatten unflatten squeeze unsqueeze expand expand_as repeat tile repeat_interleave split split_with_sizes chunk "
-    "tensor_split unbind slice select narrow flip roll rot90 pixel_shuffle pixel_unshuffle channel_shuffle unfold "
-    "diagonal reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
-    "replication_pad3d mT mH numpy_T adjoint matrix_H".split()
-)
-POINTWISE = frozenset(
-    "copy fill zero hardswish threshold log_sigmoid rrelu_with_noise rsub where masked_fill multiply divide "
-    "true_divide absolute negative fake_quantize_per_tensor_affine".split()
-)
-"""Those that PyTorch does not tag as pointwise itself."""
-REDUCTIONS = frozenset(
-    "mean sum amax amin max min var std prod norm linalg_vector_norm logsumexp argmax argmin any all var_mean "
-    "std_mean median".split()
-)
-ALONG = frozenset("softmax _softmax log_softmax _log_softmax cumsum cumprod sort".split())
-PER_CHANNEL = re.compile(r"_?(?:adaptive_)?(?:(?:avg|max|lp)_pool|upsample_[a-z_]+?)([123])d")
 
 
 def follow(tracer: Tracer) -> Tracer:
     """Label the whole graph, node by node."""
     env: dict[Node, Any] = {}
     last = {used: node for node in tracer.graph.nodes for used in node.all_input_nodes}
+    regions = Regions(tracer)
     for node in tracer.graph.nodes:
+        env.update(regions.enter(node, env))
         args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
-        if node.op == "call_function":
+        if node in env:  # within a norm as a whole
+            pass
+        elif node.op == "call_function":
             env[node] = _apply(tracer, node, args, kwargs)
         elif node.op == "output":
             tracer.mark_output(args)
@@ -59,6 +40,7 @@ def follow(tracer: Tracer) -> Tracer:
         for used in node.all_input_nodes:
             if last[used] is node:
                 del env[used]
+    regions.settle()
     tracer.finalize()
     return tracer
 
@@ -69,7 +51,7 @@ def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, 
         return args[0][args[1]]
     if not any(isinstance(v, Tensor) for v in tree_leaves(node.meta.get("val"))):
         return None
-    name = _name(node)
+    name = name_of(node)
     values = [v for v in tree_leaves(node.meta["val"]) if isinstance(v, Tensor)]
     if any(not isinstance(size, int) for v in values for size in v.shape):
         raise UserError(
@@ -90,12 +72,6 @@ def _kind(node: Node, name: str) -> Rule:
     return _same if name.endswith("_like") else _freeze
 
 
-def _name(node: Node) -> str:
-    schema = getattr(node.target, "_schema", None)
-    name = schema.name.split("::")[-1] if schema is not None else str(node.target)
-    return name.strip("_") if name.startswith("__") else name.removesuffix("_")
-
-
 def _shape(node: Node) -> torch.Size:
     return node.meta["val"].shape
 
@@ -109,7 +85,7 @@ def _freeze(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
     taken = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor | Weight)]
     if not taken:
         return _make(tracer, node)
-    why = f"goes through {_name(node)} ({location(node)})"
+    why = f"goes through {name_of(node)} ({location(node)})"
     for value in taken:
         if isinstance(value, Weight):
             tracer.freeze_weight(value, why)
@@ -120,7 +96,7 @@ def _freeze(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
 
 def _make(tracer: Tracer, node: Node, *_: Any, **__: Any) -> Any:
     """A tensor out of nothing has the size that the forward says."""
-    return _all_fixed(tracer, node, f"is tied to what {_name(node)} makes ({location(node)})")
+    return _all_fixed(tracer, node, f"is tied to what {name_of(node)} makes ({location(node)})")
 
 
 def _all_fixed(tracer: Tracer, node: Node, why: str) -> Any:
@@ -148,7 +124,7 @@ def _move(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
             return view
     args, kwargs = tree_map(lambda v: _given(tracer, v), (args, kwargs))
     args, kwargs = tree_map(lambda v: v[...] if isinstance(v, Tensor) else v, (args, kwargs))  # in place, on a view
-    measured = any(isinstance(v, Tensor) for v in tree_leaves((args[1:], kwargs))) and not _name(node).endswith("_as")
+    measured = any(isinstance(v, Tensor) for v in tree_leaves((args[1:], kwargs))) and not name_of(node).endswith("_as")
     if measured or "dtype" in node.target._overloadname:  # type: ignore[union-attr]
         return _freeze(tracer, node, *args, **kwargs)
     casts: tuple[Callable[[Tensor], Tensor], ...] = (lambda t: t, torch.Tensor.contiguous, torch.Tensor.double)
@@ -167,7 +143,7 @@ def _move(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
 
 def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
     """Note where channels are cut into equal parts: if their number follows the width, each part loses as many."""
-    labels, name = args[0], _name(node)
+    labels, name = args[0], name_of(node)
     if not isinstance(labels, Tensor):
         return
     if name in ("chunk", "split", "unsafe_chunk", "unsafe_split"):
@@ -379,7 +355,7 @@ def _layer_norm(
 ) -> Any:
     """Statistics run over the channels; whether they can leave some of them out, masking shows."""
     x = _given(tracer, x)
-    if len(normalized) > 1 or not isinstance(weight, Weight):
+    if len(normalized) > 1 or not isinstance(weight, Weight) or (varies(x, -1) and tracer.several(x, [-1])):
         _reduce(tracer, node, x, list(range(-len(normalized), 0)))
         return _same(tracer, node, x)
     return _normed(tracer, node, x, tracer.labels.unite_along(x, -1), weight, bias)
@@ -433,7 +409,7 @@ def _contract(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
         inner = tracer.labels.unite_along(a, -1)
         tracer.labels.unite(inner, tracer.labels.unite_along(b, -2))
         tracer.work.append(Work(module_of(node), macs, (inner,)))
-        return tracer.labels.fixed(_product(a, b), f"{_name(node)} mixes its channels ({location(node)})")
+        return tracer.labels.fixed(_product(a, b), f"{name_of(node)} mixes its channels ({location(node)})")
     if varies(a, -1) or varies(b, -2):
         whole = torch.cat([_matrices(a), _matrices(b)], -1)
         labels = tracer.labels.unite_along(whole.flatten(0, -2), 0)
@@ -479,7 +455,7 @@ def _reduction(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> 
     x = _given(tracer, x)
     if rest and isinstance(rest[0], Tensor | Weight):  # torch.max(x, y)
         return _pointwise(tracer, node, x, rest[0])
-    name = _name(node)
+    name = name_of(node)
     at = 1 if name in ("norm", "linalg_vector_norm") else 0
     dims = named.get("dim", rest[at] if len(rest) > at else None)
     dims = [dims] if isinstance(dims, int) and not isinstance(dims, bool) else dims
@@ -494,12 +470,20 @@ def _reduction(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> 
 
 
 def _reduce(tracer: Tracer, node: Node, x: Tensor, dims: list[int]) -> Tensor:
-    """Return the labels with ``dims`` at size 1, having frozen those that differ along them."""
+    """Return the labels with ``dims`` at size 1, having frozen those that differ along them.
+
+    Where there are others along other dimensions, such as heads, these stay free: what meets is one channel.
+    """
     if not x.ndim:
         return x
-    found = tracer.labels.find(compact(x))
-    tracer.labels.freeze(found[_differ(found, dims)], f"{_name(node)} mixes its channels ({location(node)})")
     gone = {dim % x.ndim for dim in dims}
+    found = tracer.labels.find(compact(x))
+    mixed = _differ(found, dims)
+    if bool(mixed.any()) and tracer.several(found, dims):
+        tracer.labels.unite(found, found.amin(dims, keepdim=True).expand_as(found))
+        found = tracer.labels.find(found)
+        mixed = torch.full_like(mixed, bool((found == found.flatten()[0]).all()))
+    tracer.labels.freeze(found[mixed], f"{name_of(node)} mixes its channels ({location(node)})")
     return found.amin(dims, keepdim=True).expand([1 if d in gone else n for d, n in enumerate(x.shape)])
 
 
@@ -528,7 +512,7 @@ def _along(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> Any:
 def _per_channel(tracer: Tracer, node: Node, x: Any, *_: Any, **__: Any) -> Any:
     """Places within a channel meet; channels do not."""
     x = _given(tracer, x)
-    match = PER_CHANNEL.match(_name(node))
+    match = PER_CHANNEL.match(name_of(node))
     assert match is not None
     channel = x.ndim - int(match[1]) - 1
     vector = tracer.labels.unite_along(x, channel)
@@ -554,7 +538,7 @@ def _lengthen(tracer: Tracer, node: Node, labels: Tensor, dim: int, before: int,
     if labels.stride(dim) == 0 or labels.size(dim) == 1:
         shape[dim] += before + after
         return labels.narrow(dim, 0, 1).expand(shape)
-    why = f"is tied to channels that {_name(node)} adds ({location(node)})"
+    why = f"is tied to channels that {name_of(node)} adds ({location(node)})"
     ends = [tracer.labels.fixed((*shape[:dim], n, *shape[dim + 1 :]), why) for n in (before, after)]
     return torch.cat([ends[0], labels, ends[1]], dim)
 

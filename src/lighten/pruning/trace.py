@@ -3,7 +3,7 @@
 import re
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +81,8 @@ class Axis:
     """The labels along one dimension of a parameter or buffer.
 
     ``role`` says what removing a channel means there: ``filter`` (a producer's weight, which is scored), ``bias``,
-    ``norm`` and ``shift`` (a norm's weight and bias), ``scale``, ``input`` (a consumer's weight) or ``statistic`` (a
-    buffer: cut, never zeroed).
+    ``norm`` and ``shift`` (a norm's weight and bias), ``scale``, ``input`` (a consumer's weight), ``statistic`` (a
+    buffer: cut, never zeroed) or ``live`` (no tensor's: what a norm as a whole takes, see ``regions.py``).
     """
 
     labels: Tensor
@@ -119,6 +119,10 @@ class Tracer:
         labels: the sets of labels.
         axes: by parameter name and dimension, in the order in which the forward reaches them.
         graph: what is followed.
+        modules: by every name that they have.
+        buffers: names of those.
+        tensors: parameters and buffers by their first names.
+        constants: tensors of numbers in the forward, by placeholder.
         unprunable: layers that cannot be cut whatever their labels, and why.
         work: what the forward computes, in its order.
         parts: where the forward cuts channels into equal parts: labels (parts, positions).
@@ -132,9 +136,12 @@ class Tracer:
         self.parts: list[Tensor] = []
         self._slices: dict[tuple[Node, int], tuple[Tensor, set[tuple[int, int]]]] = {}
         self._elements: dict[str, tuple[Weight, Tensor]] = {}
-        self._buffers = {name for name, _ in model.named_buffers()}
+        self.buffers = {name for name, _ in model.named_buffers()}
         self._whole: list[tuple[str, str]] = []
         self._weights = _weights(exported, model)
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.constants = _constants(exported)
+        self.tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._inputs = set(exported.graph_signature.user_inputs)
         self.graph = exported.graph
 
@@ -151,6 +158,11 @@ class Tracer:
         self.labels.unite(own, labels)
         return own
 
+    def attach_live(self, module: str, dim: int, labels: Tensor) -> None:
+        """Say that ``labels`` run along ``dim`` of what a norm takes, which runs on the channels that are left."""
+        axis = self.axes.setdefault((module, dim), Axis(labels, "live"))
+        self.labels.unite(axis.labels, labels)
+
     def new_labels(self, weight: Weight, dim: int) -> Tensor:
         """Return the labels of a producer's filters: new, or those of an earlier call of the same layer."""
         known = self.axis(weight, dim)
@@ -161,6 +173,15 @@ class Tracer:
         base, start = weight.stretch(dim) or (None, 0)
         axis = None if base is None else self.axes.get((weight.name, base))
         return None if axis is None else axis.labels[start : start + weight.shape[dim]]
+
+    def several(self, labels: Tensor, dims: Sequence[int]) -> bool:
+        """Say whether filters of one layer lie side by side in dimensions other than ``dims`` too, as heads do."""
+        small = compact(labels)
+        for dim in dims:
+            small = small.narrow(dim, 0, 1)
+        roots = torch.unique(self.labels.find(small))
+        filters = (axis.labels for axis in self.axes.values() if axis.role == "filter")
+        return len(roots) > 1 and any(int(torch.isin(roots, self.labels.find(own)).sum()) > 1 for own in filters)
 
     def elements(self, weight: Weight) -> Tensor:
         """Return one label per element, for a parameter that the forward uses as it is."""
@@ -210,7 +231,7 @@ class Tracer:
             dims = [dim for dim in range(found.ndim) if varies(found, dim)]
             taken = any(name == weight.name for name, _ in self.axes)
             if len(dims) == 1 and not taken:
-                role = "statistic" if weight.name in self._buffers else "scale"
+                role = "statistic" if weight.name in self.buffers else "scale"
                 self.attach(weight, dims[0], compact(found).flatten(), role)
             else:
                 self.labels.freeze(found, f"is tied to {weight.name}, which does not split into channels")
@@ -277,6 +298,12 @@ def _weights(exported: ExportedProgram, model: nn.Module) -> dict[str, Weight]:
         for placeholder, name in targets.items()
         if name in tensors
     }
+
+
+def _constants(exported: ExportedProgram) -> dict[str, Tensor]:
+    """Return the tensors that a forward makes of plain numbers, by placeholder."""
+    found = exported.graph_signature.inputs_to_lifted_tensor_constants
+    return {name: value for name, key in found.items() if isinstance(value := exported.constants[key], Tensor)}
 
 
 def source_of(error: BaseException) -> str:
