@@ -164,6 +164,110 @@ def test_a_product_with_an_own_parameter_is_a_linear_layer(forward, shape):
     assert plan.groups[0].width_after == 8
 
 
+class Equation(nn.Module):
+    """A linear layer, a product of what it gives with parameters and the input, a linear layer."""
+
+    def __init__(self, run, width, *shapes):
+        super().__init__()
+        self.a, self.head, self.run = nn.Linear(8, 12), nn.Linear(width, 3), run
+        for i, shape in enumerate(shapes):
+            setattr(self, f"w{i}", nn.Parameter(torch.randn(shape)))
+
+    def forward(self, x):
+        return self.head(self.run(self, self.a(x)).relu())
+
+
+EQUATIONS = {
+    "heads of outputs": (
+        lambda s, x: torch.einsum("bnd,hdk->bhnk", x, s.w0).transpose(1, 2).flatten(2), 24, ["a", "w0"], (6, 12, 4),
+    ),
+    "heads of inputs": (
+        lambda s, x: torch.einsum("bnhk,hkd->bnd", x.unflatten(-1, (-1, 4)), s.w0), 10, ["a", "w0"], (3, 4, 10),
+    ),
+    "a parameter first": (lambda s, x: torch.einsum("od,...d->...o", s.w0, x), 10, ["a", "w0"], (10, 12)),
+    "no arrow": (lambda s, x: torch.einsum("bnd,do", x, s.w0), 10, ["a", "w0"], (12, 10)),
+    "element by element": (lambda s, x: torch.einsum("bnc,c->bnc", x, s.w0), 12, ["a"], (12,)),
+    "three": (lambda s, x: torch.einsum("bnd,dr,ro->bno", x, s.w0, s.w1), 10, ["a", "w0", "w1"], (12, 6), (6, 10)),
+    "several rows": (
+        lambda s, x: torch.einsum("bnmc,bc->bnm", x[:, :, None] * torch.ones(5, 3, 1), x.mean(1)).mean(1)[..., None]
+        * x[:, :1], 12, ["a"],
+    ),
+    "a sum within": (lambda s, x: torch.einsum("bnd,de->be", x, s.w0), 10, ["a", "w0"], (12, 10)),
+    "attention": (
+        lambda s, x: torch.einsum("bnm,bmc->bnc", torch.einsum("bnc,bmc->bnm", x, x).softmax(-1), x), 12, ["a"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_equations_of_einsum(name):
+    run, width, layers, *shapes = EQUATIONS[name]
+    torch.manual_seed(0)
+    plan = assert_right(Equation(run, width, *shapes).eval(), torch.rand(2, 5, 8))
+    pruned = [layer for layer, (before, after) in plan.widths.items() if after < before]
+    assert sorted(pruned) == sorted(layers), plan.frozen
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda s, x: s.head(F.normalize(s.a(x), dim=-1)),
+        lambda s, x: s.head(s.a(x) * (s.a(x) * s.b(x)).sum(-1, keepdim=True)),
+        lambda s, x: s.head(s.a(x) / (1 + s.a(x).norm(dim=-1, keepdim=True))),
+    ],
+    ids=["normalized", "dot product", "norm"],
+)
+def test_sums_of_what_masking_makes_zero_let_it_go(body):
+    assert assert_right(dense(body, b=nn.Linear(8, 8)), torch.rand(2, 5, 8)).widths["a"] == (8, 4)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda s, x: s.head(s.a(x) * s.a(x).sigmoid().sum(-1, keepdim=True)),
+        lambda s, x: s.head(s.a(x) * s.a(x).sum(-1, keepdim=True) / s.a(x).shape[-1]),
+        lambda s, x: s.head(s.a(x) - s.a(x).exp().sum(-1, keepdim=True)),
+    ],
+    ids=["sigmoid", "divided", "exponents"],
+)
+def test_sums_of_what_is_not_zero_are_shown_by_a_trial(body):
+    with pytest.raises(UserError, match="a cannot be cut"):
+        plan_pruning(dense(body), torch.rand(2, 5, 8), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(nn.LSTM, "lstm"), (nn.GRU, "gru"), (nn.RNN, "rnn_tanh")],
+    ids=["lstm", "gru", "rnn"],
+)
+def test_recurrent_layers_are_named(kind, name):
+    def body(s, x):
+        return s.head(s.b(s.cell(s.a(x))[0]).relu())
+
+    model = dense(body, cell=kind(8, 6, batch_first=True, bidirectional=True), b=nn.Linear(12, 8))
+    plan = assert_right(model, torch.rand(2, 5, 8))
+    assert plan.frozen["cell"].startswith(f"its hidden width stays: {name} reads what it puts out (")
+    assert plan.widths["b"] == (8, 4)
+
+
+def gfnet(s, x):
+    y = s.a(x).unflatten(1, (5, 1))
+    y = torch.fft.rfft2(y, dim=(1, 2), norm="ortho") * torch.view_as_complex(s.filter.weight.reshape(5, 1, 8, 2))
+    return s.head(s.b(torch.fft.irfft2(y, s=(5, 1), dim=(1, 2), norm="ortho").flatten(1, 2)).relu())
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [(lambda s, x: s.head(s.b(torch.fft.fft2(s.a(x)).real).relu()), "fft_fft2"), (gfnet, "fft_rfft2")],
+    ids=["fnet", "gfnet"],
+)
+def test_complex_mixers_are_left_alone_by_name(body, name):
+    model = dense(body, b=nn.Linear(8, 8), filter=nn.Embedding(5, 16))
+    plan = assert_right(model, torch.rand(2, 5, 8))
+    assert plan.frozen["a"].startswith(f"goes through {name} (")
+    assert plan.widths["b"] == (8, 4)
+
+
 def test_one_weight_in_equal_parts_is_several_layers():
     def forward(net, x):
         q, k, v = (F.linear(x, w, b) for w, b in zip(net.weight.chunk(3), net.biases.chunk(3), strict=True))
@@ -367,12 +471,12 @@ def test_elements_of_one_channel_carry_its_label_and_channels_stay_apart(operato
 
 MIXED = {
     "mean": lambda y: y.mean(1),
-    "mean of some": lambda y: y[:, :3].sum((1, 2)),
-    "norm": lambda y: torch.linalg.vector_norm(y[:, 2:], dim=1, keepdim=True),
+    "mean of some": lambda y: y[:, :3].mean((1, 2)),
+    "smallest norm": lambda y: torch.linalg.vector_norm(y[:, 2:], ord=-1, dim=1, keepdim=True),
     "variance": lambda y: y.var((1, 2)),
     "largest channel": lambda y: y.max(1).values,
     "logsumexp": lambda y: y.logsumexp(1),
-    "all at once": lambda y: y[:, ::2].sum(),
+    "all at once": lambda y: y[:, ::2].mean(),
     "softmax": lambda y: y.softmax(1),
     "log_softmax": lambda y: y[:, :4].log_softmax(-3),
     "cumsum": lambda y: y.cumsum(1),
@@ -389,6 +493,26 @@ def test_channels_that_meet_in_an_element_are_frozen_and_no_others(operator):
     assert len(mixed)
     frozen = set(tracer.labels.reasons())
     assert [int(channel) in frozen for channel in channels] == mixed.any(0).tolist()
+
+
+SUMMED = {
+    "sum": lambda y: y.sum(1),
+    "sum of some": lambda y: y[:, :3].sum((1, 2)),
+    "norm": lambda y: torch.linalg.vector_norm(y[:, 2:], dim=1, keepdim=True),
+    "norm of another power": lambda y: y.norm(3.0, 1),
+    "all at once": lambda y: y[:, ::2].sum(),
+    "einsum of one": lambda y: torch.einsum("bchw->wb", y),
+}
+
+
+@pytest.mark.parametrize("operator", SUMMED.values(), ids=SUMMED)
+def test_channels_that_are_summed_stay_free_and_the_sum_is_of_none(operator):
+    mixed, channels, tracer = check_labels(operator)
+    frozen = set(tracer.labels.reasons())
+    assert len(mixed)
+    assert len(channels.unique()) == 6
+    assert not set(channels.tolist()) & frozen
+    assert set(tracer.labels.find(tracer.seen).flatten().tolist()) <= frozen
 
 
 TIED = {
