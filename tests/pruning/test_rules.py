@@ -295,6 +295,25 @@ def test_a_norm_of_a_parameter_follows_the_stream():
     assert assert_right(Query().eval(), torch.randn(2, 8)).widths["up"] == (8, 4)
 
 
+class Registers(nn.Module):
+    """A network that may have tokens of its own, and has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down, self.head = nn.Linear(8, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+        self.tokens = nn.Parameter(torch.randn(1, 0, 8))
+
+    def forward(self, x):
+        x = self.down(self.up(x).relu())
+        return self.head(torch.cat([self.tokens.expand(len(x), -1, -1), x], 1))
+
+
+def test_a_parameter_of_nothing_is_no_hindrance():
+    plan = assert_right(Registers().eval(), torch.rand(2, 5, 8))
+    assert plan.widths["up"] == (6, 3)
+    assert plan.frozen["down"].startswith("cannot be cut: ")
+
+
 def test_a_padded_shortcut_moves_with_the_channels_it_carries(build, images):
     structure = find_groups(build("residual-pad"), ((images,), {}))
     stem = structure.groups[0]
@@ -437,6 +456,7 @@ APART = {
     "permute": lambda y: y.permute(2, 1, 3, 0),
     "view": lambda y: y.reshape(2, 3, 2, 16),
     "cat": lambda y: torch.cat([y, y.flip(1)], 1),
+    "concatenate": lambda y: torch.concatenate([y, y.roll(1, 1)], 1),
     "stack": lambda y: torch.stack([y, y.roll(2, 1)]),
     "chunk": lambda y: torch.cat(y.chunk(3, 1)[::-1], 1),
     "slice": lambda y: y[:, 1:6:2, 1:],

@@ -10,8 +10,8 @@ SAME = frozenset(
     "_to_copy type_as".split()
 )
 MOVES = frozenset(
-    "cat concat stack hstack vstack view reshape _unsafe_view view_as reshape_as permute transpose t swapaxes movedim "
-    "swapdims moveaxis broadcast_to ravel unsafe_split unsafe_chunk "
+    "cat concat concatenate stack hstack vstack view reshape _unsafe_view view_as reshape_as permute transpose t "
+    "swapaxes movedim swapdims moveaxis broadcast_to ravel unsafe_split unsafe_chunk "
     "flatten unflatten squeeze unsqueeze expand expand_as repeat tile repeat_interleave split split_with_sizes chunk "
     "tensor_split unbind slice select narrow flip roll rot90 pixel_shuffle pixel_unshuffle channel_shuffle unfold "
     "diagonal reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "

@@ -51,6 +51,8 @@ class Weight:
         """Return the parameter's dimension that ``dim`` runs along, and where it starts there; None if along none."""
         if self.shape == self.whole and self.strides == _strides(self.whole):
             return dim, 0
+        if 0 in self.whole:
+            return None
         starts = torch.unravel_index(torch.tensor(self.offset), self.whole)
         for base, (size, stride) in enumerate(zip(self.whole, _strides(self.whole), strict=True)):
             if size > 1 and stride == self.strides[dim] and int(starts[base]) + self.shape[dim] <= size:
