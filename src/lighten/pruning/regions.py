@@ -127,6 +127,7 @@ class Regions:
     def _labels(
         self, call: _Call, given: Mapping[Node, Any], dims: Mapping[Node, int], roles: Mapping[int, str]
     ) -> Tensor:
+        """Return the labels of what a norm puts out, having tied to them its parameters and the module itself."""
         assert call.out is not None
         tracer, name = self._tracer, self._first[call.module]
         active = [used for used in dims if isinstance(given[used], Tensor)]
@@ -171,11 +172,7 @@ def _passes(node: Node) -> bool:
 def _meets(node: Node) -> bool:
     """Say whether elements along a dimension meet, and no rule says what becomes of a norm's channels."""
     name = name_of(node)
-    return name in REDUCTIONS | ALONG or (name in NORMS and not any(_is_weight(arg) for arg in node.args[2:3]))
-
-
-def _is_weight(arg: Any) -> bool:
-    return isinstance(arg, Node)
+    return name in REDUCTIONS | ALONG or (name in NORMS and not any(isinstance(arg, Node) for arg in node.args[2:3]))
 
 
 def _place(labels: Tensor, dim: int) -> int:
