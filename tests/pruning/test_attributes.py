@@ -177,6 +177,20 @@ def test_a_literal_keeps_heads_and_width_and_is_named():
     assert not plan.attributes
 
 
+def reads_in_two_ways(m, x):
+    """The hidden width and the head's size, as it happens both six, from one attribute."""
+    q, k, v = m.qkv(x).view(*x.shape[:2], 3, -1, m.size).permute(2, 0, 3, 1, 4)
+    y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(*x.shape[:2], -1)
+    return y * y.new_ones(4 * m.size)
+
+
+def test_an_attribute_that_is_read_in_two_ways_stays_and_is_named():
+    plan = plan_pruning(Net(reads_in_two_ways).eval(), torch.randn(2, 5, 5), 0.5)
+    assert not plan.attributes
+    assert "attention.0.size in two ways" in plan.frozen["attention.0.qkv"]
+    assert plan.widths["start"] == (WIDTH, WIDTH // 2)
+
+
 def test_pruned_twice_is_pruned_once():
     model, x = Net(by_attributes).double().eval(), torch.randn(2, 5, 5, dtype=torch.float64)
     first = plan_pruning(model, x, 0.25)
