@@ -152,8 +152,8 @@ def test_a_detector_that_fixes_its_batch_is_written_with_that_of_the_example(tmp
     model = transformers.RTDetrForObjectDetection(settings).eval()
     for parameter in model.parameters():  # fresh heads answer all places alike, and the best six are any
         nn.init.normal_(parameter, std=0.2)
+    names = ["logits", "pred_boxes"]
     with pytest.warns(UserWarning, match=r"RTDetr.* does not take any batch size .*; the file takes 2 a call"):
-        names = ["logits", "pred_boxes"]
         path = export_onnx(model, torch.randn(2, 3, 64, 64), tmp_path / "x.onnx", outputs=names)
     images = torch.randn(5, 3, 64, 64)
     with open_runner(path) as runner, torch.no_grad():
