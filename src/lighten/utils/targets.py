@@ -62,6 +62,10 @@ TARGETS = {
             "executorch", "ExecuTorch", ".pte", "executorch", "executorch", f"{_RUNTIMES}.executorch:ExecuTorchRunner",
             f"{_EXPORT}.executorch:write", modes=("static",), extra="executorch",
         ),
+        Target(
+            "pt2", "PyTorch", ".pt2", "torch", "torch", f"{_RUNTIMES}.pt2:Pt2Runner", f"{_EXPORT}.pt2:write",
+            settings=("batch", "dynamic"), modes=("static",),
+        ),
     )
 }  # fmt: skip
 """All targets by name, in the order in which they are shown."""
