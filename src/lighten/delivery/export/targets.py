@@ -43,20 +43,21 @@ def export(
     has it.
     ``litert`` (``.tflite``) and ``executorch`` (``.pte``, computed by XNNPACK) take one sample a call and know inputs
     by position, keywords in the order of ``example_input``; a quantized ``.tflite`` takes int8 codes. In these two the
-    layer that makes the logits is computed in float, with the weights that it was trained with.
+    layer that makes the logits is computed in float, with the weights that it was trained with. ``pt2`` is a program of
+    ``torch.export``, with any batch and inputs by position, which PyTorch itself loads.
 
     Args:
         model: left as it is.
         example_input: a tensor, a tuple (positional) or a dict (keywords), also with lists or dicts of tensors in it;
             the first dimension is the batch.
-        path: replaced atomically; ends in ``.onnx``, ``.xml``, ``.tflite`` or ``.pte``.
-        target: ``"onnx"``, ``"openvino"``, ``"litert"`` or ``"executorch"``.
+        path: replaced atomically; ends in ``.onnx``, ``.xml``, ``.tflite``, ``.pte`` or ``.pt2``.
+        target: ``"onnx"``, ``"openvino"``, ``"litert"``, ``"executorch"`` or ``"pt2"``.
         opset: of an ONNX file, 18 to 23; see :func:`export_onnx`.
         mode: for ``litert`` and a float model. ``"dynamic"`` stores int8 weights and quantizes activations as they
             come, ``"float16"`` stores weights in half.
         outputs: names of those to keep; by default the file has all that the model returns, see :func:`export_onnx`.
-        batch: for ``onnx`` and ``openvino``, see :func:`export_onnx`.
-        dynamic: for ``onnx`` and ``openvino``, see :func:`export_onnx`.
+        batch: for ``onnx``, ``openvino`` and ``pt2``, see :func:`export_onnx`.
+        dynamic: for ``onnx``, ``openvino`` and ``pt2``, see :func:`export_onnx`.
 
     Raises:
         UserError: if the target is unknown or its package is not installed, the path ends otherwise, a setting is not
