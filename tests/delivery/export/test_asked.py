@@ -157,6 +157,20 @@ def test_a_wish_that_cannot_be_met_is_one_line(build, given, says, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Steps(nn.Module):
+    """A forward that answers large images in another way, which no graph says."""
+
+    def forward(self, image):
+        return image * 2 if image.shape[2] > 20 else image * 3
+
+
+def test_a_file_is_run_at_other_sizes_than_the_example(tmp_path):
+    with pytest.raises(UserError, match=r"inputs of \(2, 3, 21, 4\) give other numbers in onnxruntime than in PyTorch"):
+        export_onnx(Steps(), torch.randn(2, 3, 18, 4), tmp_path / "x.onnx", dynamic={"input": {2: "height"}})
+    with pytest.raises(UserError, match=r"inputs of \(2, 3, 12, 4\) give other numbers in onnxruntime than in PyTorch"):
+        export_onnx(Steps(), torch.randn(2, 3, 24, 4), tmp_path / "x.onnx", dynamic={"input": {2: "height"}})
+
+
 def test_other_targets_and_settings_do_not_contradict(tmp_path):
     with pytest.raises(UserError, match="files of target 'litert' have fixed sizes; it is for 'onnx' or 'openvino'"):
         export(Pixels(), IMAGE, tmp_path / "x.tflite", target="litert", dynamic={"input": SIZES})

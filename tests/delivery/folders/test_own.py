@@ -1,6 +1,7 @@
 """Models that no registry builds: out of a folder comes what went in, given an instance of the class, or one line."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,6 +84,16 @@ def test_what_was_done_to_a_part_is_done_again(tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(IMAGES)["logits"], model(IMAGES)["logits"])
     assert loaded.body.first.out_channels == 8
+
+
+def test_a_part_that_a_callback_pruned_is_cut_again(tmp_path):
+    torch.manual_seed(0)
+    model = Pair().eval()
+    plan = replace(lighten.plan_pruning(model.body, IMAGES, 0.5), part="body")  # as Prune(module="body") makes it
+    small = lighten.shrink(model, plan)
+    loaded = lighten.load(lighten.save(small, tmp_path / "m"), model=Pair())
+    with torch.no_grad():
+        assert torch.equal(loaded(IMAGES)["logits"], small(IMAGES)["logits"])
 
 
 def test_a_network_of_a_library_with_keywords(tmp_path):
