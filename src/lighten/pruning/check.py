@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lighten.errors import UserError
 from lighten.pruning.norms import restore_
 from lighten.utils.clone import clone
+from lighten.utils.descriptions import describe as describe
+from lighten.utils.descriptions import synthesise as synthesise
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import preserved, random_state_kept
 
@@ -19,21 +20,6 @@ COARSE = 0.1
 """What outputs may differ by in 16 bits, where the order of a sum shows; what depends on the precision shows more."""
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: COARSE, torch.float16: COARSE}
 """What the outputs of equal networks may differ by, relative to the largest."""
-
-
-def describe(call: Call) -> dict[str, Any]:
-    """Return JSON-able shapes, types and, for integers, ranges of a call's arguments.
-
-    Raises:
-        UserError: if an argument is neither a tensor nor a plain value, nor a container of such.
-    """
-    return {"args": [_describe(value) for value in call[0]], "kwargs": {k: _describe(v) for k, v in call[1].items()}}
-
-
-def synthesise(description: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Call:
-    """Return a call of that description: normal floats of ``dtype``, integers drawn within the range that was seen."""
-    args = tuple(_synthesise(value, device, dtype) for value in description["args"])
-    return args, {name: _synthesise(value, device, dtype) for name, value in description["kwargs"].items()}
 
 
 def difference(
@@ -214,40 +200,3 @@ def _distance(a: Tensor, b: Tensor) -> float:
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     complexes = {torch.float64: torch.complex128}.get(dtype, torch.complex64)
     return model._apply(lambda t: t.to(complexes) if t.is_complex() else t.to(dtype) if t.is_floating_point() else t)
-
-
-def _describe(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        described: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        if not value.is_floating_point() and not value.is_complex() and value.numel():
-            described["range"] = [int(value.min()), int(value.max())]
-        elif value.is_floating_point() and value.numel() and value.min() >= 0 < value.max():
-            low, high = float(value.min()), float(value.max())  # a logarithm may be taken of it
-            described["span"] = [low, high] if low < high else [low / 2, 2 * low]
-        return described
-    if isinstance(value, tuple | list):
-        return {"sequence": type(value).__name__, "items": [_describe(v) for v in value]}
-    if isinstance(value, Mapping):
-        return {"mapping": {str(k): _describe(v) for k, v in value.items()}}
-    if value is None or isinstance(value, bool | int | float | str):
-        return {"value": value}
-    raise UserError(
-        f"the example input holds a {type(value).__name__}, expected tensors and plain values; leave it to a default"
-    )
-
-
-def _synthesise(described: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
-    if "value" in described:
-        return described["value"]
-    if "mapping" in described:
-        return {name: _synthesise(value, device, dtype) for name, value in described["mapping"].items()}
-    if "sequence" in described:
-        items = [_synthesise(value, device, dtype) for value in described["items"]]
-        return tuple(items) if described["sequence"] == "tuple" else items
-    if "span" in described:
-        low, high = described["span"]
-        return (low + (high - low) * torch.rand(described["shape"])).to(device, dtype)
-    if "range" not in described:
-        return torch.randn(described["shape"]).to(device, dtype)
-    low, high = described["range"]
-    return torch.randint(low, high + 1, described["shape"]).to(device, getattr(torch, described["dtype"]))
