@@ -2,13 +2,15 @@
 
 import re
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 from pruning_nets import assert_right
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lighten import UserError, mask_, plan_pruning, shrink
+from lighten import Prune, UserError, mask_, plan_pruning, shrink
 from lighten.pruning import Plan
 from lighten.utils.clone import clone
 
@@ -214,3 +216,35 @@ def test_a_model_with_other_attributes_is_refused():
     model.attention[1].heads = 3
     with pytest.raises(UserError, match=r"does not match the plan: attention\.1\.heads is 3, expected 4"):
         shrink(model, plan)
+
+
+class Task(L.LightningModule):
+    """Fits the network to noise."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch, _):
+        x, y = batch
+        return F.cross_entropy(self.net(x), y)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_fit_prunes_heads_and_width_and_a_checkpoint_knows_them(tmp_path):
+    torch.manual_seed(0)
+    data = DataLoader(TensorDataset(torch.randn(32, 5, 5), torch.randint(3, (32,))), batch_size=4)
+    prune = Prune(0.5, end=0.6)
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = L.Trainer(max_epochs=1, callbacks=[prune], default_root_dir=tmp_path, **options)
+    module = Task(Net(by_shape))
+    trainer.fit(module, data)
+    assert prune.plan.attributes["attention.1.heads"] == (HEADS, 2)
+    small = shrink(module, prune.plan).eval()
+    x = torch.randn(3, 5, 5)
+    assert (small.net(x) - module.eval().net(x)).abs().max() < 1e-5
+    state = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)["callbacks"]
+    plans = [Plan.from_json(value["plan"]) for value in state.values() if "plan" in value]
+    assert [plan.attributes for plan in plans] == [prune.plan.attributes]
