@@ -13,18 +13,21 @@ class Labels:
     """
 
     def __init__(self) -> None:
-        self._root = torch.empty(0, dtype=torch.int64)
+        self._parent = torch.empty(0, dtype=torch.int64)  # of labels yet to come, too: twice as many whenever it ends
+        self._size = 0
         self._frozen: list[tuple[Tensor, str]] = []
 
     @property
     def size(self) -> int:
         """How many labels were given out."""
-        return len(self._root)
+        return self._size
 
     def fresh(self, count: int) -> Tensor:
         """Return ``count`` new labels, each in a set of its own."""
-        new = torch.arange(len(self._root), len(self._root) + count)
-        self._root = torch.cat([self._root, new])
+        new = torch.arange(self._size, self._size + count)
+        self._size += count
+        if self._size > len(self._parent):
+            self._parent = torch.cat([self._parent, torch.arange(len(self._parent), 2 * self._size)])
         return new
 
     def fixed(self, shape: tuple[int, ...] | torch.Size, why: str) -> Tensor:
@@ -35,7 +38,11 @@ class Labels:
 
     def find(self, labels: Tensor) -> Tensor:
         """Return the representative of each label's set; equal if and only if the sets are."""
-        return self._root[labels]
+        found = self._parent[labels]
+        while not torch.equal(above := self._parent[found], found):
+            found = above
+        self._parent[labels] = found
+        return found
 
     def unite(self, a: Tensor, b: Tensor) -> None:
         """Make one set of the sets of ``a[i]`` and ``b[i]``, for every i; the shapes are equal."""
@@ -45,8 +52,7 @@ class Labels:
             differ = low != high
             if not differ.any():
                 return
-            self._root.scatter_reduce_(0, high[differ], low[differ], "amin")
-            self._compress()
+            self._parent.scatter_reduce_(0, high[differ], low[differ], "amin")
 
     def unite_along(self, labels: Tensor, dim: int) -> Tensor:
         """Unite the labels of each slice of ``dim``; return them as a vector of that dimension's length."""
@@ -65,10 +71,6 @@ class Labels:
             for root in torch.unique(self.find(labels)).tolist():
                 found.setdefault(root, why)
         return found
-
-    def _compress(self) -> None:
-        while not torch.equal(root := self._root[self._root], self._root):
-            self._root = root
 
 
 def varies(labels: Tensor, dim: int) -> bool:
