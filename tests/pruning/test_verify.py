@@ -8,7 +8,8 @@ from torch import nn
 from lighten.errors import UserError
 from lighten.pruning import plan_pruning, shrink
 from lighten.pruning.groups import find_groups
-from lighten.pruning.verify import _Trial, verify_groups
+from lighten.pruning.trial import Trial
+from lighten.pruning.verify import verify_groups
 
 
 class Net(nn.Module):
@@ -71,8 +72,8 @@ class Blocks(nn.Module):
 
 def test_of_equal_groups_three_that_fail_speak_for_the_rest(images, monkeypatch):
     tried = []
-    fails = _Trial.fails
-    monkeypatch.setattr(_Trial, "fails", lambda self, groups: tried.append(groups) or fails(self, groups))
+    fails = Trial.fails
+    monkeypatch.setattr(Trial, "fails", lambda self, groups: tried.append(groups) or fails(self, groups))
     found, passed, frozen = proven(Blocks(12), images)
     assert len(found) == 24
     assert passed == [f"blocks.{i}.free" for i in range(12)]
