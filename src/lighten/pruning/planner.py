@@ -19,7 +19,10 @@ from lighten.pruning.settings import PruneSettings, Settings
 from lighten.pruning.verify import verify_groups, verify_plan
 from lighten.pruning.widths import COSTS, Allocation, allocate_widths, share_of_target
 from lighten.utils.inputs import Call, ExampleInput, as_call
+from lighten.utils.long_work import long_work
 from lighten.utils.preserve import preserved
+
+TRYING = "tries {} groups of channels"
 
 
 def plan_pruning(
@@ -72,10 +75,11 @@ def plan_pruning(
         {'0': (8, 6), '2': (4, 4)}
     """
     settings = Settings(amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm, of=of)
-    structure = trace_structure(model, as_call(example_input), exclude=exclude)
-    calls = None if calibration is None else [as_call(given) for given in calibration]
-    allocation = allocate_widths(structure, model, settings, calibration=calls)
-    return make_plan(structure, model, settings, allocation=allocation)
+    with long_work("plan"):
+        structure = trace_structure(model, as_call(example_input), exclude=exclude)
+        calls = None if calibration is None else [as_call(given) for given in calibration]
+        allocation = allocate_widths(structure, model, settings, calibration=calls)
+        return make_plan(structure, model, settings, allocation=allocation)
 
 
 def trace_structure(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) -> Structure:
@@ -84,8 +88,12 @@ def trace_structure(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()
     Raises:
         UserError: as :func:`plan_pruning`; where nothing can be pruned, with the reasons.
     """
-    with preserved(model):
-        structure = verify_groups(model, find_groups(model, call, exclude=exclude))
+    with long_work("plan") as report, preserved(model):
+        report("traces the network", 0.0)
+        found = find_groups(model, call, exclude=exclude)
+        structure = verify_groups(
+            model, found, lambda share: report(TRYING.format(len(found.groups)), 0.3 + 0.4 * share)
+        )
     if not structure.groups:
         why = "; ".join(f"{layer} {why}" for layer, why in list(structure.frozen.items())[:3])
         raise UserError(f"{type(model).__name__} has no group of channels that can be pruned: {why or 'no layers'}")
@@ -120,7 +128,9 @@ def make_plan(
     """
     costs = costs or costs_of(structure)
     states = group_states(structure, after)
-    scores = score_groups(states, model, settings, accumulated_gradients)
+    with long_work("plan") as report:
+        report("scores channels", 0.7)
+        scores = score_groups(states, model, settings, accumulated_gradients)
     candidates = [candidate_of(state, found, settings) for state, found in zip(states, scores, strict=True)]
     frozen = dict(structure.frozen)
     for group, found in zip(structure.groups, scores, strict=True):
@@ -138,7 +148,9 @@ def make_plan(
         counts=allocation.counts if allocation and not again else None,
     )  # fmt: skip
     if ramp == 1.0:
-        removed, unprunable = verify_plan(model, structure, candidates, removed, align=settings.align)
+        with long_work("plan") as report:
+            report("tries the plan", 0.8)
+            removed, unprunable = verify_plan(model, structure, candidates, removed, align=settings.align)
         frozen |= unprunable
     cuts = structure.cuts(removed)
     counts = [len(gone) for gone in removed]

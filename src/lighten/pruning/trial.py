@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any
 
 import torch
@@ -26,6 +27,14 @@ from lighten.pruning.plan import Plan
 from lighten.pruning.trace import source_of
 from lighten.utils.clone import clone
 from lighten.utils.preserve import Snapshot, random_state_kept
+
+
+class Extent(Enum):
+    """How far a trial goes: the cut copy runs, puts out what the masked one does, and runs in training mode too."""
+
+    RUNS = 0
+    EQUALS = 1
+    TRAINS = 2
 
 
 class Trial:
@@ -84,22 +93,28 @@ class Trial:
                 return why
         return None
 
-    def seems_to_fail(self, beside: Sequence[int], groups: Sequence[int]) -> str | None:
-        """Return why ``groups`` cannot be cut ``beside`` others, as one choice for each shows, in eval mode alone."""
+    def fails_beside(self, others: Sequence[int], groups: Sequence[int], extent: Extent) -> str | None:
+        """Return why ``groups`` cannot be cut beside ``others``; one choice for each is enough for short trials."""
+        if extent is Extent.TRAINS:
+            return self.fails([*others, *groups])
         left = set(groups)
         for choice in self._choices:
             if any(choice[i] for i in left):
-                if why := self.fails_with(_only(choice, [*beside, *groups]), training=False):
+                if why := self.fails_with(_only(choice, [*others, *groups]), extent=extent):
                     return why
                 left -= {i for i in left if choice[i]}
         return None
 
     def fails_with(
-        self, removed: Sequence[Sequence[int]], model: nn.Module | None = None, *, training: bool = True
+        self,
+        removed: Sequence[Sequence[int]],
+        model: nn.Module | None = None,
+        *,
+        extent: Extent = Extent.TRAINS,
     ) -> str | None:
         """Return why these channels of each group cannot be cut, or None where they can; of ``model`` too if given."""
         plan = Plan.of_cuts(self._structure.cuts(removed), self._structure.example)
-        if why := self._differs(plan, training=training and self._train):
+        if why := self._cannot_run(plan) if extent is Extent.RUNS else self._differs(plan, extent):
             return f"cannot be cut: {why}"
         if model is not None:
             try:
@@ -124,7 +139,16 @@ class Trial:
         with self._restored():
             return trial_run(self._small, self._structure.example, torch.float32, copies=False)
 
-    def _differs(self, plan: Plan, *, training: bool) -> str | None:
+    def _cannot_run(self, plan: Plan) -> str | None:
+        with self._restored():
+            try:
+                cut_(self._small, plan)
+                outputs_of(self._small, plan.example, torch.float32)
+            except Exception as error:
+                return _message(error)
+        return None
+
+    def _differs(self, plan: Plan, extent: Extent) -> str | None:
         """Return why the cut copy is not what the masked one is.
 
         Where they differ in float32, float64 tells: what a forward selects by its values may depend on rounding.
@@ -141,7 +165,7 @@ class Trial:
                     return _message(error)
                 if gap <= tolerance:
                     self._dtypes = self._dtypes[self._dtypes.index(dtype) :]
-                    why = self._training_fails(dtype) if training else None
+                    why = self._training_fails(dtype) if self._train and extent is Extent.TRAINS else None
                     return why and f"{why}, in training mode"
         return "the forward fixes the number or the places of its channels"
 

@@ -9,7 +9,7 @@ from torch import nn
 from lighten.errors import UserError
 from lighten.pruning.allocate import Candidate, lowest, nearby
 from lighten.pruning.groups import Group, Structure
-from lighten.pruning.trial import Trial
+from lighten.pruning.trial import Extent, Trial
 
 MIN_FAILURES = 3
 """How many groups of one kind must fail alone, and none pass, for the others not to be tried."""
@@ -17,7 +17,11 @@ MAX_NEARBY = 4
 """How many other widths are tried for a group whose width cannot stay."""
 
 
-def verify_groups(model: nn.Module, structure: Structure) -> Structure:
+Done = Callable[[float], None]
+"""Called with the share of the groups of which is known what becomes of them."""
+
+
+def verify_groups(model: nn.Module, structure: Structure, on_progress: Done = lambda done: None) -> Structure:
     """Return ``structure`` without the groups that the forward does not let go, each frozen with the reason.
 
     A graph does not say whether a size in a ``view`` or a ``slice`` follows the weights or is a number in the code.
@@ -25,17 +29,23 @@ def verify_groups(model: nn.Module, structure: Structure) -> Structure:
     copy's outputs are compared with those of masking. Where all groups together fail, fewer are tried. Groups that
     fail alone are tried once more, tied across the equal parts into which the forward cuts them.
 
+    Args:
+        model: as traced.
+        structure: of this model.
+        on_progress: called as groups are decided upon.
+
     Raises:
         UserError: if the model cannot be run on an input of the example's shapes.
     """
+    on_progress(0.0)
     trial = Trial(model, structure)
-    passed, failed = _sift(trial)
+    passed, failed = _sift(trial, on_progress)
     frozen = _reasons(structure, failed)
     if failed:
         tied = structure.tied([structure.groups[i] for i in failed])
         if tied is not None:
             structure = tied
-            passed, failed = _sift(trial.of(tied))
+            passed, failed = _sift(trial.of(tied), on_progress)
             left = {layer for i in passed for layer in structure.groups[i].layers}
             before = {layer: why for layer, why in frozen.items() if layer not in left}
             frozen = {**_reasons(structure, failed), **before}
@@ -107,24 +117,24 @@ def _reasons(structure: Structure, failed: Mapping[int, str]) -> dict[str, str]:
     return {layer: why for i, why in failed.items() for layer in structure.groups[i].layers}
 
 
-def _sift(trial: Trial) -> tuple[list[int], dict[int, str]]:
+def _sift(trial: Trial, on_progress: Done) -> tuple[list[int], dict[int, str]]:
     """Return the groups that can be cut together, and the others with the reason, by index.
 
-    All are tried together first. Where that fails, halves are tried of what fails, in short trials; what passes these
-    is tried together once more, and only where that fails too, halves in whole trials.
+    All are tried together first. Where that fails, halves are tried of what fails: whether they run, which costs
+    least and mostly tells. What passes is tried together again, and only where that fails too, halves in longer trials.
     """
-    groups = trial.groups
-    together = range(len(groups))
-    if not groups or (why := trial.fails(together)) is None:
-        return [*together], {}
-    passed, failed = _halve(groups, trial.seems_to_fail, why)
-    if passed and trial.fails(passed) is not None:
-        passed, failed = _halve(groups, lambda beside, block: trial.fails([*beside, *block]), why)
+    passed: list[int] = [*range(len(trial.groups))]
+    failed: dict[int, str] = {}
+    for extent in Extent:
+        if not passed or trial.fails(passed) is None:
+            break
+        passed, more = _halve(trial, passed, extent, on_progress)
+        failed |= more
     return passed, failed
 
 
 def _halve(
-    groups: Sequence[Group], fails: Callable[[Sequence[int], Sequence[int]], str | None], why: str
+    trial: Trial, suspects: Sequence[int], extent: Extent, on_progress: Done
 ) -> tuple[list[int], dict[int, str]]:
     """Return the groups that pass together, and the others with the reason, by index.
 
@@ -132,16 +142,19 @@ def _halve(
     and none has passed, the rest of that kind is not tried alone.
 
     Args:
-        groups: at least one.
-        fails: says why the second ones cannot be cut beside the first, which can.
-        why: all together cannot.
+        trial: of the model.
+        suspects: groups that fail together.
+        extent: of each trial.
+        on_progress: as above.
     """
+    groups = trial.groups
     kinds = [_block_kind(group) for group in groups]
     passed: list[int] = []
     failed: dict[int, str] = {}
-    known = {frozenset(range(len(groups))): why}  # where a first half passes, so is what becomes of the second
+    known: dict[frozenset[int], str] = {}
 
     def admit(blocks: Sequence[Sequence[int]]) -> None:
+        on_progress((len(passed) + len(failed)) / len(suspects))
         block = [i for alike in blocks for i in alike]
         before = [i for i in failed if kinds[i] == kinds[block[0]]]
         if len(blocks) == 1 and len(before) >= MIN_FAILURES and not any(kinds[i] == kinds[block[0]] for i in passed):
@@ -149,7 +162,7 @@ def _halve(
             failed.update(dict.fromkeys(block, failed[before[0]].replace("cannot be cut:", like)))
             return
         tried = frozenset([*passed, *block])
-        why = known.get(tried) or fails(passed, block)
+        why = known.get(tried) or trial.fails_beside(passed, block, extent)  # known, where a first half has passed
         if why is None:
             passed.extend(block)
             return
@@ -163,7 +176,7 @@ def _halve(
             admit([block[: len(block) // 2]])
             admit([block[len(block) // 2 :]])
 
-    admit([[i for i, own in enumerate(kinds) if own == kind] for kind in dict.fromkeys(kinds)])
+    admit([[i for i in suspects if kinds[i] == kind] for kind in dict.fromkeys(kinds[i] for i in suspects)])
     return passed, failed
 
 
