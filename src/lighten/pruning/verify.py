@@ -21,7 +21,9 @@ Done = Callable[[float], None]
 """Called with the share of the groups of which is known what becomes of them."""
 
 
-def verify_groups(model: nn.Module, structure: Structure, on_progress: Done = lambda done: None) -> Structure:
+def verify_groups(
+    model: nn.Module, structure: Structure, trial: Trial | None = None, *, on_progress: Done = lambda done: None
+) -> Structure:
     """Return ``structure`` without the groups that the forward does not let go, each frozen with the reason.
 
     A graph does not say whether a size in a ``view`` or a ``slice`` follows the weights or is a number in the code.
@@ -32,13 +34,13 @@ def verify_groups(model: nn.Module, structure: Structure, on_progress: Done = la
     Args:
         model: as traced.
         structure: of this model.
+        trial: of both, where there is one already.
         on_progress: called as groups are decided upon.
 
     Raises:
         UserError: if the model cannot be run on an input of the example's shapes.
     """
-    on_progress(0.0)
-    trial = Trial(model, structure)
+    trial = trial or Trial(model, structure)
     passed, failed = _sift(trial, on_progress)
     frozen = _reasons(structure, failed)
     if failed:
@@ -60,6 +62,7 @@ def verify_plan(
     removed: Sequence[Sequence[int]],
     *,
     align: int = 1,
+    trial: Trial | None = None,
 ) -> tuple[list[list[int]], dict[str, str]]:
     """Try the very cuts of a plan: widths may meet by chance, and a forward that asks for them takes another way.
 
@@ -71,6 +74,7 @@ def verify_plan(
         candidates: its groups at the moment of choice.
         removed: channels of each group.
         align: as for :func:`~lighten.pruning.allocate.allocate`.
+        trial: of the same model, where there is one already.
 
     Returns:
         What can be removed, and by layer why nothing is where something was to be.
@@ -78,7 +82,7 @@ def verify_plan(
     Raises:
         UserError: if that cannot be brought about.
     """
-    trial = Trial(model, structure)
+    trial = Trial(model, structure) if trial is None else trial.of(structure)
     chosen = [list(gone) for gone in removed]
     unprunable: dict[str, str] = {}
     for _ in range(2 * len(candidates) + 1):
