@@ -1,6 +1,7 @@
 """Comparison of two models on a synthetic input."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -43,20 +44,56 @@ def difference(
         RuntimeError: what the models raise, if they cannot be run so.
     """
     device = next((p.device for p in one.parameters()), torch.device("cpu"))
-    with torch.no_grad(), random_state_kept(one):
+    results = []
+    for model in (one, other):
+        run = _copy_in(dtype, model) if copies else model
+        under = torch.autocast(device.type, autocast, enabled=autocast is not None)
+        results.append(outputs_of(run, example, dtype, under=under))
+    return distance(*results)
+
+
+def outputs_of(
+    model: nn.Module,
+    example: Mapping[str, Any],
+    dtype: torch.dtype,
+    *,
+    under: AbstractContextManager[Any] | None = None,
+) -> list[Tensor]:
+    """Return all tensors that ``model`` puts out on the synthetic input, which is the same at every call.
+
+    Random state is left as found.
+
+    Args:
+        model: is run as it is.
+        example: what :func:`describe` returned.
+        dtype: of the input.
+        under: entered for the forward alone.
+
+    Raises:
+        RuntimeError: what the model raises, if it cannot be run so.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with torch.no_grad(), random_state_kept(model):
         torch.manual_seed(0)
         call = synthesise(example, device, dtype)
-        results = []
-        for model in (one, other):
-            torch.manual_seed(0)
-            run = _cast(clone(model).eval(), dtype) if copies else model
-            with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                results.append(_outputs(run, call))
-    if any(value.isnan().any() for value in results[0]):
+        torch.manual_seed(0)
+        with under or nullcontext():
+            return _outputs(model, call)
+
+
+def distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Return the largest difference of what two models put out, as :func:`difference` does."""
+    if any(value.isnan().any() for value in one):
         return float("nan")
-    if [value.shape for value in results[0]] != [value.shape for value in results[1]]:
+    if [value.shape for value in one] != [value.shape for value in other]:
         return float("inf")
-    return max((_distance(a, b) for a, b in zip(*results, strict=True)), default=0.0)
+    return max((_distance(a, b) for a, b in zip(one, other, strict=True)), default=0.0)
+
+
+def _copy_in(dtype: torch.dtype, model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` in eval mode and of that type; what is cast needs no copy before."""
+    anew = all(p.is_floating_point() and p.dtype != dtype for p in model.parameters())
+    return cast_(clone(model, share_weights=anew).eval(), dtype)
 
 
 @dataclass(frozen=True)
@@ -74,24 +111,20 @@ class TrialRun:
     tolerance: float
 
 
-def trial_run(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype) -> TrialRun:
+def trial_run(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype, *, copies: bool = True) -> TrialRun:
     """Run a copy of ``model`` once, in eval mode, on the input that :func:`difference` makes.
 
     Args:
         model: left as it is, with the random state.
         example: what :func:`describe` returned.
         dtype: of the weights and the input.
+        copies: without, the model is run as it is, and may keep what its forward leaves behind.
 
     Raises:
         RuntimeError: what the model raises, if it cannot be run so.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with torch.no_grad(), random_state_kept(model):
-        torch.manual_seed(0)
-        call = synthesise(example, device, dtype)
-        torch.manual_seed(0)
-        with _Types() as seen:
-            outputs = _outputs(_cast(clone(model).eval(), dtype), call)
+    seen = _Types()
+    outputs = outputs_of(_copy_in(dtype, model) if copies else model, example, dtype, under=seen)
     return TrialRun(
         undefined=any(bool(value.isnan().any()) for value in outputs),
         blank=all(not value.nan_to_num().any() for value in outputs),
@@ -197,6 +230,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return gap / max(1e-30, a[a.isfinite()].abs().max().item() if a.isfinite().any() else 1.0)
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def cast_(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Put all floating-point and complex numbers of ``model`` into ``dtype``, or the complex type beside it."""
     complexes = {torch.float64: torch.complex128}.get(dtype, torch.complex64)
     return model._apply(lambda t: t.to(complexes) if t.is_complex() else t.to(dtype) if t.is_floating_point() else t)
