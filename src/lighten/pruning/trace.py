@@ -18,6 +18,7 @@ from torch.fx.traceback import preserve_node_meta
 from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError, first_line
+from lighten.pruning.answers import answers_of
 from lighten.pruning.attributes import SizeRead
 from lighten.pruning.labels import Labels, compact, spread, varies
 from lighten.pruning.tags import Read, Reads, tagged
@@ -267,6 +268,7 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
         with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model), _MASKS_AS_GIVEN:
             warnings.simplefilter("ignore")
             args, kwargs = map_tensors(torch.Tensor.clone, call)
+            model.register_forward_hook(lambda model, args, output: answers_of(model, output, call))
             with preserved(model), suppress(Exception):
                 leaves_of(model.eval()(*args, **kwargs))  # a dataclass that it returns is known from here on
             try:
