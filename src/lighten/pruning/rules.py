@@ -41,6 +41,8 @@ REDUCTIONS = frozenset(
     "std_mean median".split()
 )
 ALONG = frozenset("softmax _softmax log_softmax _log_softmax cumsum cumprod sort".split())
+CONSTANT = frozenset("zeros ones full empty".split())
+"""Those that make a tensor of one number."""
 PER_CHANNEL = re.compile(r"_?(?:adaptive_)?(?:(?:avg|max|lp)_pool|upsample_[a-z_]+?)([123])d")
 
 
@@ -142,7 +144,12 @@ def _freeze(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
 
 
 def _make(tracer: Tracer, node: Node, *_: Any, **__: Any) -> Any:
-    """A tensor out of nothing has the size that the forward says."""
+    """A tensor out of nothing has the size that the forward says: where an attribute says it, that may follow."""
+    if _name(node).removeprefix("new_") in CONSTANT:
+        shape = _shape(node)
+        free = [read.index for read in tracer.reads.of(node) if read.kind == "size" and read.formula.of_attributes]
+        if len(free) == 1 and free[0] < len(shape) and shape[free[0]] > 1:
+            return along(tracer.labels.fresh(shape[free[0]]), shape, free[0])
     return _all_fixed(tracer, node, f"is tied to what {_name(node)} makes ({location(node)})")
 
 
@@ -312,6 +319,17 @@ def _matmul(tracer: Tracer, node: Node, x: Any, other: Any) -> Tensor:
     if isinstance(x, Weight) and len(x.shape) == 2 and len(other.shape) > 1:
         return _dense(tracer, node, other.transpose(-1, -2), x, None, nodes=0).transpose(-1, -2)
     return _contract(tracer, node, _given(tracer, x), _given(tracer, other))
+
+
+def _grouped_mm(tracer: Tracer, node: Node, x: Any, weight: Any, offs: Any = None, *_: Any, **__: Any) -> Tensor:
+    """Each row times one of several matrices, (experts, in, out): linear layers that lose the same channels."""
+    if not isinstance(weight, Weight) or len(weight.shape) != 3 or len(x.shape) != 2:
+        return _freeze(tracer, node, x, weight, offs)
+    x = _given(tracer, x)
+    inputs = tracer.attach(weight, 1, tracer.labels.unite_along(x, -1), "input")
+    outputs = tracer.new_labels(weight, 2)
+    tracer.work.append(Work(layer_of(weight.name), len(x) * len(inputs) * len(outputs), (outputs, inputs)))
+    return along(outputs, _shape(node), -1)
 
 
 def _baddbmm(tracer: Tracer, node: Node, bias: Any, a: Any, b: Any, **_: Any) -> Tensor:
@@ -634,6 +652,8 @@ RULES: dict[str, Rule] = {
     "matmul": _matmul,
     "bmm": _matmul,
     "baddbmm": _baddbmm,
+    "grouped_mm": _grouped_mm,
+    "grouped_mm_fallback": _grouped_mm,
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     "embedding": _embedding,
