@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -196,7 +197,7 @@ class Plan:
             f"{settings['amount']:.1%} of {settings['target']}",
             title_justify="left",
             min_width=64,
-            caption=self._not_pruned() + _total(times),
+            caption=self._not_pruned() + self._follows() + _total(times),
             caption_justify="left",
         )
         for name, justify in (
@@ -227,6 +228,17 @@ class Plan:
         channels = f"{self.sparsity:.1%} of {sum(g.width_before for g in self.groups)} channels"
         others = [f"{self.saved[key]:.1%} of {name}" for key, name in SAVED.items() if key in self.saved]
         return ", ".join([channels, *others])
+
+    def _follows(self) -> str:
+        """Return the attributes that change, equal ones of repeated blocks in one line."""
+        alike: dict[tuple[str, int, int], list[str]] = {}
+        for name, (before, after) in self.attributes.items():
+            alike.setdefault((re.sub(r"\d+", "#", name), before, after), []).append(name)
+        rows = [
+            f"  {names[0]} {before} -> {after}" + f" and {len(names) - 1} more" * (len(names) > 1)
+            for (_, before, after), names in alike.items()
+        ]
+        return "\n".join(["", "Attributes that follow:", *rows]) if rows else ""
 
     def _not_pruned(self) -> str:
         whys: dict[str, list[str]] = {}

@@ -75,6 +75,21 @@ class Tagged(int):
     def __neg__(self) -> "Tagged":
         return Tagged.of(-int(self), Formula("sub", (0, self.formula)))
 
+    def __eq__(self, other: object) -> bool:
+        same = bool(int.__eq__(self, other)) if isinstance(other, int) else False
+        if same and isinstance(other, Tagged):
+            EQUAL.append((self.formula, other.formula))
+        return same
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
+
+EQUAL: list[tuple[Formula, Formula]] = []
+"""Formulas that a forward has found equal while it was traced: what it asks for, it will ask for again."""
+
 
 def _tagging(name: str, operation: str, *, swapped: bool) -> Callable[[Tagged, Any], Any]:
     plain = getattr(int, name)
@@ -117,12 +132,14 @@ class Reads(TorchFunctionMode):
     Attributes:
         values: of all attributes, as they are.
         shapes: numbers of calls whose sizes were asked for.
+        equal: formulas that the forward has compared, and found equal.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.values: dict[str, int] = {}
         self.shapes: set[int] = set()
+        self.equal: list[tuple[Formula, Formula]] = []
         self._given: list[list[Read]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -263,6 +280,7 @@ def tagged(model: nn.Module) -> Iterator[Reads]:
     Modules of PyTorch itself are left as they are.
     """
     reads = Reads()
+    EQUAL.clear()
     before = {module: dict(vars(module)) for module in model.modules()}
     for name, module in model.named_modules():
         own = type(module).__module__.partition(".")[0] in LIBRARIES or isinstance(module, nn.MultiheadAttention)
@@ -274,6 +292,7 @@ def tagged(model: nn.Module) -> Iterator[Reads]:
         with reads:
             yield reads
     finally:
+        reads.equal = list(dict.fromkeys(EQUAL))
         for module, attributes in before.items():
             vars(module).update({k: attributes[k] for k, v in vars(module).items() if k in attributes})
 

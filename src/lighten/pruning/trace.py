@@ -224,6 +224,9 @@ class Tracer:
 
     def finalize(self) -> None:
         """Turn the element labels of each parameter into an axis, or freeze them where they form none."""
+        for one, other in (pair for both in self.reads.equal for pair in (both, both[::-1])):
+            if other.operation in self.shapes and one.operation not in self.shapes:
+                self.sizes.append(SizeRead(one, self.shapes[other.operation]))
         for (_, dim), (labels, stretches) in self._slices.items():
             size = labels.size(dim) // len(stretches)
             if len(stretches) > 1 and stretches == {(at, at + size) for at in range(0, labels.size(dim), size)}:

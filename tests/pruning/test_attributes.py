@@ -1,0 +1,202 @@
+"""Attributes that a forward reads as sizes follow the cut."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pruning_nets import assert_right
+from torch import nn
+
+from lighten import UserError, mask_, plan_pruning, shrink
+from lighten.pruning import Plan
+from lighten.utils.clone import clone
+
+HEADS, SIZE = 4, 6
+WIDTH = HEADS * SIZE
+
+
+class Options:
+    """What a config is: plain attributes that several modules read."""
+
+    def __init__(self):
+        self.heads, self.width = HEADS, WIDTH
+
+
+class Attention(nn.Module):
+    """Attention whose forward is given: how it comes to its sizes is what differs."""
+
+    def __init__(self, attend, options):
+        super().__init__()
+        self.heads, self.size, self.width = HEADS, SIZE, WIDTH
+        self.parts, self.options = [WIDTH, WIDTH, WIDTH], options
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.table = nn.Parameter(torch.randn(9, HEADS))
+        self.register_buffer("index", torch.arange(25).reshape(5, 5) % 9)
+        self.attend = attend
+
+    def forward(self, x):
+        return self.out(self.attend(self, x))
+
+
+class Net(nn.Module):
+    """Two blocks between linear layers."""
+
+    def __init__(self, attend):
+        super().__init__()
+        torch.manual_seed(0)
+        options = Options()
+        self.start, self.head = nn.Linear(5, WIDTH), nn.Linear(WIDTH, 3)
+        self.attention = nn.ModuleList(Attention(attend, options) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(4))
+        self.up, self.down = (nn.ModuleList(nn.Linear(*n) for _ in range(2)) for n in ((WIDTH, 32), (32, WIDTH)))
+
+    def forward(self, x):
+        x = self.start(x)
+        for at in range(2):
+            x = x + self.attention[at](self.norms[2 * at](x))
+            x = x + self.down[at](F.gelu(self.up[at](self.norms[2 * at + 1](x))))
+        return self.head(x.mean(1))
+
+
+def fused(q, k, v, *shape):
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(*shape)
+
+
+def by_attributes(m, x):
+    b, n, _ = x.shape
+    q, k, v = m.qkv(x).reshape(b, n, 3, m.heads, m.size).permute(2, 0, 3, 1, 4)
+    return fused(q, k, v, b, n, m.heads * m.size)
+
+
+def by_shape(m, x):
+    b, n, c = x.shape
+    q, k, v = m.qkv(x).reshape(b, n, 3, m.heads, c // m.heads).permute(2, 0, 3, 1, 4).unbind(0)
+    return fused(q, k, v, b, n, c)
+
+
+def by_one_width(m, x):
+    b, n, _ = x.shape
+    assert x.shape[-1] == m.width
+    q, k, v = (y.view(b, n, m.heads, -1).transpose(1, 2) for y in m.qkv(x).chunk(3, -1))
+    return fused(q, k, v, b, n, m.width)
+
+
+def by_config(m, x):
+    q, k, v = (y.unflatten(-1, (m.options.heads, -1)).transpose(1, 2) for y in m.qkv(x).chunk(3, dim=-1))
+    return fused(q, k, v, *x.shape[:-1], -1)
+
+
+def by_parts(m, x):
+    q, k, v = (y.view(*y.shape[:2], -1, m.size).transpose(1, 2) for y in m.qkv(x).split(m.parts, dim=-1))
+    return fused(q, k, v, *x.shape[:2], -1)
+
+
+def by_slices(m, x):
+    y, inner = m.qkv(x), m.heads * m.size
+    q, k, v = y[..., :inner], y[..., inner : 2 * inner], y[..., -inner:]
+    q, k, v = (t.view(*t.shape[:2], m.heads, m.size).transpose(1, 2) for t in (q, k, v))
+    return fused(q, k, v, *x.shape[:2], -1)
+
+
+def with_a_table(m, x):
+    b, n, _ = x.shape
+    q, k, v = m.qkv(x).reshape(b, n, 3, m.heads, m.size).permute(2, 0, 3, 1, 4)
+    bias = m.table[m.index.view(-1)].view(n, n, -1).permute(2, 0, 1)
+    odds = ((m.size**-0.5 * q) @ k.transpose(-2, -1) + bias).softmax(-1)
+    return (odds @ v).transpose(1, 2).reshape(b, n, m.heads * m.size)
+
+
+def with_normed_heads(m, x):
+    b, n, _ = x.shape
+    q, k, v = m.qkv(x).reshape(b, n, 3, m.heads, m.size).permute(2, 0, 3, 1, 4)
+    return fused(F.normalize(q, dim=-1), F.layer_norm(k, (m.size,)), v, b, n, m.heads * m.size)
+
+
+def with_a_literal(m, x):
+    q, k, v = m.qkv(x).view(*x.shape[:2], 3, 4, 6).permute(2, 0, 3, 1, 4)
+    return fused(q, k, v, *x.shape[:2], 24)
+
+
+STYLES = {
+    by_attributes: {"heads": 2},
+    by_shape: {"heads": 2},
+    by_one_width: {"heads": 2, "width": WIDTH // 2},
+    by_config: {"options.heads": 2},
+    by_parts: {"parts.0": WIDTH // 2, "parts.1": WIDTH // 2, "parts.2": WIDTH // 2},
+    by_slices: {"heads": 2},
+    with_a_table: {"heads": 2},
+    with_normed_heads: {"heads": 2},
+}
+
+
+@pytest.mark.parametrize("attend", STYLES, ids=lambda f: f.__name__)
+def test_heads_and_width_go_however_attention_is_written(attend):
+    model, x = Net(attend).double().eval(), torch.randn(2, 5, 5, dtype=torch.float64)
+    plan = assert_right(model, x)
+    assert {group.width_after / group.width_before for group in plan.groups} == {0.5}
+    assert plan.saved["macs"] > 0.65
+    assert {plan.widths[f"attention.{at}.qkv"] for at in range(2)} == {(3 * WIDTH, 3 * WIDTH // 2)}
+    expected = {f"attention.{at}.{name}": after for at in range(2) for name, after in STYLES[attend].items()}
+    assert {name: after for name, (_, after) in plan.attributes.items()} == expected
+    small, masked = shrink(model, plan), clone(model)
+    mask_(masked, plan)
+    other = torch.randn(3, 5, 5, dtype=torch.float64)
+    assert (small(other) - masked(other)).abs().max() < 1e-12
+    assert model.attention[0].heads == model.attention[0].options.heads == HEADS
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("attend", [by_shape, by_one_width], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+@pytest.mark.parametrize(("amount", "target"), [(0.3, "channels"), (0.6, "macs")])
+def test_a_width_stays_in_proportion_to_its_heads(attend, scope, amount, target):
+    model, x = Net(attend).eval(), torch.randn(2, 5, 5)
+    plan = plan_pruning(model, x, amount, scope=scope, target=target)
+    kept = {group.name: group.width_after for group in plan.groups}
+    assert kept["start"] == SIZE * kept["attention.0.qkv"] == SIZE * kept["attention.1.qkv"]
+    assert shrink(model, plan).attention[0].heads == kept["attention.0.qkv"]
+
+
+def test_heads_may_differ_from_block_to_block_where_nothing_forbids_it():
+    model = Net(by_attributes).eval()
+    with torch.no_grad():
+        model.attention[0].qkv.weight[:18] *= 1e-3
+        model.attention[0].qkv.weight[WIDTH : WIDTH + 18] *= 1e-3
+        model.attention[0].qkv.weight[2 * WIDTH : 2 * WIDTH + 18] *= 1e-3
+    plan = plan_pruning(model, torch.randn(2, 5, 5), 0.3, scope="global", score="magnitude")
+    small = shrink(model, plan)
+    assert small.attention[0].heads == 1
+    assert small.attention[1].heads > 1
+
+
+def test_a_literal_keeps_heads_and_width_and_is_named():
+    plan = plan_pruning(Net(with_a_literal).eval(), torch.randn(2, 5, 5), 0.5)
+    assert [group.name for group in plan.groups if "up" in group.name] == ["up.0", "up.1"]
+    assert re.match(r"cannot be cut.*shape '\[2, 5, 3, 4, 6\]' is invalid", plan.frozen["attention.0.qkv"])
+    assert not plan.attributes
+
+
+def test_pruned_twice_is_pruned_once():
+    model, x = Net(by_attributes).double().eval(), torch.randn(2, 5, 5, dtype=torch.float64)
+    first = plan_pruning(model, x, 0.25)
+    half = shrink(model, first)
+    again = shrink(half, plan_pruning(half, x, 0.3))
+    whole = again.lighten_record.plan
+    assert whole.attributes["attention.0.heads"] == (HEADS, again.attention[0].heads)
+    other = torch.randn(3, 5, 5, dtype=torch.float64)
+    assert (shrink(model, whole)(other) - again(other)).abs().max() < 1e-12
+
+
+def test_the_plan_prints_the_attributes_that_change():
+    text = str(plan_pruning(Net(by_parts).eval(), torch.randn(2, 5, 5), 0.5))
+    assert "Attributes that follow" in text
+    assert "attention.0.parts.0 24 -> 12 and 5 more" in " ".join(text.split())
+
+
+def test_a_model_with_other_attributes_is_refused():
+    model, x = Net(by_attributes).eval(), torch.randn(2, 5, 5)
+    plan = plan_pruning(model, x, 0.5)
+    model.attention[1].heads = 3
+    with pytest.raises(UserError, match=r"does not match the plan: attention\.1\.heads is 3, expected 4"):
+        shrink(model, plan)
