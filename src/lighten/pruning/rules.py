@@ -328,6 +328,7 @@ def _grouped_mm(tracer: Tracer, node: Node, x: Any, weight: Any, offs: Any = Non
     x = _given(tracer, x)
     inputs = tracer.attach(weight, 1, tracer.labels.unite_along(x, -1), "input")
     outputs = tracer.new_labels(weight, 2)
+    tracer.strided += [inputs, outputs]
     tracer.work.append(Work(layer_of(weight.name), len(x) * len(inputs) * len(outputs), (outputs, inputs)))
     return along(outputs, _shape(node), -1)
 

@@ -126,6 +126,7 @@ class Tracer:
         unprunable: layers that cannot be cut whatever their labels, and why.
         work: what the forward computes, in its order.
         parts: where the forward cuts channels into equal parts: labels (parts, positions).
+        strided: labels of channels whose number must stay a multiple of what it is one of, for a kernel's strides.
         reads: what the forward's calls were given as sizes.
         sizes: those of them that come from attributes and shapes, with the labels that they count.
         shapes: labels along the dimensions that formulas of sizes speak of, (size, …), by the name there.
@@ -137,6 +138,7 @@ class Tracer:
         self.unprunable: dict[str, str] = {}
         self.work: list[Work] = []
         self.parts: list[Tensor] = []
+        self.strided: list[Tensor] = []
         self.reads = reads
         self.sizes: list[SizeRead] = []
         self.shapes: dict[str, Tensor] = {}
