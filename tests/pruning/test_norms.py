@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
+from norm_nets import Bare, First, Response, Rms
 from torch import nn
 
 from lighten.pruning.norms import leave_out_, restore_, restore_masks_
@@ -15,11 +16,15 @@ REMOVED, KEPT = (1, 4), (0, 2, 3, 5)
 
 
 def channels_last(norm):
-    return not isinstance(norm, nn.GroupNorm | Own)
+    return not isinstance(norm, nn.GroupNorm | Own | First)
+
+
+def mask(norm, removed=REMOVED):
+    leave_out_(norm, removed, 6, getattr(norm, "lies", None))
 
 
 def shapes(norm):
-    return (3, 7, 6) if channels_last(norm) else (3, 6, 5, 4)
+    return (3, 5, 4, 6) if isinstance(norm, Response) else (3, 7, 6) if channels_last(norm) else (3, 6, 5, 4)
 
 
 class Own(nn.Module):
@@ -37,13 +42,32 @@ class Own(nn.Module):
 @pytest.fixture(
     params=[
         Own,
+        Rms,
+        lambda: Rms(one=1.0),
+        lambda: Rms(by_width=True),
+        First,
+        Response,
+        Bare,
         lambda: nn.LayerNorm(6),
         lambda: nn.LayerNorm(6, bias=False),
         lambda: nn.RMSNorm(6, eps=1e-6),
         lambda: nn.RMSNorm(6),
         lambda: nn.GroupNorm(1, 6),
     ],
-    ids=["own", "layer", "layer without bias", "rms", "rms without eps", "group of one"],
+    ids=[
+        "own",
+        "llama",
+        "gemma",
+        "by width",
+        "first",
+        "response",
+        "bare",
+        "layer",
+        "layer without bias",
+        "rms",
+        "rms without eps",
+        "group of one",
+    ],
 )
 def norm(request):
     made = request.param()
@@ -55,10 +79,13 @@ def norm(request):
 def narrowed(norm):
     small = copy.deepcopy(norm)
     for name, parameter in small.named_parameters():
-        setattr(small, name, nn.Parameter(parameter[list(KEPT)]))
+        dim = parameter.shape.index(6)
+        setattr(small, name, nn.Parameter(parameter.index_select(dim, torch.tensor(KEPT))))
     if isinstance(small, nn.GroupNorm):
         small.num_channels = 4
-    elif not isinstance(small, Own):
+    elif isinstance(small, Rms):
+        small.dim = 4
+    elif isinstance(small, nn.LayerNorm | nn.RMSNorm):
         small.normalized_shape = (4,)
     return small
 
@@ -68,7 +95,7 @@ def narrowed(norm):
 def test_live_channels_are_to_the_bit_as_if_the_others_were_gone(norm, dtype, autocast):
     x = 0.01 * torch.randn(shapes(norm), dtype=dtype)  # small, so that an eps of another precision shows
     small = narrowed(norm).to(dtype)
-    leave_out_(norm.to(dtype), REMOVED, 6)
+    mask(norm.to(dtype))
     dim = -1 if channels_last(norm) else 1
     with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
         ours, theirs = norm(x), small(x.index_select(dim, torch.tensor(KEPT)))
@@ -80,11 +107,11 @@ def test_live_channels_are_to_the_bit_as_if_the_others_were_gone(norm, dtype, au
 def test_it_stays_what_it_is_and_comes_back(norm):
     kind, x = type(norm), torch.randn(shapes(norm))
     before = norm(x)
-    leave_out_(norm, REMOVED, 6)
+    mask(norm)
     assert isinstance(norm, kind)
     assert not list(norm.buffers())  # whoever averages weights pairs the buffers of two models by their order
     assert not torch.allclose(norm(x), before)
-    leave_out_(norm, (0,), 6)
+    mask(norm, (0,))
     restore_(copy.deepcopy(norm))
     restore_(norm)
     assert type(norm) is kind
@@ -94,15 +121,15 @@ def test_it_stays_what_it_is_and_comes_back(norm):
 
 def test_a_state_dict_says_what_is_masked_and_loads_into_nothing_else(norm):
     plain, x = copy.deepcopy(norm), torch.randn(shapes(norm))
-    leave_out_(norm, REMOVED, 6)
+    mask(norm)
     expected, state = norm(x), copy.deepcopy(norm.state_dict())
-    assert state["live"].tolist() == [i in KEPT for i in range(6)]
+    assert state["live"].flatten().tolist() == [i in KEPT for i in range(6)]
     with pytest.raises(RuntimeError, match="live"):
         plain.load_state_dict(state)
     restore_masks_(plain, state)
     plain.load_state_dict(state)
     assert torch.equal(plain(x), expected)
-    leave_out_(norm, (0,), 6)
+    mask(norm, (0,))
     norm.load_state_dict(state)
     assert torch.equal(norm(x), expected)
     del state["live"]
@@ -112,14 +139,35 @@ def test_a_state_dict_says_what_is_masked_and_loads_into_nothing_else(norm):
 
 def test_it_is_copied_pickled_traced_and_cast(norm):
     x = torch.randn(shapes(norm))
-    leave_out_(norm, REMOVED, 6)
+    mask(norm)
     expected = norm(x)
     assert torch.equal(copy.deepcopy(norm)(x), expected)
-    if not isinstance(norm, Own):  # a class of a test module cannot be imported again
+    if type(norm).__module__.startswith("torch"):  # a class of a test module cannot be imported again
         assert torch.equal(pickle.loads(pickle.dumps(norm))(x), expected)
     assert torch.equal(torch.export.export(norm, (x,), strict=False).module()(x), expected)
     assert torch.allclose(norm.double()(x.double()), expected.double(), atol=1e-5)
     assert not list(norm.to("meta").buffers())
+
+
+def test_it_learns_as_if_the_others_were_gone(norm):
+    small, x = narrowed(norm).double(), torch.randn(shapes(norm), dtype=torch.float64)
+    mask(norm.double())
+    dim, kept = -1 if channels_last(norm) else 1, torch.tensor(KEPT)
+    ours, theirs = x.clone().requires_grad_(), x.index_select(dim, kept).requires_grad_()
+    norm(ours).pow(3).sum().backward()
+    small(theirs).pow(3).sum().backward()
+    assert torch.allclose(ours.grad.index_select(dim, kept), theirs.grad, atol=1e-6)
+    for one, other in zip(norm.parameters(), small.parameters(), strict=True):
+        place = one.shape.index(6)
+        assert torch.allclose(one.grad.index_select(place, kept), other.grad, atol=1e-6)
+        assert not one.grad.index_select(place, torch.tensor(REMOVED)).any()
+
+
+def test_a_width_that_lies_in_two_dimensions_is_that_of_the_channels():
+    norm = First()
+    mask(norm)
+    x = torch.randn(3, 6, 6, 6)
+    assert torch.equal(norm(x)[:, list(KEPT)], narrowed(First())(x[:, list(KEPT)]))
 
 
 def test_a_subclass_keeps_its_own_forward_around_the_masked_one():

@@ -77,42 +77,6 @@ def test_stacked_branches_that_are_summed_are_added():
     assert assert_right(model, torch.rand(2, 3, 6, 6)).groups[0].layers == ("a", "b")
 
 
-def test_products_of_one_matrix_tie_what_is_summed_over():
-    """q and k meet channel by channel, v goes through: attention of one head, without heads."""
-    model = Net(
-        lambda s, x: s.head(torch.softmax(s.q(x) @ s.k(x).transpose(1, 2), -1) @ s.v(x)), q=nn.Linear(6, 8),
-        k=nn.Linear(6, 8), v=nn.Linear(6, 10), head=nn.Linear(10, 2),
-    ).eval()  # fmt: skip
-    plan = assert_right(model, torch.rand(2, 5, 6))
-    assert {row.layers: row.width_after for row in plan.groups} == {("q", "k"): 4, ("v",): 5}
-
-
-def test_heads_of_a_fused_projection_go_as_wholes():
-    def body(s, x):
-        q, k, v = s.qkv(x).unflatten(-1, (3, -1, 4)).unbind(2)
-        y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
-        return s.head(y.transpose(1, 2).flatten(2))
-
-    model = Net(body, qkv=nn.Linear(6, 3 * 4 * 4), head=nn.Linear(16, 2)).eval()
-    plan = assert_right(model, torch.rand(2, 5, 6))
-    (row,) = plan.groups
-    assert (row.width_before, row.width_after) == (4, 2)
-    assert plan.widths["qkv"] == (48, 24)
-    (cut,) = [cut for cut in plan.cuts if any(slot.tensor == "head.weight" for slot in cut.slots)]
-    assert {place // 4 for place in cut.removed} == set(row.removed)
-
-
-def test_keys_shared_by_heads_tie_the_heads_that_share_them():
-    def body(s, x):
-        q, k, v = s.q(x).unflatten(-1, (-1, 4)), s.k(x).unflatten(-1, (-1, 4)), s.v(x).unflatten(-1, (-1, 4))
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return s.head(F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2))
-
-    model = Net(body, q=nn.Linear(6, 32), k=nn.Linear(6, 16), v=nn.Linear(6, 16), head=nn.Linear(32, 2)).eval()
-    (row,) = assert_right(model, torch.rand(2, 5, 6)).groups
-    assert (row.layers, row.width_before) == (("q", "k", "v"), 4)
-
-
 def test_places_picked_by_an_index_leave_the_channels_free():
     model = Net(
         lambda s, x: s.head(s.a(x)[torch.arange(2), torch.tensor([1, 3])]), a=nn.Linear(6, 8), head=nn.Linear(8, 2)
@@ -122,57 +86,64 @@ def test_places_picked_by_an_index_leave_the_channels_free():
     assert plan.widths["a"] == (8, 4)
 
 
-@pytest.mark.parametrize("groups", [2, 8])
-def test_transposed_convolutions_in_groups(groups):
-    model = Net(
-        lambda s, x: s.head(F.relu(s.up(F.relu(s.a(x))))), a=nn.Conv2d(3, 8, 1),
-        up=nn.ConvTranspose2d(8, 16, 2, 2, groups=groups), head=nn.Conv2d(16, 2, 1),
-    ).eval()  # fmt: skip
-    assert assert_right(model, torch.rand(2, 3, 6, 6)).widths["a"] == (8, 4)
-    assert plan_pruning(model, torch.rand(2, 3, 6, 6), 0.5).widths["up"] == (8, 4)
-
-
-class Weighted(nn.Module):
-    """A linear layer, written by hand around a parameter."""
-
-    def __init__(self, forward, *shape):
-        super().__init__()
-        self.weight, self.bias, self.head = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.randn(16)), None
-        self.head, self.run = nn.Linear(16, 3), forward
-
-    def forward(self, x):
-        return self.head(self.run(self, x).relu())
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda s, x: s.head(F.normalize(s.a(x), dim=-1)),
+        lambda s, x: s.head(s.a(x) * (s.a(x) * s.b(x)).sum(-1, keepdim=True)),
+        lambda s, x: s.head(s.a(x) / (1 + s.a(x).norm(dim=-1, keepdim=True))),
+    ],
+    ids=["normalized", "dot product", "norm"],
+)
+def test_sums_of_what_masking_makes_zero_let_it_go(body):
+    assert assert_right(dense(body, b=nn.Linear(8, 8)), torch.rand(2, 5, 8)).widths["a"] == (8, 4)
 
 
 @pytest.mark.parametrize(
-    ("forward", "shape"),
+    "body",
     [
-        (lambda s, x: x @ s.weight.T + s.bias, (16, 8)),
-        (lambda s, x: torch.addmm(s.bias, x, s.weight.t()), (16, 8)),
-        (lambda s, x: F.linear(x, s.weight.to(x.dtype), s.bias.clone()), (16, 8)),
-        (lambda s, x: (s.weight @ x.unsqueeze(-1)).squeeze(-1) + s.bias, (16, 8)),
-        (lambda s, x: torch.einsum("bi,oi->bo", x, s.weight) + s.bias, (16, 8)),
-        (lambda s, x: F.linear(x, s.weight[:, :, 0, 0], s.bias), (16, 8, 1, 1)),
-        (lambda s, x: F.linear(x, s.weight.flatten(1), s.bias), (16, 8, 1)),
-        (lambda s, x: sum(F.linear(x, part, s.bias) for part in s.weight), (2, 16, 8)),
+        lambda s, x: s.head(s.a(x) * s.a(x).sigmoid().sum(-1, keepdim=True)),
+        lambda s, x: s.head(s.a(x) * s.a(x).sum(-1, keepdim=True) / s.a(x).shape[-1]),
+        lambda s, x: s.head(s.a(x) - s.a(x).exp().sum(-1, keepdim=True)),
     ],
-    ids=["matmul", "addmm", "cast", "from the left", "einsum", "picked", "flattened", "a stack of two"],
+    ids=["sigmoid", "divided", "exponents"],
 )
-def test_a_product_with_an_own_parameter_is_a_linear_layer(forward, shape):
-    plan = assert_right(Weighted(forward, *shape).eval(), torch.randn(4, 8))
-    assert plan.groups[0].layers[0].startswith("weight")
-    assert plan.groups[0].width_after == 8
+def test_sums_of_what_is_not_zero_are_shown_by_a_trial(body):
+    with pytest.raises(UserError, match="a cannot be cut"):
+        plan_pruning(dense(body), torch.rand(2, 5, 8), 0.5)
 
 
-def test_one_weight_in_equal_parts_is_several_layers():
-    def forward(net, x):
-        q, k, v = (F.linear(x, w, b) for w, b in zip(net.weight.chunk(3), net.biases.chunk(3), strict=True))
-        return q * k.sigmoid() + v
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(nn.LSTM, "lstm"), (nn.GRU, "gru"), (nn.RNN, "rnn_tanh")],
+    ids=["lstm", "gru", "rnn"],
+)
+def test_recurrent_layers_are_named(kind, name):
+    def body(s, x):
+        return s.head(s.b(s.cell(s.a(x))[0]).relu())
 
-    model = Weighted(forward, 48, 8)
-    model.biases = nn.Parameter(torch.randn(48))
-    plan = assert_right(model.eval(), torch.randn(4, 8))
-    assert plan.widths["weight"] == (48, 24)
+    model = dense(body, cell=kind(8, 6, batch_first=True, bidirectional=True), b=nn.Linear(12, 8))
+    plan = assert_right(model, torch.rand(2, 5, 8))
+    assert plan.frozen["cell"].startswith(f"its hidden width stays: {name} reads what it puts out (")
+    assert plan.widths["b"] == (8, 4)
+
+
+def gfnet(s, x):
+    y = s.a(x).unflatten(1, (5, 1))
+    y = torch.fft.rfft2(y, dim=(1, 2), norm="ortho") * torch.view_as_complex(s.filter.weight.reshape(5, 1, 8, 2))
+    return s.head(s.b(torch.fft.irfft2(y, s=(5, 1), dim=(1, 2), norm="ortho").flatten(1, 2)).relu())
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [(lambda s, x: s.head(s.b(torch.fft.fft2(s.a(x)).real).relu()), "fft_fft2"), (gfnet, "fft_rfft2")],
+    ids=["fnet", "gfnet"],
+)
+def test_complex_mixers_are_left_alone_by_name(body, name):
+    model = dense(body, b=nn.Linear(8, 8), filter=nn.Embedding(5, 16))
+    plan = assert_right(model, torch.rand(2, 5, 8))
+    assert plan.frozen["a"].startswith(f"goes through {name} (")
+    assert plan.widths["b"] == (8, 4)
 
 
 class Query(nn.Module):
@@ -189,6 +160,25 @@ class Query(nn.Module):
 
 def test_a_norm_of_a_parameter_follows_the_stream():
     assert assert_right(Query().eval(), torch.randn(2, 8)).widths["up"] == (8, 4)
+
+
+class Registers(nn.Module):
+    """A network that may have tokens of its own, and has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down, self.head = nn.Linear(8, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+        self.tokens = nn.Parameter(torch.randn(1, 0, 8))
+
+    def forward(self, x):
+        x = self.down(self.up(x).relu())
+        return self.head(torch.cat([self.tokens.expand(len(x), -1, -1), x], 1))
+
+
+def test_a_parameter_of_nothing_is_no_hindrance():
+    plan = assert_right(Registers().eval(), torch.rand(2, 5, 8))
+    assert plan.widths["up"] == (6, 3)
+    assert plan.frozen["down"].startswith("cannot be cut: ")
 
 
 def test_a_padded_shortcut_moves_with_the_channels_it_carries(build, images):
@@ -334,6 +324,7 @@ APART = {
     "permute": lambda y: y.permute(2, 1, 3, 0),
     "view": lambda y: y.reshape(2, 3, 2, 16),
     "cat": lambda y: torch.cat([y, y.flip(1)], 1),
+    "concatenate": lambda y: torch.concatenate([y, y.roll(1, 1)], 1),
     "stack": lambda y: torch.stack([y, y.roll(2, 1)]),
     "chunk": lambda y: torch.cat(y.chunk(3, 1)[::-1], 1),
     "slice": lambda y: y[:, 1:6:2, 1:],
@@ -368,12 +359,12 @@ def test_elements_of_one_channel_carry_its_label_and_channels_stay_apart(operato
 
 MIXED = {
     "mean": lambda y: y.mean(1),
-    "mean of some": lambda y: y[:, :3].sum((1, 2)),
-    "norm": lambda y: torch.linalg.vector_norm(y[:, 2:], dim=1, keepdim=True),
+    "mean of some": lambda y: y[:, :3].mean((1, 2)),
+    "smallest norm": lambda y: torch.linalg.vector_norm(y[:, 2:], ord=-1, dim=1, keepdim=True),
     "variance": lambda y: y.var((1, 2)),
     "largest channel": lambda y: y.max(1).values,
     "logsumexp": lambda y: y.logsumexp(1),
-    "all at once": lambda y: y[:, ::2].sum(),
+    "all at once": lambda y: y[:, ::2].mean(),
     "softmax": lambda y: y.softmax(1),
     "log_softmax": lambda y: y[:, :4].log_softmax(-3),
     "cumsum": lambda y: y.cumsum(1),
@@ -390,6 +381,26 @@ def test_channels_that_meet_in_an_element_are_frozen_and_no_others(operator):
     assert len(mixed)
     frozen = set(tracer.labels.reasons())
     assert [int(channel) in frozen for channel in channels] == mixed.any(0).tolist()
+
+
+SUMMED = {
+    "sum": lambda y: y.sum(1),
+    "sum of some": lambda y: y[:, :3].sum((1, 2)),
+    "norm": lambda y: torch.linalg.vector_norm(y[:, 2:], dim=1, keepdim=True),
+    "norm of another power": lambda y: y.norm(3.0, 1),
+    "all at once": lambda y: y[:, ::2].sum(),
+    "einsum of one": lambda y: torch.einsum("bchw->wb", y),
+}
+
+
+@pytest.mark.parametrize("operator", SUMMED.values(), ids=SUMMED)
+def test_channels_that_are_summed_stay_free_and_the_sum_is_of_none(operator):
+    mixed, channels, tracer = check_labels(operator)
+    frozen = set(tracer.labels.reasons())
+    assert len(mixed)
+    assert len(channels.unique()) == 6
+    assert not set(channels.tolist()) & frozen
+    assert set(tracer.labels.find(tracer.seen).flatten().tolist()) <= frozen
 
 
 TIED = {

@@ -17,7 +17,6 @@ from lighten.utils.inputs import as_call
 pytestmark = pytest.mark.filterwarnings("ignore:.*from_pretrained cannot read it")
 
 LEFT_ALONE = {
-    "llama": {"mean": r"mean mixes its channels \(modeling_llama"},
     "recurrent": {"lstm": r"goes through lstm \(zoo.py:\d+ in lstm\)"},
     "mixer": {"tokens": "its channels can only go all at once"},
 }

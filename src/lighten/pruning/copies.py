@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lighten.pruning.mask import ZEROED
-from lighten.pruning.norms import LIVE, choose_paths_, leave_out_, masked_norms
+from lighten.pruning.norms import LIVE, choose_paths_, leave_out_as_, masked_norms
 from lighten.pruning.plan import Plan
 
 MAX_DEPTH = 3
@@ -47,7 +47,7 @@ class Copies:
             if copy.averaged or self._seen.setdefault(copy.key, copy.sum) != copy.sum:
                 zero_(copy.weights, plan)
                 for name, norm in copy.norms(norms):
-                    leave_out_(norm, torch.nonzero(~norms[name].live).flatten().tolist(), len(norms[name].live))
+                    leave_out_as_(norm, norms[name].live)
                 if copy.module is not None:
                     choose_paths_(copy.module)
                 self._seen[copy.key] = math.nan  # it changes, as has been seen
@@ -125,7 +125,7 @@ def mask_state_(state: dict[str, Any], model: nn.Module, plan: Plan, prefix: str
     zero_(state, plan, prefix)
     for name, norm in masked_norms(model):
         key = f"{prefix}{name}." if name else prefix
-        if any(f"{key}{own}" in state for own in norm._parameters):
+        if any(f"{key}{own}" in state for own in norm._parameters) or not norm._parameters:
             state[key + LIVE] = norm.live
 
 

@@ -12,8 +12,8 @@ from lighten.pruning.attention import restate_attention_, restate_transformer_
 from lighten.pruning.attributes import set_attributes_
 from lighten.pruning.check import COARSE, TOLERANCES, difference, drop_cached_tensors_, trial_run
 from lighten.pruning.earlier import compose, part_of_plan
-from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of
-from lighten.pruning.norms import choose_paths_, restore_
+from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of, whole_norms
+from lighten.pruning.norms import choose_paths_, narrowed_attributes, restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.pretrained import follow_config_
 from lighten.utils.clone import clone
@@ -110,6 +110,8 @@ def cut_(model: nn.Module, plan: Plan) -> None:
         removed = set(cut.removed)
         kept = torch.tensor([i for i in range(cut.size) if i not in removed])
         for slot in cut.slots:
+            if slot.role == "live":
+                continue
             tensor = tensors[slot.tensor]
             layout = _layout(tensor)
             tensor.data = tensor.data.index_select(slot.dim, kept.to(tensor.device)).contiguous(memory_format=layout)
@@ -117,6 +119,8 @@ def cut_(model: nn.Module, plan: Plan) -> None:
                 if isinstance(owner, CutsChannels):
                     owner.cut_channels_(name, slot.dim, kept)
     set_attributes_(model, plan.attributes)
+    for module, _, cut in whole_norms(model, plan):
+        module.__dict__.update(narrowed_attributes(module, cut.size, cut.size - len(cut.removed)))
     for module in model.modules():
         _restate(module)
     choose_paths_(model)

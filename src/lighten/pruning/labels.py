@@ -1,5 +1,7 @@
 """Channel labels: one integer for each element of a tensor."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ class Labels:
         self._root = torch.cat([self._root, new])
         return new
 
-    def fixed(self, shape: tuple[int, ...] | torch.Size, why: str) -> Tensor:
+    def fixed(self, shape: Sequence[int], why: str) -> Tensor:
         """Return one new frozen label, spread over ``shape``: for what the forward makes and no weight owns."""
         label = self.fresh(1)
         self.freeze(label, why)

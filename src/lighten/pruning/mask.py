@@ -40,7 +40,7 @@ def mask_(model: nn.Module, plan: Plan) -> None:
 def part_of(model: nn.Module, plan: Plan) -> nn.Module:
     """Return what the plan speaks of: ``model``, or the part of it that the plan was made for."""
     known = tensors_of(model)
-    if not plan.part or all(slot.tensor in known for cut in plan.cuts for slot in cut.slots):
+    if not plan.part or all(slot.tensor in known for cut in plan.cuts for slot in cut.slots if slot.role != "live"):
         return model
     return dict(model.named_modules()).get(plan.part, model)
 
@@ -49,10 +49,21 @@ def mask_norms_(model: nn.Module, plan: Plan) -> None:
     """Leave the removed channels out of the statistics of norms over channels, and no others."""
     tensors = tensors_of(model)
     removed = {id(tensors[slot.tensor]): cut for cut in plan.cuts for slot in cut.slots if slot.role == "norm"}
+    whole = {id(module): (cut, dim) for module, dim, cut in whole_norms(model, plan)}
     for module in model.modules():
-        cuts = [removed[id(own)] for own in module._parameters.values() if id(own) in removed]
-        leave_out_(module, cuts[0].removed, cuts[0].size) if cuts else restore_(module)
+        cuts = [(removed[id(own)], None) for own in module._parameters.values() if id(own) in removed]
+        cut, dim = whole.get(id(module)) or next(iter(cuts), (None, None))
+        restore_(module) if cut is None else leave_out_(module, cut.removed, cut.size, dim)
     choose_paths_(model)
+
+
+def whole_norms(model: nn.Module, plan: Plan) -> Iterator[tuple[nn.Module, int, Cut]]:
+    """Yield the norms that run as wholes on the channels that are left: module, dimension of its input, positions."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for cut in plan.cuts:
+        for slot in cut.slots:
+            if slot.role == "live":
+                yield modules[slot.tensor], slot.dim, cut
 
 
 class Masks:
@@ -127,8 +138,11 @@ def check_fits(model: nn.Module, plan: Plan) -> None:
     """
     refuse_unfit(model)
     tensors = tensors_of(model)
+    names = {name for name, _ in model.named_modules(remove_duplicate=False)}
     for cut in plan.cuts:
         for slot in cut.slots:
+            if slot.role == "live" and slot.tensor in names:
+                continue
             shape = tuple(tensors[slot.tensor].shape) if slot.tensor in tensors else None
             if shape is None or len(shape) <= slot.dim or shape[slot.dim] != cut.size:
                 given = f"has shape {shape}" if shape is not None else "is missing"

@@ -15,21 +15,26 @@ SINGLE = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
 
 
 class _Masked(nn.Module):
-    """Mixed into a norm's class while channels of it are masked: whatever norm its forward calls sees live ones alone.
+    """Mixed into a norm's class while channels of it are masked: what its forward computes, it does of live ones alone.
 
-    ``live`` is no buffer, for whoever averages weights walks through the buffers of two models side by side.
+    ``live`` is a vector where the norm functions that the forward calls see the live channels, and else has the shape
+    that says where channels lie in what the forward takes (:func:`_laid`): then all of it runs on the live ones.
+    It is no buffer, for whoever averages weights walks through the buffers of two models side by side.
     """
 
     live: Tensor
     kept: Tensor
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.live.ndim > 1:
+            return _run_narrow(self, args, kwargs)
         with _LiveOnly(self.kept, len(self.live)):
             return super().forward(*args, **kwargs)
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        super()._apply(*args, **kwargs)
-        device = next(self.parameters()).device
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        super()._apply(fn, *args, **kwargs)
+        own = next(self.parameters(), None)
+        device = fn(torch.empty(0, device=self.kept.device)).device if own is None else own.device
         if device.type != "meta":
             self.live, self.kept = self.live.to(device), self.kept.to(device)
         return self
@@ -57,6 +62,53 @@ class _Masked(nn.Module):
 def _unpickled(kind: type[nn.Module]) -> nn.Module:
     made = _masked_class(kind)
     return made.__new__(made)
+
+
+def _laid(live: Tensor, dim: int | None) -> Tensor:
+    """Return ``live`` in a shape that says where channels lie: a row if last, else a one after them."""
+    flat = live.flatten()
+    return flat if dim is None else flat[None] if dim == -1 else flat.reshape(*(1,) * dim, -1, 1)
+
+
+def _run_narrow(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Run the forward of ``module`` on the live channels alone, as it will be once it is cut; the others put out 0."""
+    kept, width = module.kept, module.live.numel()
+    dim = -1 if module.live.shape[-1] > 1 else module.live.ndim - 2
+
+    def narrowed(value: Any) -> Any:
+        given = isinstance(value, Tensor) and value.ndim > dim and value.ndim and value.shape[dim] == width
+        return value.index_select(dim, kept) if given else value
+
+    small = module.plain.__new__(module.plain)
+    small.__dict__.update(vars(module))
+    small.__dict__.update(
+        narrowed_attributes(module, width, len(kept)),
+        _parameters={name: _narrow(own, kept, width) for name, own in module._parameters.items()},
+        _buffers={name: _narrow(own, kept, width) for name, own in module._buffers.items()},
+    )
+    args, kwargs = tuple(map(narrowed, args)), {name: narrowed(value) for name, value in kwargs.items()}
+    out = module.plain.forward(small, *args, **kwargs)
+    shape = list(out.shape)
+    shape[dim] = width
+    return out.new_zeros(shape).index_copy_(dim, kept, out)  # out of place autocast would promote it
+
+
+def _narrow(own: Any, kept: Tensor, width: int) -> Any:
+    """Return the live channels of a parameter that has nothing but channels."""
+    if not isinstance(own, Tensor) or own.numel() != width or width not in own.shape:
+        return own
+    return own.index_select(own.shape.index(width), kept)
+
+
+def narrowed_attributes(module: nn.Module, width: int, left: int) -> dict[str, Any]:
+    """Return the attributes of a norm of ``width`` channels that say so, as they are with ``left``."""
+    found: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, int) and not isinstance(value, bool) and value == width:
+            found[name] = left
+        elif isinstance(value, tuple | list) and list(value) == [width]:
+            found[name] = type(value)([left])
+    return found
 
 
 class _LiveOnly(TorchFunctionMode):
@@ -110,13 +162,14 @@ MADE: dict[Any, Any] = {}
 """The masked subclasses, by what they were made of."""
 
 
-def leave_out_(module: nn.Module, removed: Iterable[int], width: int) -> None:
+def leave_out_(module: nn.Module, removed: Iterable[int], width: int, dim: int | None = None) -> None:
     """Make a norm over channels compute what it will with ``removed`` cut; norms channel by channel stay as they are.
 
     Args:
-        module: its forward calls a layer norm, an RMS norm or a group norm of one group.
+        module: its forward calls a layer norm, an RMS norm or a group norm of one group; or is a norm as a whole.
         removed: indices of the channels.
         width: how many channels there are.
+        dim: of a norm as a whole: where they lie in what it takes and puts out, -1 if last.
     """
     whole = isinstance(module, nn.GroupNorm) and module.num_groups > 1  # whole groups go: nothing to leave out
     if isinstance(module, SINGLE) or whole:
@@ -125,7 +178,14 @@ def leave_out_(module: nn.Module, removed: Iterable[int], width: int) -> None:
     live[torch.tensor(sorted(removed), dtype=torch.int64)] = False
     restore_(module)
     module.__class__ = _masked_class(type(module))
-    _set_live(module, live)
+    _set_live(module, _laid(live, dim))
+
+
+def leave_out_as_(module: nn.Module, live: Tensor) -> None:
+    """Make a norm leave out what another one does whose ``live`` this is."""
+    leave_out_(module, torch.nonzero(live.flatten() == 0).flatten().tolist(), live.numel())
+    if isinstance(module, _Masked):
+        _set_live(module, live)
 
 
 def restore_(module: nn.Module) -> None:
@@ -156,8 +216,7 @@ def restore_masks_(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
         if key not in state_dict or LIVE in own:
             restore_(part)
         elif not isinstance(part, _Masked):
-            live = state_dict[key]
-            leave_out_(part, torch.nonzero(live == 0).flatten().tolist(), len(live))
+            leave_out_as_(part, state_dict[key])
     choose_paths_(module)
 
 
@@ -196,9 +255,9 @@ def _takes_nested(module: Any) -> bool:
 
 
 def _set_live(module: Any, live: Tensor) -> None:
-    device = next(module.parameters()).device
+    device = next((p.device for p in module.parameters()), live.device)
     module.live = (live != 0).to("cpu" if device.type == "meta" else device)
-    module.kept = torch.nonzero(module.live).flatten()
+    module.kept = torch.nonzero(module.live.flatten()).flatten()
 
 
 def _masked_class(kind: Any) -> Any:

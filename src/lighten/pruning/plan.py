@@ -22,7 +22,8 @@ class Slot:
     """One dimension of one parameter or buffer.
 
     ``role`` is ``filter``, ``bias``, ``norm``, ``shift``, ``scale``, ``input`` or ``statistic``; the last is cut but
-    not zeroed.
+    not zeroed. With ``live``, ``tensor`` names a module, a norm, and ``dim`` is that of what it takes: its forward
+    runs on the channels that are left.
     """
 
     tensor: str

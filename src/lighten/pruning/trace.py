@@ -3,7 +3,7 @@
 import re
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,8 @@ class Weight:
         """Return the parameter's dimension that ``dim`` runs along, and where it starts there; None if along none."""
         if self.shape == self.whole and self.strides == _strides(self.whole):
             return dim, 0
+        if 0 in self.whole:
+            return None
         starts = torch.unravel_index(torch.tensor(self.offset), self.whole)
         for base, (size, stride) in enumerate(zip(self.whole, _strides(self.whole), strict=True)):
             if size > 1 and stride == self.strides[dim] and int(starts[base]) + self.shape[dim] <= size:
@@ -85,8 +87,8 @@ class Axis:
     """The labels along one dimension of a parameter or buffer.
 
     ``role`` says what removing a channel means there: ``filter`` (a producer's weight, which is scored), ``bias``,
-    ``norm`` and ``shift`` (a norm's weight and bias), ``scale``, ``input`` (a consumer's weight) or ``statistic`` (a
-    buffer: cut, never zeroed).
+    ``norm`` and ``shift`` (a norm's weight and bias), ``scale``, ``input`` (a consumer's weight), ``statistic`` (a
+    buffer: cut, never zeroed) or ``live`` (no tensor's: what a norm as a whole takes, see ``regions.py``).
     """
 
     labels: Tensor
@@ -123,6 +125,10 @@ class Tracer:
         labels: the sets of labels.
         axes: by parameter name and dimension, in the order in which the forward reaches them.
         graph: what is followed.
+        modules: by every name that they have.
+        parameters: names of those, among the tensors that the forward uses.
+        tensors: parameters, buffers and other tensors that modules keep, by their first names.
+        constants: tensors of numbers in the forward, by placeholder.
         unprunable: layers that cannot be cut whatever their labels, and why.
         work: what the forward computes, in its order.
         parts: where the forward cuts channels into equal parts: labels (parts, positions).
@@ -144,9 +150,11 @@ class Tracer:
         self.shapes: dict[str, Tensor] = {}
         self._slices: dict[tuple[Node, int], tuple[Tensor, set[tuple[int, int]]]] = {}
         self._elements: dict[str, tuple[Weight, Tensor]] = {}
-        self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._whole: list[tuple[str, str]] = []
-        self._weights = _weights(exported, model)
+        self._weights, self.tensors = _weights(exported, model)
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.constants = _constants(exported)
         self._inputs = set(exported.graph_signature.user_inputs)
         self.graph = exported.graph
         self.graph.eliminate_dead_code()  # such as the average over heads of attention weights that nobody reads
@@ -164,6 +172,11 @@ class Tracer:
         self.labels.unite(own, labels)
         return own
 
+    def attach_live(self, module: str, dim: int, labels: Tensor) -> None:
+        """Say that ``labels`` run along ``dim`` of what a norm takes, which runs on the channels that are left."""
+        axis = self.axes.setdefault((module, dim), Axis(labels, "live"))
+        self.labels.unite(axis.labels, labels)
+
     def new_labels(self, weight: Weight, dim: int) -> Tensor:
         """Return the labels of a producer's filters: new, or those of an earlier call of the same layer."""
         known = self.axis(weight, dim)
@@ -174,6 +187,15 @@ class Tracer:
         base, start = weight.stretch(dim) or (None, 0)
         axis = None if base is None else self.axes.get((weight.name, base))
         return None if axis is None else axis.labels[start : start + weight.shape[dim]]
+
+    def several(self, labels: Tensor, dims: Sequence[int]) -> bool:
+        """Say whether filters of one layer lie side by side in dimensions other than ``dims`` too, as heads do."""
+        small = compact(labels)
+        for dim in dims:
+            small = small.narrow(dim, 0, 1)
+        roots = torch.unique(self.labels.find(small))
+        filters = (axis.labels for axis in self.axes.values() if axis.role == "filter")
+        return len(roots) > 1 and any(int(torch.isin(roots, self.labels.find(own)).sum()) > 1 for own in filters)
 
     def elements(self, weight: Weight) -> Tensor:
         """Return one label per element, for a parameter that the forward uses as it is."""
@@ -238,7 +260,7 @@ class Tracer:
             dims = [dim for dim in range(found.ndim) if varies(found, dim)]
             taken = any(name == weight.name for name, _ in self.axes)
             if len(dims) == 1 and not taken:
-                role = "scale" if weight.name in self._parameters else "statistic"
+                role = "scale" if weight.name in self.parameters else "statistic"
                 self.attach(weight, dims[0], compact(found).flatten(), role)
             else:
                 self.labels.freeze(found, f"is tied to {weight.name}, which does not split into channels")
@@ -303,8 +325,8 @@ def module_of(node: Node) -> str:
     return stack[-1][0] if stack else ""
 
 
-def _weights(exported: ExportedProgram, model: nn.Module) -> dict[str, Weight]:
-    """Return the parameters and buffers by placeholder; tied ones go by their first name."""
+def _weights(exported: ExportedProgram, model: nn.Module) -> tuple[dict[str, Weight], dict[str, Tensor]]:
+    """Return the tensors that modules keep, by placeholder and by name; tied ones go by their first name."""
     signature = exported.graph_signature
     first: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
@@ -322,11 +344,18 @@ def _weights(exported: ExportedProgram, model: nn.Module) -> dict[str, Weight]:
     targets = {
         **signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants,
     }  # fmt: skip
-    return {
+    weights = {
         placeholder: Weight.of(first[id(tensors[name])], tuple(tensors[name].shape))
         for placeholder, name in targets.items()
         if name in tensors
     }
+    return weights, {first[id(tensor)]: tensor for tensor in tensors.values()}
+
+
+def _constants(exported: ExportedProgram) -> dict[str, Tensor]:
+    """Return the tensors that a forward makes of plain numbers, by placeholder."""
+    found = exported.graph_signature.inputs_to_lifted_tensor_constants
+    return {name: value for name, key in found.items() if isinstance(value := exported.constants[key], Tensor)}
 
 
 def source_of(error: BaseException) -> str:
