@@ -34,7 +34,7 @@ def _without(output: Any, own: set[str], inside: set[str]) -> Any:
         )
         state = {name for name, value in named.items() if value is not None and _is_state(name, value, own, inside)}
         if state and dataclasses.is_dataclass(output):
-            return dataclasses.replace(output, **dict.fromkeys(state))  # type: ignore[type-var]
+            return dataclasses.replace(output, **dict.fromkeys(state))
         return {name: None if name in state else value for name, value in named.items()} if state else output
     if type(output) in (list, tuple):
         return type(output)(_without(value, own, inside) for value in output)

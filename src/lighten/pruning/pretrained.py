@@ -5,6 +5,7 @@ import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def follow_config_(small: nn.Module, plan: Plan) -> None:
         return
     choices = _choices(config, plan)
     shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
-    for changes in _fitting(choices, lambda s: _wrong(type(small), config, s, lambda built: _unlike(built, shapes))):
+    for changes in _fitting(choices, lambda s: _wrong(type(small), config, s, lambda found: _unlike(found, shapes))):
         built = _proven(_changed(config, changes), small, plan)
         if built is not None:
             _take_over_(small, built)
@@ -41,7 +42,7 @@ def follow_config_(small: nn.Module, plan: Plan) -> None:
     what = "prune what the config names, every layer by the same share"
     if plan.settings.get("scope", "uniform") != "uniform":
         cut = {(slot.tensor, slot.dim): len(c.removed) for c in plan.cuts for slot in c.slots}
-        uniform = _fitting(choices, lambda s: _wrong(type(small), config, s, lambda built: _uneven(built, shapes, cut)))
+        uniform = _fitting(choices, lambda s: _wrong(type(small), config, s, lambda found: _uneven(found, shapes, cut)))
         if next(uniform, None) is not None:
             what = 'plan with scope="uniform", whose widths it can say'
     warnings.warn(
@@ -163,9 +164,12 @@ def _proven(config: Any, small: nn.Module, plan: Plan) -> nn.Module | None:
         with torch.random.fork_rng():
             built = type(small)(config)
         built.load_state_dict(small.state_dict())
-        return built if difference(small, built, plan.example, dtype=torch.float64) <= 1e-9 else None
     except Exception:  # whatever a config refuses
         return None
+    for dtype, most in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
+        with suppress(Exception):  # some forwards cannot run in float64
+            return built if difference(small, built, plan.example, dtype=dtype) <= most else None
+    return None
 
 
 def _take_over_(small: nn.Module, built: nn.Module) -> None:
