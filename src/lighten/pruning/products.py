@@ -235,13 +235,25 @@ def _contract(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
         tracer.work.append(Work(module_of(node), macs, (inner,)))
         return tracer.labels.fixed(_product(a, b), f"{name_of(node)} mixes its channels ({location(node)})")
     if varies(a, -1) or varies(b, -2):
-        whole = torch.cat([_matrices(a), _matrices(b)], -1)
+        whole = torch.cat([_matrices(t) for t in _of_heads(tracer, node, a, b)], -1)
         labels = tracer.labels.unite_along(whole.flatten(0, -2), 0)
         tracer.work.append(Work(module_of(node), macs, (labels,)))
         return labels.reshape(*whole.shape[:-1], 1, 1).expand(*batch, a.shape[-2], b.shape[-1])
-    product = _scaled(tracer, node, a[..., :1], b[..., :1, :])
+    heads = _of_heads(tracer, node, a[..., :1], b[..., :1, :])
+    product = heads[0] if len(heads) == 1 else _scaled(tracer, node, *heads)
     tracer.work.append(Work(module_of(node), macs, (compact(product).flatten(),)))
     return product.expand(*batch, a.shape[-2], b.shape[-1])
+
+
+def _of_heads(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> list[Tensor]:
+    """Return those of two factors whose channels can go: not the keys and values that all heads share."""
+    over = [any(varies(t, d) for d in range(t.ndim - 2)) for t in (a, b)]
+    inside = [varies(t, -1) or varies(t, -2) for t in (a, b)]
+    for one, other, of in ((0, 1, b), (1, 0, a)):
+        if over[one] and not over[other] and inside[other]:
+            tracer.labels.freeze(of, f"is shared by all heads ({location(node)})")
+            return [(a, b)[one]]
+    return [a, b]
 
 
 def _product(a: Tensor, b: Tensor) -> torch.Size:
