@@ -14,10 +14,19 @@ from torch import nn
 from lighten.pruning.check import difference
 from lighten.pruning.plan import Plan
 
+WIDTHS = (
+    "hidden_size", "hidden_sizes", "dim", "n_embd", "d_model", "embedding_size", "word_embed_proj_dim", "head_dim",
+    "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "hidden_dim", "n_inner", "d_ff",
+    "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "num_attention_heads", "num_key_value_heads", "n_heads", "n_head",
+    "num_heads", "num_kv_heads", "encoder_attention_heads", "decoder_attention_heads",
+)  # fmt: skip
+"""Keys that surely name widths: they follow them whether or not that shows. Others only change where it helps."""
 UNSET = ("head_dim", "n_inner", "num_key_value_heads", "intermediate_size")
 """Keys that many families read where they are set, and else compute from others."""
 MAX_TRIED = 256
 """Configs that are tried at most."""
+MAX_LISTS = 16
+"""Values that are tried of a list, as of the widths of stages."""
 Settings = Mapping[str, Any]
 Shapes = Mapping[str, torch.Size]
 
@@ -60,10 +69,10 @@ def _choices(config: Any, plan: Plan) -> dict[str, list[Any]]:
     choices: dict[str, list[Any]] = {}
     for key, value in config.to_dict().items():
         if isinstance(value, list) and value and all(type(v) is int for v in value):
-            lists = itertools.product(*([left for left, _ in _likely(v, key, after, said)] for v in value))
-            choices[key] = [list(found) for found in itertools.islice(lists, 16)]
+            lists = itertools.product(*(_likely(v, key, after, said) for v in value))
+            choices[key] = [list(found) for found in itertools.islice(lists, MAX_LISTS)]
         elif type(value) is int:
-            choices[key] = [left for left, _ in _likely(value, key, after, said)]
+            choices[key] = _likely(value, key, after, said)
         elif value is None and key in UNSET:
             choices[key] = [None, *dict.fromkeys(left for _, left in after)]
     hidden, heads = (getattr(config, key, None) for key in ("hidden_size", "num_attention_heads"))
@@ -74,19 +83,19 @@ def _choices(config: Any, plan: Plan) -> dict[str, list[Any]]:
 
 def _likely(
     value: int, key: str, after: Mapping[tuple[int, int], int], said: Mapping[tuple[str, int, int], int]
-) -> list[tuple[int, float]]:
-    """Return what may have become of ``value``: first what the plan says of such attributes, last a whole of parts."""
-    found: Counter[int] = Counter({value: 0})
-    for (name, before, left), times in said.items():
-        if (name, before) == (key, value):
-            found[left] += 1_000_000 * times
-    for (before, left), times in after.items():
-        if before == value:
-            found[left] += 1_000 * times
-        elif before > 1 and value % before == 0:
-            found[value // before * left] += times
-    ranked = found.most_common()
-    return [(left, rank) for left, rank in ranked if left > 0]
+) -> list[int]:
+    """Return what may have become of ``value``, as the plan says of such an attribute, or of a width or parts of it."""
+    own = {left: times for (name, before, left), times in said.items() if (name, before) == (key, value)}
+    same = {left: times for (before, left), times in after.items() if before == value}
+    parts = {
+        value // before * left: times
+        for (before, left), times in after.items()
+        if 1 < before < value and value % before == 0
+    }
+    if key not in WIDTHS:
+        same = {value: max(same.values(), default=0) + 1, **same}
+    ranked = [left for found in (own, same, {value: 0}, parts) for left in sorted(found, key=lambda v: -found[v])]
+    return list(dict.fromkeys(left for left in ranked if left > 0))
 
 
 def _fitting(choices: Mapping[str, list[Any]], wrong: Callable[[Settings], int | None]) -> Iterator[Settings]:
