@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lighten.pruning.answers import answers_of
 from lighten.pruning.norms import restore_
 from lighten.utils.clone import clone
 from lighten.utils.descriptions import describe as describe
@@ -218,7 +219,8 @@ def _drop(model: nn.Module, holder: Any, key: Any) -> None:
 def _outputs(model: nn.Module, call: Call) -> list[Tensor]:
     # a forward may write into its arguments
     args, kwargs = map_tensors(torch.Tensor.clone, call)
-    return [value for value in leaves_of(model(*args, **kwargs)) if isinstance(value, Tensor)]
+    answers = answers_of(model, model(*args, **kwargs), call)
+    return [value for value in leaves_of(answers) if isinstance(value, Tensor)]
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

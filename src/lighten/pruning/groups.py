@@ -1,5 +1,6 @@
 """Groups of coupled channels."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ from lighten.utils.inputs import Call, map_tensors
 from lighten.utils.modules import match_names
 
 NEVER_RUN = "is never run on the example input"
+STRIDE = 8
+"""Elements of 16 bits in the 16 bytes of which kernels want strides to be multiples."""
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
 
 
@@ -259,6 +262,7 @@ def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tupl
     owners = {key: layer for layer, key in layers.items()}
     kinds = [kind for kind in _kinds(tracer.labels, tracer.axes) if any(key in owners for key in kind.keys)]
     split = Counter(key for kind in kinds for key in kind.keys)
+    strided = tracer.labels.find(torch.cat([torch.empty(0, dtype=torch.int64), *tracer.strided]))
     groups, alone = [], {}
     for kind in kinds:
         tied = tuple(owners[key] for key in kind.keys if key in owners)
@@ -270,7 +274,8 @@ def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tupl
         own = sorted(places[first].flatten().tolist())
         name = tied[0] if split[first] == 1 else f"{tied[0]}[{_ranges(own)}]"
         positions = {Slot(*key, tracer.axes[key].role): index for key, index in places.items()}
-        groups.append(Group(name, tied, positions, kind.roots))
+        steps = len(kind.roots) // math.gcd(len(kind.roots), STRIDE) if torch.isin(kind.roots, strided).any() else 0
+        groups.append(Group(name, tied, positions, kind.roots, (name, steps) if steps > 1 else None))
     in_groups = {layer for group in groups for layer in group.layers}
     return tuple(groups), {layer: why for layer, why in alone.items() if layer not in in_groups}
 

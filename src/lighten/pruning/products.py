@@ -81,6 +81,18 @@ def _matmul(tracer: Tracer, node: Node, x: Any, other: Any) -> Tensor:
     return _contract(tracer, node, given(tracer, x), given(tracer, other))
 
 
+def _grouped_mm(tracer: Tracer, node: Node, x: Any, weight: Any, offs: Any = None, *_: Any, **__: Any) -> Tensor:
+    """Each row times one of several matrices, (experts, in, out): linear layers that lose the same channels."""
+    if not isinstance(weight, Weight) or len(weight.shape) != 3 or len(x.shape) != 2:
+        return freeze(tracer, node, x, weight, offs)
+    x = given(tracer, x)
+    inputs = tracer.attach(weight, 1, tracer.labels.unite_along(x, -1), "input")
+    outputs = tracer.new_labels(weight, 2)
+    tracer.strided += [inputs, outputs]
+    tracer.work.append(Work(layer_of(weight.name), len(x) * len(inputs) * len(outputs), (outputs, inputs)))
+    return along(outputs, shape_of(node), -1)
+
+
 def _baddbmm(tracer: Tracer, node: Node, bias: Any, a: Any, b: Any, **_: Any) -> Tensor:
     return meet(tracer, node, _contract(tracer, node, given(tracer, a), given(tracer, b)), given(tracer, bias))
 
@@ -223,13 +235,25 @@ def _contract(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
         tracer.work.append(Work(module_of(node), macs, (inner,)))
         return tracer.labels.fixed(_product(a, b), f"{name_of(node)} mixes its channels ({location(node)})")
     if varies(a, -1) or varies(b, -2):
-        whole = torch.cat([_matrices(a), _matrices(b)], -1)
+        whole = torch.cat([_matrices(t) for t in _of_heads(tracer, node, a, b)], -1)
         labels = tracer.labels.unite_along(whole.flatten(0, -2), 0)
         tracer.work.append(Work(module_of(node), macs, (labels,)))
         return labels.reshape(*whole.shape[:-1], 1, 1).expand(*batch, a.shape[-2], b.shape[-1])
-    product = _scaled(tracer, node, a[..., :1], b[..., :1, :])
+    heads = _of_heads(tracer, node, a[..., :1], b[..., :1, :])
+    product = heads[0] if len(heads) == 1 else _scaled(tracer, node, *heads)
     tracer.work.append(Work(module_of(node), macs, (compact(product).flatten(),)))
     return product.expand(*batch, a.shape[-2], b.shape[-1])
+
+
+def _of_heads(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> list[Tensor]:
+    """Return those of two factors whose channels can go: not the keys and values that all heads share."""
+    over = [any(varies(t, d) for d in range(t.ndim - 2)) for t in (a, b)]
+    inside = [varies(t, -1) or varies(t, -2) for t in (a, b)]
+    for one, other, of in ((0, 1, b), (1, 0, a)):
+        if over[one] and not over[other] and inside[other]:
+            tracer.labels.freeze(of, f"is shared by all heads ({location(node)})")
+            return [(a, b)[one]]
+    return [a, b]
 
 
 def _product(a: Tensor, b: Tensor) -> torch.Size:
@@ -268,6 +292,8 @@ PRODUCTS: dict[str, Callable[..., Any]] = {
     "matmul": _matmul,
     "bmm": _matmul,
     "baddbmm": _baddbmm,
+    "grouped_mm": _grouped_mm,
+    "grouped_mm_fallback": _grouped_mm,
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
 }

@@ -254,9 +254,13 @@ def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
     """Places are picked by tensors; where channels do not lie along them, they stay as they are.
 
     Of a parameter, such as a table of biases, any place may come anywhere: those along the picked dimensions are tied.
+    Where the forward says in numbers which places it picks, their labels are picked.
     """
     labels = given(tracer, x)
+    picked = [None if index is None else _number(tracer, index) for index in node.args[1]]  # type: ignore[union-attr]
     dims = [dim for dim, index in enumerate(indices) if index is not None]
+    if all(picked[dim] is not None for dim in dims):
+        return spread(torch.ops.aten.index(labels, picked))
     for dim in dims if isinstance(x, Weight) else ():
         first = labels.narrow(dim, 0, 1)
         tracer.labels.unite(labels, first.expand_as(labels))
@@ -270,6 +274,13 @@ def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
     for _ in range(len(shape) - labels.ndim):
         labels = labels.unsqueeze(dims[0])
     return labels.expand(shape)
+
+
+def _number(tracer: Tracer, node: Any) -> Tensor | None:
+    """Return the numbers that ``node`` gives, if the forward says them as they are."""
+    while node.op == "call_function" and name_of(node) in SAME and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return tracer.constants.get(node.name)
 
 
 def _along(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> Any:

@@ -18,6 +18,7 @@ from torch.fx.traceback import preserve_node_meta
 from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError, first_line
+from lighten.pruning.answers import answers_of
 from lighten.pruning.attributes import SizeRead
 from lighten.pruning.labels import Labels, compact, spread, varies
 from lighten.pruning.tags import Read, Reads, tagged
@@ -131,6 +132,7 @@ class Tracer:
         unprunable: layers that cannot be cut whatever their labels, and why.
         work: what the forward computes, in its order.
         parts: where the forward cuts channels into equal parts: labels (parts, positions).
+        strided: labels of channels whose number must stay a multiple of what it is one of, for a kernel's strides.
         reads: what the forward's calls were given as sizes.
         sizes: those of them that come from attributes and shapes, with the labels that they count.
         shapes: labels along the dimensions that formulas of sizes speak of, (size, …), by the name there.
@@ -142,6 +144,7 @@ class Tracer:
         self.unprunable: dict[str, str] = {}
         self.work: list[Work] = []
         self.parts: list[Tensor] = []
+        self.strided: list[Tensor] = []
         self.reads = reads
         self.sizes: list[SizeRead] = []
         self.shapes: dict[str, Tensor] = {}
@@ -292,6 +295,7 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
         with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model), _MASKS_AS_GIVEN:
             warnings.simplefilter("ignore")
             args, kwargs = map_tensors(torch.Tensor.clone, call)
+            model.register_forward_hook(lambda model, args, output: answers_of(model, output, call))
             with preserved(model), suppress(Exception):
                 leaves_of(model.eval()(*args, **kwargs))  # a dataclass that it returns is known from here on
             try:
