@@ -185,6 +185,8 @@ def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes:
     if not _owned(tracer, node, weight) or len(weight.shape) != 2:
         return freeze(tracer, node, x, weight, bias)
     x = given(tracer, x)
+    if not varies(x, -1) and any(varies(x, dim) for dim in range(x.ndim - 1)):
+        return _mixed_places(tracer, node, x, weight, outputs=weight.shape[nodes])
     inputs = tracer.attach(weight, 1 - nodes, tracer.labels.unite_along(x, -1), "input")
     outputs = tracer.new_labels(weight, nodes)
     if bias is not None and computed is None:
@@ -195,6 +197,19 @@ def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes:
     tracer.work.append(Work(layer_of(weight.name), count(weight.shape) * rows, axes, geometry))
     result = along(outputs, (*x.shape[:-1], len(outputs)), -1)
     return result if computed is None else meet(tracer, node, result, given(tracer, computed))
+
+
+def _mixed_places(tracer: Tracer, node: Node, x: Tensor, weight: Weight, *, outputs: int) -> Tensor:
+    """A linear layer over places (tokens) of channels that lie along other dimensions: they pass through it.
+
+    Its own nodes are places too, and stay.
+    """
+    why = f"mixes places, not channels ({location(node)})"
+    tracer.freeze_weight(weight, why)
+    tracer.unprunable.setdefault(layer_of(weight.name), why)
+    macs = count(weight.shape) * count(x.shape[:-1])
+    tracer.work.append(Work(layer_of(weight.name), macs, (compact(x).flatten(),)))
+    return x[..., :1].expand(*x.shape[:-1], outputs)
 
 
 def _owned(tracer: Tracer, node: Node, weight: Any) -> bool:
@@ -229,7 +244,14 @@ def _contract(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     macs = count(batch) * a.shape[-2] * a.shape[-1] * b.shape[-1]
     a, b = a.expand(*batch, *a.shape[-2:]), b.expand(*batch, *b.shape[-2:])
-    if (varies(a, -1) or varies(b, -2)) and not any(varies(t, d) for t in (a, b) for d in range(len(batch))):
+    over = any(varies(t, d) for t in (a, b) for d in range(len(batch)))
+    if not over and varies(a, -1) and varies(a, -2) and tracer.several(a, [-1]):  # heads among the rows
+        tracer.labels.freeze(b, f"is shared by all heads ({location(node)})")
+        row = a[..., :1]
+        tracer.labels.unite(compact(a), compact(row).expand_as(compact(a)))
+        tracer.work.append(Work(module_of(node), macs, (compact(row).flatten(),)))
+        return row.expand(_product(a, b))
+    if (varies(a, -1) or varies(b, -2)) and not over:
         inner = tracer.labels.unite_along(a, -1)
         tracer.labels.unite(inner, tracer.labels.unite_along(b, -2))
         tracer.work.append(Work(module_of(node), macs, (inner,)))

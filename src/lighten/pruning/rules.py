@@ -11,7 +11,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.errors import UserError
-from lighten.pruning.basics import each, freeze, given, made, meet, reduce_along, shape_of
+from lighten.pruning.basics import count, each, freeze, given, made, meet, reduce_along, shape_of
 from lighten.pruning.labels import along, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
 from lighten.pruning.products import PRODUCTS
@@ -89,8 +89,9 @@ def _note_sizes(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[
                 tracer.note_size(read, part, dim)
         elif read.kind == "bound" and name_of(node) == "slice" and isinstance(args[0], Tensor):
             dim, start, end = (*args[1:4], *(0, 0, None)[len(args) - 1 :])[:3]
-            if read.value in (start, end):
-                counted = (0, read.value) if read.value >= 0 else (args[0].size(dim) + read.value, -read.value)
+            size = args[0].size(dim)
+            if read.value in (start, end) and abs(read.value) <= size:
+                counted = (0, read.value) if read.value >= 0 else (size + read.value, -read.value)
                 tracer.note_size(read, args[0].narrow(dim, *counted), dim, backwards=read.value < 0)
         elif read.kind == "groups" and isinstance(args[0], Tensor) and read.value > 0 and args[0].ndim > 1:
             channels = tracer.labels.unite_along(args[0], 1)
@@ -155,8 +156,9 @@ def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
     elif name in ("view", "reshape", "unflatten"):
         before, after = labels.shape, shape_of(node)
         dim = next((d for d, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
-        halved = (*after[:dim], *before[dim : dim + 1], *after[dim + 2 :]) == tuple(before)
-        if dim < len(before) and halved and varies_only(labels, dim) and after[dim] * after[dim + 1] == before[dim]:
+        end = dim + 1 + len(after) - len(before)
+        parted = (*after[:dim], *before[dim : dim + 1], *after[end:]) == tuple(before) and end > dim + 1
+        if dim < len(before) and parted and varies_only(labels, dim) and count(after[dim:end]) == before[dim]:
             tracer.parts.append(tracer.labels.unite_along(labels, dim).reshape(after[dim], -1))
     elif name == "slice" and (args[4:5] or (1,))[0] == 1:
         dim, start, end = list(args[1:4]) + [0, 0, None][len(args[1:4]) :]
