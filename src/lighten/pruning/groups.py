@@ -226,6 +226,8 @@ def _tie_parts(tracer: Tracer, failed: Iterable[Group]) -> bool:
     new = False
     for parts in tracer.parts:
         found = tracer.labels.find(parts)
+        if bool((found == found[:, :1]).all()):  # each part goes as a whole, as heads do
+            continue
         if not roots.isdisjoint(found.flatten().tolist()) and bool((found != found[:1]).any()):
             tracer.labels.unite(parts, parts[:1].expand_as(parts))
             roots.update(tracer.labels.find(parts).flatten().tolist())
