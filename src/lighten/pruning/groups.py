@@ -167,8 +167,11 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     exported, reads = export(copied, _in_its_type(copied, call))
     tracer = follow(Tracer(exported, copied, reads))
     layers = _layers(tracer.axes)
-    unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
-    for layer in match_names(exclude, {*layers, *tracer.unprunable, *unused}):
+    own = dict(model.named_parameters())
+    reached = {id(own.get(tensor)) for tensor, _ in tracer.axes}
+    cuttable = {name: module for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
+    unused = {name for name, module in cuttable.items() if id(module._parameters.get("weight", module)) not in reached}
+    for layer in match_names(exclude, {*layers, *tracer.unprunable, *cuttable}):
         if layer in layers:
             tracer.labels.freeze(tracer.axes[layers[layer]].labels, "is excluded")
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

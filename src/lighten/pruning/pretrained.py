@@ -25,6 +25,8 @@ UNSET = ("head_dim", "n_inner", "num_key_value_heads", "intermediate_size")
 """Keys that many families read where they are set, and else compute from others."""
 MAX_TRIED = 256
 """Configs that are tried at most."""
+MAX_PROVEN = 8
+"""Those of them whose models are run, at most."""
 MAX_LISTS = 16
 """Values that are tried of a list, as of the widths of stages."""
 Settings = Mapping[str, Any]
@@ -41,22 +43,23 @@ def follow_config_(small: nn.Module, plan: Plan) -> None:
     config = getattr(small, "config", None)
     if not hasattr(config, "to_dict") or not hasattr(small, "save_pretrained") or not plan.cuts:
         return
+    says, what = "cannot say the widths of the cut model", "prune what the config names, every layer by the same share"
     choices = _choices(config, plan)
     shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
-    for changes in _fitting(choices, lambda s: _wrong(type(small), config, s, lambda found: _unlike(found, shapes))):
+    fitting = _fitting(choices, lambda s: _wrong(type(small), config, s, lambda found: _unlike(found, shapes)))
+    for changes in itertools.islice(fitting, MAX_PROVEN):
         built = _proven(_changed(config, changes), small, plan)
         if built is not None:
             _take_over_(small, built)
             return
-    what = "prune what the config names, every layer by the same share"
+        says, what = "cannot say the widths of the cut model without changing a scale too", "exclude the embeddings"
     if plan.settings.get("scope", "uniform") != "uniform":
         cut = {(slot.tensor, slot.dim): len(c.removed) for c in plan.cuts for slot in c.slots}
         uniform = _fitting(choices, lambda s: _wrong(type(small), config, s, lambda found: _uneven(found, shapes, cut)))
         if next(uniform, None) is not None:
             what = 'plan with scope="uniform", whose widths it can say'
     warnings.warn(
-        f"{type(config).__name__} cannot say the widths of the cut model, so from_pretrained cannot read it; "
-        f"save it with lighten.save, or {what}",
+        f"{type(config).__name__} {says}, so from_pretrained cannot read it; save it with lighten.save, or {what}",
         stacklevel=3,
     )
 
