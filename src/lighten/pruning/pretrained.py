@@ -23,9 +23,9 @@ WIDTHS = (
 """Keys that surely name widths: they follow them whether or not that shows. Others only change where it helps."""
 UNSET = ("head_dim", "n_inner", "num_key_value_heads", "intermediate_size")
 """Keys that many families read where they are set, and else compute from others."""
-MAX_TRIED = 256
+MAX_TRIED = 64
 """Configs that are tried at most."""
-MAX_PROVEN = 8
+MAX_PROVEN = 4
 """Those of them whose models are run, at most."""
 MAX_LISTS = 16
 """Values that are tried of a list, as of the widths of stages."""
