@@ -101,7 +101,9 @@ def reduce_along(tracer: Tracer, node: Node, x: Tensor, dims: list[int], *, harm
     gone = {dim % x.ndim for dim in dims}
     found = tracer.labels.find(compact(x))
     mixed = differ(found, dims)
-    if bool(mixed.any()) and tracer.several(found, dims):
+    if tracer.labels.unread:
+        mixed = torch.zeros_like(mixed)
+    elif bool(mixed.any()) and tracer.several(found, dims):
         tracer.labels.unite(found, found.amin(dims, keepdim=True).expand_as(found))
         found = tracer.labels.find(found)
         mixed = torch.full_like(mixed, bool((found == found.flatten()[0]).all()))

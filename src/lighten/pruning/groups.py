@@ -1,7 +1,8 @@
 """Groups of coupled channels."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,10 +105,12 @@ class Structure:
     absent: tuple[int, ...] = ()
     saved: Mapping[str, float] = field(default_factory=dict)
 
-    def cuts(self, removed: Sequence[Iterable[int]]) -> tuple[Cut, ...]:
+    def cuts(self, removed: Sequence[Collection[int]]) -> tuple[Cut, ...]:
         """Return what is cut where, if these channels of each group go."""
         gone: dict[Slot, set[int]] = {}
         for group, channels in zip(self.groups, removed, strict=True):
+            if not channels:
+                continue
             index = torch.as_tensor(sorted(channels), dtype=torch.int64)
             for slot, positions in group.positions.items():
                 gone.setdefault(slot, set()).update(positions[index].flatten().tolist())
@@ -135,7 +138,7 @@ class Structure:
             gone[group.roots[torch.as_tensor(sorted(channels), dtype=torch.int64)]] = True
         return gone
 
-    def trial(self, removed: Sequence[Iterable[int]]) -> Plan:
+    def trial(self, removed: Sequence[Collection[int]]) -> Plan:
         """Return a plan that says no more than to cut these channels of each group."""
         return Plan.of_cuts(self.cuts(removed), self.example, self.changes(removed))
 
@@ -261,7 +264,7 @@ def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tupl
     """Return the groups, and the layers whose channels can only go all at once."""
     owners = {key: layer for layer, key in layers.items()}
     kinds = [kind for kind in _kinds(tracer.labels, tracer.axes) if any(key in owners for key in kind.keys)]
-    split = {key: sum(1 for kind in kinds if key in kind.keys) for key in owners}
+    split = Counter(key for kind in kinds for key in kind.keys)
     strided = tracer.labels.find(torch.cat([torch.empty(0, dtype=torch.int64), *tracer.strided]))
     groups, alone = [], {}
     for kind in kinds:
@@ -322,10 +325,10 @@ def _kinds(labels: Labels, axes: Mapping[tuple[str, int], Axis]) -> list[_Kind]:
 def _positions(tracer: Tracer, key: tuple[str, int], roots: Tensor) -> Tensor:
     """Return where each channel lives along an axis, (width, count), ascending."""
     found = tracer.labels.find(tracer.axes[key].labels)
-    rank = torch.full((tracer.labels.size,), -1)
-    rank[roots] = torch.arange(len(roots))
-    ranks = rank[found]
-    places = torch.nonzero(ranks >= 0).flatten()
+    ascending, rank = torch.sort(roots)
+    at = torch.searchsorted(ascending, found).clamp_(max=len(roots) - 1)
+    ranks = rank[at]
+    places = torch.nonzero(ascending[at] == found).flatten()
     return places[torch.sort(ranks[places], stable=True).indices].reshape(len(roots), -1)
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.errors import UserError
 from lighten.pruning.basics import each, freeze, given, made, meet, reduce_along, shape_of
-from lighten.pruning.labels import along, compact, spread, varies, varies_only
+from lighten.pruning.labels import along, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
 from lighten.pruning.products import PRODUCTS
 from lighten.pruning.regions import Regions
@@ -25,8 +25,9 @@ def follow(tracer: Tracer) -> Tracer:
     """Label the whole graph, node by node."""
     env: dict[Node, Any] = {}
     last = {used: node for node in tracer.graph.nodes for used in node.all_input_nodes}
-    regions = Regions(tracer)
+    regions, read = Regions(tracer), _read(tracer.graph)
     for node in tracer.graph.nodes:
+        tracer.labels.unread = node not in read
         env.update(regions.enter(node, env))
         args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
         if node in env:  # within a norm as a whole
@@ -45,6 +46,19 @@ def follow(tracer: Tracer) -> Tracer:
     regions.settle()
     tracer.finalize()
     return tracer
+
+
+def _read(graph: Graph) -> set[Node]:
+    """Return the nodes that reach the output, or write into a tensor; and all that is put in.
+
+    The forward also computes the others, such as averages of attention that nobody asks for: they must run on the cut
+    widths, and that is all.
+    """
+    read = {node for node in graph.nodes if node.op != "call_function" or node.is_impure()}
+    for node in reversed(graph.nodes):
+        if node in read:
+            read.update(node.all_input_nodes)
+    return read
 
 
 def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -232,11 +246,6 @@ def _reduction(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> 
     dims = dims if isinstance(dims, list | tuple) and dims else list(range(x.ndim))
     power = named.get("ord", named.get("p", rest[0] if at and rest else 2))
     harmless = name == "sum" or (at == 1 and isinstance(power, int | float) and power > 0)
-    if (
-        name in ("sum", "mean") and len(dims) == 1 and any(varies(x, d) for d in range(x.ndim) if d != dims[0] % x.ndim)
-    ):  # a sum of whole stacked tensors is an addition
-        rows = compact(x, keep=dims[0]).movedim(dims[0], 0)
-        tracer.labels.unite(rows, rows[:1].expand_as(rows))
     reduced = reduce_along(tracer, node, x, list(dims), harmless=harmless)
     return each(node, lambda v: spread(reduced.reshape(v.shape)))
 

@@ -157,7 +157,6 @@ class Tracer:
         self.constants = _constants(exported)
         self._inputs = set(exported.graph_signature.user_inputs)
         self.graph = exported.graph
-        self.graph.eliminate_dead_code()  # such as the average over heads of attention weights that nobody reads
 
     def attach(self, weight: Weight, dim: int, labels: Tensor, role: str) -> Tensor:
         """Say that ``labels`` run along ``dim`` of ``weight``; return them, united with what was there."""
@@ -210,7 +209,8 @@ class Tracer:
 
     def freeze_weight(self, weight: Weight, why: str) -> None:
         """Freeze every axis that ``weight`` has or will get."""
-        self._whole.append((weight.name, why))
+        if not self.labels.unread:
+            self._whole.append((weight.name, why))
 
     def placeholder_labels(self, node: Node) -> Weight | Tensor | None:
         """Return a parameter, or the labels of an input or a constant."""
