@@ -178,9 +178,14 @@ def _proven(config: Any, small: nn.Module, plan: Plan) -> nn.Module | None:
         built.load_state_dict(small.state_dict())
     except Exception:  # whatever a config refuses
         return None
-    for dtype, most in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
-        with suppress(Exception):  # some forwards cannot run in float64
-            return built if difference(small, built, plan.example, dtype=dtype) <= most else None
+    for kind in dict.fromkeys(
+        (torch.float32, next(small.parameters()).dtype)
+    ):  # buffers, which are not loaded, may have been rounded
+        for dtype, most in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
+            with suppress(Exception):  # some forwards cannot run in float64
+                if difference(small, built.to(kind), plan.example, dtype=dtype) <= most:
+                    return built
+                break
     return None
 
 

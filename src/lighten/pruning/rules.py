@@ -89,7 +89,7 @@ def _note_sizes(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[
                 tracer.note_size(read, part, dim)
         elif read.kind == "bound" and name_of(node) == "slice" and isinstance(args[0], Tensor):
             dim, start, end = (*args[1:4], *(0, 0, None)[len(args) - 1 :])[:3]
-            if read.value in (start, end):
+            if read.value in (start, end) and abs(read.value) <= args[0].size(dim):
                 counted = (0, read.value) if read.value >= 0 else (args[0].size(dim) + read.value, -read.value)
                 tracer.note_size(read, args[0].narrow(dim, *counted), dim, backwards=read.value < 0)
         elif read.kind == "groups" and isinstance(args[0], Tensor) and read.value > 0 and args[0].ndim > 1:
@@ -256,6 +256,8 @@ def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
     Of a parameter, such as a table of biases, any place may come anywhere: those along the picked dimensions are tied.
     Where the forward says in numbers which places it picks, their labels are picked.
     """
+    if isinstance(x, Weight) and len(x.shape) == 3 and len(indices) == 1 and len(shape_of(node)) == 3:
+        return x.pick(shape_of(node)[0])
     labels = given(tracer, x)
     picked = [None if index is None else _number(tracer, index) for index in node.args[1]]  # type: ignore[union-attr]
     dims = [dim for dim, index in enumerate(indices) if index is not None]
