@@ -248,3 +248,24 @@ def test_a_fit_prunes_heads_and_width_and_a_checkpoint_knows_them(tmp_path):
     state = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)["callbacks"]
     plans = [Plan.from_json(value["plan"]) for value in state.values() if "plan" in value]
     assert [plan.attributes for plan in plans] == [prune.plan.attributes]
+
+
+def test_the_shape_of_one_channel_stays_when_that_channel_goes():
+    """As BART's positions, which count the tokens by the last channel of their embeddings."""
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.places, self.head = nn.Linear(5, 8), nn.Embedding(10, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.a(x)
+            rows, length = y[:, :, -1].shape
+            return self.head(y + self.places(torch.arange(length).expand(rows, -1)))
+
+    model = Positions().eval()
+    model.a.weight.data[-1] = model.places.weight.data[:, -1] = 0
+    plan = assert_right(model, torch.rand(2, 4, 5))
+    assert plan.widths["a"] == (8, 4)
+    assert 7 not in plan.groups[0].kept

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lighten.utils.inputs import Call
 
@@ -28,29 +27,31 @@ def answers_of(model: nn.Module, output: Any, call: Call) -> Any:
 
 
 def _without(output: Any, own: set[str], inside: set[str]) -> Any:
-    if isinstance(output, Mapping) or (dataclasses.is_dataclass(output) and not isinstance(output, type)):
-        named = (
-            dict(output) if isinstance(output, Mapping) else {f.name: getattr(output, f.name) for f in _fields(output)}
-        )
-        state = {name for name, value in named.items() if value is not None and _is_state(name, value, own, inside)}
-        if state and dataclasses.is_dataclass(output):
-            return dataclasses.replace(output, **dict.fromkeys(state))
-        return {name: None if name in state else value for name, value in named.items()} if state else output
     if type(output) in (list, tuple):
         return type(output)(_without(value, own, inside) for value in output)
-    return output
-
-
-def _fields(output: Any) -> tuple["dataclasses.Field[Any]", ...]:
-    return dataclasses.fields(output)
+    kept = dataclasses.is_dataclass(output) and not isinstance(output, type)
+    if not kept and not isinstance(output, Mapping):
+        return output
+    named = (
+        dict(output)
+        if isinstance(output, Mapping)
+        else {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    )
+    answers = {k: None if _is_state(k, v, own, inside) else _without(v, own, inside) for k, v in named.items()}
+    changed = {name: value for name, value in answers.items() if value is not named[name]}
+    if not changed:
+        return output
+    return dataclasses.replace(output, **changed) if kept else answers
 
 
 def _is_state(name: Any, value: Any, own: set[str], inside: set[str]) -> bool:
+    if value is None or isinstance(value, int | float | str):
+        return False
     if name in own:
         return True
-    if all(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
-        return any(name.startswith(prefix) for taken in own if (prefix := taken.removesuffix("outputs")) != taken)
-    return name in inside and not isinstance(value, int | float | str)
+    if isinstance(value, Tensor | list | tuple | Mapping):
+        return any(str(name).startswith(start) for one in own if (start := one.removesuffix("outputs")) != one)
+    return name in inside
 
 
 def _taken(module: nn.Module) -> set[str]:

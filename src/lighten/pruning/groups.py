@@ -18,12 +18,11 @@ from lighten.pruning.plan import Cut, Plan, Slot
 from lighten.pruning.rules import follow
 from lighten.pruning.trace import Axis, Geometry, Tracer, export, layer_of
 from lighten.utils.inputs import Call, map_tensors
-from lighten.utils.modules import match_names
+from lighten.utils.modules import match_names, refuse_unfit
 
 NEVER_RUN = "is never run on the example input"
 STRIDE = 8
 """Elements of 16 bits in the 16 bytes of which kernels want strides to be multiples."""
-WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
 
 
 @dataclass(frozen=True)
@@ -170,8 +169,11 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     exported, reads = export(copied, _in_its_type(copied, call))
     tracer = follow(Tracer(exported, copied, reads))
     layers = _layers(tracer.axes)
-    unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
-    for layer in match_names(exclude, {*layers, *tracer.unprunable, *unused}):
+    own = dict(model.named_parameters())
+    reached = {id(own.get(tensor)) for tensor, _ in tracer.axes}
+    cuttable = {name: module for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
+    unused = {name for name, module in cuttable.items() if id(module._parameters.get("weight", module)) not in reached}
+    for layer in match_names(exclude, {*layers, *tracer.unprunable, *cuttable}):
         if layer in layers:
             tracer.labels.freeze(tracer.axes[layers[layer]].labels, "is excluded")
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -236,18 +238,6 @@ def _tie_parts(tracer: Tracer, failed: Iterable[Group]) -> bool:
 
 
 CUTTABLE = (nn.modules.conv._ConvNd, nn.Linear)
-
-
-def refuse_unfit(model: nn.Module) -> None:
-    """Raise where a wrapper already holds references to the parameters.
-
-    Raises:
-        UserError: naming the wrapper.
-    """
-    for module in model.modules():
-        kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
-        if kinds:
-            raise UserError(f"the model is wrapped in {kinds[0]}; give the module inside, before it is wrapped")
 
 
 def _layers(axes: Mapping[tuple[str, int], Axis]) -> dict[str, tuple[str, int]]:

@@ -23,8 +23,10 @@ WIDTHS = (
 """Keys that surely name widths: they follow them whether or not that shows. Others only change where it helps."""
 UNSET = ("head_dim", "n_inner", "num_key_value_heads", "intermediate_size")
 """Keys that many families read where they are set, and else compute from others."""
-MAX_TRIED = 256
+MAX_TRIED = 64
 """Configs that are tried at most."""
+MAX_PROVEN = 4
+"""Those of them whose models are run, at most."""
 MAX_LISTS = 16
 """Values that are tried of a list, as of the widths of stages."""
 Settings = Mapping[str, Any]
@@ -41,22 +43,23 @@ def follow_config_(small: nn.Module, plan: Plan) -> None:
     config = getattr(small, "config", None)
     if not hasattr(config, "to_dict") or not hasattr(small, "save_pretrained") or not plan.cuts:
         return
+    says, what = "cannot say the widths of the cut model", "prune what the config names, every layer by the same share"
     choices = _choices(config, plan)
     shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
-    for changes in _fitting(choices, lambda s: _wrong(type(small), config, s, lambda found: _unlike(found, shapes))):
+    fitting = _fitting(choices, lambda s: _wrong(type(small), config, s, lambda found: _unlike(found, shapes)))
+    for changes in itertools.islice(fitting, MAX_PROVEN):
         built = _proven(_changed(config, changes), small, plan)
         if built is not None:
             _take_over_(small, built)
             return
-    what = "prune what the config names, every layer by the same share"
+        says, what = "cannot say the widths of the cut model without changing a scale too", "exclude the embeddings"
     if plan.settings.get("scope", "uniform") != "uniform":
         cut = {(slot.tensor, slot.dim): len(c.removed) for c in plan.cuts for slot in c.slots}
         uniform = _fitting(choices, lambda s: _wrong(type(small), config, s, lambda found: _uneven(found, shapes, cut)))
         if next(uniform, None) is not None:
             what = 'plan with scope="uniform", whose widths it can say'
     warnings.warn(
-        f"{type(config).__name__} cannot say the widths of the cut model, so from_pretrained cannot read it; "
-        f"save it with lighten.save, or {what}",
+        f"{type(config).__name__} {says}, so from_pretrained cannot read it; save it with lighten.save, or {what}",
         stacklevel=3,
     )
 
@@ -175,9 +178,14 @@ def _proven(config: Any, small: nn.Module, plan: Plan) -> nn.Module | None:
         built.load_state_dict(small.state_dict())
     except Exception:  # whatever a config refuses
         return None
-    for dtype, most in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
-        with suppress(Exception):  # some forwards cannot run in float64
-            return built if difference(small, built, plan.example, dtype=dtype) <= most else None
+    for kind in dict.fromkeys(
+        (torch.float32, next(small.parameters()).dtype)
+    ):  # buffers, which are not loaded, may have been rounded
+        for dtype, most in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
+            with suppress(Exception):  # some forwards cannot run in float64
+                if difference(small, built.to(kind), plan.example, dtype=dtype) <= most:
+                    return built
+                break
     return None
 
 

@@ -73,7 +73,11 @@ def _addmm(tracer: Tracer, node: Node, bias: Any, x: Any, weight: Any, **scales:
 
 
 def _matmul(tracer: Tracer, node: Node, x: Any, other: Any) -> Tensor:
-    """The product with a parameter is a linear layer, from either side."""
+    """The product with a parameter is a linear layer, from either side; with matrices picked from one, several."""
+    if isinstance(other, Weight) and other.picked:
+        return _experts(tracer, x, other, taken=1, put_out=2)
+    if isinstance(x, Weight) and x.picked:
+        return _experts(tracer, given(tracer, other).transpose(-1, -2), x, taken=2, put_out=1).transpose(-1, -2)
     if isinstance(other, Weight) and len(other.shape) == 2:
         return _dense(tracer, node, x, other, None, nodes=1)
     if isinstance(x, Weight) and len(x.shape) == 2 and len(other.shape) > 1:
@@ -82,15 +86,22 @@ def _matmul(tracer: Tracer, node: Node, x: Any, other: Any) -> Tensor:
 
 
 def _grouped_mm(tracer: Tracer, node: Node, x: Any, weight: Any, offs: Any = None, *_: Any, **__: Any) -> Tensor:
-    """Each row times one of several matrices, (experts, in, out): linear layers that lose the same channels."""
+    """Each row times the matrix of its expert, (experts, in, out), in steps that the kernel's strides allow."""
     if not isinstance(weight, Weight) or len(weight.shape) != 3 or len(x.shape) != 2:
         return freeze(tracer, node, x, weight, offs)
+    outputs = _experts(tracer, x, weight, taken=1, put_out=2)
+    tracer.strided += [labels for dim in (1, 2) if (labels := tracer.axis(weight, dim)) is not None]
+    return outputs
+
+
+def _experts(tracer: Tracer, x: Any, weight: Weight, *, taken: int, put_out: int) -> Tensor:
+    """Several linear layers in one parameter, which lose the same channels."""
     x = given(tracer, x)
-    inputs = tracer.attach(weight, 1, tracer.labels.unite_along(x, -1), "input")
-    outputs = tracer.new_labels(weight, 2)
-    tracer.strided += [inputs, outputs]
-    tracer.work.append(Work(layer_of(weight.name), len(x) * len(inputs) * len(outputs), (outputs, inputs)))
-    return along(outputs, shape_of(node), -1)
+    inputs = tracer.attach(weight, taken, tracer.labels.unite_along(x, -1), "input")
+    outputs = tracer.new_labels(weight, put_out)
+    macs = count(x.shape) * len(outputs)
+    tracer.work.append(Work(layer_of(weight.name), macs, (outputs, inputs)))
+    return along(outputs, (*x.shape[:-1], len(outputs)), -1)
 
 
 def _baddbmm(tracer: Tracer, node: Node, bias: Any, a: Any, b: Any, **_: Any) -> Tensor:
@@ -314,8 +325,7 @@ PRODUCTS: dict[str, Callable[..., Any]] = {
     "matmul": _matmul,
     "bmm": _matmul,
     "baddbmm": _baddbmm,
-    "grouped_mm": _grouped_mm,
-    "grouped_mm_fallback": _grouped_mm,
+    **dict.fromkeys(("grouped_mm", "_grouped_mm", "grouped_mm_fallback"), _grouped_mm),
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
 }

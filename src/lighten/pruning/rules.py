@@ -258,6 +258,8 @@ def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
     Of a parameter, such as a table of biases, any place may come anywhere: those along the picked dimensions are tied.
     Where the forward says in numbers which places it picks, their labels are picked.
     """
+    if isinstance(x, Weight) and len(x.shape) == 3 and len(indices) == 1 and len(shape_of(node)) == 3:
+        return x.pick(shape_of(node)[0])
     labels = given(tracer, x)
     picked = [None if index is None else _number(tracer, index) for index in node.args[1]]  # type: ignore[union-attr]
     dims = [dim for dim, index in enumerate(indices) if index is not None]

@@ -5,7 +5,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -50,6 +50,15 @@ class Weight:
     def of(cls, name: str, shape: tuple[int, ...]) -> "Weight":
         """Return a parameter as it is."""
         return cls(name, shape, shape, _strides(shape))
+
+    @property
+    def picked(self) -> bool:
+        """Whether these are matrices that were picked from a parameter, along its first dimension."""
+        return len(self.shape) == len(self.whole) == 3 and self.strides[0] == 0
+
+    def pick(self, count: int) -> "Weight":
+        """Return ``count`` matrices of this parameter of several: whichever they are, channels lie in them alike."""
+        return replace(self, shape=(count, *self.shape[1:]), strides=(0, *self.strides[1:]))
 
     def stretch(self, dim: int) -> tuple[int, int] | None:
         """Return the parameter's dimension that ``dim`` runs along, and where it starts there; None if along none."""
@@ -205,6 +214,8 @@ class Tracer:
             whole = Weight.of(weight.name, weight.whole)
             self._elements[weight.name] = whole, self.labels.fresh(count).reshape(weight.whole)
         labels = self._elements[weight.name][1]
+        if weight.picked:
+            self.labels.unite(labels, labels[:1].expand_as(labels))
         return labels.as_strided(weight.shape, weight.strides, weight.offset)
 
     def freeze_weight(self, weight: Weight, why: str) -> None:
