@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.pruning.labels import along, compact
 from lighten.pruning.operators import CONSTANT, name_of
-from lighten.pruning.trace import Tracer, Weight, location
+from lighten.pruning.trace import Tracer, location
+from lighten.pruning.weights import Weight
 
 
 def shape_of(node: Node) -> torch.Size:

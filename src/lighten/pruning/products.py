@@ -11,7 +11,8 @@ from lighten.pruning.basics import count, freeze, given, meet, reduce_along, sha
 from lighten.pruning.einsum import Pair, terms_of
 from lighten.pruning.labels import along, compact, spread, varies
 from lighten.pruning.operators import name_of
-from lighten.pruning.trace import Geometry, Tracer, Weight, Work, layer_of, location, module_of
+from lighten.pruning.trace import Geometry, Tracer, Work, layer_of, location, module_of
+from lighten.pruning.weights import Weight
 
 
 def _conv(tracer: Tracer, node: Node, x: Tensor, weight: Any, bias: Any = None, *rest: Any, **named: Any) -> Tensor:

@@ -12,7 +12,8 @@ from torch.fx.node import map_arg
 
 from lighten.pruning.labels import along, varies
 from lighten.pruning.operators import ALONG, NORMS, REDUCTIONS, SAME, name_of
-from lighten.pruning.trace import Tracer, Weight
+from lighten.pruning.trace import Tracer
+from lighten.pruning.weights import Weight
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
 """What two runs of a norm may differ by that compute the same in another order; 0.05 in 16 bits."""

@@ -16,7 +16,8 @@ from lighten.pruning.labels import along, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
 from lighten.pruning.products import PRODUCTS
 from lighten.pruning.regions import Regions
-from lighten.pruning.trace import Tracer, Weight, location, module_of
+from lighten.pruning.trace import Tracer, location, module_of
+from lighten.pruning.weights import Weight
 
 Rule = Callable[..., Any]
 

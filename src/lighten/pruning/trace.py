@@ -3,9 +3,9 @@
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +22,7 @@ from lighten.pruning.answers import answers_of
 from lighten.pruning.attributes import SizeRead
 from lighten.pruning.labels import Labels, compact, spread, varies
 from lighten.pruning.tags import Read, Reads, tagged
+from lighten.pruning.weights import Weight
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import preserved, random_state_kept
 
@@ -31,64 +32,6 @@ _MASKS_AS_GIVEN = patch.object(  # else torch looks into a mask's values to find
 )
 MAX_ELEMENTS = 2**22
 """Parameters that the forward uses element by element are labelled up to this size."""
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A parameter or buffer as the graph hands it around, or a view of it: transposed, or a stretch of it.
-
-    ``strides`` and ``offset`` are those of the view, in a parameter of shape ``whole`` that is stored row by row.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    whole: tuple[int, ...]
-    strides: tuple[int, ...]
-    offset: int = 0
-
-    @classmethod
-    def of(cls, name: str, shape: tuple[int, ...]) -> "Weight":
-        """Return a parameter as it is."""
-        return cls(name, shape, shape, _strides(shape))
-
-    @property
-    def picked(self) -> bool:
-        """Whether these are matrices that were picked from a parameter, along its first dimension."""
-        return len(self.shape) == len(self.whole) == 3 and self.strides[0] == 0
-
-    def pick(self, count: int) -> "Weight":
-        """Return ``count`` matrices of this parameter of several: whichever they are, channels lie in them alike."""
-        return replace(self, shape=(count, *self.shape[1:]), strides=(0, *self.strides[1:]))
-
-    def stretch(self, dim: int) -> tuple[int, int] | None:
-        """Return the parameter's dimension that ``dim`` runs along, and where it starts there; None if along none."""
-        if self.shape == self.whole and self.strides == _strides(self.whole):
-            return dim, 0
-        if 0 in self.whole:
-            return None
-        starts = torch.unravel_index(torch.tensor(self.offset), self.whole)
-        for base, (size, stride) in enumerate(zip(self.whole, _strides(self.whole), strict=True)):
-            if size > 1 and stride == self.strides[dim] and int(starts[base]) + self.shape[dim] <= size:
-                return base, int(starts[base])
-        return None
-
-    def viewed(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return the view, or the views, that ``function`` takes of this; None if it gives something else."""
-        base = torch.empty(self.whole, device="meta")
-        found = function(base.as_strided(self.shape, self.strides, self.offset), *args, **kwargs)
-        parts = [found] if isinstance(found, Tensor) else list(found)
-        if any(part._base is not base for part in parts):
-            return None
-        views = [
-            Weight(self.name, tuple(part.shape), self.whole, part.stride(), int(part.storage_offset()))
-            for part in parts
-        ]
-        follows = all(n == 1 or view.stretch(dim) for view in views for dim, n in enumerate(view.shape))
-        return None if not follows else views[0] if isinstance(found, Tensor) else views
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return torch.empty(shape, device="meta").stride()
 
 
 @dataclass
