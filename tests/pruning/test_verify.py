@@ -134,30 +134,6 @@ def test_what_a_forward_selects_by_its_values_is_compared_in_float64(images):
     assert passed == ["b", "c", "d"]
 
 
-def test_trials_leave_the_copies_as_they_were(images):
-    """A forward that keeps what it saw, and counts, sees each cut for the first time."""
-
-    class Keeps(Net):
-        kept, calls = None, 0
-
-        def forward(self, x):
-            self.calls += 1
-            x = self.a(x)
-            assert self.kept is None or self.training
-            self.kept = x
-            return self.head(self.d(self.c(self.b(x))))
-
-    model = Keeps(lambda x: x)
-    structure = find_groups(model, ((images,), {}))
-    trial = Trial(model, structure)
-    before = {name: tensor.clone() for name, tensor in trial._masked.state_dict().items()}
-    assert [trial.fails(range(4)) for _ in range(2)] == [None, None]
-    for copied in (trial._masked, trial._small):
-        assert (copied.kept, copied.calls, copied.training) == (None, 0, False)
-        assert copied.a.out_channels == 8
-        assert all(torch.equal(tensor, before[name]) for name, tensor in copied.state_dict().items())
-
-
 def test_a_wrong_place_of_equal_size_is_found(images):
     """The slice keeps its length when its first channels go: only the values tell."""
     _, passed, frozen = proven(Net(lambda x: x[:, 2:6], inputs=4), images)
