@@ -1,5 +1,6 @@
 """Rules of operators for channel labels; an operator without a rule freezes the labels that it touches."""
 
+import itertools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.errors import UserError
 from lighten.pruning.basics import count, each, freeze, given, made, meet, reduce_along, shape_of
-from lighten.pruning.labels import along, spread, varies, varies_only
+from lighten.pruning.labels import along, compact, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
 from lighten.pruning.products import PRODUCTS
 from lighten.pruning.regions import Regions
@@ -173,9 +174,25 @@ def _pointwise(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
     if not operands:
         return made(tracer, node)
     labels = given(tracer, operands[0])
-    for other in operands[1:]:
-        labels = meet(tracer, node, labels, given(tracer, other))
+    for before, other in itertools.pairwise(operands):
+        own = given(tracer, other)
+        if isinstance(other, Weight) or isinstance(before, Weight):
+            _tie_over(tracer, *((labels, own) if isinstance(other, Weight) else (own, labels)))
+        labels = meet(tracer, node, labels, own)
     return each(node, lambda v: labels.expand(v.shape))
+
+
+def _tie_over(tracer: Tracer, x: Tensor, parameter: Tensor) -> None:
+    """Tie the channels over which a parameter with one element a channel is broadcast: they can only go with it."""
+    shape = torch.broadcast_shapes(x.shape, parameter.shape)
+    if x.shape != shape:
+        return
+    parameter = parameter[(None,) * (len(shape) - parameter.ndim)]
+    if any(varies(parameter, dim) and varies(x, dim) for dim in range(len(shape))):
+        small = compact(x)
+        for dim in range(len(shape)):
+            if parameter.size(dim) == 1 and varies(x, dim):
+                tracer.labels.unite(small, small.narrow(dim, 0, 1).expand_as(small))
 
 
 def _embedding(tracer: Tracer, node: Node, weight: Any, indices: Any, *_: Any, **__: Any) -> Tensor:
