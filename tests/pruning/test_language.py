@@ -213,3 +213,36 @@ def test_one_key_and_value_head_stays_and_query_heads_go():
     assert plan.frozen["model.layers.0.self_attn.v_proj"].startswith("is shared by all heads")
     small = shrink(model, plan)
     assert (small.config.num_attention_heads, small.config.num_key_value_heads) == (2, 1)
+
+
+def test_a_part_of_a_module_gets_its_config(tmp_path):
+    class Own(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids):
+            return self.model(input_ids=input_ids).logits.log_softmax(-1)
+
+    model = Own(build("llama"))
+    small = shrink(model, plan_pruning(model, example("llama"), 0.5))
+    small.model.save_pretrained(tmp_path)
+    again = hf.LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(logits("llama", again), logits("llama", small.model))
+    assert model.model.config.hidden_size == 32
+
+
+def test_experts_picked_one_by_one():
+    model = build("mixtral")
+    model.set_experts_implementation("batched_mm")
+    plan = plan_pruning(model, example("mixtral"), 0.5)
+    assert plan.widths["model.layers.1.mlp.experts.gate_up_proj"] == (96, 48)
+    whole, cut = (logits("", m.double()) for m in (masked(model, plan), shrink(model, plan)))
+    assert float((whole - cut).abs().max()) < 1e-8
+
+
+def test_a_model_in_16_bits_gets_its_config():
+    model = build("mixtral").bfloat16()
+    small = shrink(model, plan_pruning(model, example("mixtral"), 0.5))
+    assert (small.config.hidden_size, small.config.intermediate_size) == (16, 24)
+    assert small.model.embed_tokens.weight.dtype == torch.bfloat16
