@@ -77,10 +77,13 @@ def test_stacked_branches_that_are_summed_are_added():
     assert assert_right(model, torch.rand(2, 3, 6, 6)).groups[0].layers == ("a", "b")
 
 
-def test_places_picked_by_an_index_leave_the_channels_free():
-    model = Net(
-        lambda s, x: s.head(s.a(x)[torch.arange(2), torch.tensor([1, 3])]), a=nn.Linear(6, 8), head=nn.Linear(8, 2)
-    ).eval()
+@pytest.mark.parametrize(
+    "pick",
+    [lambda y: y[torch.arange(2), torch.tensor([1, 3])], lambda y: y.index_select(1, torch.arange(3))],
+    ids=["index", "index_select"],
+)
+def test_places_picked_by_an_index_leave_the_channels_free(pick):
+    model = Net(lambda s, x: s.head(pick(s.a(x))), a=nn.Linear(6, 8), head=nn.Linear(8, 2)).eval()
     with torch.no_grad():
         plan = plan_pruning(model, torch.rand(2, 5, 6), 0.5)
     assert plan.widths["a"] == (8, 4)

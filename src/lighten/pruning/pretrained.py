@@ -13,6 +13,7 @@ from torch import nn
 
 from lighten.pruning.check import difference
 from lighten.pruning.plan import Plan
+from lighten.utils.clone import clone
 
 WIDTHS = (
     "hidden_size", "hidden_sizes", "dim", "n_embd", "d_model", "embedding_size", "word_embed_proj_dim", "head_dim",
@@ -34,33 +35,49 @@ Shapes = Mapping[str, torch.Size]
 
 
 def follow_config_(small: nn.Module, plan: Plan) -> None:
-    """Give a cut model of ``transformers`` a config that builds its very shapes and computes the same.
+    """Give a cut model of ``transformers``, or such parts of a cut model, a config that builds its very shapes.
 
-    Its modules then hold the configs and the integers that the library itself gives them. Where its family has no words
-    for these widths (such as attention heads without the hidden width, in BERT), the config is left as it is and a
-    warning says so; :func:`lighten.load` rebuilds such a model from the plan.
+    It is proven to compute the same, and its modules then hold the configs and the integers that the library itself
+    gives them. Where its family has no words for these widths (such as attention heads without the hidden width, in
+    BERT), the config is left as it is and a warning says so; :func:`lighten.load` rebuilds such a model from the plan.
     """
-    config = getattr(small, "config", None)
-    if not hasattr(config, "to_dict") or not hasattr(small, "save_pretrained") or not plan.cuts:
-        return
-    says, what = "cannot say the widths of the cut model", "prune what the config names, every layer by the same share"
+    found: list[str] = []
+    for name, part in small.named_modules():
+        known = hasattr(getattr(part, "config", None), "to_dict") and hasattr(part, "save_pretrained")
+        inside = any(not outer or name.startswith(f"{outer}.") for outer in found)
+        if (
+            known
+            and not inside
+            and any(slot.tensor.startswith(f"{name}." if name else "") for cut in plan.cuts for slot in cut.slots)
+        ):
+            found.append(name)
+    for name in found:
+        _follow_(small, name, plan)
+
+
+def _follow_(small: nn.Module, name: str, plan: Plan) -> None:
+    part: Any = small.get_submodule(name)
+    config, kind = part.config, type(part)
     choices = _choices(config, plan)
-    shapes = {name: tensor.shape for name, tensor in small.state_dict().items()}
-    fitting = _fitting(choices, lambda s: _wrong(type(small), config, s, lambda found: _unlike(found, shapes)))
+    now = {key: config.to_dict().get(key) for key in choices}
+    shapes = {name: tensor.shape for name, tensor in part.state_dict().items()}
+    says, what = "cannot say the widths of the cut model", "prune what the config names, every layer by the same share"
+    fitting = _fitting(choices, now, lambda s: _wrong(kind, config, s, lambda found: _unlike(found, shapes)))
     for changes in itertools.islice(fitting, MAX_PROVEN):
-        built = _proven(_changed(config, changes), small, plan)
+        built = _proven(_changed(config, changes), small, name, plan)
         if built is not None:
-            _take_over_(small, built)
+            _take_over_(part, built)
             return
         says, what = "cannot say the widths of the cut model without changing a scale too", "exclude the embeddings"
     if plan.settings.get("scope", "uniform") != "uniform":
-        cut = {(slot.tensor, slot.dim): len(c.removed) for c in plan.cuts for slot in c.slots}
-        uniform = _fitting(choices, lambda s: _wrong(type(small), config, s, lambda found: _uneven(found, shapes, cut)))
-        if next(uniform, None) is not None:
+        start = len(name) + 1 if name else 0
+        cut = {(slot.tensor[start:], slot.dim): len(c.removed) for c in plan.cuts for slot in c.slots}
+        uneven = _fitting(choices, now, lambda s: _wrong(kind, config, s, lambda found: _uneven(found, shapes, cut)))
+        if next(uneven, None) is not None:
             what = 'plan with scope="uniform", whose widths it can say'
     warnings.warn(
         f"{type(config).__name__} {says}, so from_pretrained cannot read it; save it with lighten.save, or {what}",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
@@ -101,7 +118,9 @@ def _likely(
     return list(dict.fromkeys(left for left in ranked if left > 0))
 
 
-def _fitting(choices: Mapping[str, list[Any]], wrong: Callable[[Settings], int | None]) -> Iterator[Settings]:
+def _fitting(
+    choices: Mapping[str, list[Any]], now: Settings, wrong: Callable[[Settings], int | None]
+) -> Iterator[Settings]:
     """Yield settings with which nothing is ``wrong``: the first by changing whichever key helps, then those near it."""
     tried: dict[tuple[Any, ...], int | None] = {}
 
@@ -118,8 +137,7 @@ def _fitting(choices: Mapping[str, list[Any]], wrong: Callable[[Settings], int |
                 yield tuple(changed.get(at, value) for at, value in enumerate(values))
 
     every = list(choices.values())
-    starts = (tuple(values[0] for values in every), tuple(values[-1] for values in every))
-    for start in starts:
+    for start in (tuple(values[0] for values in every), tuple(now[key] for key in choices)):
         best, least = start, score(start)
         while least != 0:
             better = next(
@@ -170,20 +188,24 @@ def _changed(config: Any, changes: Settings) -> Any:
     return changed
 
 
-def _proven(config: Any, small: nn.Module, plan: Plan) -> nn.Module | None:
-    """Return the model that ``config`` builds, with the weights of ``small``, if it computes the same."""
+def _proven(config: Any, small: nn.Module, name: str, plan: Plan) -> nn.Module | None:
+    """Return the model that ``config`` builds, with the weights of a part of ``small``, if it computes the same."""
+    part = small.get_submodule(name)
     try:
         with torch.random.fork_rng():
-            built = type(small)(config)
-        built.load_state_dict(small.state_dict())
+            built = type(part)(config)
+        built.load_state_dict(part.state_dict())
     except Exception:  # whatever a config refuses
         return None
-    for kind in dict.fromkeys(
-        (torch.float32, next(small.parameters()).dtype)
-    ):  # buffers, which are not loaded, may have been rounded
+    whole = built
+    if name:
+        whole = clone(small)
+        whole.set_submodule(name, built)
+    for kind in dict.fromkeys((torch.float32, next(part.parameters()).dtype)):
+        built.to(kind)  # buffers that are not loaded may have been rounded
         for dtype, most in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
             with suppress(Exception):  # some forwards cannot run in float64
-                if difference(small, built.to(kind), plan.example, dtype=dtype) <= most:
+                if difference(small, whole, plan.example, dtype=dtype) <= most:
                     return built
                 break
     return None

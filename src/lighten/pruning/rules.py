@@ -298,6 +298,14 @@ def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
     return labels.expand(shape)
 
 
+def _index_select(tracer: Tracer, node: Node, x: Any, dim: int, index: Any) -> Any:
+    """Places along one dimension are picked; channels that lie along it are frozen."""
+    labels = given(tracer, x)
+    if isinstance(x, Weight) or varies(labels, dim):
+        return freeze(tracer, node, x, index)
+    return labels.narrow(dim, 0, 1).expand(shape_of(node))
+
+
 def _number(tracer: Tracer, node: Any) -> Tensor | None:
     """Return the numbers that ``node`` gives, if the forward says them as they are."""
     while node.op == "call_function" and name_of(node) in SAME and len(node.all_input_nodes) == 1:
@@ -387,4 +395,5 @@ RULES: dict[str, Rule] = {
     "constant_pad_nd": _constant_pad,
     "glu": _glu,
     "index": _index,
+    "index_select": _index_select,
 }
