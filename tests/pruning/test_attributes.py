@@ -10,7 +10,7 @@ from pruning_nets import assert_right
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lighten import Prune, UserError, mask_, plan_pruning, shrink
+from lighten import Prune, UserError, load, mask_, plan_pruning, save, shrink
 from lighten.pruning import Plan
 from lighten.utils.clone import clone
 
@@ -269,3 +269,13 @@ def test_the_shape_of_one_channel_stays_when_that_channel_goes():
     plan = assert_right(model, torch.rand(2, 4, 5))
     assert plan.widths["a"] == (8, 4)
     assert 7 not in plan.groups[0].kept
+
+
+def test_a_folder_keeps_them_and_a_fresh_model_takes_them(tmp_path):
+    model, x = Net(by_config).eval(), torch.randn(2, 5, 5)
+    small = shrink(model, plan_pruning(model, x, 0.5))
+    save(small, tmp_path / "small")
+    assert "attention.0.options.heads" in (tmp_path / "small" / "compression.json").read_text()
+    again = load(tmp_path / "small", model=Net(by_config)).eval()
+    assert again.attention[0].options.heads == 2
+    assert torch.equal(again(x), small(x))
