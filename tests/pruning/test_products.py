@@ -184,3 +184,19 @@ def test_experts_lose_the_same_channels_in_steps_that_strides_allow():
     plan = assert_right(model, x, 0.4)
     assert {name: plan.widths[name] for name in ("a", "up", "down")} == {"a": (32, 16), "up": (24, 16), "down": (16, 8)}
     assert [row.name for row in plan.groups] == ["a", "up", "down"]
+
+
+def test_experts_that_all_see_the_same_channels_are_layers_in_one_parameter():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.head = nn.Linear(8, 12), nn.Linear(6, 2)
+            self.up, self.down = nn.Parameter(torch.randn(3, 12, 10)), nn.Parameter(torch.randn(3, 10, 6))
+
+        def forward(self, x):
+            y = torch.bmm(self.a(x).view(3, 2, -1), self.up)
+            return self.head(torch.bmm(F.gelu(y), self.down))
+
+    plan = assert_right(Experts().eval(), torch.randn(6, 8), 0.5)
+    assert {name: plan.widths[name] for name in ("a", "up", "down")} == {"a": (12, 6), "up": (10, 5), "down": (6, 3)}

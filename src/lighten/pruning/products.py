@@ -75,7 +75,7 @@ def _addmm(tracer: Tracer, node: Node, bias: Any, x: Any, weight: Any, **scales:
 
 def _matmul(tracer: Tracer, node: Node, x: Any, other: Any) -> Tensor:
     """The product with a parameter is a linear layer, from either side; with matrices picked from one, several."""
-    if isinstance(other, Weight) and other.picked:
+    if isinstance(other, Weight) and (other.picked or _of_experts(x, other)):
         return _experts(tracer, x, other, taken=1, put_out=2)
     if isinstance(x, Weight) and x.picked:
         return _experts(tracer, given(tracer, other).transpose(-1, -2), x, taken=2, put_out=1).transpose(-1, -2)
@@ -84,6 +84,12 @@ def _matmul(tracer: Tracer, node: Node, x: Any, other: Any) -> Tensor:
     if isinstance(x, Weight) and len(x.shape) == 2 and len(other.shape) > 1:
         return _dense(tracer, node, other.transpose(-1, -2), x, None, nodes=0).transpose(-1, -2)
     return _contract(tracer, node, given(tracer, x), given(tracer, other))
+
+
+def _of_experts(x: Any, weight: Weight) -> bool:
+    """Say whether a parameter holds a matrix for each expert, all of which are given the same channels."""
+    batched = isinstance(x, Tensor) and x.ndim == 3 and not varies(x, 0)
+    return batched and len(weight.shape) == 3 and weight.shape == weight.whole and varies(x, -1)
 
 
 def _grouped_mm(tracer: Tracer, node: Node, x: Any, weight: Any, offs: Any = None, *_: Any, **__: Any) -> Tensor:
