@@ -42,10 +42,10 @@ from lighten.utils.fingerprint import fingerprint_of
 from lighten.utils.inputs import as_call
 
 IMAGE = torch.zeros(1, 1, 28, 28)
-FIT = {"name": "adamw", "lr": 0.001, "weight_decay": 0.05}
-FINE_TUNING = {"name": "adamw", "lr": 0.0005, "weight_decay": 0.05}
-BATCH, STEPS = 64, 62
-"""Samples of a step, steps of an epoch: 4,000 images or so, others in each."""
+FIT = {"name": "adamw", "lr": 0.003, "weight_decay": 0.05}
+FINE_TUNING = {"name": "adamw", "lr": 0.001, "weight_decay": 0.05}
+BATCH, STEPS = 32, 62
+"""Samples of a step, steps of an epoch: 2,000 images or so, others in each."""
 AMOUNT = 0.5
 """Share of the multiply-accumulates to go (``trained``); of all channels (``speed``)."""
 SCORES = ("fpgm", "magnitude", "taylor")
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=parts, metavar="part", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=1, help="of training; speed takes one")
     parser.add_argument("--seeds", type=int, default=3, help="trained: how many, from 0 on")
-    parser.add_argument("--dense-epochs", type=int, default=6, help=f"trained: of {STEPS} steps")
+    parser.add_argument("--dense-epochs", type=int, default=10, help=f"trained: of {STEPS} steps")
     parser.add_argument("--epochs", type=int, default=2, help="trained: of fine-tuning")
     parser.add_argument("--cache", type=Path, default=Path("runs/benchmarks"), help="trained: where dense models stay")
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/attention.json"), help="trained: results")
@@ -95,7 +95,7 @@ def _trained(arguments: argparse.Namespace) -> None:
     results: dict[str, dict[str, Any]] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     for seed in range(arguments.seeds):
         for network in NETWORKS:
-            data = build_data("fashion_mnist", batch_size=BATCH, seed=seed)
+            data = build_data("fashion_mnist", batch_size=BATCH, seed=seed, augment=False)
             data.setup("fit")
             for what in [("dense", ""), *((widths, score) for score in SCORES for widths in (ALL, FEED_FORWARD))]:
                 key = " | ".join((network, *what, f"seed {seed}, {arguments.dense_epochs}+{arguments.epochs} epochs"))
