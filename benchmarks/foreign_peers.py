@@ -105,9 +105,9 @@ def torch_pruning(network: nn.Module, example: Any) -> nn.Module:
     more = {"root_module_types": [nn.modules.conv._ConvNd, nn.Linear, *merging]} if merging else {}
     pruner = tp.pruner.BasePruner(
         network, inputs, tp.importance.MagnitudeImportance(p=2), pruning_ratio=HALF,
-        ignored_layers=_last(network, example), num_heads=dict(heads), prune_num_heads=True, prune_head_dims=False, head_pruning_ratio=HALF,
-        output_transform=lambda output: logits_of(output).sum(), customized_pruners={m: Merging() for m in merging},
-        **more,
+        ignored_layers=_last(network, example), num_heads=dict(heads), prune_num_heads=True, prune_head_dims=False,
+        head_pruning_ratio=HALF, output_transform=lambda output: logits_of(output).sum(),
+        customized_pruners={merge: Merging() for merge in merging}, **more,
     )  # fmt: skip
     pruner.step()
     for module in network.modules():
