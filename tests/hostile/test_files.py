@@ -553,7 +553,10 @@ def run_history(home):
     return ["report", str(run)]
 
 
-@each("run: measured file", {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "executorch": ".pte"})
+@each(
+    "run: measured file",
+    {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "executorch": ".pte", "pt2": ".pt2"},
+)
 def measured_file(home, content):
     (home.folder / f"x{content}").write_bytes(home.pickled)
     data = [(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long))]

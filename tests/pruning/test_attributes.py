@@ -2,13 +2,15 @@
 
 import re
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 from pruning_nets import assert_right
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lighten import UserError, mask_, plan_pruning, shrink
+from lighten import Prune, UserError, mask_, plan_pruning, shrink
 from lighten.pruning import Plan
 from lighten.utils.clone import clone
 
@@ -177,6 +179,20 @@ def test_a_literal_keeps_heads_and_width_and_is_named():
     assert not plan.attributes
 
 
+def reads_in_two_ways(m, x):
+    """The hidden width and the head's size, as it happens both six, from one attribute."""
+    q, k, v = m.qkv(x).view(*x.shape[:2], 3, -1, m.size).permute(2, 0, 3, 1, 4)
+    y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(*x.shape[:2], -1)
+    return y * y.new_ones(4 * m.size)
+
+
+def test_an_attribute_that_is_read_in_two_ways_stays_and_is_named():
+    plan = plan_pruning(Net(reads_in_two_ways).eval(), torch.randn(2, 5, 5), 0.5)
+    assert not plan.attributes
+    assert "attention.0.size in two ways" in plan.frozen["attention.0.qkv"]
+    assert plan.widths["start"] == (WIDTH, WIDTH // 2)
+
+
 def test_pruned_twice_is_pruned_once():
     model, x = Net(by_attributes).double().eval(), torch.randn(2, 5, 5, dtype=torch.float64)
     first = plan_pruning(model, x, 0.25)
@@ -200,3 +216,56 @@ def test_a_model_with_other_attributes_is_refused():
     model.attention[1].heads = 3
     with pytest.raises(UserError, match=r"does not match the plan: attention\.1\.heads is 3, expected 4"):
         shrink(model, plan)
+
+
+class Task(L.LightningModule):
+    """Fits the network to noise."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch, _):
+        x, y = batch
+        return F.cross_entropy(self.net(x), y)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_fit_prunes_heads_and_width_and_a_checkpoint_knows_them(tmp_path):
+    torch.manual_seed(0)
+    data = DataLoader(TensorDataset(torch.randn(32, 5, 5), torch.randint(3, (32,))), batch_size=4)
+    prune = Prune(0.5, end=0.6)
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = L.Trainer(max_epochs=1, callbacks=[prune], default_root_dir=tmp_path, **options)
+    module = Task(Net(by_shape))
+    trainer.fit(module, data)
+    assert prune.plan.attributes["attention.1.heads"] == (HEADS, 2)
+    small = shrink(module, prune.plan).eval()
+    x = torch.randn(3, 5, 5)
+    assert (small.net(x) - module.eval().net(x)).abs().max() < 1e-5
+    state = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)["callbacks"]
+    plans = [Plan.from_json(value["plan"]) for value in state.values() if "plan" in value]
+    assert [plan.attributes for plan in plans] == [prune.plan.attributes]
+
+
+def test_the_shape_of_one_channel_stays_when_that_channel_goes():
+    """As BART's positions, which count the tokens by the last channel of their embeddings."""
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.places, self.head = nn.Linear(5, 8), nn.Embedding(10, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.a(x)
+            rows, length = y[:, :, -1].shape
+            return self.head(y + self.places(torch.arange(length).expand(rows, -1)))
+
+    model = Positions().eval()
+    model.a.weight.data[-1] = model.places.weight.data[:, -1] = 0
+    plan = assert_right(model, torch.rand(2, 4, 5))
+    assert plan.widths["a"] == (8, 4)
+    assert 7 not in plan.groups[0].kept

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lighten.pruning.labels import Labels, along, compact, spread, varies
 
@@ -25,6 +26,38 @@ def test_unites_like_sets(rounds):
     roots = labels.find(own).tolist()
     sets = slow_sets(20, [pair for pairs in rounds for pair in pairs])
     assert [[roots[i] == roots[j] for j in range(20)] for i in range(20)] == [[j in s for j in range(20)] for s in sets]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)))), max_size=6))
+def test_labels_that_come_later_have_sets_of_their_own(rounds):
+    """Each round brings new labels and unites some of all that there are; the least of a set stands for it."""
+    labels, pairs = Labels(), []
+    for count, among in rounds:
+        new = labels.fresh(count)
+        assert new.tolist() == list(range(labels.size - count, labels.size))
+        some = [(a % labels.size, b % labels.size) for a, b in among]
+        labels.unite(torch.tensor([a for a, _ in some], dtype=int), torch.tensor([b for _, b in some], dtype=int))
+        pairs += some
+    sets = slow_sets(labels.size, pairs)
+    assert labels.find(torch.arange(labels.size)).tolist() == [min(own) for own in sets]
+
+
+def test_what_a_union_costs_does_not_grow_with_the_labels_there_are():
+    touched = []
+
+    class Touched(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            touched.append(found.numel() if isinstance(found, torch.Tensor) and found is not args[0] else 0)
+            return found
+
+    labels = Labels()
+    labels.fresh(1_000_000)
+    few = labels.fresh(8)
+    with Touched():
+        labels.unite(few[:4], few[4:])
+        labels.fresh(1)
+    assert max(touched) <= 8
 
 
 def test_unite_along_unites_each_slice():

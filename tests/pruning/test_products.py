@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from pruning_nets import Net, assert_right
 from torch import nn
+from transformers.integrations.moe import _grouped_mm
 
 from lighten.pruning import plan_pruning
 from lighten.pruning.einsum import terms_of
@@ -158,3 +159,28 @@ def test_an_equation_spelt_out_computes_the_same(equation, shapes):
 
 def test_a_diagonal_is_left_alone():
     assert terms_of("bii->bi", (3,)) is None
+
+
+def test_experts_lose_the_same_channels_in_steps_that_strides_allow():
+    """Each row times the matrix of its expert, as a slow loop does; sixteen bytes are a multiple of any stride."""
+
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.head = nn.Linear(8, 32), nn.Linear(16, 2)
+            self.up, self.down = nn.Parameter(torch.randn(3, 24, 32)), nn.Parameter(torch.randn(3, 24, 16))
+            self.register_buffer("ends", torch.tensor([2, 3, 6], dtype=torch.int32))
+
+        def forward(self, x):
+            y = _grouped_mm(self.a(x), self.up.transpose(1, 2), self.ends)
+            return self.head(_grouped_mm(F.gelu(y), self.down, self.ends))
+
+    model, x = Experts().eval(), torch.randn(6, 8)
+    by_hand = torch.stack(
+        [F.gelu(model.a(row) @ model.up[i].T) @ model.down[i] for row, i in zip(x, (0, 0, 1, 2, 2, 2), strict=True)]
+    )
+    assert torch.allclose(model(x), model.head(by_hand), atol=1e-5)
+    plan = assert_right(model, x, 0.4)
+    assert {name: plan.widths[name] for name in ("a", "up", "down")} == {"a": (32, 16), "up": (24, 16), "down": (16, 8)}
+    assert [row.name for row in plan.groups] == ["a", "up", "down"]

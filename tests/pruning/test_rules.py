@@ -451,3 +451,42 @@ def test_an_operator_without_a_rule_freezes_what_goes_in_and_puts_out_one_label(
     channels, labels, tracer = followed(lambda y: torch.linalg.matrix_exp(y[:, :4]))
     assert [int(channel) in tracer.labels.reasons() for channel in channels] == [True] * 4 + [False] * 2
     assert len(labels.unique()) == 1
+
+
+def test_places_picked_by_numbers_are_followed():
+    def body(s, x):
+        y = s.a(x)
+        return s.head(y[..., [0, 2, 4, 6]] * y[..., [1, 3, 5, 7]])
+
+    model = Net(body, a=nn.Linear(5, 8), head=nn.Linear(4, 2)).eval()
+    groups, frozen = groups_of(model, torch.randn(2, 5))
+    assert groups == {"a": (("a",), 4)}
+    assert frozen == {"head": "is the network's output"}
+
+
+@pytest.mark.parametrize("make", [torch.zeros, torch.ones, lambda size: torch.full(size, 0.5)])
+def test_a_tensor_of_one_number_is_as_wide_as_an_attribute_says(make):
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.head, self.width = nn.Linear(5, 8), nn.Linear(8, 2), 8
+
+        def forward(self, x):
+            return self.head(self.a(x) + make((x.shape[0], self.width)))
+
+    plan = assert_right(Padded().eval(), torch.randn(2, 5))
+    assert plan.attributes == {"width": (8, 4)}
+
+
+def test_what_a_forward_draws_stays():
+    class Drawn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head, self.width = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2), 8
+
+        def forward(self, x):
+            return self.head(self.b(self.a(x)) + torch.arange(self.width))
+
+    groups, frozen = groups_of(Drawn().eval(), torch.randn(2, 5))
+    assert list(groups) == ["a"]
+    assert frozen["b"].startswith("is tied to what arange makes")

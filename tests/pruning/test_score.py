@@ -35,6 +35,31 @@ def test_fpgm_agrees_with_the_authors_scipy_loop(weight):
     assert fpgm(weight).numpy() == pytest.approx(sums, rel=1e-5)
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_fpgm_of_long_filters_keeps_distances_that_cancel(offset, monkeypatch):
+    """Blocks that do not divide the number, filters far from zero, and some that are nearly or quite the same."""
+    monkeypatch.setattr(score, "EXACT_DISTANCES", 0)
+    monkeypatch.setattr(score, "BLOCK", 7)
+    weight = torch.randn(25, 300, generator=torch.Generator().manual_seed(0)) + offset
+    weight[20:] = weight[3] + 1e-3 * torch.randn(5, 300, generator=torch.Generator().manual_seed(1))
+    weight[9] = weight[24] = weight[2]
+    assert fpgm(weight).tolist() == pytest.approx(slow_fpgm(weight), rel=1e-5)
+    near = torch.cat([weight[3:4], weight[20:24]]).repeat(6, 1)
+    assert fpgm(near).tolist() == pytest.approx(slow_fpgm(near), rel=1e-4)
+
+
+def test_fpgm_of_long_filters_multiplies_each_pair_once(weight, monkeypatch):
+    monkeypatch.setattr(score, "EXACT_DISTANCES", 0)
+    monkeypatch.setattr(score, "BLOCK", 6)
+    pairs = []
+    addmm = torch.addmm
+    monkeypatch.setattr(
+        torch, "addmm", lambda both, *rest, **named: pairs.append(both.numel()) or addmm(both, *rest, **named)
+    )
+    fpgm(weight)
+    assert sum(pairs) == (24 * 24 + 4 * 36) / 2
+
+
 def test_fpgm_tells_a_filter_from_its_negative(weight):
     """A distance, not a difference of norms: flipping one filter's sign changes the scores."""
     flipped = weight.clone()

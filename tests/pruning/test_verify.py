@@ -7,8 +7,10 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning import plan_pruning, shrink
+from lighten.pruning import trial as trial_module
 from lighten.pruning.groups import find_groups
-from lighten.pruning.verify import _Trial, verify_groups
+from lighten.pruning.trial import Trial
+from lighten.pruning.verify import verify_groups
 
 
 class Net(nn.Module):
@@ -71,14 +73,89 @@ class Blocks(nn.Module):
 
 def test_of_equal_groups_three_that_fail_speak_for_the_rest(images, monkeypatch):
     tried = []
-    fails = _Trial.fails
-    monkeypatch.setattr(_Trial, "fails", lambda self, groups: tried.append(groups) or fails(self, groups))
+    fails = Trial.fails
+    monkeypatch.setattr(Trial, "fails", lambda self, groups: tried.append(groups) or fails(self, groups))
     found, passed, frozen = proven(Blocks(12), images)
     assert len(found) == 24
     assert passed == [f"blocks.{i}.free" for i in range(12)]
     assert "is invalid for input" in frozen["blocks.2.fixed"]
     assert frozen["blocks.11.fixed"].startswith("cannot be cut, like blocks.0.fixed: shape")
     assert len(tried) < 12
+
+
+class Chain(nn.Module):
+    """Layers of as many kinds, some of which have a size in the forward."""
+
+    def __init__(self, depth, fixed):
+        super().__init__()
+        self.layers = nn.ModuleDict(
+            {f"layer_{chr(97 + i // 8)}{chr(97 + i % 8)}": nn.Linear(6, 6) for i in range(depth)}
+        )
+        self.fixed = fixed
+
+    def forward(self, x):
+        for i, layer in enumerate(self.layers.values()):
+            x = torch.relu(layer(x))
+            x = x.reshape(len(x), 6) if i in self.fixed else x
+        return x
+
+
+@pytest.mark.parametrize("fixed", [(), (11,), (3, 40)], ids=len)
+def test_trials_grow_with_the_failing_groups_alone(fixed, monkeypatch):
+    counts = dict.fromkeys(("trials", "copies"), 0)
+    trial_of, clone_of = Trial.fails_with, trial_module.clone
+
+    def counted(name, function):
+        def call(*args, **named):
+            counts[name] += 1
+            return function(*args, **named)
+
+        return call
+
+    monkeypatch.setattr(Trial, "fails_with", counted("trials", trial_of))
+    monkeypatch.setattr(trial_module, "clone", counted("copies", clone_of))
+    found, passed, _ = proven(Chain(64, fixed), torch.rand(2, 6))
+    assert len(found) == 63
+    assert len(passed) == 63 - len(fixed)
+    assert counts["trials"] <= 4 + 12 * len(fixed)
+    assert counts["copies"] == 1
+
+
+def test_what_a_forward_selects_by_its_values_is_compared_in_float64(images):
+    """Whether a number is odd in its seventh digit depends on rounding in float32."""
+
+    class Odd(Net):
+        def forward(self, x):
+            y = super().forward(x)
+            return y + torch.remainder(torch.floor(y * 1e6), 2)
+
+    assert proven(Odd(lambda x: x), images)[1] == ["a", "b", "c", "d"]
+    passed = proven(Odd(lambda x: x.roll(1, 1)), images)[1]
+    assert passed == ["b", "c", "d"]
+
+
+def test_trials_leave_the_copies_as_they_were(images):
+    """A forward that keeps what it saw, and counts, sees each cut for the first time."""
+
+    class Keeps(Net):
+        kept, calls = None, 0
+
+        def forward(self, x):
+            self.calls += 1
+            x = self.a(x)
+            assert self.kept is None or self.training
+            self.kept = x
+            return self.head(self.d(self.c(self.b(x))))
+
+    model = Keeps(lambda x: x)
+    structure = find_groups(model, ((images,), {}))
+    trial = Trial(model, structure)
+    before = {name: tensor.clone() for name, tensor in trial._masked.state_dict().items()}
+    assert [trial.fails(range(4)) for _ in range(2)] == [None, None]
+    for copied in (trial._masked, trial._small):
+        assert (copied.kept, copied.calls, copied.training) == (None, 0, False)
+        assert copied.a.out_channels == 8
+        assert all(torch.equal(tensor, before[name]) for name, tensor in copied.state_dict().items())
 
 
 def test_a_wrong_place_of_equal_size_is_found(images):

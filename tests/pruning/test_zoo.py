@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*from_pretrained cannot read it
 
 LEFT_ALONE = {
     "recurrent": {"lstm": r"goes through lstm \(zoo.py:\d+ in lstm\)"},
-    "mixer": {"tokens": "its channels can only go all at once"},
+    "mixer": {"tokens": r"mixes places, not channels \(zoo.py:\d+ in t\d\)"},
 }
 """What is left alone beside the layers that make the output, and why."""
 

@@ -40,7 +40,7 @@ SOUND = [
     {"compress__quantize__begin": None, "compress__quantize__mode": "static", "compress__quantize__max_drop": 0.01},
     {"compress__quantize__begin": None, "compress__quantize__mode": "float16", "delivery__targets": ["onnx", "litert"]},
     {"compress__quantize__ranges": "lsq", "compress__quantize__max_drop": 0.01, "student_fit__max_epochs": 1},
-    {"delivery__targets": ["onnx", "openvino", "litert", "executorch"]},
+    {"delivery__targets": ["onnx", "openvino", "litert", "executorch", "pt2"]},
 ]
 
 

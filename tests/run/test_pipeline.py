@@ -258,7 +258,7 @@ def test_a_trained_student_is_quantized_in_every_mode(mode, tmp_path):
 
 
 def test_every_runtime_gets_its_file_and_is_compared_and_verified(tmp_path, capsys):
-    targets = ["onnx", "openvino", "litert", "executorch"]
+    targets = ["onnx", "openvino", "litert", "executorch", "pt2"]
     drop = ["compress.quantize.max_drop=0.0005", "compress.quantize.weight_bits=2"]
     folder = smoke(tmp_path, *LIMITS, *drop, f"delivery.targets=[{','.join(targets)}]", name="quantize_cnn")
     scores = json.loads((folder / "scores.json").read_text())
@@ -281,7 +281,7 @@ def test_every_runtime_gets_its_file_and_is_compared_and_verified(tmp_path, caps
     assert "\x1b" not in told
     assert cli(["verify", str(folder)]) == 0
     checks = [line.split() for line in capsys.readouterr().out.splitlines()]
-    for name in ("student.xml", "student.tflite", "student.pte"):
+    for name in ("student.xml", "student.tflite", "student.pte", "student.pt2"):
         assert [check[1:4] for check in checks if name in check] == [
             ["SHA-256", "of", name], ["bytes", "of", name], ["accuracy", "of", name], ["agreement", "of", name],
             ["flips", "of", name],

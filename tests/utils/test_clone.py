@@ -115,3 +115,18 @@ def test_hooks_that_close_over_the_model_speak_of_the_copy():
     copied = clone(net)
     copied.a(torch.ones(1, 2))
     assert (net.seen, copied.seen) == ([], [1])
+
+
+def test_shared_weights_lie_where_the_models_do_until_they_get_other_data():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model.append(model[0])
+    model[0].bias.requires_grad_(False)
+    copied = clone(model, share_weights=True)
+    assert copied[0].weight is not model[0].weight
+    assert copied[0].weight is copied[2].weight
+    assert not copied[0].bias.requires_grad
+    assert copied[0].weight.data_ptr() == model[0].weight.data_ptr()
+    copied[0].weight.data = copied[0].weight.data[:1]
+    copied[1](torch.ones(2, 3))
+    assert model[0].weight.shape == (3, 3)
+    assert model[1].num_batches_tracked == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lighten.utils.preserve import preserved
+from lighten.utils.preserve import Snapshot, preserved
 
 
 class Config:
@@ -103,3 +103,20 @@ def test_a_set_that_nothing_touched_keeps_its_order():
     with preserved(module):
         pass
     assert list(module.names) == before
+
+
+def test_a_snapshot_without_weights_gives_them_their_place_back_again_and_again():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    place, mean = model[0].weight.data_ptr(), model[1].running_mean.clone()
+    found = Snapshot(model, weights=False)
+    for _ in range(2):
+        model[0].weight.data = torch.zeros(2, 3)
+        model[0].out_features = 2
+        model[1].running_mean.add_(1)
+        model.double()
+        found.restore()
+        assert (model[0].weight.data_ptr(), model[0].out_features) == (place, 3)
+        assert torch.equal(model[1].running_mean, mean)
+    model[0].weight.data.zero_()
+    found.restore()
+    assert not model[0].weight.any()

@@ -1,4 +1,4 @@
-"""A fifth target is one file, ``toy_target.py``, and one line of the table: all else finds it there."""
+"""A further target is one file, ``toy_target.py``, and one line of the table: all else finds it there."""
 
 import json
 
@@ -87,7 +87,7 @@ def test_doctor_and_hub_know_it(tmp_path):
 
 
 def test_files_of_all_targets_and_what_belongs_to_them(tmp_path):
-    assert exported_files("m") == ["m.onnx", "m.xml", "m.bin", "m.tflite", "m.pte"]
-    assert exported_files("m", besides=("openvino", "onnx")) == ["m.tflite", "m.pte"]
+    assert exported_files("m") == ["m.onnx", "m.xml", "m.bin", "m.tflite", "m.pte", "m.pt2"]
+    assert exported_files("m", besides=("openvino", "onnx")) == ["m.tflite", "m.pte", "m.pt2"]
     assert with_parts(tmp_path / "m.xml") == [tmp_path / "m.xml", tmp_path / "m.bin"]
     assert with_parts(tmp_path / "m.pte") == [tmp_path / "m.pte"]

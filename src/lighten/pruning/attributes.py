@@ -28,8 +28,13 @@ class SizeRead:
 
     def needed(self, gone: Tensor) -> int:
         """Return what it must be without the channels that ``gone`` marks."""
-        left = int((~gone[self.rows].all(1)).sum())
+        left = _left(self.rows, gone)
         return -left if self.backwards else left
+
+
+def _left(rows: Tensor, gone: Tensor) -> int:
+    """Return how many places are left; where all are of one channel, as in what is picked of it, another takes over."""
+    return len(rows) if bool((rows == rows[:1]).all()) else int((~gone[rows].all(1)).sum())
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Sizes:
             The attributes that change, before and after; and the reads that then are not what they must be, each with
             those that say otherwise.
         """
-        known = {name: int((~gone[rows].all(1)).sum()) for name, rows in self.shapes.items()}
+        known = {name: _left(rows, gone) for name, rows in self.shapes.items()}
         first: dict[str, SizeRead] = {}
         wrong: list[tuple[SizeRead, ...]] = []
         others: list[tuple[SizeRead, int]] = []

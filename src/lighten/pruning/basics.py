@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lighten.pruning.labels import compact
-from lighten.pruning.operators import name_of
+from lighten.pruning.labels import along, compact
+from lighten.pruning.operators import CONSTANT, name_of
 from lighten.pruning.trace import Tracer, Weight, location
 
 
@@ -39,7 +39,12 @@ def freeze(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
 
 
 def made(tracer: Tracer, node: Node, *_: Any, **__: Any) -> Any:
-    """A tensor out of nothing has the size that the forward says."""
+    """A tensor out of nothing has the size that the forward says: where an attribute says it, that may follow."""
+    if name_of(node).removeprefix("new_") in CONSTANT:
+        shape = shape_of(node)
+        free = [read.index for read in tracer.reads.of(node) if read.kind == "size" and read.formula.of_attributes]
+        if len(free) == 1 and free[0] < len(shape) and shape[free[0]] > 1:
+            return along(tracer.labels.fresh(shape[free[0]]), shape, free[0])
     return all_fixed(tracer, node, f"is tied to what {name_of(node)} makes ({location(node)})")
 
 
@@ -96,7 +101,9 @@ def reduce_along(tracer: Tracer, node: Node, x: Tensor, dims: list[int], *, harm
     gone = {dim % x.ndim for dim in dims}
     found = tracer.labels.find(compact(x))
     mixed = differ(found, dims)
-    if bool(mixed.any()) and tracer.several(found, dims):
+    if tracer.labels.unread:
+        mixed = torch.zeros_like(mixed)
+    elif bool(mixed.any()) and tracer.several(found, dims):
         tracer.labels.unite(found, found.amin(dims, keepdim=True).expand_as(found))
         found = tracer.labels.find(found)
         mixed = torch.full_like(mixed, bool((found == found.flatten()[0]).all()))

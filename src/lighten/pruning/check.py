@@ -1,6 +1,7 @@
 """Comparison of two models on a synthetic input."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lighten.errors import UserError
+from lighten.pruning.answers import answers_of
 from lighten.pruning.norms import restore_
 from lighten.utils.clone import clone
+from lighten.utils.descriptions import describe as describe
+from lighten.utils.descriptions import synthesise as synthesise
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import preserved, random_state_kept
 
@@ -19,21 +22,6 @@ COARSE = 0.1
 """What outputs may differ by in 16 bits, where the order of a sum shows; what depends on the precision shows more."""
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: COARSE, torch.float16: COARSE}
 """What the outputs of equal networks may differ by, relative to the largest."""
-
-
-def describe(call: Call) -> dict[str, Any]:
-    """Return JSON-able shapes, types and, for integers, ranges of a call's arguments.
-
-    Raises:
-        UserError: if an argument is neither a tensor nor a plain value, nor a container of such.
-    """
-    return {"args": [_describe(value) for value in call[0]], "kwargs": {k: _describe(v) for k, v in call[1].items()}}
-
-
-def synthesise(description: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Call:
-    """Return a call of that description: normal floats of ``dtype``, integers drawn within the range that was seen."""
-    args = tuple(_synthesise(value, device, dtype) for value in description["args"])
-    return args, {name: _synthesise(value, device, dtype) for name, value in description["kwargs"].items()}
 
 
 def difference(
@@ -57,20 +45,56 @@ def difference(
         RuntimeError: what the models raise, if they cannot be run so.
     """
     device = next((p.device for p in one.parameters()), torch.device("cpu"))
-    with torch.no_grad(), random_state_kept(one):
+    results = []
+    for model in (one, other):
+        run = _copy_in(dtype, model) if copies else model
+        under = torch.autocast(device.type, autocast, enabled=autocast is not None)
+        results.append(outputs_of(run, example, dtype, under=under))
+    return distance(*results)
+
+
+def outputs_of(
+    model: nn.Module,
+    example: Mapping[str, Any],
+    dtype: torch.dtype,
+    *,
+    under: AbstractContextManager[Any] | None = None,
+) -> list[Tensor]:
+    """Return all tensors that ``model`` puts out on the synthetic input, which is the same at every call.
+
+    Random state is left as found.
+
+    Args:
+        model: is run as it is.
+        example: what :func:`describe` returned.
+        dtype: of the input.
+        under: entered for the forward alone.
+
+    Raises:
+        RuntimeError: what the model raises, if it cannot be run so.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with torch.no_grad(), random_state_kept(model):
         torch.manual_seed(0)
         call = synthesise(example, device, dtype)
-        results = []
-        for model in (one, other):
-            torch.manual_seed(0)
-            run = _cast(clone(model).eval(), dtype) if copies else model
-            with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                results.append(_outputs(run, call))
-    if any(value.isnan().any() for value in results[0]):
+        torch.manual_seed(0)
+        with under or nullcontext():
+            return _outputs(model, call)
+
+
+def distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Return the largest difference of what two models put out, as :func:`difference` does."""
+    if any(value.isnan().any() for value in one):
         return float("nan")
-    if [value.shape for value in results[0]] != [value.shape for value in results[1]]:
+    if [value.shape for value in one] != [value.shape for value in other]:
         return float("inf")
-    return max((_distance(a, b) for a, b in zip(*results, strict=True)), default=0.0)
+    return max((_distance(a, b) for a, b in zip(one, other, strict=True)), default=0.0)
+
+
+def _copy_in(dtype: torch.dtype, model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` in eval mode and of that type; what is cast needs no copy before."""
+    anew = all(p.is_floating_point() and p.dtype != dtype for p in model.parameters())
+    return cast_(clone(model, share_weights=anew).eval(), dtype)
 
 
 @dataclass(frozen=True)
@@ -88,24 +112,20 @@ class TrialRun:
     tolerance: float
 
 
-def trial_run(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype) -> TrialRun:
+def trial_run(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype, *, copies: bool = True) -> TrialRun:
     """Run a copy of ``model`` once, in eval mode, on the input that :func:`difference` makes.
 
     Args:
         model: left as it is, with the random state.
         example: what :func:`describe` returned.
         dtype: of the weights and the input.
+        copies: without, the model is run as it is, and may keep what its forward leaves behind.
 
     Raises:
         RuntimeError: what the model raises, if it cannot be run so.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with torch.no_grad(), random_state_kept(model):
-        torch.manual_seed(0)
-        call = synthesise(example, device, dtype)
-        torch.manual_seed(0)
-        with _Types() as seen:
-            outputs = _outputs(_cast(clone(model).eval(), dtype), call)
+    seen = _Types()
+    outputs = outputs_of(_copy_in(dtype, model) if copies else model, example, dtype, under=seen)
     return TrialRun(
         undefined=any(bool(value.isnan().any()) for value in outputs),
         blank=all(not value.nan_to_num().any() for value in outputs),
@@ -199,7 +219,8 @@ def _drop(model: nn.Module, holder: Any, key: Any) -> None:
 def _outputs(model: nn.Module, call: Call) -> list[Tensor]:
     # a forward may write into its arguments
     args, kwargs = map_tensors(torch.Tensor.clone, call)
-    return [value for value in leaves_of(model(*args, **kwargs)) if isinstance(value, Tensor)]
+    answers = answers_of(model, model(*args, **kwargs), call)
+    return [value for value in leaves_of(answers) if isinstance(value, Tensor)]
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
@@ -211,43 +232,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return gap / max(1e-30, a[a.isfinite()].abs().max().item() if a.isfinite().any() else 1.0)
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def cast_(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Put all floating-point and complex numbers of ``model`` into ``dtype``, or the complex type beside it."""
     complexes = {torch.float64: torch.complex128}.get(dtype, torch.complex64)
     return model._apply(lambda t: t.to(complexes) if t.is_complex() else t.to(dtype) if t.is_floating_point() else t)
-
-
-def _describe(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        described: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        if not value.is_floating_point() and not value.is_complex() and value.numel():
-            described["range"] = [int(value.min()), int(value.max())]
-        elif value.is_floating_point() and value.numel() and value.min() >= 0 < value.max():
-            low, high = float(value.min()), float(value.max())  # a logarithm may be taken of it
-            described["span"] = [low, high] if low < high else [low / 2, 2 * low]
-        return described
-    if isinstance(value, tuple | list):
-        return {"sequence": type(value).__name__, "items": [_describe(v) for v in value]}
-    if isinstance(value, Mapping):
-        return {"mapping": {str(k): _describe(v) for k, v in value.items()}}
-    if value is None or isinstance(value, bool | int | float | str):
-        return {"value": value}
-    raise UserError(
-        f"the example input holds a {type(value).__name__}, expected tensors and plain values; leave it to a default"
-    )
-
-
-def _synthesise(described: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
-    if "value" in described:
-        return described["value"]
-    if "mapping" in described:
-        return {name: _synthesise(value, device, dtype) for name, value in described["mapping"].items()}
-    if "sequence" in described:
-        items = [_synthesise(value, device, dtype) for value in described["items"]]
-        return tuple(items) if described["sequence"] == "tuple" else items
-    if "span" in described:
-        low, high = described["span"]
-        return (low + (high - low) * torch.rand(described["shape"])).to(device, dtype)
-    if "range" not in described:
-        return torch.randn(described["shape"]).to(device, dtype)
-    low, high = described["range"]
-    return torch.randint(low, high + 1, described["shape"]).to(device, getattr(torch, described["dtype"]))

@@ -85,7 +85,7 @@ def masked_and_cut(model: nn.Module, plan: Plan) -> nn.Module:
     masked = clone(model)
     drop_cached_tensors_(masked, plan.example)
     mask_(masked, plan)
-    small = clone(masked)
+    small = clone(masked, share_weights=True)  # cutting gives weights other data
     cut_(small, plan)
     _check(masked, small, plan)
     return small

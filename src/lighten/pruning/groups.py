@@ -1,6 +1,8 @@
 """Groups of coupled channels."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,10 +18,11 @@ from lighten.pruning.plan import Cut, Plan, Slot
 from lighten.pruning.rules import follow
 from lighten.pruning.trace import Axis, Geometry, Tracer, export, layer_of
 from lighten.utils.inputs import Call, map_tensors
-from lighten.utils.modules import match_names
+from lighten.utils.modules import match_names, refuse_unfit
 
 NEVER_RUN = "is never run on the example input"
-WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
+STRIDE = 8
+"""Elements of 16 bits in the 16 bytes of which kernels want strides to be multiples."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,12 @@ class Structure:
     absent: tuple[int, ...] = ()
     saved: Mapping[str, float] = field(default_factory=dict)
 
-    def cuts(self, removed: Sequence[Iterable[int]]) -> tuple[Cut, ...]:
+    def cuts(self, removed: Sequence[Collection[int]]) -> tuple[Cut, ...]:
         """Return what is cut where, if these channels of each group go."""
         gone: dict[Slot, set[int]] = {}
         for group, channels in zip(self.groups, removed, strict=True):
+            if not channels:
+                continue
             index = torch.as_tensor(sorted(channels), dtype=torch.int64)
             for slot, positions in group.positions.items():
                 gone.setdefault(slot, set()).update(positions[index].flatten().tolist())
@@ -132,7 +137,7 @@ class Structure:
             gone[group.roots[torch.as_tensor(sorted(channels), dtype=torch.int64)]] = True
         return gone
 
-    def trial(self, removed: Sequence[Iterable[int]]) -> Plan:
+    def trial(self, removed: Sequence[Collection[int]]) -> Plan:
         """Return a plan that says no more than to cut these channels of each group."""
         return Plan.of_cuts(self.cuts(removed), self.example, self.changes(removed))
 
@@ -164,8 +169,11 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     exported, reads = export(copied, _in_its_type(copied, call))
     tracer = follow(Tracer(exported, copied, reads))
     layers = _layers(tracer.axes)
-    unused = {name for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
-    for layer in match_names(exclude, {*layers, *tracer.unprunable, *unused}):
+    own = dict(model.named_parameters())
+    reached = {id(own.get(tensor)) for tensor, _ in tracer.axes}
+    cuttable = {name: module for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
+    unused = {name for name, module in cuttable.items() if id(module._parameters.get("weight", module)) not in reached}
+    for layer in match_names(exclude, {*layers, *tracer.unprunable, *cuttable}):
         if layer in layers:
             tracer.labels.freeze(tracer.axes[layers[layer]].labels, "is excluded")
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -220,6 +228,8 @@ def _tie_parts(tracer: Tracer, failed: Iterable[Group]) -> bool:
     new = False
     for parts in tracer.parts:
         found = tracer.labels.find(parts)
+        if bool((found == found[:, :1]).all()):  # each part goes as a whole, as heads do
+            continue
         if not roots.isdisjoint(found.flatten().tolist()) and bool((found != found[:1]).any()):
             tracer.labels.unite(parts, parts[:1].expand_as(parts))
             roots.update(tracer.labels.find(parts).flatten().tolist())
@@ -228,18 +238,6 @@ def _tie_parts(tracer: Tracer, failed: Iterable[Group]) -> bool:
 
 
 CUTTABLE = (nn.modules.conv._ConvNd, nn.Linear)
-
-
-def refuse_unfit(model: nn.Module) -> None:
-    """Raise where a wrapper already holds references to the parameters.
-
-    Raises:
-        UserError: naming the wrapper.
-    """
-    for module in model.modules():
-        kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
-        if kinds:
-            raise UserError(f"the model is wrapped in {kinds[0]}; give the module inside, before it is wrapped")
 
 
 def _layers(axes: Mapping[tuple[str, int], Axis]) -> dict[str, tuple[str, int]]:
@@ -255,7 +253,8 @@ def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tupl
     """Return the groups, and the layers whose channels can only go all at once."""
     owners = {key: layer for layer, key in layers.items()}
     kinds = [kind for kind in _kinds(tracer.labels, tracer.axes) if any(key in owners for key in kind.keys)]
-    split = {key: sum(1 for kind in kinds if key in kind.keys) for key in owners}
+    split = Counter(key for kind in kinds for key in kind.keys)
+    strided = tracer.labels.find(torch.cat([torch.empty(0, dtype=torch.int64), *tracer.strided]))
     groups, alone = [], {}
     for kind in kinds:
         tied = tuple(owners[key] for key in kind.keys if key in owners)
@@ -267,7 +266,8 @@ def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tupl
         own = sorted(places[first].flatten().tolist())
         name = tied[0] if split[first] == 1 else f"{tied[0]}[{_ranges(own)}]"
         positions = {Slot(*key, tracer.axes[key].role): index for key, index in places.items()}
-        groups.append(Group(name, tied, positions, kind.roots))
+        steps = len(kind.roots) // math.gcd(len(kind.roots), STRIDE) if torch.isin(kind.roots, strided).any() else 0
+        groups.append(Group(name, tied, positions, kind.roots, (name, steps) if steps > 1 else None))
     in_groups = {layer for group in groups for layer in group.layers}
     return tuple(groups), {layer: why for layer, why in alone.items() if layer not in in_groups}
 
@@ -314,10 +314,10 @@ def _kinds(labels: Labels, axes: Mapping[tuple[str, int], Axis]) -> list[_Kind]:
 def _positions(tracer: Tracer, key: tuple[str, int], roots: Tensor) -> Tensor:
     """Return where each channel lives along an axis, (width, count), ascending."""
     found = tracer.labels.find(tracer.axes[key].labels)
-    rank = torch.full((tracer.labels.size,), -1)
-    rank[roots] = torch.arange(len(roots))
-    ranks = rank[found]
-    places = torch.nonzero(ranks >= 0).flatten()
+    ascending, rank = torch.sort(roots)
+    at = torch.searchsorted(ascending, found).clamp_(max=len(roots) - 1)
+    ranks = rank[at]
+    places = torch.nonzero(ascending[at] == found).flatten()
     return places[torch.sort(ranks[places], stable=True).indices].reshape(len(roots), -1)
 
 

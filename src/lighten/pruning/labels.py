@@ -12,21 +12,28 @@ class Labels:
     Two elements whose labels are in one set belong to one channel: both are removed, or neither. A label tensor has
     the shape of the tensor that it stands beside; dimensions along which it does not vary have stride 0, so that
     the labels of an activation take the memory of its channels alone.
+
+    Attributes:
+        unread: what is labelled now reaches no output of the network: nothing of it is frozen.
     """
 
     def __init__(self) -> None:
-        self._root = torch.empty(0, dtype=torch.int64)
+        self.unread = False
+        self._parent = torch.empty(0, dtype=torch.int64)  # of labels yet to come, too: twice as many whenever it ends
+        self._size = 0
         self._frozen: list[tuple[Tensor, str]] = []
 
     @property
     def size(self) -> int:
         """How many labels were given out."""
-        return len(self._root)
+        return self._size
 
     def fresh(self, count: int) -> Tensor:
         """Return ``count`` new labels, each in a set of its own."""
-        new = torch.arange(len(self._root), len(self._root) + count)
-        self._root = torch.cat([self._root, new])
+        new = torch.arange(self._size, self._size + count)
+        self._size += count
+        if self._size > len(self._parent):
+            self._parent = torch.cat([self._parent, torch.arange(len(self._parent), 2 * self._size)])
         return new
 
     def fixed(self, shape: Sequence[int], why: str) -> Tensor:
@@ -37,7 +44,11 @@ class Labels:
 
     def find(self, labels: Tensor) -> Tensor:
         """Return the representative of each label's set; equal if and only if the sets are."""
-        return self._root[labels]
+        found = self._parent[labels]
+        while not torch.equal(above := self._parent[found], found):
+            found = above
+        self._parent[labels] = found
+        return found
 
     def unite(self, a: Tensor, b: Tensor) -> None:
         """Make one set of the sets of ``a[i]`` and ``b[i]``, for every i; the shapes are equal."""
@@ -47,8 +58,7 @@ class Labels:
             differ = low != high
             if not differ.any():
                 return
-            self._root.scatter_reduce_(0, high[differ], low[differ], "amin")
-            self._compress()
+            self._parent.scatter_reduce_(0, high[differ], low[differ], "amin")
 
     def unite_along(self, labels: Tensor, dim: int) -> Tensor:
         """Unite the labels of each slice of ``dim``; return them as a vector of that dimension's length."""
@@ -58,7 +68,8 @@ class Labels:
 
     def freeze(self, labels: Tensor, why: str) -> None:
         """Never remove these labels, nor any of their sets; the first reason given is kept."""
-        self._frozen.append((torch.unique(compact(labels)), why))
+        if not self.unread:
+            self._frozen.append((torch.unique(compact(labels)), why))
 
     def reasons(self) -> dict[int, str]:
         """Return why each frozen set is frozen, by its representative."""
@@ -67,10 +78,6 @@ class Labels:
             for root in torch.unique(self.find(labels)).tolist():
                 found.setdefault(root, why)
         return found
-
-    def _compress(self) -> None:
-        while not torch.equal(root := self._root[self._root], self._root):
-            self._root = root
 
 
 def varies(labels: Tensor, dim: int) -> bool:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from lighten.errors import UserError
 from lighten.pruning.attributes import check_attributes
-from lighten.pruning.groups import refuse_unfit
 from lighten.pruning.norms import choose_paths_, leave_out_, restore_
 from lighten.pruning.plan import Cut, Plan
 from lighten.pruning.trace import layer_of
+from lighten.utils.modules import refuse_unfit
 
 
 @torch.no_grad()

@@ -30,6 +30,8 @@ NORMS = frozenset("layer_norm rms_norm group_norm".split())
 """Those whose statistics run over channels."""
 ALONG = frozenset("softmax _softmax log_softmax _log_softmax cumsum cumprod sort".split())
 RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
+CONSTANT = frozenset("zeros ones full empty".split())
+"""Those that make a tensor of one number."""
 PER_CHANNEL = re.compile(r"_?(?:adaptive_)?(?:(?:avg|max|lp)_pool|upsample_[a-z_]+?)([123])d")
 
 

@@ -17,9 +17,11 @@ from lighten.pruning.importance import GroupScores
 from lighten.pruning.plan import GroupPlan, Plan
 from lighten.pruning.proportions import keep_proportions
 from lighten.pruning.settings import PruneSettings, Settings
+from lighten.pruning.trial import Trial
 from lighten.pruning.verify import verify_groups, verify_plan
 from lighten.pruning.widths import COSTS, Allocation, allocate_widths, share_of_target
 from lighten.utils.inputs import Call, ExampleInput, as_call
+from lighten.utils.long_work import long_work
 from lighten.utils.preserve import preserved
 
 
@@ -73,10 +75,11 @@ def plan_pruning(
         {'0': (8, 6), '2': (4, 4)}
     """
     settings = Settings(amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm, of=of)
-    structure = trace_structure(model, as_call(example_input), exclude=exclude)
-    calls = None if calibration is None else [as_call(given) for given in calibration]
-    allocation = allocate_widths(structure, model, settings, calibration=calls)
-    return make_plan(structure, model, settings, allocation=allocation)
+    with long_work("plan"):
+        structure, trial = _traced(model, as_call(example_input), exclude)
+        calls = None if calibration is None else [as_call(given) for given in calibration]
+        allocation = allocate_widths(structure, model, settings, calibration=calls)
+        return make_plan(structure, model, settings, allocation=allocation, trial=trial)
 
 
 def trace_structure(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) -> Structure:
@@ -85,12 +88,21 @@ def trace_structure(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()
     Raises:
         UserError: as :func:`plan_pruning`; where nothing can be pruned, with the reasons.
     """
-    with preserved(model):
-        structure = verify_groups(model, keep_proportions(find_groups(model, call, exclude=exclude)))
+    return _traced(model, call, exclude)[0]
+
+
+def _traced(model: nn.Module, call: Call, exclude: Sequence[str]) -> tuple[Structure, Trial]:
+    with long_work("plan") as report, preserved(model):
+        report("traces the network", 0.0)
+        found = keep_proportions(find_groups(model, call, exclude=exclude))
+        stage = f"tries {len(found.groups)} groups of channels"
+        report(stage, 0.3)
+        trial = Trial(model, found)
+        structure = verify_groups(model, found, trial, on_progress=lambda done: report(stage, 0.3 + 0.4 * done))
     if not structure.groups:
         why = "; ".join(f"{layer} {why}" for layer, why in list(structure.frozen.items())[:3])
         raise UserError(f"{type(model).__name__} has no group of channels that can be pruned: {why or 'no layers'}")
-    return with_earlier(structure, model)
+    return with_earlier(structure, model), trial
 
 
 def make_plan(
@@ -103,6 +115,7 @@ def make_plan(
     after: Plan | None = None,
     accumulated_gradients: Mapping[str, Tensor] | None = None,
     costs: Costs | None = None,
+    trial: Trial | None = None,
 ) -> Plan:
     """Score the live channels and plan which go.
 
@@ -115,13 +128,16 @@ def make_plan(
         after: an earlier plan; what it removed stays removed and is not ranked again.
         accumulated_gradients: see :func:`~lighten.pruning.importance.score_group`.
         costs: of ``structure``, where they are known already.
+        trial: of this model as it is, where there is one already.
 
     Raises:
         UserError: if weights are not finite, or the amount cannot be reached.
     """
     costs = costs or costs_of(structure)
     states = group_states(structure, after)
-    scores = score_groups(states, model, settings, accumulated_gradients)
+    with long_work("plan") as report:
+        report("scores channels", 0.7)
+        scores = score_groups(states, model, settings, accumulated_gradients)
     candidates = [candidate_of(state, found, settings) for state, found in zip(states, scores, strict=True)]
     frozen = dict(structure.frozen)
     for group, found in zip(structure.groups, scores, strict=True):
@@ -139,7 +155,9 @@ def make_plan(
         counts=allocation.counts if allocation and not again else None,
     )  # fmt: skip
     if ramp == 1.0:
-        removed, unprunable = verify_plan(model, structure, candidates, removed, align=settings.align)
+        with long_work("plan") as report:
+            report("tries the plan", 0.8)
+            removed, unprunable = verify_plan(model, structure, candidates, removed, align=settings.align, trial=trial)
         frozen |= unprunable
     cuts = structure.cuts(removed)
     counts = [len(gone) for gone in removed]

@@ -73,12 +73,35 @@ def _addmm(tracer: Tracer, node: Node, bias: Any, x: Any, weight: Any, **scales:
 
 
 def _matmul(tracer: Tracer, node: Node, x: Any, other: Any) -> Tensor:
-    """The product with a parameter is a linear layer, from either side."""
+    """The product with a parameter is a linear layer, from either side; with matrices picked from one, several."""
+    if isinstance(other, Weight) and other.picked:
+        return _experts(tracer, x, other, taken=1, put_out=2)
+    if isinstance(x, Weight) and x.picked:
+        return _experts(tracer, given(tracer, other).transpose(-1, -2), x, taken=2, put_out=1).transpose(-1, -2)
     if isinstance(other, Weight) and len(other.shape) == 2:
         return _dense(tracer, node, x, other, None, nodes=1)
     if isinstance(x, Weight) and len(x.shape) == 2 and len(other.shape) > 1:
         return _dense(tracer, node, other.transpose(-1, -2), x, None, nodes=0).transpose(-1, -2)
     return _contract(tracer, node, given(tracer, x), given(tracer, other))
+
+
+def _grouped_mm(tracer: Tracer, node: Node, x: Any, weight: Any, offs: Any = None, *_: Any, **__: Any) -> Tensor:
+    """Each row times the matrix of its expert, (experts, in, out), in steps that the kernel's strides allow."""
+    if not isinstance(weight, Weight) or len(weight.shape) != 3 or len(x.shape) != 2:
+        return freeze(tracer, node, x, weight, offs)
+    outputs = _experts(tracer, x, weight, taken=1, put_out=2)
+    tracer.strided += [labels for dim in (1, 2) if (labels := tracer.axis(weight, dim)) is not None]
+    return outputs
+
+
+def _experts(tracer: Tracer, x: Any, weight: Weight, *, taken: int, put_out: int) -> Tensor:
+    """Several linear layers in one parameter, which lose the same channels."""
+    x = given(tracer, x)
+    inputs = tracer.attach(weight, taken, tracer.labels.unite_along(x, -1), "input")
+    outputs = tracer.new_labels(weight, put_out)
+    macs = count(x.shape) * len(outputs)
+    tracer.work.append(Work(layer_of(weight.name), macs, (outputs, inputs)))
+    return along(outputs, (*x.shape[:-1], len(outputs)), -1)
 
 
 def _baddbmm(tracer: Tracer, node: Node, bias: Any, a: Any, b: Any, **_: Any) -> Tensor:
@@ -173,6 +196,8 @@ def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes:
     if not _owned(tracer, node, weight) or len(weight.shape) != 2:
         return freeze(tracer, node, x, weight, bias)
     x = given(tracer, x)
+    if not varies(x, -1) and any(varies(x, dim) for dim in range(x.ndim - 1)):
+        return _mixed_places(tracer, node, x, weight, outputs=weight.shape[nodes])
     inputs = tracer.attach(weight, 1 - nodes, tracer.labels.unite_along(x, -1), "input")
     outputs = tracer.new_labels(weight, nodes)
     if bias is not None and computed is None:
@@ -183,6 +208,19 @@ def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes:
     tracer.work.append(Work(layer_of(weight.name), count(weight.shape) * rows, axes, geometry))
     result = along(outputs, (*x.shape[:-1], len(outputs)), -1)
     return result if computed is None else meet(tracer, node, result, given(tracer, computed))
+
+
+def _mixed_places(tracer: Tracer, node: Node, x: Tensor, weight: Weight, *, outputs: int) -> Tensor:
+    """A linear layer over places (tokens) of channels that lie along other dimensions: they pass through it.
+
+    Its own nodes are places too, and stay.
+    """
+    why = f"mixes places, not channels ({location(node)})"
+    tracer.freeze_weight(weight, why)
+    tracer.unprunable.setdefault(layer_of(weight.name), why)
+    macs = count(weight.shape) * count(x.shape[:-1])
+    tracer.work.append(Work(layer_of(weight.name), macs, (compact(x).flatten(),)))
+    return x[..., :1].expand(*x.shape[:-1], outputs)
 
 
 def _owned(tracer: Tracer, node: Node, weight: Any) -> bool:
@@ -217,19 +255,38 @@ def _contract(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     macs = count(batch) * a.shape[-2] * a.shape[-1] * b.shape[-1]
     a, b = a.expand(*batch, *a.shape[-2:]), b.expand(*batch, *b.shape[-2:])
-    if (varies(a, -1) or varies(b, -2)) and not any(varies(t, d) for t in (a, b) for d in range(len(batch))):
+    over = any(varies(t, d) for t in (a, b) for d in range(len(batch)))
+    if not over and varies(a, -1) and varies(a, -2) and tracer.several(a, [-1]):  # heads among the rows
+        tracer.labels.freeze(b, f"is shared by all heads ({location(node)})")
+        row = a[..., :1]
+        tracer.labels.unite(compact(a), compact(row).expand_as(compact(a)))
+        tracer.work.append(Work(module_of(node), macs, (compact(row).flatten(),)))
+        return row.expand(_product(a, b))
+    if (varies(a, -1) or varies(b, -2)) and not over:
         inner = tracer.labels.unite_along(a, -1)
         tracer.labels.unite(inner, tracer.labels.unite_along(b, -2))
         tracer.work.append(Work(module_of(node), macs, (inner,)))
         return tracer.labels.fixed(_product(a, b), f"{name_of(node)} mixes its channels ({location(node)})")
     if varies(a, -1) or varies(b, -2):
-        whole = torch.cat([_matrices(a), _matrices(b)], -1)
+        whole = torch.cat([_matrices(t) for t in _of_heads(tracer, node, a, b)], -1)
         labels = tracer.labels.unite_along(whole.flatten(0, -2), 0)
         tracer.work.append(Work(module_of(node), macs, (labels,)))
         return labels.reshape(*whole.shape[:-1], 1, 1).expand(*batch, a.shape[-2], b.shape[-1])
-    product = _scaled(tracer, node, a[..., :1], b[..., :1, :])
+    heads = _of_heads(tracer, node, a[..., :1], b[..., :1, :])
+    product = heads[0] if len(heads) == 1 else _scaled(tracer, node, *heads)
     tracer.work.append(Work(module_of(node), macs, (compact(product).flatten(),)))
     return product.expand(*batch, a.shape[-2], b.shape[-1])
+
+
+def _of_heads(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> list[Tensor]:
+    """Return those of two factors whose channels can go: not the keys and values that all heads share."""
+    over = [any(varies(t, d) for d in range(t.ndim - 2)) for t in (a, b)]
+    inside = [varies(t, -1) or varies(t, -2) for t in (a, b)]
+    for one, other, of in ((0, 1, b), (1, 0, a)):
+        if over[one] and not over[other] and inside[other]:
+            tracer.labels.freeze(of, f"is shared by all heads ({location(node)})")
+            return [(a, b)[one]]
+    return [a, b]
 
 
 def _product(a: Tensor, b: Tensor) -> torch.Size:
@@ -268,6 +325,7 @@ PRODUCTS: dict[str, Callable[..., Any]] = {
     "matmul": _matmul,
     "bmm": _matmul,
     "baddbmm": _baddbmm,
+    **dict.fromkeys(("grouped_mm", "_grouped_mm", "grouped_mm_fallback"), _grouped_mm),
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
 }

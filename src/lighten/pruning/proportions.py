@@ -40,7 +40,7 @@ def keep_proportions(structure: Structure) -> Structure:
     members = {name: [i for i, of in enumerate(sets) if of == name] for name in set(sets) - hopeless}
     named = list(groups)
     for name, those in members.items():
-        steps = math.gcd(*(groups[i].width for i in those))
+        steps = _steps(groups[i] for i in those)
         if len(those) > 1 and steps > 1:
             for i in those:
                 named[i] = replace(groups[i], proportion=(groups[name].name, steps))
@@ -52,13 +52,18 @@ def _wrong(structure: Structure, sets: Sequence[int], owner: Tensor, generator: 
     removed: list[list[int]] = [[] for _ in sets]
     for name in set(sets):
         those = [i for i, of in enumerate(sets) if of == name]
-        steps = math.gcd(*(structure.groups[i].width for i in those))
+        steps = _steps(structure.groups[i] for i in those)
         taken = int(torch.randint(1, steps, (), generator=generator)) if steps > 1 else 0
         for i in those:
             removed[i] = _draw(structure.groups[i], taken / steps, generator)
     for reads in structure.read.changes(structure.marked(removed))[1]:
         found = torch.unique(owner[structure.read.channels(reads)]).tolist()
         yield [which for which in found if which >= 0]
+
+
+def _steps(groups: Iterable[Group]) -> int:
+    """Return into how many equal steps the widths of all these groups can be divided."""
+    return math.gcd(*(group.proportion[1] if group.proportion else group.width for group in groups))
 
 
 def _draw(group: Group, share: float, generator: torch.Generator) -> list[int]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.errors import UserError
-from lighten.pruning.basics import each, freeze, given, made, meet, reduce_along, shape_of
-from lighten.pruning.labels import along, compact, spread, varies, varies_only
+from lighten.pruning.basics import count, each, freeze, given, made, meet, reduce_along, shape_of
+from lighten.pruning.labels import along, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
 from lighten.pruning.products import PRODUCTS
 from lighten.pruning.regions import Regions
@@ -25,8 +25,9 @@ def follow(tracer: Tracer) -> Tracer:
     """Label the whole graph, node by node."""
     env: dict[Node, Any] = {}
     last = {used: node for node in tracer.graph.nodes for used in node.all_input_nodes}
-    regions = Regions(tracer)
+    regions, read = Regions(tracer), _read(tracer.graph)
     for node in tracer.graph.nodes:
+        tracer.labels.unread = node not in read
         env.update(regions.enter(node, env))
         args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
         if node in env:  # within a norm as a whole
@@ -45,6 +46,19 @@ def follow(tracer: Tracer) -> Tracer:
     regions.settle()
     tracer.finalize()
     return tracer
+
+
+def _read(graph: Graph) -> set[Node]:
+    """Return the nodes that reach the output, or write into a tensor; and all that is put in.
+
+    The forward also computes the others, such as averages of attention that nobody asks for: they must run on the cut
+    widths, and that is all.
+    """
+    read = {node for node in graph.nodes if node.op != "call_function" or node.is_impure()}
+    for node in reversed(graph.nodes):
+        if node in read:
+            read.update(node.all_input_nodes)
+    return read
 
 
 def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -75,8 +89,9 @@ def _note_sizes(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[
                 tracer.note_size(read, part, dim)
         elif read.kind == "bound" and name_of(node) == "slice" and isinstance(args[0], Tensor):
             dim, start, end = (*args[1:4], *(0, 0, None)[len(args) - 1 :])[:3]
-            if read.value in (start, end):
-                counted = (0, read.value) if read.value >= 0 else (args[0].size(dim) + read.value, -read.value)
+            size = args[0].size(dim)
+            if read.value in (start, end) and abs(read.value) <= size:
+                counted = (0, read.value) if read.value >= 0 else (size + read.value, -read.value)
                 tracer.note_size(read, args[0].narrow(dim, *counted), dim, backwards=read.value < 0)
         elif read.kind == "groups" and isinstance(args[0], Tensor) and read.value > 0 and args[0].ndim > 1:
             channels = tracer.labels.unite_along(args[0], 1)
@@ -141,8 +156,9 @@ def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
     elif name in ("view", "reshape", "unflatten"):
         before, after = labels.shape, shape_of(node)
         dim = next((d for d, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
-        halved = (*after[:dim], *before[dim : dim + 1], *after[dim + 2 :]) == tuple(before)
-        if dim < len(before) and halved and varies_only(labels, dim) and after[dim] * after[dim + 1] == before[dim]:
+        end = dim + 1 + len(after) - len(before)
+        parted = (*after[:dim], *before[dim : dim + 1], *after[end:]) == tuple(before) and end > dim + 1
+        if dim < len(before) and parted and varies_only(labels, dim) and count(after[dim:end]) == before[dim]:
             tracer.parts.append(tracer.labels.unite_along(labels, dim).reshape(after[dim], -1))
     elif name == "slice" and (args[4:5] or (1,))[0] == 1:
         dim, start, end = list(args[1:4]) + [0, 0, None][len(args[1:4]) :]
@@ -232,11 +248,6 @@ def _reduction(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> 
     dims = dims if isinstance(dims, list | tuple) and dims else list(range(x.ndim))
     power = named.get("ord", named.get("p", rest[0] if at and rest else 2))
     harmless = name == "sum" or (at == 1 and isinstance(power, int | float) and power > 0)
-    if (
-        name in ("sum", "mean") and len(dims) == 1 and any(varies(x, d) for d in range(x.ndim) if d != dims[0] % x.ndim)
-    ):  # a sum of whole stacked tensors is an addition
-        rows = compact(x, keep=dims[0]).movedim(dims[0], 0)
-        tracer.labels.unite(rows, rows[:1].expand_as(rows))
     reduced = reduce_along(tracer, node, x, list(dims), harmless=harmless)
     return each(node, lambda v: spread(reduced.reshape(v.shape)))
 
@@ -245,9 +256,15 @@ def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
     """Places are picked by tensors; where channels do not lie along them, they stay as they are.
 
     Of a parameter, such as a table of biases, any place may come anywhere: those along the picked dimensions are tied.
+    Where the forward says in numbers which places it picks, their labels are picked.
     """
+    if isinstance(x, Weight) and len(x.shape) == 3 and len(indices) == 1 and len(shape_of(node)) == 3:
+        return x.pick(shape_of(node)[0])
     labels = given(tracer, x)
+    picked = [None if index is None else _number(tracer, index) for index in node.args[1]]  # type: ignore[union-attr]
     dims = [dim for dim, index in enumerate(indices) if index is not None]
+    if all(picked[dim] is not None for dim in dims):
+        return spread(torch.ops.aten.index(labels, picked))
     for dim in dims if isinstance(x, Weight) else ():
         first = labels.narrow(dim, 0, 1)
         tracer.labels.unite(labels, first.expand_as(labels))
@@ -261,6 +278,13 @@ def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
     for _ in range(len(shape) - labels.ndim):
         labels = labels.unsqueeze(dims[0])
     return labels.expand(shape)
+
+
+def _number(tracer: Tracer, node: Any) -> Tensor | None:
+    """Return the numbers that ``node`` gives, if the forward says them as they are."""
+    while node.op == "call_function" and name_of(node) in SAME and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return tracer.constants.get(node.name)
 
 
 def _along(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> Any:

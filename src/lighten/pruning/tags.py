@@ -45,6 +45,11 @@ class Formula:
             return frozenset([self.operation])
         return frozenset().union(*(part.names for part in self.parts if isinstance(part, Formula)))
 
+    @property
+    def of_attributes(self) -> bool:
+        """Whether it is computed from an attribute."""
+        return any(not name.startswith("@") for name in self.names)
+
     def value(self, of: Mapping[str, int]) -> int | None:
         """Return what it gives for these values; None where it divides by zero."""
         if not self.parts:

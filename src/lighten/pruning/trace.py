@@ -5,7 +5,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,6 +18,7 @@ from torch.fx.traceback import preserve_node_meta
 from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError, first_line
+from lighten.pruning.answers import answers_of
 from lighten.pruning.attributes import SizeRead
 from lighten.pruning.labels import Labels, compact, spread, varies
 from lighten.pruning.tags import Read, Reads, tagged
@@ -49,6 +50,15 @@ class Weight:
     def of(cls, name: str, shape: tuple[int, ...]) -> "Weight":
         """Return a parameter as it is."""
         return cls(name, shape, shape, _strides(shape))
+
+    @property
+    def picked(self) -> bool:
+        """Whether these are matrices that were picked from a parameter, along its first dimension."""
+        return len(self.shape) == len(self.whole) == 3 and self.strides[0] == 0
+
+    def pick(self, count: int) -> "Weight":
+        """Return ``count`` matrices of this parameter of several: whichever they are, channels lie in them alike."""
+        return replace(self, shape=(count, *self.shape[1:]), strides=(0, *self.strides[1:]))
 
     def stretch(self, dim: int) -> tuple[int, int] | None:
         """Return the parameter's dimension that ``dim`` runs along, and where it starts there; None if along none."""
@@ -131,6 +141,7 @@ class Tracer:
         unprunable: layers that cannot be cut whatever their labels, and why.
         work: what the forward computes, in its order.
         parts: where the forward cuts channels into equal parts: labels (parts, positions).
+        strided: labels of channels whose number must stay a multiple of what it is one of, for a kernel's strides.
         reads: what the forward's calls were given as sizes.
         sizes: those of them that come from attributes and shapes, with the labels that they count.
         shapes: labels along the dimensions that formulas of sizes speak of, (size, …), by the name there.
@@ -142,6 +153,7 @@ class Tracer:
         self.unprunable: dict[str, str] = {}
         self.work: list[Work] = []
         self.parts: list[Tensor] = []
+        self.strided: list[Tensor] = []
         self.reads = reads
         self.sizes: list[SizeRead] = []
         self.shapes: dict[str, Tensor] = {}
@@ -154,7 +166,6 @@ class Tracer:
         self.constants = _constants(exported)
         self._inputs = set(exported.graph_signature.user_inputs)
         self.graph = exported.graph
-        self.graph.eliminate_dead_code()  # such as the average over heads of attention weights that nobody reads
 
     def attach(self, weight: Weight, dim: int, labels: Tensor, role: str) -> Tensor:
         """Say that ``labels`` run along ``dim`` of ``weight``; return them, united with what was there."""
@@ -203,11 +214,14 @@ class Tracer:
             whole = Weight.of(weight.name, weight.whole)
             self._elements[weight.name] = whole, self.labels.fresh(count).reshape(weight.whole)
         labels = self._elements[weight.name][1]
+        if weight.picked:
+            self.labels.unite(labels, labels[:1].expand_as(labels))
         return labels.as_strided(weight.shape, weight.strides, weight.offset)
 
     def freeze_weight(self, weight: Weight, why: str) -> None:
         """Freeze every axis that ``weight`` has or will get."""
-        self._whole.append((weight.name, why))
+        if not self.labels.unread:
+            self._whole.append((weight.name, why))
 
     def placeholder_labels(self, node: Node) -> Weight | Tensor | None:
         """Return a parameter, or the labels of an input or a constant."""
@@ -292,6 +306,7 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
         with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model), _MASKS_AS_GIVEN:
             warnings.simplefilter("ignore")
             args, kwargs = map_tensors(torch.Tensor.clone, call)
+            model.register_forward_hook(lambda model, args, output: answers_of(model, output, call))
             with preserved(model), suppress(Exception):
                 leaves_of(model.eval()(*args, **kwargs))  # a dataclass that it returns is known from here on
             try:

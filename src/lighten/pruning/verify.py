@@ -1,23 +1,16 @@
 """Verification of groups and plans by trial cuts."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch
 from torch import nn
 
-from lighten.errors import UserError, first_line
+from lighten.errors import UserError
 from lighten.pruning.allocate import Candidate, lowest, moved, nearby
-from lighten.pruning.check import TrialRun, difference, drop_cached_tensors_, plain_copy, synthesise, trial_run
-from lighten.pruning.cut import cut_, masked_and_cut
 from lighten.pruning.groups import Group, Structure
-from lighten.pruning.mask import mask_, tensors_of
 from lighten.pruning.proportions import keep_proportions
-from lighten.pruning.trace import source_of
-from lighten.utils.clone import clone
-from lighten.utils.preserve import random_state_kept
+from lighten.pruning.trial import Extent, Trial
 
 MIN_FAILURES = 3
 """How many groups of one kind must fail alone, and none pass, for the others not to be tried."""
@@ -25,7 +18,13 @@ MAX_NEARBY = 4
 """How many other widths are tried for a group whose width cannot stay."""
 
 
-def verify_groups(model: nn.Module, structure: Structure) -> Structure:
+Done = Callable[[float], None]
+"""Called with the share of the groups of which is known what becomes of them."""
+
+
+def verify_groups(
+    model: nn.Module, structure: Structure, trial: Trial | None = None, *, on_progress: Done = lambda done: None
+) -> Structure:
     """Return ``structure`` without the groups that the forward does not let go, each frozen with the reason.
 
     A graph does not say whether a size in a ``view`` or a ``slice`` follows the weights or is a number in the code.
@@ -33,16 +32,23 @@ def verify_groups(model: nn.Module, structure: Structure) -> Structure:
     copy's outputs are compared with those of masking. Where all groups together fail, fewer are tried. Groups that
     fail alone are tried once more, tied across the equal parts into which the forward cuts them.
 
+    Args:
+        model: as traced.
+        structure: of this model.
+        trial: of both, where there is one already.
+        on_progress: called as groups are decided upon.
+
     Raises:
         UserError: if the model cannot be run on an input of the example's shapes.
     """
-    passed, failed = _sift(model, structure)
+    trial = trial or Trial(model, structure)
+    passed, failed = _sift(trial, on_progress)
     frozen = _reasons(structure, failed)
     if failed:
         tied = structure.tied([structure.groups[i] for i in failed])
         if tied is not None:
             structure = keep_proportions(tied)
-            passed, failed = _sift(model, structure)
+            passed, failed = _sift(trial.of(structure), on_progress)
             left = {layer for i in passed for layer in structure.groups[i].layers}
             before = {layer: why for layer, why in frozen.items() if layer not in left}
             frozen = {**_reasons(structure, failed), **before}
@@ -57,6 +63,7 @@ def verify_plan(
     removed: Sequence[Sequence[int]],
     *,
     align: int = 1,
+    trial: Trial | None = None,
 ) -> tuple[list[list[int]], dict[str, str]]:
     """Try the very cuts of a plan: widths may meet by chance, and a forward that asks for them takes another way.
 
@@ -68,6 +75,7 @@ def verify_plan(
         candidates: its groups at the moment of choice.
         removed: channels of each group.
         align: as for :func:`~lighten.pruning.allocate.allocate`.
+        trial: of the same model, where there is one already.
 
     Returns:
         What can be removed, and by layer why nothing is where something was to be.
@@ -75,7 +83,7 @@ def verify_plan(
     Raises:
         UserError: if that cannot be brought about.
     """
-    trial = _Trial(model, structure)
+    trial = Trial(model, structure) if trial is None else trial.of(structure)
     units = _units(structure.groups)
     chosen = [list(gone) for gone in removed]
     unprunable: dict[str, str] = {}
@@ -98,16 +106,16 @@ def verify_plan(
     raise UserError(f"the groups cannot lose these channels together: {why}; ask for less, or exclude layers")
 
 
-def _units(groups: Sequence[Group]) -> list[list[int]]:
-    """Return the groups by index, those together that can only be cut in proportion to each other."""
+def _units(groups: Sequence[Group], some: Iterable[int] | None = None) -> list[list[int]]:
+    """Return (some of) the groups by index, those together that can only be cut in proportion to each other."""
     units: dict[object, list[int]] = {}
-    for which, group in enumerate(groups):
-        units.setdefault(group.proportion or which, []).append(which)
+    for which in range(len(groups)) if some is None else some:
+        units.setdefault(groups[which].proportion or which, []).append(which)
     return list(units.values())
 
 
 def _culprit(
-    trial: "_Trial",
+    trial: Trial,
     model: nn.Module,
     candidates: Sequence[Candidate],
     removed: Sequence[Sequence[int]],
@@ -137,168 +145,73 @@ def _reasons(structure: Structure, failed: Mapping[int, str]) -> dict[str, str]:
     return {layer: why for i, why in failed.items() for layer in structure.groups[i].layers}
 
 
-def _sift(model: nn.Module, structure: Structure) -> tuple[list[int], dict[int, str]]:
+def _sift(trial: Trial, on_progress: Done) -> tuple[list[int], dict[int, str]]:
     """Return the groups that can be cut together, and the others with the reason, by index.
 
-    Halves are tried of what fails, first of groups of one kind. Once some of a kind have failed alone and none has
-    passed, the rest of that kind is not tried alone.
+    All are tried together first. Where that fails, halves are tried of what fails: whether they run, which costs
+    least and mostly tells. What passes is tried together again, and only where that fails too, halves in longer trials.
     """
-    trial = _Trial(model, structure)
-    units = _units(structure.groups)
-    kinds = [frozenset().union(*(_block_kind(structure.groups[i]) for i in unit)) for unit in units]
+    passed: list[int] = [*range(len(trial.groups))]
+    failed: dict[int, str] = {}
+    for extent in Extent:
+        if not passed or trial.fails(passed) is None:
+            break
+        passed, more = _halve(trial, passed, extent, on_progress)
+        failed |= more
+    return passed, failed
+
+
+def _halve(
+    trial: Trial, suspects: Sequence[int], extent: Extent, on_progress: Done
+) -> tuple[list[int], dict[int, str]]:
+    """Return the groups that pass together, and the others with the reason, by index.
+
+    Halves are tried of what fails: of all kinds, then of the groups of one kind. Once some of a kind have failed alone
+    and none has passed, the rest of that kind is not tried alone.
+
+    Args:
+        trial: of the model.
+        suspects: groups that fail together.
+        extent: of each trial.
+        on_progress: as above.
+    """
+    groups, units = trial.groups, _units(trial.groups, suspects)
+    kinds = [frozenset().union(*(_block_kind(groups[i]) for i in unit)) for unit in units]
     passed: list[int] = []
     failed: dict[int, str] = {}
+    known: dict[frozenset[int], str] = {}
 
     def groups_of(block: Iterable[int]) -> list[int]:
         return [i for at in block for i in units[at]]
 
-    def admit(block: Sequence[int]) -> None:
-        alike = [at for at in failed if kinds[at] == kinds[block[0]]]
-        if len(alike) >= MIN_FAILURES and not any(kinds[at] == kinds[block[0]] for at in passed):
-            like = f"cannot be cut, like {structure.groups[units[alike[0]][0]].name}:"
-            failed.update(dict.fromkeys(block, failed[alike[0]].replace("cannot be cut:", like)))
+    def admit(blocks: Sequence[Sequence[int]]) -> None:
+        on_progress((len(passed) + len(failed)) / len(units))
+        block = [at for alike in blocks for at in alike]
+        before = [at for at in failed if kinds[at] == kinds[block[0]]]
+        if len(blocks) == 1 and len(before) >= MIN_FAILURES and not any(kinds[i] == kinds[block[0]] for i in passed):
+            like = f"cannot be cut, like {groups[units[before[0]][0]].name}:"
+            failed.update(dict.fromkeys(block, failed[before[0]].replace("cannot be cut:", like)))
             return
-        why = trial.fails(groups_of([*passed, *block]))
+        tried = frozenset([*passed, *block])
+        # known, where a first half has passed
+        why = known.get(tried) or trial.fails_beside(groups_of(passed), groups_of(block), extent)
         if why is None:
             passed.extend(block)
-        elif len(block) == 1:
+            return
+        known[tried] = why
+        if len(block) == 1:
             failed[block[0]] = why
+        elif len(blocks) > 1:
+            admit(blocks[: len(blocks) // 2])
+            admit(blocks[len(blocks) // 2 :])
         else:
-            admit(block[: len(block) // 2])
-            admit(block[len(block) // 2 :])
+            admit([block[: len(block) // 2]])
+            admit([block[len(block) // 2 :]])
 
-    together = range(len(structure.groups))
-    if not structure.groups or trial.fails(together) is None:
-        return [*together], {}
-    for kind in dict.fromkeys(kinds):
-        admit([at for at in range(len(units)) if kinds[at] == kind])
+    admit([[at for at in range(len(units)) if kinds[at] == kind] for kind in dict.fromkeys(kinds)])
     return groups_of(passed), {i: why for at, why in failed.items() for i in units[at]}
 
 
 def _block_kind(group: Group) -> frozenset[tuple[str, int]]:
     """Return what equal groups of repeated blocks have in common: the tensors' names, without numbers."""
     return frozenset((re.sub(r"\d+", "#", slot.tensor), slot.dim) for slot in group.positions)
-
-
-class _Trial:
-    """A copy of the model with random weights, and two complementary choices of channels for each group."""
-
-    def __init__(self, model: nn.Module, structure: Structure) -> None:
-        self._structure = structure
-        generator = torch.Generator().manual_seed(0)
-        self._model = _float_copy(model, structure.example)
-        _randomise(self._model, structure, generator)
-        self._choices = _choices(structure.groups, generator)
-        try:
-            seen = self._trial_run()
-            if seen.undefined:
-                self._model = _float_copy(model, structure.example)
-                seen = self._trial_run()
-        except Exception as error:
-            raise UserError(
-                f"{type(model).__name__} cannot be run on random input of the example's shapes "
-                f"({first_line(error)}); give an example_input that stands for any other"
-            ) from error
-        if seen.undefined or seen.blank:
-            raise UserError(
-                f"{type(model).__name__} puts out NaN or zeros on random input of the example's shapes, so no cut can "
-                "be checked; give an example_input whose values are as the network wants them"
-            )
-        self._tolerance = seen.tolerance
-        self._train = self._training_fails(clone(self._model)) is None
-
-    def _trial_run(self) -> TrialRun:
-        return trial_run(self._model, self._structure.example, torch.float32)
-
-    def fails(self, groups: Sequence[int]) -> str | None:
-        """Return why these groups cannot be cut together, or None where they can."""
-        for choice in self._choices:
-            if why := self.fails_with([choice[i] if i in groups else [] for i in range(len(choice))]):
-                return why
-        return None
-
-    def fails_with(self, removed: Sequence[Sequence[int]], model: nn.Module | None = None) -> str | None:
-        """Return why these channels of each group cannot be cut, or None where they can; of ``model`` too if given."""
-        try:
-            plan = self._structure.trial(removed)
-        except UserError as error:
-            return f"cannot be cut: {error}"
-        masked = clone(self._model)
-        mask_(masked, plan)
-        small = clone(masked)
-        try:
-            cut_(small, plan)
-            # the cut one first: where a cut fails, it mostly cannot run
-            gap = difference(small, masked, self._structure.example, dtype=torch.float32, copies=False)
-        except Exception as error:
-            return f"cannot be cut: {_message(error)}"
-        if not gap <= self._tolerance:
-            return "cannot be cut: the forward fixes the number or the places of its channels"
-        if self._train and (why := self._training_fails(small)):
-            return f"cannot be cut: {why}, in training mode"
-        if model is not None:
-            try:
-                masked_and_cut(model, plan)
-            except RuntimeError as error:
-                return f"cannot be cut: {_message(error)}"
-        return None
-
-    def _training_fails(self, model: nn.Module) -> str | None:
-        """Return why ``model``, which is of no use afterwards, cannot run in training mode, or None where it can."""
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        try:
-            with torch.no_grad(), random_state_kept(model):
-                args, kwargs = synthesise(self._structure.example, device, torch.float32)
-                model.train()
-                for norm in model.modules():
-                    if isinstance(norm, nn.SyncBatchNorm):
-                        norm.eval()  # in training it waits for other ranks, and this one may be alone here
-                model(*args, **kwargs)
-        except Exception as error:
-            return _message(error)
-        return None
-
-
-def _float_copy(model: nn.Module, example: Mapping[str, Any]) -> nn.Module:
-    """Return a copy in float32, unmasked, without what a forward has kept: it is of other weights and widths."""
-    copied = plain_copy(model).float().eval()
-    drop_cached_tensors_(copied, example)
-    return copied
-
-
-def _randomise(model: nn.Module, structure: Structure, generator: torch.Generator) -> None:
-    """Give every weight a value that shows, so that no zero-initialised branch hides a wrong cut."""
-    statistics = {slot.tensor for group in structure.groups for slot in group.positions if slot.role == "statistic"}
-    for name, tensor in tensors_of(model).items():
-        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.ndim > 1:
-            fan_in = max(1, tensor[0].numel())
-            tensor.data.copy_(torch.randn(tensor.shape, generator=generator) / fan_in**0.5)
-        elif isinstance(tensor, nn.Parameter) or name in statistics:
-            tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-
-
-def _choices(groups: Sequence[Group], generator: torch.Generator) -> list[list[list[int]]]:
-    """Return two choices of channels, together all of them; groups of one width lose different numbers."""
-    seen: dict[int, int] = {}
-    choices: list[list[list[int]]] = [[], []]
-    for group in groups:
-        width, turn = group.width, seen.get(group.width, 0)
-        seen[width] = turn + 1
-        order = torch.randperm(width, generator=generator).tolist()
-        if group.proportion:
-            steps = group.proportion[1]
-            at = max(1, steps // 3) * width // steps
-            halves = [order[:at], order[at:]]
-        elif width == 2:  # one goes here or there
-            halves = [order[:1], []] if turn % 2 else [[], order[:1]]
-        else:
-            at = 1 + (turn + width // 3) % (width - 1)
-            halves = [order[:at], order[at:]]
-        for choice, half in zip(choices, halves, strict=True):
-            choice.append(half)
-    return choices
-
-
-def _message(error: BaseException) -> str:
-    source = source_of(error)
-    return f"{first_line(error)} ({source})" if source else first_line(error)

@@ -16,6 +16,7 @@ from lighten.quantization.settings import TRAINED_RANGES, QuantizeSettings, chec
 from lighten.quantization.trace import Placement, place_quantizers
 from lighten.quantization.verify import failing, is_unchanged, outputs_of
 from lighten.utils.compression import record_
+from lighten.utils.descriptions import describe
 from lighten.utils.inputs import Call, ExampleInput, as_call
 
 bank_of = quantizers_of
@@ -99,6 +100,14 @@ def _insert(
     if not hasattr(model, QUANTIZERS):
         why = ", ".join(f"{name!r} {reason}" for name, reason in {**left, **placement.left}.items())
         raise UserError(f"quantize: no layer of {type(model).__name__} can be quantized: {why}")
+    record_(model, example=_described(call))
+
+
+def _described(call: Call) -> dict[str, Any] | None:
+    try:
+        return describe(call)
+    except UserError:  # it holds objects
+        return None
 
 
 def _insert_at_first_call(

@@ -31,7 +31,7 @@ def unquantize_(model: nn.Module) -> nn.Module:
         if hasattr(module, QUANTIZERS):
             delattr(module, QUANTIZERS)
         if record_of(module, own=True).quantization is not None:
-            record_(module, quantization=None)
+            record_(module, quantization=None, example=None)
     return model
 
 

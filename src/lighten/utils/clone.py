@@ -21,12 +21,17 @@ LIBRARIES = ("torch", "lightning", "builtins")
 """Packages whose objects are not looked into."""
 
 
-def clone(model: nn.Module) -> nn.Module:
+def clone(model: nn.Module, *, share_weights: bool = False) -> nn.Module:
     """Return a deep copy without gradients and without the trainer that a Lightning module may hold.
 
     Tensors that belong to a graph of gradients, such as activations that a forward has kept, are copied without it.
     What cannot be copied, such as a lock or an open file, is shared. Functions that a module keeps, as hooks or
     attributes, speak of the copies where they spoke of parts of ``model``.
+
+    Args:
+        model: any module.
+        share_weights: let parameters of the copy lie where those of ``model`` do, until they are given other data;
+            buffers are copied all the same. Who writes into such a parameter writes into both.
 
     Raises:
         UserError: if something in ``model`` cannot be copied.
@@ -38,15 +43,16 @@ def clone(model: nn.Module) -> nn.Module:
         False
     """
     trainers = [module.__dict__.get("_trainer") for module in model.modules()]
-    memo: dict[int, Any] = {id(trainer): trainer for trainer in trainers if trainer is not None}
-    memo |= _empty_copies(model)
+    given: dict[int, Any] = {id(trainer): trainer for trainer in trainers if trainer is not None}
+    if share_weights:
+        given |= {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters() if type(p) is nn.Parameter}
+    memo = given | _empty_copies(model)
     try:
         with _WithoutGraph():
             try:
                 copied = copy.deepcopy(model, memo)
             except Exception:
-                memo = {id(trainer): trainer for trainer in trainers if trainer is not None}
-                memo |= _empty_copies(model)
+                memo = given | _empty_copies(model)
                 _share_the_rest(model, memo)
                 copied = copy.deepcopy(model, memo)
     except Exception as error:

@@ -19,12 +19,14 @@ class CompressionRecord:
         options: those of ``spec``, where the model's builder itself says how to build the same again.
         plan: of pruning: what was cut out of the model as it was before the first cut.
         quantization: settings, JSON types.
+        example: of what it was quantized with, the input as :func:`~lighten.utils.descriptions.describe` puts it.
     """
 
     spec: Any = None
     options: Any = None
     plan: Any = None
     quantization: Any = None
+    example: Any = None
 
 
 FIELDS = tuple(field.name for field in fields(CompressionRecord))

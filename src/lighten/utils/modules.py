@@ -8,6 +8,20 @@ from torch import nn
 
 from lighten.errors import UserError, did_you_mean
 
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
+
+
+def refuse_unfit(model: nn.Module) -> None:
+    """Raise where a wrapper already holds references to the parameters.
+
+    Raises:
+        UserError: naming the wrapper.
+    """
+    for module in model.modules():
+        kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
+        if kinds:
+            raise UserError(f"the model is wrapped in {kinds[0]}; give the module inside, before it is wrapped")
+
 
 def find_module(root: nn.Module, name: str | None) -> tuple[str, nn.Module]:
     """Return the name and module that a callback works on.

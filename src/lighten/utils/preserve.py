@@ -32,7 +32,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
         (True, 0)
     """
     _reshard(model)
-    found = _Snapshot(model)
+    found = Snapshot(model)
     try:
         with random_state_kept(model):
             yield
@@ -70,19 +70,27 @@ def _reshard(model: nn.Module) -> None:
             reshard()
 
 
-class _Snapshot:
-    """What modules hold: the contents of all containers, and copies of all tensors."""
+class Snapshot:
+    """What modules hold: the contents of all containers, and copies of all tensors.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: as it is to be again, once or often.
+        weights: whether parameters' numbers are copied; without, parameters get their data back as they lie in memory,
+            for work that gives them other data, but writes into none.
+    """
+
+    def __init__(self, model: nn.Module, *, weights: bool = True) -> None:
+        self._weights = weights
         self._known: set[int] = set()
         self._kinds: list[tuple[nn.Module, type]] = []
         self._contents: list[tuple[Any, Any]] = []
-        self._tensors: list[tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]] = []
+        self._tensors: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]] = []
         for module in model.modules():
             self._kinds.append((module, type(module)))
             self._take(module.__dict__)
 
     def restore(self) -> None:
+        """Make all of it as it was."""
         for module, kind in self._kinds:
             if type(module) is not kind:
                 module.__class__ = kind
@@ -96,7 +104,7 @@ class _Snapshot:
             for tensor, data, values, grad, grad_values in self._tensors:
                 if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
                     tensor.data = data
-                if not _same(data, values):
+                if values is not None and not _same(data, values):
                     data.copy_(values)
                 if tensor.is_leaf and tensor.grad is not grad:
                     tensor.grad = grad
@@ -123,8 +131,9 @@ class _Snapshot:
         if tensor.device.type == "meta" or torch.nn.parameter.is_lazy(tensor) or hasattr(tensor, "to_local"):
             return
         grad = tensor.grad if tensor.is_leaf else None
-        values = None if grad is None else grad.detach().clone()
-        self._tensors.append((tensor, tensor.detach(), tensor.detach().clone(), grad, values))
+        copied = self._weights or not isinstance(tensor, nn.Parameter)
+        values, grad_values = (t.detach().clone() if copied and t is not None else None for t in (tensor, grad))
+        self._tensors.append((tensor, tensor.detach(), values, grad, grad_values))
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

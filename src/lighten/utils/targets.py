@@ -21,7 +21,7 @@ class Target:
         runner: ``"module:class"`` of its ``Runner``.
         writer: ``"module:function"`` that writes a file, given an ``export.request.Request``.
         beside: suffixes of files that belong to each of its files.
-        settings: what ``export`` takes for it, of ``opset``, ``batch`` and ``mode``.
+        settings: what ``export`` takes for it, of ``opset``, ``batch``, ``dynamic`` and ``mode``.
         modes: quantization after training that its files can hold.
         extra: lighten's extra that installs it; ``None`` where lighten itself does.
     """
@@ -47,11 +47,12 @@ TARGETS = {
     for target in (
         Target(
             "onnx", "ONNX", ".onnx", "onnx", "onnxruntime", f"{_RUNTIMES}.onnx:OnnxRunner", f"{_EXPORT}.onnx:write",
-            settings=("opset", "batch"), modes=_ALL_MODES,
+            settings=("opset", "batch", "dynamic"), modes=_ALL_MODES,
         ),
         Target(
             "openvino", "OpenVINO", ".xml", "openvino", "openvino", f"{_RUNTIMES}.openvino:OpenVinoRunner",
-            f"{_EXPORT}.openvino:write", beside=(".bin",), settings=("batch",), modes=_ALL_MODES, extra="openvino",
+            f"{_EXPORT}.openvino:write", beside=(".bin",), settings=("batch", "dynamic"), modes=_ALL_MODES,
+            extra="openvino",
         ),
         Target(
             "litert", "LiteRT", ".tflite", "litert-torch", "ai-edge-litert", f"{_RUNTIMES}.litert:LiteRtRunner",
@@ -60,6 +61,10 @@ TARGETS = {
         Target(
             "executorch", "ExecuTorch", ".pte", "executorch", "executorch", f"{_RUNTIMES}.executorch:ExecuTorchRunner",
             f"{_EXPORT}.executorch:write", modes=("static",), extra="executorch",
+        ),
+        Target(
+            "pt2", "PyTorch", ".pt2", "torch", "torch", f"{_RUNTIMES}.pt2:Pt2Runner", f"{_EXPORT}.pt2:write",
+            settings=("batch", "dynamic"), modes=("static",),
         ),
     )
 }  # fmt: skip

@@ -65,4 +65,4 @@ def test_two_processes_write_the_same(exported, name):
 def test_nothing_else_was_written(exported):
     first, second = exported
     assert set(first) == set(second)
-    assert len(first) == 11
+    assert len(first) == 12

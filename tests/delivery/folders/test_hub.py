@@ -113,6 +113,11 @@ def test_a_folder_without_a_card_gets_one(hub, run):
     assert 'load(snapshot_download("me/bare"))' in card
 
 
+def test_the_card_of_a_model_of_ones_own_asks_for_an_instance(hub, tmp_path):
+    lighten.push_to_hub(lighten.save(torch.nn.Linear(2, 2), tmp_path / "own"), "own")
+    assert 'load(snapshot_download("me/own"), model=Linear(…))' in hub.repos["me/own"]["README.md"].decode()
+
+
 def test_the_token_that_is_given_is_used(hub, run, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     lighten.push_to_hub(run / "student", "me/tiny", token=TOKEN)

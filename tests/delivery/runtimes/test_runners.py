@@ -30,12 +30,13 @@ def test_a_module_gets_its_modes_and_threads_back():
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("model.pt", b"", "expected a path that ends in .onnx, .xml, .tflite, .pte, or a torch module"),
+        ("model.pt", b"", "expected a path that ends in .onnx, .xml, .tflite, .pte, .pt2, or a torch module"),
         ("gone.onnx", None, "no such file"),
         ("bad.onnx", b"no graph at all", "onnxruntime cannot read it"),
         ("bad.xml", b"no graph at all", "OpenVINO cannot read it"),
         ("bad.tflite", b"no graph at all", "LiteRT cannot read it"),
         ("bad.pte", b"no graph at all", "ExecuTorch cannot read it"),
+        ("bad.pt2", b"no graph at all", "torch.export cannot read it"),
     ],
 )
 def test_files_that_cannot_be_run_say_so_in_one_line(tmp_path, name, content, says):
@@ -55,7 +56,9 @@ def test_inputs_that_do_not_fit_the_file_are_named(tmp_path):
             runner.run(runner.feed(((torch.zeros(1, 3),), {})))
 
 
-@pytest.mark.parametrize(("target", "suffix"), [("litert", ".tflite"), ("executorch", ".pte"), ("openvino", ".xml")])
+@pytest.mark.parametrize(
+    ("target", "suffix"), [("litert", ".tflite"), ("executorch", ".pte"), ("openvino", ".xml"), ("pt2", ".pt2")]
+)
 def test_batches_that_do_not_fit_a_file_are_refused_in_one_line(tmp_path, target, suffix):
     path = export(nn.Linear(4, 2), torch.zeros(1, 4), tmp_path / f"m{suffix}", target=target)
     with open_runner(path) as runner:

@@ -29,7 +29,7 @@ def batched(inputs: Sequence[Tensor]) -> list[bool]:
 
 def with_samples(inputs: Sequence[Tensor], samples: int) -> tuple[Tensor, ...]:
     """Return ``inputs`` with that many samples, the given ones over and over."""
-    return tuple(_repeated(x, 0, samples) if own else x for x, own in zip(inputs, batched(inputs), strict=True))
+    return tuple(repeated(x, 0, samples) if own else x for x, own in zip(inputs, batched(inputs), strict=True))
 
 
 def candidates(graph: nn.Module, inputs: Sequence[Tensor]) -> Iterator[Open]:
@@ -51,7 +51,7 @@ def candidates(graph: nn.Module, inputs: Sequence[Tensor]) -> Iterator[Open]:
                 {**names, **_lengths(x, dimensions, tokens.shape[1])} if names else names
                 for x, names in zip(inputs, batches, strict=True)
             ]
-            if found not in tried and any(_runs(graph, other) for other in other_lengths(inputs, found)):
+            if found not in tried and any(error_of(graph, x) is None for x in other_lengths(inputs, found)):
                 tried.append(found)
     yield from tried
     yield batches
@@ -70,6 +70,21 @@ def as_dynamic_shapes(dimensions: Open) -> tuple[Mapping[int, Any] | None, ...]:
     return tuple(dict.fromkeys(names, torch.export.Dim.DYNAMIC) or None for names in dimensions)
 
 
+def error_of(graph: nn.Module, inputs: tuple[Tensor, ...]) -> Exception | None:
+    """Return what a forward raises of these inputs."""
+    try:
+        with torch.no_grad():
+            graph(*inputs)
+    except Exception as error:  # whatever a forward raises
+        return error
+    return None
+
+
+def repeated(x: Tensor, dimension: int, size: int) -> Tensor:
+    """Return ``x`` with that size of a dimension, what is in it over and over."""
+    return x.index_select(dimension, torch.arange(size, device=x.device) % x.shape[dimension])
+
+
 def _lengths(x: Tensor, dimensions: range, length: int) -> dict[int, str]:
     return {d: LENGTH for d in dimensions if d < x.ndim and x.shape[d] == length}
 
@@ -78,19 +93,6 @@ def _with_length(inputs: Sequence[Tensor], dimensions: Open, length: int) -> tup
     resized = []
     for x, names in zip(inputs, dimensions, strict=True):
         for dimension, name in names.items():
-            x = _repeated(x, dimension, length) if name == LENGTH else x
+            x = repeated(x, dimension, length) if name == LENGTH else x
         resized.append(x)
     return tuple(resized)
-
-
-def _runs(graph: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    try:
-        with torch.no_grad():
-            graph(*inputs)
-    except Exception:  # whatever a forward raises
-        return False
-    return True
-
-
-def _repeated(x: Tensor, dimension: int, size: int) -> Tensor:
-    return x.index_select(dimension, torch.arange(size, device=x.device) % x.shape[dimension])

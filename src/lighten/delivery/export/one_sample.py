@@ -34,7 +34,7 @@ def write_one_sample(request: Request, form: QdqFormat, convert: Converter) -> N
     Raises:
         UserError: if the target has no form of the model, or the file computes something else.
     """
-    model, mode = _with_mode(request)
+    model, mode = with_mode(request)
     source = source_of(model, request.example, request.outputs)
     plain = torch.contiguous_format  # LiteRT's converter misreads channels-last tensors
     sample = tuple(x.clone(memory_format=plain) for x in with_samples(source.inputs, 1))
@@ -50,8 +50,12 @@ def write_one_sample(request: Request, form: QdqFormat, convert: Converter) -> N
     request.store(content)
 
 
-def _with_mode(request: Request) -> tuple[nn.Module, str | None]:
-    """Return the model in float and the mode that its file is stored in, where that is the target's own."""
+def with_mode(request: Request) -> tuple[nn.Module, str | None]:
+    """Return the model in float and the mode that its file is stored in, where that is the target's own.
+
+    Raises:
+        UserError: if the target has no form of how the model is quantized.
+    """
     model, mode, takes_mode = request.model, request.mode, "mode" in request.target.settings
     for other in modes_of(model) & {DYNAMIC, *HALVES}:
         if not takes_mode or modes_of(model) != {other} or mode_of(model) is None:

@@ -9,27 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lighten.delivery.export.dimensions import (
-    TRACED,
-    Open,
-    as_dynamic_shapes,
-    batch_size,
-    candidates,
-    other_lengths,
-    with_samples,
-)
+from lighten.delivery.export.dimensions import Open
 from lighten.delivery.export.onnx_modes import store_halves
 from lighten.delivery.export.onnx_stem import widen_stems
 from lighten.delivery.export.prepare import Source, source_of
-from lighten.delivery.export.proof import prove
+from lighten.delivery.export.proved import proved_bytes, traced_program
 from lighten.delivery.export.request import Request
-from lighten.delivery.runtimes.packages import is_installed
 from lighten.delivery.runtimes.quiet import quiet
 from lighten.delivery.runtimes.signature import Graph
-from lighten.errors import UserError, one_line
-from lighten.quantization.activation_quantizers import ActivationQuantizers
 from lighten.quantization.fake_quant import forbidden
-from lighten.quantization.integer_layers import QdqFormat
 
 OPSET, ATTENTION = 18, 23
 """Operator sets: the one that onnxruntime 1.14 and later read, and the first in which attention is one operator.
@@ -45,76 +33,40 @@ def write(request: Request) -> None:
     """Write an ONNX file."""
     source = source_of(request.model, request.example, request.outputs)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        content = proved_onnx(source, file, request.path, request.opset, request.batch, wide=True)
+        content = proved_onnx(source, Path(folder) / "model.onnx", request, request.opset, wide=True)
     request.store(content)
 
 
-def proved_onnx(source: Source, file: Path, name: Path, opset: int | None, batch: int | None, *, wide: bool) -> bytes:
+def proved_onnx(source: Source, file: Path, request: Request, opset: int | None, *, wide: bool) -> bytes:
     """Return an ONNX file that computes what ``source`` does, with as many dimensions open as it allows.
 
     Args:
         source: what is exported.
         file: where to put it, to be run.
-        name: what messages call it.
+        request: what was asked.
         opset: its operator set, or ``None`` for the oldest that serves.
-        batch: samples a call; ``None`` for any number.
         wide: give stems the channels that integer kernels of onnxruntime read.
 
     Raises:
-        UserError: if no graph can be made of it, or its batch cannot be open.
+        UserError: if no graph can be made of it, or it fixes what is asked to be open.
     """
-    inputs = with_samples(source.inputs, TRACED if batch is None else batch)
-    graph = source.converted(QdqFormat())
-    closed: Open = [{} for _ in inputs]
     if opset is None:
         opset = ATTENTION if _attends(source.network, source.inputs) else OPSET
-    errors: list[Exception] = []
-    for dimensions in candidates(source.network, inputs) if batch is None else [closed]:
-        try:
-            return _proved(source, graph, inputs, dimensions, file, name, opset, wide)
-        except Exception as error:  # exporters' exceptions share no base class
-            errors.append(error)
-    size = batch_size(source.inputs)
-    if batch is None and _is_written(source, graph, source.inputs, closed, file, name, opset, wide):
-        raise UserError(
-            f"{name}: {type(source.model).__name__} does not take any batch size "
-            f"({one_line(errors[-1], 150)}); give batch={size} for a file that takes just that, or another number"
-        )
-    raise errors[-1]
 
+    def convert(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open) -> bytes:
+        proto = _proto(graph, inputs, dimensions, opset)
+        store_halves(proto, source.halves)
+        if wide:
+            widen_stems(proto)
+        return _bytes(proto)
 
-def _is_written(*settings: Any) -> bool:
-    try:
-        return bool(_proved(*settings))
-    except Exception:  # as above
-        return False
-
-
-def _proved(
-    source: Source, graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open, file: Path, name: Path, opset: int,
-    wide: bool,
-) -> bytes:  # fmt: skip
-    proto = _proto(graph, inputs, dimensions, opset)
-    store_halves(proto, source.halves)
-    if wide:
-        widen_stems(proto)
-    content = _bytes(proto)
-    file.write_bytes(content)
-    tries = [inputs]
-    if any(dimensions):
-        tries += [with_samples(inputs, size) for size in (1, 3)] + other_lengths(inputs, dimensions)
-    if is_installed("onnxruntime"):
-        prove(file, source.network, tries, quantized=source.quantized, name=name)
-    return content
+    return proved_bytes(source, request, file, convert)
 
 
 def _proto(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open, opset: int) -> Any:
     with quiet(), forbidden(), torch.no_grad():
-        traced = torch.export.export(graph, inputs, dynamic_shapes=(as_dynamic_shapes(dimensions),), strict=False)
-        _check_places(graph)
         program = torch.onnx.export(
-            traced,
+            traced_program(graph, inputs, dimensions),
             dynamo=True,
             opset_version=opset,
             input_names=graph.inputs,
@@ -127,18 +79,8 @@ def _proto(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open, opset: in
     return proto
 
 
-def _check_places(graph: Graph) -> None:
-    """Raise ``UserError`` where the graph lacks operators for an activation that the network quantizes."""
-    lost = [name for m in graph.modules() if isinstance(m, ActivationQuantizers) for name in m.unwritten()]
-    if lost:
-        raise UserError(
-            f"the traced forward does not quantize {', '.join(lost)}, as the network does: it takes another way "
-            "through the code; give an example_input like those it was trained on"
-        )
-
-
 def _name_dimensions(graph: Any, dimensions: Open) -> None:
-    """Call open dimensions batch and length, also in what outputs' sizes are computed of."""
+    """Call open dimensions by their names, also in what outputs' sizes are computed of."""
     known: dict[str, str] = {}
     for value, names in zip(graph.input, dimensions, strict=True):
         for index, name in names.items():

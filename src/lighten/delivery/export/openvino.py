@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lighten.delivery.export.dimensions import with_samples
 from lighten.delivery.export.onnx import OPSETS, proved_onnx
 from lighten.delivery.export.prepare import source_of
 from lighten.delivery.export.request import Request
-from lighten.delivery.export.work import work_of
+from lighten.delivery.export.work import work_of_sample
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
-from lighten.quantization.integer_layers import QdqFormat
 from lighten.utils.files import PREFIX, SUFFIX, name_target_in_errors, replace_together
 
 MARGIN = 2**20
@@ -27,10 +25,9 @@ def write(request: Request) -> None:
     source = source_of(request.model, request.example, request.outputs)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        proved_onnx(source, file, request.path, OPSETS.start, request.batch, wide=False)
+        proved_onnx(source, file, request, OPSETS.start, wide=False)
         request.path.parent.mkdir(parents=True, exist_ok=True)
-        facts = work_of(source.converted(QdqFormat()), with_samples(source.inputs, 1))
-        write_openvino(file, request.path, facts)
+        write_openvino(file, request.path, work_of_sample(source))
 
 
 def write_openvino(onnx: Path, path: Path, facts: Mapping[str, int]) -> None:

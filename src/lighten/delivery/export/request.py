@@ -1,6 +1,6 @@
 """The request that a writer of files gets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ class Request:
     mode: str | None = None
     outputs: Sequence[str] | None = None
     batch: int | None = None
+    dynamic: Mapping[str, Mapping[int, str]] | None = None
 
     def store(self, content: bytes) -> None:
         """Write the file, whole or not at all."""

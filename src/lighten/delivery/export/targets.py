@@ -1,7 +1,7 @@
 """Export of a model, or of those of a run, to files for any of the targets."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
@@ -33,6 +33,7 @@ def export(
     mode: str | None = None,
     outputs: Sequence[str] | None = None,
     batch: int | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Path:
     """Write ``model`` as a file for the runtime of a target and return its path.
 
@@ -42,19 +43,21 @@ def export(
     has it.
     ``litert`` (``.tflite``) and ``executorch`` (``.pte``, computed by XNNPACK) take one sample a call and know inputs
     by position, keywords in the order of ``example_input``; a quantized ``.tflite`` takes int8 codes. In these two the
-    layer that makes the logits is computed in float, with the weights that it was trained with.
+    layer that makes the logits is computed in float, with the weights that it was trained with. ``pt2`` is a program of
+    ``torch.export``, with any batch and inputs by position, which PyTorch itself loads.
 
     Args:
         model: left as it is.
         example_input: a tensor, a tuple (positional) or a dict (keywords), also with lists or dicts of tensors in it;
             the first dimension is the batch.
-        path: replaced atomically; ends in ``.onnx``, ``.xml``, ``.tflite`` or ``.pte``.
-        target: ``"onnx"``, ``"openvino"``, ``"litert"`` or ``"executorch"``.
+        path: replaced atomically; ends in ``.onnx``, ``.xml``, ``.tflite``, ``.pte`` or ``.pt2``.
+        target: ``"onnx"``, ``"openvino"``, ``"litert"``, ``"executorch"`` or ``"pt2"``.
         opset: of an ONNX file, 18 to 23; see :func:`export_onnx`.
         mode: for ``litert`` and a float model. ``"dynamic"`` stores int8 weights and quantizes activations as they
             come, ``"float16"`` stores weights in half.
         outputs: names of those to keep; by default the file has all that the model returns, see :func:`export_onnx`.
-        batch: for ``onnx`` and ``openvino``, see :func:`export_onnx`.
+        batch: for ``onnx``, ``openvino`` and ``pt2``, see :func:`export_onnx`.
+        dynamic: for ``onnx``, ``openvino`` and ``pt2``, see :func:`export_onnx`.
 
     Raises:
         UserError: if the target is unknown or its package is not installed, the path ends otherwise, a setting is not
@@ -67,7 +70,7 @@ def export(
     """
     if target not in TARGETS:
         raise UserError(f"target={target!r}: {did_you_mean(str(target), TARGETS)}")
-    request = Request(model, example_input, Path(path), TARGETS[target], opset, mode, outputs, batch)
+    request = Request(model, example_input, Path(path), TARGETS[target], opset, mode, outputs, batch, dynamic)
     _check(request)
     with preserved(model), _as_user_error(request):
         resolve_name(request.target.writer)(request)
@@ -82,6 +85,7 @@ def export_onnx(
     opset: int | None = None,
     outputs: Sequence[str] | None = None,
     batch: int | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Path:
     """Write ``model`` as an ONNX file and return its path.
 
@@ -100,12 +104,17 @@ def export_onnx(
         opset: of the ONNX file, 18 to 23. ``None`` takes 18, which onnxruntime 1.14 and later read, or 23, which 1.24
             and later read, where the model computes attention: that is one operator there, and faster.
         outputs: names of those to keep, the leading one first; all by default.
-        batch: how many samples the file takes a call, for a model that fixes it; ``None`` leaves it open.
+        batch: how many samples the file takes a call, and nothing else open but what ``dynamic`` names. ``None`` leaves
+            it open; of a model that fixes it, it is that of ``example_input``, and a warning says so.
+        dynamic: open dimensions besides the batch, as ``{"input": {2: "height", 3: "width"}}``: names by the input's
+            name (in the file, or in the forward) and the dimension's index; dimensions of one name have one size.
+            Where it is given, nothing is guessed: ``{}`` leaves the batch open alone. The file is run with a smaller
+            and a larger size of each.
 
     Raises:
-        UserError: as :func:`export`.
+        UserError: also if the model fixes what is asked to be open; else as :func:`export`.
     """
-    return export(model, example_input, path, opset=opset, outputs=outputs, batch=batch)
+    return export(model, example_input, path, opset=opset, outputs=outputs, batch=batch, dynamic=dynamic)
 
 
 def export_run(run: str | os.PathLike[str], *, on_progress: ProgressCallback = ignore_progress) -> list[Path]:
@@ -160,6 +169,10 @@ def _check(request: Request) -> None:
         raise UserError(f"opset={opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
     if batch is not None and ("batch" not in takes or isinstance(batch, bool) or batch < 1):
         raise UserError(f"batch={batch}: expected 1 or more samples a call, for target {_who_takes('batch')} alone")
+    if request.dynamic is not None and "dynamic" not in takes:
+        raise UserError(
+            f"dynamic={request.dynamic}: files of target {name!r} have fixed sizes; it is for {_who_takes('dynamic')}"
+        )
     if mode is not None and "mode" not in takes:
         raise UserError(f"mode={mode!r}: only target {_who_takes('mode')} has modes, leave it out for {name!r}")
     if mode is not None and modes_of(request.model):

@@ -7,7 +7,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lighten.quantization.integer_layers import IntegerEmbedding, IntegerLayer
+from lighten.delivery.export.dimensions import batch_size, error_of, with_samples
+from lighten.delivery.export.prepare import Source
+from lighten.quantization.integer_layers import IntegerEmbedding, IntegerLayer, QdqFormat
+
+
+def work_of_sample(source: Source) -> dict[str, int]:
+    """Return ``parameters`` and ``macs`` of one sample; of a fixed batch's share, where the network takes no other."""
+    one = with_samples(source.inputs, 1)
+    samples = 1 if error_of(source.network, one) is None else batch_size(source.inputs) or 1
+    found = work_of(source.converted(QdqFormat()), one if samples == 1 else source.inputs)
+    return {**found, "macs": found["macs"] // samples}
 
 
 def work_of(module: nn.Module, inputs: Sequence[Any]) -> dict[str, int]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lighten.delivery.folders.model import COMPRESSION, CONFIG, WEIGHTS
+from lighten.delivery.folders.own import CLASS
+from lighten.delivery.folders.run import read_json
 from lighten.errors import UserError, one_line, shown
 from lighten.utils.targets import exported_files
 
@@ -38,7 +40,7 @@ A compressed model. `pip install lighten`, then:
 from huggingface_hub import snapshot_download
 from lighten import load
 
-model = load(snapshot_download("NAME/REPO"))
+model = load(snapshot_download("NAME/REPO"){instance})
 ```
 
 Nobody has measured it yet: `lighten.measure` does.
@@ -73,7 +75,10 @@ def push_to_hub(
         there = set(api.list_repo_files(where.repo_id))
         operations = [hub.CommitOperationAdd(name, _content(path, where.repo_id)) for name, path in files.items()]
         if CARD not in {*files, *there}:
-            card = _BARE.format(name=where.repo_id.rpartition("/")[2]).replace(PLACEHOLDER, where.repo_id)
+            own = read_json(files[CONFIG], made_by="lighten.save").get(CLASS)
+            instance = "" if own is None else f", model={str(own).rpartition('.')[2]}(…)"
+            card = _BARE.format(name=where.repo_id.rpartition("/")[2], instance=instance)
+            card = card.replace(PLACEHOLDER, where.repo_id)
             operations.append(hub.CommitOperationAdd(CARD, card.encode()))
         gone = sorted((there & _NAMES) - {*files, CARD})
         operations += [hub.CommitOperationDelete(name) for name in gone]

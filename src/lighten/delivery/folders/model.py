@@ -11,6 +11,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lighten.delivery.folders.own import (
+    CLASS,
+    PARTS,
+    check_fresh,
+    check_layers,
+    class_of,
+    done_to,
+    example_for,
+    misfit,
+    needs_model,
+    redone,
+    take_types_,
+)
 from lighten.delivery.folders.run import read_json, write_json
 from lighten.errors import UserError
 from lighten.models import build_model
@@ -18,9 +31,9 @@ from lighten.models.registry import whole
 from lighten.pruning.cut import shrink
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
-from lighten.quantization.activation_quantizers import QUANTIZERS
 from lighten.quantization.post_training import HALVES, mode_of, quantize_as_
-from lighten.quantization.table import rows_as_json
+from lighten.quantization.settings import STATIC, TRAIN
+from lighten.utils.clone import clone
 from lighten.utils.compression import record_of
 from lighten.utils.files import write_whole
 from lighten.utils.inputs import example_of
@@ -34,30 +47,31 @@ def save(model: nn.Module, folder: str | Path, **config: Any) -> Path:
     """Write ``model`` into ``folder`` so that ``load`` gives it back, and return the folder.
 
     Args:
-        model: from a registry (it carries how to build it); may be quantized, shrunk or both.
+        model: may be quantized, shrunk or both, or parts of it. One from a registry carries how to build it; of any
+            other the folder names the class, and ``load(folder, model=…)`` wants an instance.
         folder: made where missing; its files are replaced one by one, the weights last.
         config: further entries of ``config.json``: ``data``, ``classes``, ``mean``, ``std``, ``training``.
 
     Raises:
-        UserError: if nobody knows how to build the model again.
+        UserError: if its state holds what is no tensor, or nothing says how its quantizers are placed again.
     """
-    record = record_of(model)
-    if not isinstance(record.spec, Mapping):
-        raise UserError(
-            f"{type(model).__name__} was not built by name, so that it could not be built again; "
-            "register its builder with @lighten.register_model and make it with lighten.build_model"
-        )
+    model = getattr(model, "_orig_mod", model)
+    spec, done = record_of(model).spec, done_to(model)
+    named = isinstance(spec, Mapping)
+    about = {"model": dict(spec)} if named else {CLASS: class_of(model)}
+    state = _state_of(model)
     folder = Path(folder)
+    if not named:
+        _check_examples(folder, done)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, {**_of_transformers(model), "schema": SCHEMA, "model": dict(record.spec), **config})
-    plan, settings = record.plan, record.quantization
-    if plan is not None or settings is not None:
-        compression = {"plan": json.loads(plan.to_json()) if plan is not None else None, "quantization": settings}
-        layers = {"layers": rows_as_json(model)} if hasattr(model, QUANTIZERS) else {}
-        write_json(folder / COMPRESSION, {"schema": SCHEMA, **compression, **layers})
+    write_json(folder / CONFIG, {**_of_transformers(model), "schema": SCHEMA, **about, **config})
+    if done:
+        own = {"plan": None, "quantization": None, **done.pop("", {})}
+        if named:
+            own.pop("example", None)  # its spec says that
+        write_json(folder / COMPRESSION, {"schema": SCHEMA, **own, **({PARTS: done} if done else {})})
     else:
         (folder / COMPRESSION).unlink(missing_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     half = HALVES.get(mode_of(model) or "")
     if half is not None:
         state = {name: _halved(tensor, half) for name, tensor in state.items()}
@@ -84,10 +98,10 @@ def _of_transformers(model: nn.Module) -> dict[str, Any]:
 
 
 @overload
-def load(folder: str | Path, *, runtime: Literal["torch"] = "torch") -> nn.Module: ...
+def load(folder: str | Path, *, runtime: Literal["torch"] = "torch", model: nn.Module | None = None) -> nn.Module: ...
 @overload
 def load(folder: str | Path, *, runtime: Literal["onnxruntime"]) -> Callable[..., Any]: ...
-def load(folder: str | Path, *, runtime: str = "torch") -> Any:
+def load(folder: str | Path, *, runtime: str = "torch", model: nn.Module | None = None) -> Any:
     """Return the model of a folder, in eval mode.
 
     Args:
@@ -95,9 +109,11 @@ def load(folder: str | Path, *, runtime: str = "torch") -> Any:
         runtime: ``"torch"`` for the module; ``"onnxruntime"`` for a callable from an array (batch, ...) to logits
             (batch, classes), which runs the ``<folder>.onnx`` beside it, or the ``model.onnx`` in it that
             ``push_to_hub`` makes of that.
+        model: for a model that no registry builds: an instance of its class, with any weights, as it was before it was
+            pruned and quantized. It is left as it is; its copy is shrunk, quantized and given the folder's weights.
 
     Raises:
-        UserError: if a file is missing, damaged, or does not fit the others.
+        UserError: if a file is missing, damaged, or does not fit the others, or the model is not the folder's.
     """
     if "://" in str(folder):
         raise UserError(f"{folder} is a URL, expected a model folder; download it and check where it is from")
@@ -107,34 +123,96 @@ def load(folder: str | Path, *, runtime: str = "torch") -> Any:
     if runtime != "torch":
         raise UserError(f"runtime={runtime!r}: expected 'torch' or 'onnxruntime'")
     config, compression = read_json(folder / CONFIG, made_by="lighten shrink RUN"), _compression(folder)
+    if model is None and "model" not in config and isinstance(config.get(CLASS), str):
+        raise needs_model(folder / CONFIG, config[CLASS])
+    if model is not None:
+        check_fresh(folder / CONFIG, model, config.get(CLASS))
     try:
-        model = build(config, compression)
+        built = build(config, compression, model)
     except Exception as error:  # they may describe anything
         raise UserError(f"{folder / CONFIG}: no model can be built of it ({_reason(error)})") from error
     try:
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError("no such file")
         state = load_file(folder / WEIGHTS)
-        restore_masks_(model, state)
-        model.load_state_dict(state)
+        restore_masks_(built, state)
+        if model is not None:
+            _check_fits(folder, built, state)
+            take_types_(built, state, _done(compression))
+        built.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder / WEIGHTS}: cannot be read ({_reason(error)}); write the folder again") from None
-    return model.eval()
+    if model is not None:
+        _check_quantizers(folder, built, compression)
+    return built.eval()
 
 
-def build(config: Mapping[str, Any], compression: Mapping[str, Any]) -> nn.Module:
-    """Return the module that ``config.json`` and ``compression.json`` describe, with fresh weights."""
-    spec = config["model"]
-    if "path" in spec["options"] and spec["name"] == "transformers":
-        raise UserError("a model folder holds its own weights, but its options name the path of others")
-    shape = tuple(whole(spec["name"], "input_shape", size, most=MAX_SIZE) for size in spec["input_shape"])
-    whole(spec["name"], "num_classes", spec["num_classes"], most=MAX_CLASSES)
-    model = build_model(spec["name"], num_classes=spec["num_classes"], input_shape=shape, **spec["options"])
-    if compression.get("quantization") is not None:
-        quantize_as_(model, compression["quantization"], example_of(shape))
-    if compression.get("plan") is not None:
-        model = cut(model, Plan.from_json(json.dumps(compression["plan"])))
-    return model
+def build(config: Mapping[str, Any], compression: Mapping[str, Any], model: nn.Module | None = None) -> nn.Module:
+    """Return the module that ``config.json`` and ``compression.json`` describe, with fresh weights.
+
+    Args:
+        config: with how to build it, or with the shape of its input.
+        compression: what was done to it and to its parts.
+        model: what it was made of, where that is not in a registry; left as it is.
+    """
+    spec: Any = config["model"] if model is None else config.get("model")
+    shape: tuple[int, ...] = ()
+    if spec is not None:
+        shape = tuple(whole(spec["name"], "input_shape", size, most=MAX_SIZE) for size in spec["input_shape"])
+    if model is not None:
+        made = clone(getattr(model, "_orig_mod", model))
+    else:
+        if "path" in spec["options"] and spec["name"] == "transformers":
+            raise UserError("a model folder holds its own weights, but its options name the path of others")
+        whole(spec["name"], "num_classes", spec["num_classes"], most=MAX_CLASSES)
+        made = build_model(spec["name"], num_classes=spec["num_classes"], input_shape=shape, **spec["options"])
+
+    def quantize_(part: nn.Module, what: Mapping[str, Any]) -> None:
+        example = example_of(shape) if part is made and spec is not None else example_for(what)
+        quantize_as_(part, what["quantization"], example)
+
+    return redone(made, _done(compression), quantize_, lambda part, plan: cut(part, Plan.from_json(json.dumps(plan))))
+
+
+def _done(compression: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {"": compression, **compression.get(PARTS, {})}
+
+
+def _state_of(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict()
+    other = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
+    if other is not None:
+        raise UserError(
+            f"{type(model).__name__} cannot be saved: {other!r} of its state is a {type(state[other]).__name__}, and a "
+            "folder holds tensors alone"
+        )
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _check_examples(folder: Path, done: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, what in done.items():
+        settings = what["quantization"]
+        if settings is not None and settings.get("mode", TRAIN) in (TRAIN, STATIC):
+            try:
+                example_for(what)
+            except UserError as error:
+                raise UserError(
+                    f"{folder}: {name or 'the model'} was quantized, and {error}; quantize it again with an "
+                    "example_input of tensors and plain values"
+                ) from None
+
+
+def _check_fits(folder: Path, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    problem = misfit(model, state)
+    if problem is not None:
+        raise UserError(f"{folder / WEIGHTS}: {problem}; give model= the settings that it was made with")
+
+
+def _check_quantizers(folder: Path, model: nn.Module, compression: Mapping[str, Any]) -> None:
+    try:
+        check_layers(model, _done(compression))
+    except UserError as error:
+        raise UserError(f"{folder / COMPRESSION}: {error}; give load the code that it was saved with") from None
 
 
 def cut(model: nn.Module, plan: Plan) -> nn.Module:

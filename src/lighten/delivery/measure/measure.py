@@ -44,8 +44,8 @@ def measure(
     """Measure one model: quality on all of ``dataloader``, size, and latency on its first samples.
 
     Args:
-        path_or_model: a path to an ``.onnx``, ``.xml`` (OpenVINO), ``.tflite`` or ``.pte`` file, run in its runtime on
-            the CPU, or a torch module, run in PyTorch where it stands.
+        path_or_model: a path to an ``.onnx``, ``.xml`` (OpenVINO), ``.tflite``, ``.pte`` or ``.pt2`` file, run in its
+            runtime on the CPU, or a torch module, run in PyTorch where it stands.
         dataloader: batches of ``(inputs, labels)``, or mappings with ``labels``; read once. One label a sample.
         threads: how many threads each call may use.
         batch_sizes: the sizes that latency is measured at.

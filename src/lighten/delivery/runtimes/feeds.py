@@ -43,6 +43,29 @@ def by_position(model: str, shapes: Sequence[Sequence[int]], call: Call) -> list
     return [_filled(np.ascontiguousarray(value), shape) for value, shape in zip(given, shapes, strict=True)]
 
 
+def fixed_batch(shapes: Sequence[Sequence[Any]]) -> int | None:
+    """Return how many samples a file takes a call; ``None`` if it takes any number.
+
+    Args:
+        shapes: of its inputs; sizes that are no integers are open.
+
+    Example:
+        >>> fixed_batch([["batch", 3], [5]]), fixed_batch([[4, 3], [4, "length"]])
+        (None, 4)
+    """
+    first = [shape[0] for shape in shapes if len(shape)]
+    return int(first[0]) if first and all(isinstance(size, int) for size in first) else None
+
+
+def by_name_in_pieces(
+    feed: dict[str, np.ndarray], size: int | None, run: Callable[[dict[str, np.ndarray]], list[np.ndarray]]
+) -> list[np.ndarray]:
+    """Run a batch as it is, or in pieces where a file takes ``size`` samples a call."""
+    if size is None or all(len(x) == size for x in feed.values() if x.ndim):
+        return run(feed)
+    return piece_by_piece(list(feed.values()), size, lambda piece: run(dict(zip(feed, piece, strict=True))))
+
+
 def piece_by_piece(
     feed: Sequence[np.ndarray], size: int, run: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 ) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lighten.delivery.runtimes.feeds import by_name, no_fact, readable, runnable
+from lighten.delivery.runtimes.feeds import by_name, by_name_in_pieces, fixed_batch, no_fact, readable, runnable
 from lighten.delivery.runtimes.packages import need
 from lighten.delivery.runtimes.quiet import silent
 from lighten.delivery.runtimes.runners import Runner, Size
@@ -13,7 +13,10 @@ from lighten.utils.targets import with_parts
 
 
 class OpenVinoRunner(Runner):
-    """An OpenVINO file on the CPU: one stream, ``threads`` wide; what is not int8 is computed in float32."""
+    """An OpenVINO file on the CPU: one stream, ``threads`` wide; what is not int8 is computed in float32.
+
+    A file with a fixed batch runs another one piece by piece, as ``OnnxRunner`` does.
+    """
 
     runtime = "openvino"
 
@@ -27,6 +30,8 @@ class OpenVinoRunner(Runner):
             self.model = core.compile_model(graph, "CPU", settings)
         self.graph = graph
         self.inputs = [entry.any_name for entry in self.model.inputs]
+        shapes = [entry.partial_shape for entry in self.model.inputs]
+        self.batch = fixed_batch([[x.get_length() if x.is_static else None for x in shape] for shape in shapes])
 
     def feed(self, call: Call) -> dict[str, np.ndarray]:
         """Return the call as arrays by input name: positional ones in the file's order."""
@@ -39,7 +44,7 @@ class OpenVinoRunner(Runner):
             UserError: if the runtime refuses the batch.
         """
         with runnable(self.name):
-            return list(self.model(feed).to_tuple())
+            return by_name_in_pieces(feed, self.batch, lambda piece: list(self.model(piece).to_tuple()))
 
     def facts(self, name: str) -> int:
         """Return what ``export`` wrote into the file under ``name``.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_flatten_with_path, tree_unfla
 from lighten.errors import UserError, did_you_mean
 from lighten.utils.inputs import Call
 
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 LOGITS = "logits"
 """What the leading output is called where the forward gives it no name."""
 
@@ -34,6 +36,23 @@ def named_inputs(call: Call, kind: type = Tensor) -> dict[str, Any]:
             root = str(first) if keyword else "input" if len(args) == 1 else f"input_{first}"
             found[_plain("_".join([root, *map(str, rest)]))] = leaf
     return found
+
+
+def parameters_of(model: nn.Module, call: Call) -> dict[str, str]:
+    """Return the names that positional tensors have in the forward, with those that they have in a file.
+
+    Example:
+        >>> import torch
+        >>> parameters_of(nn.Bilinear(1, 1, 1), ((torch.zeros(1, 1), torch.zeros(1, 1)), {}))
+        {'input1': 'input_0', 'input2': 'input_1'}
+    """
+    try:
+        parameters = [p for p in signature(model.forward).parameters.values() if p.kind in _POSITIONAL]
+    except (TypeError, ValueError):
+        return {}
+    named = zip(parameters, call[0], strict=False)
+    lone = len(call[0]) == 1
+    return {p.name: "input" if lone else f"input_{i}" for i, (p, x) in enumerate(named) if isinstance(x, Tensor)}
 
 
 def named_outputs(output: Any) -> dict[str, Tensor]:
