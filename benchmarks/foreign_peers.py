@@ -38,13 +38,12 @@ import numpy as np
 import torch
 from foreign_networks import build, import_libraries
 from foreign_oracles import gap, tensors_of
-from foreign_steps import EXACT, FLOAT_FILE, Survey, call
+from foreign_steps import EXACT, FLOAT_FILE, Survey
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lighten import UserError, plan_pruning, shrink
-from lighten.utils.inputs import logits_of
 
 NETWORKS = {
     "convolutional": """torchvision/resnet18 torchvision/vgg11_bn torchvision/densenet121 torchvision/mobilenet_v2
@@ -61,6 +60,8 @@ KINDS = ("proven", "partial", "not compared", "wrong", "refused", "crashed", "sl
 PATIENCE = 4
 """How many times its processor time a network may take by the clock."""
 HALF = 0.5
+VISIBLE = 1e-4
+"""What masking must change of the outputs for a comparison to say something, relative."""
 
 
 class RefusedError(Exception):
@@ -101,13 +102,17 @@ def torch_pruning(network: nn.Module, example: Any) -> nn.Module:
     network = copy.deepcopy(network)
     heads = {layer: n for module in network.modules() for layer, n in _heads_of(module).items()}
     merging = {type(m) for m in network.modules() if type(m).__name__ == "SwinPatchMerging"}
+    for module in network.modules():
+        if type(module) in merging:
+            module.dim = module.reduction.in_features // 4  # what the example reads; newer versions do not hold it
     inputs = example if isinstance(example, dict | Tensor) else list(example)
     more = {"root_module_types": [nn.modules.conv._ConvNd, nn.Linear, *merging]} if merging else {}
     pruner = tp.pruner.BasePruner(
         network, inputs, tp.importance.MagnitudeImportance(p=2), pruning_ratio=HALF,
-        ignored_layers=_last(network, example), num_heads=dict(heads), prune_num_heads=True, prune_head_dims=False,
-        head_pruning_ratio=HALF, output_transform=lambda output: logits_of(output).sum(),
-        customized_pruners={merge: Merging() for merge in merging}, **more,
+        ignored_layers=_last(network, example), num_heads=dict(heads), prune_num_heads=not merging,
+        prune_head_dims=bool(merging), head_pruning_ratio=HALF, **more,
+        output_transform=lambda output: tensors_of(output)[0].sum(),
+        customized_pruners={merge: Merging() for merge in merging},
     )  # fmt: skip
     pruner.step()
     for module in network.modules():
@@ -155,7 +160,7 @@ def _heads_of(module: nn.Module) -> dict[nn.Module, int]:
 def _last(network: nn.Module, example: Any) -> list[nn.Module]:
     """Return the layers as wide as the output, which nobody may prune."""
     with torch.no_grad():
-        width = logits_of(_run(network, example)).shape[-1]
+        width = tensors_of(_run(network, example))[0].shape[-1]
     return [m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == width]
 
 
@@ -214,7 +219,7 @@ def judge(name: str, library: str) -> dict[str, Any]:
     cut.eval()
     example = batch(3)
     try:
-        found, expected = call(cut, example), call(network, example)
+        found, expected = outputs(cut, example), outputs(network, example)
         saved = 1 - _macs(cut, example) / _macs(network, example)
         loss = sum(x.square().mean() for x in tensors_of(_run(cut, example)) if x.requires_grad)
         loss.backward()  # type: ignore[union-attr]
@@ -227,6 +232,8 @@ def judge(name: str, library: str) -> dict[str, Any]:
     masked, why = masked_like(network, cut)
     if masked is None:
         return {"kind": "not compared" if saved >= HALF else "partial", "words": f"not compared: {why}", "saved": saved}
+    if gap(outputs(masked, example), expected) < VISIBLE:
+        return {"kind": "not compared", "words": "what is masked hardly changes the outputs", "saved": saved}
     off, most = _difference(masked, cut, example)
     if not off <= most:
         return {"kind": "wrong", "words": f"{off:.2g} off the masked network", "saved": saved}
@@ -235,8 +242,10 @@ def judge(name: str, library: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def _tell_apart_(network: nn.Module) -> None:
-    """Give each vector values that are all different."""
+    """Give each vector values that are all different, and no matrix such small ones that a bias hides it."""
     for parameter in network.parameters():
+        if parameter.ndim > 1 and parameter.is_floating_point() and parameter.std() < 0.01:
+            parameter.normal_(std=parameter[0].numel() ** -0.5)
         if parameter.ndim == 1 and parameter.is_floating_point() and len(parameter.unique()) < len(parameter):
             low, high = float(parameter.min()), float(parameter.max())
             steps = (torch.randperm(len(parameter)) + 0.5) / len(parameter)
@@ -307,9 +316,19 @@ def places_of(whole: Tensor, cut: Tensor, samples: int = 32) -> list[Tensor] | N
 def _difference(masked: nn.Module, cut: nn.Module, batch: Any) -> tuple[float, float]:
     try:
         exact = Survey._cast(batch, torch.float64)
-        return gap(*(call(copy.deepcopy(m).double(), exact) for m in (masked, cut))), EXACT
+        return gap(*(outputs(copy.deepcopy(m).double(), exact) for m in (masked, cut))), EXACT
     except (RuntimeError, TypeError):  # some forwards are of float32 alone
-        return gap(call(masked, batch), call(cut, batch)), FLOAT_FILE
+        return gap(outputs(masked, batch), outputs(cut, batch)), FLOAT_FILE
+
+
+def outputs(network: nn.Module, batch: Any) -> list[Tensor]:
+    """Return all tensors that the network puts out but for its caches, which are as narrow as its layers."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        output = _run(network, batch)
+    if isinstance(output, Mapping):
+        output = {key: value for key, value in output.items() if key != "past_key_values"}
+    return tensors_of(output)
 
 
 def _run(network: nn.Module, batch: Any) -> Any:
