@@ -196,7 +196,7 @@ def _speed(arguments: argparse.Namespace) -> None:
                 quantize_(model, example_input=image)
                 calibrate_(model, [(torch.randn(2, 3, 224, 224), None) for _ in range(2)])
                 files[f"{name}, int8"] = _file(model, image, Path(folder) / f"{name}-int8.onnx")
-        runners = {name: open_runner(path, threads=1) for name, path in files.items()}
+        runners = {name: stack.enter_context(open_runner(path, threads=1)) for name, path in files.items()}
         found = interleaved_latency(runners, {"batch_1": as_call(image)}, seconds=20.0)
         first = found["uncut, float32"]["batch_1"]["median"]
         for name, path in files.items():
