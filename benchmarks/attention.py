@@ -187,7 +187,7 @@ def _speed(arguments: argparse.Namespace) -> None:
         left = [size[key] / sizes["uncut"][key] for key in ("macs", "parameters")]
         print(f"  {name}: {size['macs'] / 1e6:.0f} M MACs ({left[0]:.1%}), {size['parameters'] / 1e6:.2f} M parameters "
               f"({left[1]:.1%})", flush=True)  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         files = {
             f"{name}, float32": _file(model, image, Path(folder) / f"{name}.onnx") for name, model in models.items()
         }
@@ -197,7 +197,7 @@ def _speed(arguments: argparse.Namespace) -> None:
                 calibrate_(model, [(torch.randn(2, 3, 224, 224), None) for _ in range(2)])
                 files[f"{name}, int8"] = _file(model, image, Path(folder) / f"{name}-int8.onnx")
         runners = {name: stack.enter_context(open_runner(path, threads=1)) for name, path in files.items()}
-        found = interleaved_latency(runners, {"batch_1": as_call(image)}, seconds=20.0)
+        found = interleaved_latency(runners, {"batch_1": as_call(image)}, seconds=15.0)
         first = found["uncut, float32"]["batch_1"]["median"]
         for name, path in files.items():
             median = found[name]["batch_1"]["median"]
