@@ -218,6 +218,20 @@ def test_a_model_with_other_attributes_is_refused():
         shrink(model, plan)
 
 
+def test_an_example_may_be_a_view_and_a_forward_that_takes_no_tags_is_said():
+    batch = torch.randn(4, 5, 5)
+    assert plan_pruning(Net(by_shape).eval(), batch[:2], 0.5).attributes
+
+    def strict(m, x):
+        assert type(m.heads) is int
+        return by_attributes(m, x)
+
+    with pytest.warns(UserWarning, match="the sizes that Net reads from its attributes cannot be followed"):
+        plan = plan_pruning(Net(strict).eval(), batch, 0.5)
+    assert not plan.attributes
+    assert "attention.0.qkv" in plan.frozen
+
+
 class Task(L.LightningModule):
     """Fits the network to noise."""
 

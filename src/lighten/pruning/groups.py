@@ -1,6 +1,7 @@
 """Groups of coupled channels."""
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -167,6 +168,9 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     drop_cached_tensors_(copied, example)
     trace_by_own_(copied)
     exported, reads = export(copied, _in_its_type(copied, call))
+    if reads.failure:
+        what = f"the sizes that {type(model).__name__} reads from its attributes cannot be followed"
+        warnings.warn(f"{what} ({reads.failure}): heads and widths that depend on them stay", stacklevel=2)
     tracer = follow(Tracer(exported, copied, reads))
     layers = _layers(tracer.axes)
     own = dict(model.named_parameters())

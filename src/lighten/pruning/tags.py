@@ -1,6 +1,7 @@
 """Tags on the integers that a forward reads from attributes and shapes, to see where it uses them as sizes."""
 
 import copy
+import functools
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -133,6 +134,7 @@ class Reads(TorchFunctionMode):
         values: of all attributes, as they are.
         shapes: numbers of calls whose sizes were asked for.
         equal: formulas that the forward has compared, and found equal.
+        failure: why the forward could not be traced with tags, and was traced without; empty where it could.
     """
 
     def __init__(self) -> None:
@@ -140,6 +142,7 @@ class Reads(TorchFunctionMode):
         self.values: dict[str, int] = {}
         self.shapes: set[int] = set()
         self.equal: list[tuple[Formula, Formula]] = []
+        self.failure = ""
         self._given: list[list[Read]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -288,13 +291,21 @@ def tagged(model: nn.Module) -> Iterator[Reads]:
             for key, value in before[module].items():
                 if key not in OWN:
                     vars(module)[key] = _tag(value, f"{name}.{key}" if name else key, reads.values, depth=0)
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def read(*args: Any, **kwargs: Any) -> Any:
+        with reads:  # only here: what a tracer does with the inputs before is none of the forward's
+            return forward(*args, **kwargs)
+
+    vars(model)["forward"] = read
     try:
-        with reads:
-            yield reads
+        yield reads
     finally:
+        del vars(model)["forward"]
         reads.equal = list(dict.fromkeys(EQUAL))
         for module, attributes in before.items():
-            vars(module).update({k: attributes[k] for k, v in vars(module).items() if k in attributes})
+            vars(module).update({k: v for k, v in attributes.items() if k in vars(module) or k == "forward"})
 
 
 OWN = frozenset(vars(nn.Module()))

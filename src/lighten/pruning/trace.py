@@ -255,8 +255,10 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
             try:
                 with preserved(model), tagged(model) as reads, preserve_node_meta():
                     return torch.export.export(model.eval(), call[0], call[1], strict=False), reads
-            except Exception:  # the forward does not take its integers with tags
-                return torch.export.export(model.eval(), call[0], call[1], strict=False), Reads()
+            except Exception as error:  # the forward does not take its integers with tags, or cannot be traced at all
+                without = Reads()
+                without.failure = first_line(error)
+                return torch.export.export(model.eval(), call[0], call[1], strict=False), without
     except Exception as error:
         raise UserError(
             f"torch.export cannot trace {_failing_part(model, error)}: {first_line(error)}; "
