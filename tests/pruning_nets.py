@@ -1,6 +1,7 @@
 """Networks in a line, and the proof that what a plan cuts out of one is what masking leaves of it."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lighten.pruning import mask_, plan_pruning, shrink
@@ -45,3 +46,16 @@ def groups_of(model, *inputs, **options):
 
 def net(body, **layers):
     return Net(body, **layers).eval()
+
+
+class FiveLayers(nn.Module):
+    """Five layers; ``body`` says what happens between the first and the second."""
+
+    def __init__(self, body, inputs=8):
+        super().__init__()
+        self.body = body
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(inputs, 6, 3, padding=1)
+        self.c, self.d, self.head = nn.Conv2d(6, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x):
+        return self.head(F.relu(self.d(F.relu(self.c(F.relu(self.b(self.body(self.a(x)))))))))

@@ -3,30 +3,16 @@
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from pruning_nets import FiveLayers
 
 from lighten.pruning.groups import find_groups
 from lighten.pruning.trial import Trial
 
 
-class Net(nn.Module):
-    """Five layers; ``body`` says what happens between the first and the second."""
-
-    def __init__(self, body, inputs=8):
-        super().__init__()
-        self.body = body
-        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(inputs, 6, 3, padding=1)
-        self.c, self.d, self.head = nn.Conv2d(6, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
-
-    def forward(self, x):
-        return self.head(F.relu(self.d(F.relu(self.c(F.relu(self.b(self.body(self.a(x)))))))))
-
-
 def test_trials_leave_the_copies_as_they_were(images):
     """A forward that keeps what it saw, and counts, sees each cut for the first time."""
 
-    class Keeps(Net):
+    class Keeps(FiveLayers):
         kept, calls = None, 0
 
         def forward(self, x):
@@ -48,7 +34,7 @@ def test_trials_leave_the_copies_as_they_were(images):
 
 
 def test_each_channel_is_tried_and_groups_of_one_width_lose_different_numbers(images):
-    model = Net(lambda x: x)
+    model = FiveLayers(lambda x: x)
     trial = Trial(model, find_groups(model, ((images,), {})))
     one, other = trial._choices
     assert [sorted(a + b) for a, b in zip(one, other, strict=True)] == [[*range(g.width)] for g in trial.groups]
@@ -58,7 +44,7 @@ def test_each_channel_is_tried_and_groups_of_one_width_lose_different_numbers(im
 
 
 def test_groups_in_proportion_lose_equal_shares(images):
-    model = Net(lambda x: x)
+    model = FiveLayers(lambda x: x)
     found = find_groups(model, ((images,), {}))
     groups = tuple(replace(group, proportion=("a", 2)) for group in found.groups)
     trial = Trial(model, replace(found, groups=groups))

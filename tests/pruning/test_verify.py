@@ -3,6 +3,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from pruning_nets import FiveLayers
 from torch import nn
 
 from lighten.errors import UserError
@@ -13,19 +14,6 @@ from lighten.pruning.trial import Trial
 from lighten.pruning.verify import verify_groups
 
 
-class Net(nn.Module):
-    """Five layers; ``body`` says what happens between the first and the second."""
-
-    def __init__(self, body, inputs=8):
-        super().__init__()
-        self.body = body
-        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(inputs, 6, 3, padding=1)
-        self.c, self.d, self.head = nn.Conv2d(6, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
-
-    def forward(self, x):
-        return self.head(F.relu(self.d(F.relu(self.c(F.relu(self.b(self.body(self.a(x)))))))))
-
-
 def proven(model, images):
     structure = find_groups(model, ((images,), {}))
     result = verify_groups(model, structure)
@@ -33,7 +21,7 @@ def proven(model, images):
 
 
 def test_every_group_of_an_adaptive_forward_passes(images):
-    found, passed, frozen = proven(Net(lambda x: x.flatten(2).unflatten(2, (8, 8))), images)
+    found, passed, frozen = proven(FiveLayers(lambda x: x.flatten(2).unflatten(2, (8, 8))), images)
     assert found == passed == ["a", "b", "c", "d"]
     assert set(frozen) == {"head"}
 
@@ -48,7 +36,7 @@ def test_every_group_of_an_adaptive_forward_passes(images):
     ids=["view", "roll", "indices"],
 )
 def test_sizes_written_into_the_forward_freeze_that_group_alone(body, why, images):
-    found, passed, frozen = proven(Net(body), images)
+    found, passed, frozen = proven(FiveLayers(body), images)
     assert found == ["a", "b", "c", "d"]
     assert passed == ["b", "c", "d"]
     assert re.match(why, frozen["a"]), frozen["a"]
@@ -124,7 +112,7 @@ def test_trials_grow_with_the_failing_groups_alone(fixed, monkeypatch):
 def test_what_a_forward_selects_by_its_values_is_compared_in_float64(images):
     """Whether a number is odd in its seventh digit depends on rounding in float32."""
 
-    class Odd(Net):
+    class Odd(FiveLayers):
         def forward(self, x):
             y = super().forward(x)
             return y + torch.remainder(torch.floor(y * 1e6), 2)
@@ -136,7 +124,7 @@ def test_what_a_forward_selects_by_its_values_is_compared_in_float64(images):
 
 def test_a_wrong_place_of_equal_size_is_found(images):
     """The slice keeps its length when its first channels go: only the values tell."""
-    _, passed, frozen = proven(Net(lambda x: x[:, 2:6], inputs=4), images)
+    _, passed, frozen = proven(FiveLayers(lambda x: x[:, 2:6], inputs=4), images)
     assert "b" in passed
     assert not any(name.startswith("a[") for name in passed)
     assert "a" in frozen
@@ -162,7 +150,7 @@ def test_a_branch_of_training_alone_is_tried_too(images):
 
 def test_a_dead_branch_hides_nothing(images):
     """With the head at zero every cut looks right; random weights tell."""
-    model = Net(lambda x: x.roll(1, 1))
+    model = FiveLayers(lambda x: x.roll(1, 1))
     nn.init.zeros_(model.head.weight)
     assert proven(model, images)[1] == ["b", "c", "d"]
     assert not model.head.weight.any()

@@ -192,9 +192,12 @@ def test_the_plan_is_that_of_the_checkpoint_that_is_cut(copied):
     assert lighten.load(copied / "student").conv1.out_channels == widths["conv1"][1]
 
 
-def test_only_registered_models_become_folders(tmp_path):
-    with pytest.raises(UserError, match="register its builder"):
-        lighten.save(torch.nn.Linear(2, 2), tmp_path / "x")
+def test_a_model_that_no_registry_builds_comes_back_given_an_instance(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    lighten.save(layer, tmp_path / "x")
+    with pytest.raises(UserError, match="model="):
+        lighten.load(tmp_path / "x")
+    assert torch.equal(lighten.load(tmp_path / "x", model=torch.nn.Linear(2, 2)).weight, layer.weight)
 
 
 SMALL = {
