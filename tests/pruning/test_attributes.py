@@ -32,6 +32,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.size, self.width = HEADS, SIZE, WIDTH
         self.parts, self.options = [WIDTH, WIDTH, WIDTH], options
+        self.settings = {"heads": HEADS, "name": "own"}
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
         self.table = nn.Parameter(torch.randn(9, HEADS))
         self.register_buffer("index", torch.arange(25).reshape(5, 5) % 9)
@@ -89,6 +90,11 @@ def by_config(m, x):
     return fused(q, k, v, *x.shape[:-1], -1)
 
 
+def by_a_dict(m, x):
+    q, k, v = (y.unflatten(-1, (m.settings["heads"], -1)).transpose(1, 2) for y in m.qkv(x).chunk(3, dim=-1))
+    return fused(q, k, v, *x.shape[:-1], -1)
+
+
 def by_parts(m, x):
     q, k, v = (y.view(*y.shape[:2], -1, m.size).transpose(1, 2) for y in m.qkv(x).split(m.parts, dim=-1))
     return fused(q, k, v, *x.shape[:2], -1)
@@ -125,6 +131,7 @@ STYLES = {
     by_shape: {"heads": 2},
     by_one_width: {"heads": 2, "width": WIDTH // 2},
     by_config: {"options.heads": 2},
+    by_a_dict: {"settings.heads": 2},
     by_parts: {"parts.0": WIDTH // 2, "parts.1": WIDTH // 2, "parts.2": WIDTH // 2},
     by_slices: {"heads": 2},
     with_a_table: {"heads": 2},
@@ -145,7 +152,8 @@ def test_heads_and_width_go_however_attention_is_written(attend):
     mask_(masked, plan)
     other = torch.randn(3, 5, 5, dtype=torch.float64)
     assert (small(other) - masked(other)).abs().max() < 1e-12
-    assert model.attention[0].heads == model.attention[0].options.heads == HEADS
+    attention = model.attention[0]
+    assert attention.heads == attention.options.heads == attention.settings["heads"] == HEADS
     assert Plan.from_json(plan.to_json()) == plan
 
 

@@ -141,5 +141,8 @@ def _with(value: Any, path: list[str], after: int) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_with(item, rest, after) if at == int(key) else item for at, item in enumerate(value))
     copied = copy.copy(value)
+    if isinstance(copied, dict):
+        copied[key] = _with(value[key], rest, after)
+        return copied
     vars(copied)[key] = _with(vars(value)[key], rest, after)
     return copied

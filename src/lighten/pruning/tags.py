@@ -318,6 +318,16 @@ def _tag(value: Any, name: str, values: dict[str, int], *, depth: int) -> Any:
         return Tagged.of(value, Formula(name))
     if type(value) in (list, tuple) and any(type(item) is int for item in value):
         return type(value)(_tag(item, f"{name}.{at}", values, depth=depth) for at, item in enumerate(value))
+    if isinstance(value, dict) and any(type(item) is int for item in value.values()):
+        copied = copy.copy(value)
+        copied.update(
+            {
+                k: _tag(v, f"{name}.{k}", values, depth=1)
+                for k, v in value.items()
+                if isinstance(k, str) and "." not in k
+            }
+        )
+        return copied
     if depth == 0 and _plain_object(value):
         copied = copy.copy(value)
         vars(copied).update({k: _tag(v, f"{name}.{k}", values, depth=1) for k, v in vars(value).items()})
