@@ -194,6 +194,19 @@ def reads_in_two_ways(m, x):
     return y * y.new_ones(4 * m.size)
 
 
+def by_a_loop(m, x):
+    q, k, v = m.qkv(x).chunk(3, -1)
+    places = [slice(head * m.size, (head + 1) * m.size) for head in range(m.heads)]
+    return torch.cat([F.scaled_dot_product_attention(q[..., at], k[..., at], v[..., at]) for at in places], -1)
+
+
+def test_heads_that_a_loop_counts_stay():
+    plan = plan_pruning(Net(by_a_loop).eval(), torch.randn(2, 5, 5), 0.5)
+    assert not plan.attributes
+    assert plan.frozen["attention.0.qkv"].startswith("cannot be cut")
+    assert plan.widths["start"] == (WIDTH, WIDTH // 2)
+
+
 def test_an_attribute_that_is_read_in_two_ways_stays_and_is_named():
     plan = plan_pruning(Net(reads_in_two_ways).eval(), torch.randn(2, 5, 5), 0.5)
     assert not plan.attributes

@@ -228,7 +228,7 @@ class Tracer:
 def _rows(labels: Tensor, dim: int) -> Tensor:
     """Return the labels at each place along ``dim``, (size, …)."""
     rows = compact(labels, keep=dim).movedim(dim, 0)
-    return rows.reshape(len(rows), -1)
+    return rows.reshape(len(rows), max(1, rows[:1].numel()))  # there may be no place at all
 
 
 def layer_of(tensor: str) -> str:
