@@ -239,6 +239,29 @@ def test_a_model_with_other_attributes_is_refused():
         shrink(model, plan)
 
 
+class Composite(nn.Module):
+    """A function of PyTorch that is many operators, and a size of what it puts out."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.start, self.up, self.head = nn.Linear(5, 8), nn.Linear(8, 16), nn.Linear(16, 3)
+        self.weight, self.out = nn.Parameter(torch.randn(24, 8)), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.start(x).transpose(0, 1)
+        y, odds = F.multi_head_attention_forward(
+            x, x, x, 8, 2, self.weight, None, None, None, False, 0.0, self.out.weight, self.out.bias
+        )
+        rows = y.transpose(0, 1).reshape(y.shape[1] * y.shape[0], y.shape[-1])
+        return self.head(self.up(rows)).view(y.shape[1], y.shape[0], 3) * odds.shape[-1]
+
+
+def test_sizes_of_what_a_function_of_many_operators_puts_out_do_no_harm():
+    plan = assert_right(Composite().eval(), torch.randn(2, 5, 5))
+    assert plan.widths["up"] == (16, 8)
+
+
 def test_an_example_may_be_a_view_and_a_forward_that_takes_no_tags_is_said():
     batch = torch.randn(4, 5, 5)
     assert plan_pruning(Net(by_shape).eval(), batch[:2], 0.5).attributes

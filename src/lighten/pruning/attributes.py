@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,17 @@ class Sizes:
     shapes: Mapping[str, Tensor]
     values: Mapping[str, int]
 
+    def known(self) -> "Sizes":
+        """Return what is right as long as no channel goes: a size that is not has not been followed."""
+        present = {**self.values, **{name: len(rows) for name, rows in self.shapes.items()}}
+        right = [
+            read
+            for read in self.reads
+            if read.formula.names <= present.keys()
+            and read.formula.value(present) == (-len(read.rows) if read.backwards else len(read.rows))
+        ]
+        return replace(self, reads=tuple(right))
+
     def changes(self, gone: Tensor) -> tuple[dict[str, tuple[int, int]], list[tuple[SizeRead, ...]]]:
         """Return what becomes of attributes without the channels that ``gone`` marks, and what cannot be.
 
@@ -85,8 +96,6 @@ class Sizes:
     def _infer(self, formula: Formula, need: int, known: dict[str, int]) -> bool:
         """Say whether a formula gives ``need``, having found the one attribute that nothing else says."""
         names = formula.names
-        if any(name not in known and name not in self.values for name in names):
-            return True  # of a tensor that is not followed
         present = {name: known.get(name, self.values.get(name, 0)) for name in names}
         if formula.value(present) == need:
             return True

@@ -222,7 +222,7 @@ def _structure(
         tuple(replace(size, rows=find(size.rows)) for size in tracer.sizes),
         {name: find(rows) for name, rows in tracer.shapes.items()},
         tracer.reads.values,
-    )
+    ).known()
     return Structure(groups, frozen, sizes, layers, shapes, costs, example, read, tracer.labels.size, tied)
 
 

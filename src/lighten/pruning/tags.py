@@ -132,7 +132,7 @@ class Reads(TorchFunctionMode):
 
     Attributes:
         values: of all attributes, as they are.
-        shapes: numbers of calls whose sizes were asked for.
+        shapes: of calls whose sizes were asked for, by number and output.
         equal: formulas that the forward has compared, and found equal.
         failure: why the forward could not be traced with tags, and was traced without; empty where it could.
     """
@@ -140,7 +140,7 @@ class Reads(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.values: dict[str, int] = {}
-        self.shapes: set[int] = set()
+        self.shapes: dict[tuple[int, int], torch.Size] = {}
         self.equal: list[tuple[Formula, Formula]] = []
         self.failure = ""
         self._given: list[list[Read]] = []
@@ -177,7 +177,7 @@ class Reads(TorchFunctionMode):
         made = getattr(tensor, "lighten_made", None)
         if made is None:
             return sizes
-        self.shapes.add(made[0])
+        self.shapes[made] = torch.Size([int(size) for size in Tensor.size(tensor)])
 
         def tag(size: int, dim: int) -> Tagged:
             return Tagged.of(size, Formula(f"@{made[0]}.{made[1]}:{dim}"))

@@ -187,9 +187,10 @@ class Tracer:
     def note_shape(self, node: Node, values: Any) -> None:
         """Note the labels of what a call puts out, if its sizes are asked for."""
         number = self.reads.number(node)
-        if number in self.reads.shapes:
-            for at, labels in enumerate(values if isinstance(values, list | tuple) else (values,)):
-                for dim in range(labels.ndim if isinstance(labels, Tensor) else 0):
+        for at, labels in enumerate(values if isinstance(values, list | tuple) else (values,)):
+            shape = None if number is None else self.reads.shapes.get((number, at))
+            if isinstance(labels, Tensor) and labels.shape == shape:  # a call may be of several operators
+                for dim in range(labels.ndim):
                     self.shapes[f"@{number}.{at}:{dim}"] = _rows(labels, dim)
 
     def mark_output(self, values: Any) -> None:
