@@ -493,3 +493,21 @@ def test_what_a_forward_draws_stays():
     groups, frozen = groups_of(Drawn().eval(), torch.randn(2, 5))
     assert list(groups) == ["a"]
     assert frozen["b"].startswith("is tied to what arange makes")
+
+
+@pytest.mark.parametrize("pick", [lambda t, i: t.index_select(0, i), lambda t, i: t[i]], ids=["select", "index"])
+def test_rows_of_a_table_are_picked_and_its_columns_follow(pick):
+    class Placed(nn.Module):
+        """Positions of tokens, looked up in a buffer."""
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.up, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+            self.register_buffer("table", torch.randn(9, 8))
+
+        def forward(self, x):
+            places = (x[0, :, 0] * 8).long()
+            return self.head(torch.relu(self.up(x) + pick(self.table, places)))
+
+    assert assert_right(Placed().eval(), torch.rand(2, 5, 4) * 0.9).widths["up"] == (8, 4)

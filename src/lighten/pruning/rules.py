@@ -284,9 +284,7 @@ def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
     if all(picked[dim] is not None for dim in dims):
         return spread(torch.ops.aten.index(labels, picked))
     for dim in dims if isinstance(x, Weight) else ():
-        first = labels.narrow(dim, 0, 1)
-        tracer.labels.unite(labels, first.expand_as(labels))
-        labels = first.expand(labels.shape)
+        labels = _tied_along(tracer, labels, dim)
     adjacent = dims == list(range(dims[0], dims[-1] + 1))
     if not adjacent or any(varies(labels, dim) for dim in dims):
         return freeze(tracer, node, x, *indices)
@@ -299,11 +297,19 @@ def _index(tracer: Tracer, node: Node, x: Any, indices: Any) -> Any:
 
 
 def _index_select(tracer: Tracer, node: Node, x: Any, dim: int, index: Any) -> Any:
-    """Places along one dimension are picked; channels that lie along it are frozen."""
+    """Places along one dimension are picked; channels that lie along it are frozen, places of a parameter tied."""
     labels = given(tracer, x)
-    if isinstance(x, Weight) or varies(labels, dim):
+    if isinstance(x, Weight):
+        labels = _tied_along(tracer, labels, dim)
+    if varies(labels, dim):
         return freeze(tracer, node, x, index)
     return labels.narrow(dim, 0, 1).expand(shape_of(node))
+
+
+def _tied_along(tracer: Tracer, labels: Tensor, dim: int) -> Tensor:
+    first = labels.narrow(dim, 0, 1)
+    tracer.labels.unite(labels, first.expand_as(labels))
+    return first.expand(labels.shape)
 
 
 def _number(tracer: Tracer, node: Any) -> Tensor | None:
