@@ -511,3 +511,19 @@ def test_rows_of_a_table_are_picked_and_its_columns_follow(pick):
             return self.head(torch.relu(self.up(x) + pick(self.table, places)))
 
     assert assert_right(Placed().eval(), torch.rand(2, 5, 4) * 0.9).widths["up"] == (8, 4)
+
+
+@pytest.mark.parametrize("reduce", [lambda t: t.sum(1), lambda t: t.mean(1), lambda t: t.amax(1)])
+def test_a_parameter_that_is_reduced_keeps_the_channels_of_what_is_left(reduce):
+    class Biased(nn.Module):
+        """A bias that is computed from a table."""
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.up, self.head, self.table = nn.Linear(4, 8), nn.Linear(8, 2), nn.Parameter(torch.randn(8, 3))
+
+        def forward(self, x):
+            return self.head(torch.relu(self.up(x) + reduce(self.table)))
+
+    assert assert_right(Biased().eval(), torch.rand(2, 4)).widths["up"] == (8, 4)

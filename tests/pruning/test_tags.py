@@ -33,6 +33,10 @@ def test_what_is_computed_from_tagged_integers_can_be_computed_again(compute):
 
 def test_a_tagged_integer_is_an_integer():
     assert A == 6 and hash(A) == hash(6) and {6: "six"}[A] == "six" and [*range(A)] == [*range(6)]  # noqa: PT018
+    assert A == 6.0 and A != 5.5 and not A != 6.0 and A != "6"  # noqa: PT018, SIM202
+    ids = torch.tensor([6, 7])
+    assert (ids == A).tolist() == (A == ids).tolist() == [True, False]  # noqa: SIM300
+    assert (A != ids).tolist() == [False, True]  # noqa: SIM300
     assert type(A / 2) is float
     assert A**0.5 == 6**0.5
     assert f"{A}" == "6"

@@ -256,6 +256,7 @@ def _normed(tracer: Tracer, node: Node, x: Any, inputs: Tensor, weight: Any, bia
 
 def _reduction(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> Any:
     """Dimensions go; channels that meet in the result are frozen."""
+    owned = isinstance(x, Weight)
     x = given(tracer, x)
     if rest and isinstance(rest[0], Tensor | Weight):  # torch.max(x, y)
         return _pointwise(tracer, node, x, rest[0])
@@ -264,6 +265,9 @@ def _reduction(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> 
     dims = named.get("dim", rest[at] if len(rest) > at else None)
     dims = [dims] if isinstance(dims, int) and not isinstance(dims, bool) else dims
     dims = dims if isinstance(dims, list | tuple) and dims else list(range(x.ndim))
+    if owned and any(varies(x, d) for d in range(x.ndim) if d not in {dim % x.ndim for dim in dims}):
+        for dim in dims:  # of a parameter: every place along it counts in all that is left
+            x = _tied_along(tracer, x, dim)
     power = named.get("ord", named.get("p", rest[0] if at and rest else 2))
     harmless = name == "sum" or (at == 1 and isinstance(power, int | float) and power > 0)
     reduced = reduce_along(tracer, node, x, list(dims), harmless=harmless)

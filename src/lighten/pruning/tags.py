@@ -77,13 +77,14 @@ class Tagged(int):
         return Tagged.of(-int(self), Formula("sub", (0, self.formula)))
 
     def __eq__(self, other: object) -> bool:
-        same = bool(int.__eq__(self, other)) if isinstance(other, int) else False
-        if same and isinstance(other, Tagged):
+        same = int.__eq__(self, other)  # NotImplemented for a tensor or a float, which answers for itself
+        if same is True and isinstance(other, Tagged):
             EQUAL.append((self.formula, other.formula))
         return same
 
     def __ne__(self, other: object) -> bool:
-        return not self == other
+        same = self.__eq__(other)
+        return same if same is NotImplemented else not same
 
     __hash__ = int.__hash__
 
