@@ -28,6 +28,8 @@ def synthesise(description: Mapping[str, Any], device: torch.device, dtype: torc
 def _describe(value: Any) -> Any:
     if isinstance(value, Tensor):
         described: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        if value.is_meta:  # no values to read a range from: its shape and type are all there is
+            return described
         if not value.is_floating_point() and not value.is_complex() and value.numel():
             described["range"] = [int(value.min()), int(value.max())]
         elif value.is_floating_point() and value.numel() and value.min() >= 0 < value.max():
