@@ -1,0 +1,64 @@
+"""The registry of tasks that data and modules name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lighten.tasks.task import Task
+from lighten.utils.registry import Builder, Registry
+
+_REGISTRY = Registry(
+    "task",
+    group="lighten.tasks",
+    builtin={
+        "classification": "lighten.tasks.classification",
+        "multilabel": "lighten.tasks.multilabel",
+        "regression": "lighten.tasks.regression",
+        "segmentation": "lighten.tasks.segmentation",
+        "image": "lighten.tasks.image",
+        "token_classification": "lighten.tasks.tokens",
+        "masked_lm": "lighten.tasks.tokens",
+    },
+    given=(),
+)
+
+
+def register_task(name: str) -> Callable[[Builder], Builder]:
+    """Return a decorator that makes a subclass of :class:`lighten.tasks.task.Task` available as ``name``.
+
+    Raises:
+        UserError: if another module registered the name.
+    """
+
+    def add(builder: Builder) -> Builder:
+        builder.name = name  # type: ignore[attr-defined]
+        return _REGISTRY.register(name)(builder)
+
+    return add
+
+
+def task_names() -> list[str]:
+    """Return the names that a task may be given by, without importing the tasks."""
+    return _REGISTRY.names()
+
+
+def build_task(name: str, **settings: Any) -> Task:
+    """Return a task with its settings.
+
+    Raises:
+        UserError: if the name or a setting is unknown, or a setting's value is out of range.
+    """
+    task: Task = _REGISTRY.get(name)(**_REGISTRY.bind(name, settings))
+    return task
+
+
+def task_of(given: "str | Mapping[str, Any] | Task") -> Task:
+    """Return a task as it is, or the one of a name, or of what :meth:`Task.settings` returned.
+
+    Raises:
+        UserError: as :func:`build_task`.
+    """
+    if isinstance(given, Task):
+        return given
+    if isinstance(given, Mapping):
+        return build_task(**given)
+    return build_task(given)
