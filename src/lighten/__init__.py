@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lighten.quantization.insert import quantize_ as quantize_
     from lighten.quantization.post_training import quantize_post_training as quantize_post_training
     from lighten.quantization.sensitivity import find_float_layers as find_float_layers
+    from lighten.tasks import register_task as register_task
 
 _HOMES = {
     "DistillationModule": "distillation.module",
@@ -56,6 +57,7 @@ _HOMES = {
     "quantize_post_training": "quantization.post_training",
     "register_data": "data",
     "register_model": "models",
+    "register_task": "tasks",
     "save": "delivery.folders.model",
     "shrink": "pruning.cut",
     "student_from_teacher": "distillation.initialise",

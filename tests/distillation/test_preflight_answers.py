@@ -9,6 +9,7 @@ from torch import nn
 
 from lighten.distillation.preflight_answers import find_answer_problems
 from lighten.distillation.preflight_samples import LoaderSamples, collect
+from lighten.tasks import task_of
 from lighten.utils.batch import BatchFormat
 
 NAMES = ("cat", "dog", "cow", "hen")
@@ -37,7 +38,7 @@ def problems(logits, labels=LABELS, *, who="teacher", task="classification", cla
     part = LoaderSamples("validation")
     collect(part, [(torch.arange(float(len(labels)))[:, None], labels)], 1000, math.inf, BatchFormat())
     options = {"end": math.inf, "classes": 4, "names": NAMES, "labelled": True} | changed
-    found = find_answer_problems(who, model, part, task=task, temperature=temperature, claim=claim, **options)
+    found = find_answer_problems(who, model, part, task=task_of(task), temperature=temperature, claim=claim, **options)
     lines = [f"{p.severity}: {p.message}" for p in found]
     problems.calls = model.calls
     return lines

@@ -17,6 +17,7 @@ from lighten.distillation.preflight_data import (
     find_single_sample_batches,
 )
 from lighten.distillation.preflight_samples import LoaderSamples, collect
+from lighten.tasks import task_of
 from lighten.utils.batch import BatchFormat
 
 DRAW = torch.Generator().manual_seed(0)
@@ -46,7 +47,7 @@ def inputs_of(x, normalisation=None):
 
 
 def labels_of(labels, task="classification", classes=3):
-    return told(find_label_problems(part_of([(X[: len(labels)], labels)]), task, classes, NAMES))
+    return told(find_label_problems(part_of([(X[: len(labels)], labels)]), task_of(task), classes, NAMES))
 
 
 def test_a_value_that_is_not_finite_is_found_in_its_sample():
@@ -154,7 +155,7 @@ def test_texts_of_padding_alone_and_mostly_of_padding_are_found():
         (torch.full((40,), 2), "warning: all 40 training labels looked at are 'cow', expected several;"),
         (torch.full((29,), 2), None),
         (torch.full((40,), -100), "error: all training labels looked at are -100,"),
-        (Y.float(), "error: training labels are torch.float32, task='classification' expects class numbers;"),
+        (Y.float(), "error: training labels are torch.float32, expected (batch,) of class indices;"),
         (Y == 0, "error: training labels are torch.bool,"),
         (Y[:, None], "error: training labels have the shape (40, 1) for 40 inputs, task='classification' expects"),
         (None, "error: training batches have no labels;"),
@@ -162,7 +163,9 @@ def test_texts_of_padding_alone_and_mostly_of_padding_are_found():
 )
 def test_labels_that_a_task_cannot_use_are_found(labels, says):
     found = (
-        labels_of(labels) if labels is not None else told(find_label_problems(part_of([X]), "classification", 3, ()))
+        labels_of(labels)
+        if labels is not None
+        else told(find_label_problems(part_of([X]), task_of("classification"), 3, ()))
     )
     assert len(found) == (says is not None)
     assert says is None or found[0].startswith(says)
@@ -177,7 +180,7 @@ def test_numbers_are_labels_of_other_tasks():
     (found,) = labels_of(yes_or_no, "multilabel")
     assert found.startswith("error: training sample 6 has the label 1.5, expected 0 to 1;")
     ids = [{"input_ids": TOKENS, "labels": TOKENS[:, :5]}]
-    (found,) = told(find_label_problems(part_of(ids), "masked_lm", 50, ()))
+    (found,) = told(find_label_problems(part_of(ids), task_of("masked_lm"), 50, ()))
     assert "labels have the shape (8, 5) for 8 inputs, task='masked_lm' expects that of the tokens;" in found
 
 

@@ -1,83 +1,13 @@
-"""Checks of batches: labels, samples' weights and logits."""
+"""Checks of batches: samples' weights, single samples and answers that are not finite."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lighten.distillation.loss import IGNORED
 from lighten.errors import UserError
-
-LABEL_DIMS = {"classification": (1,), "regression": (1, 2), "multilabel": (2,), "masked_lm": (2,)}
-"""Dimensions that the labels of a batch may have, by task."""
-_EXPECTED = {"classification": "(batch,) of class indices", "masked_lm": "(batch, length) of tokens"}
-
-
-def logit_dims(task: str) -> int:
-    """Return how many dimensions the logits of a batch have: (batch, length, tokens) or (batch, classes)."""
-    return 3 if task == "masked_lm" else 2
-
-
-def check_labels(labels: Any, task: str) -> Tensor:
-    """Return the labels.
-
-    Raises:
-        UserError: if they are no tensor, or have another shape or dtype than the task's.
-    """
-    if not isinstance(labels, Tensor):
-        raise UserError(f"labels are of type {type(labels).__name__}, expected a tensor; convert them in the data set")
-    expected = _EXPECTED.get(task, "(batch, outputs)")
-    if labels.ndim not in LABEL_DIMS[task]:
-        raise UserError(f"labels have shape {tuple(labels.shape)}, expected {expected}")
-    if task in _EXPECTED and (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool):
-        raise UserError(f"labels are {labels.dtype}, expected {expected}; convert them with labels.long()")
-    return labels
-
-
-def check_logits(
-    logits: Tensor, labels: Tensor, task: str, *, num_classes: int | None = None, look: bool = True
-) -> None:
-    """Raise ``UserError`` unless labels and logits fit, and labels are in the task's range.
-
-    Args:
-        logits: of the student.
-        labels: as ``check_labels`` returns them.
-        task: one of ``terms.TASKS``.
-        num_classes: of the data, where it is known.
-        look: whether to look at the values as well, for which the host waits.
-    """
-    if num_classes not in (None, logits.shape[-1]):
-        raise UserError(f"the student gives {logits.shape[-1]} classes, the data have {num_classes}")
-    dims = logit_dims(task)
-    if logits.ndim != dims:
-        expected = "(batch, length, classes)" if dims == 3 else "(batch, classes)"
-        raise UserError(f"the student returns logits of shape {tuple(logits.shape)}, expected {expected}")
-    fits = {
-        "regression": labels.numel() == logits.numel() and len(labels) == len(logits),
-        "multilabel": labels.shape == logits.shape,
-    }
-    if not fits.get(task, labels.shape == logits.shape[:-1]):
-        raise UserError(
-            f"labels have shape {tuple(labels.shape)}, the student's logits {tuple(logits.shape)}; expected one label "
-            f"for each {'output' if task in fits else 'row of logits'}"
-        )
-    if not look or task == "regression":
-        return
-    known = labels[labels != IGNORED] if task != "multilabel" else labels
-    if not len(known):
-        return
-    low, high, classes = known.min().item(), known.max().item(), logits.shape[-1]
-    if task == "multilabel":
-        if not 0 <= low <= high <= 1:
-            raise UserError(f"labels run from {low:g} to {high:g}, expected yes or no, 0 to 1, for each class")
-    elif low < 0 or high >= classes:
-        raise UserError(
-            f"labels run from {low} to {high}, expected 0 to {classes - 1} for {classes} classes; "
-            "map them to class indices, or give the model more classes"
-        )
+from lighten.tasks.task import Task, output_count
 
 
 def check_weights(weights: Tensor, samples: int, *, look: bool = True) -> None:
@@ -89,11 +19,18 @@ def check_weights(weights: Tensor, samples: int, *, look: bool = True) -> None:
         raise UserError("weights of samples hold numbers below zero or not finite, expected finite ones from zero on")
 
 
-def check_same_classes(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    """Raise ``UserError`` unless student and teacher give equal numbers of classes."""
-    ours, theirs = student_logits.shape[-1], teacher_logits.shape[-1]
+def check_same_outputs(task: Task, student: Tensor, teacher: Tensor) -> None:
+    """Raise ``UserError`` unless student and teacher give answers of the same shape."""
+    ours, theirs = output_count(task, student), output_count(task, teacher)
     if ours != theirs:
-        raise UserError(f"the teacher gives {theirs} classes, the student {ours}; they must know the same ones")
+        raise UserError(
+            f"the teacher gives {theirs} {task.outputs_are}, the student {ours}; they must know the same ones"
+        )
+    if student.shape != teacher.shape:
+        raise UserError(
+            f"the teacher's {task.answers_are} have shape {tuple(teacher.shape)}, the student's "
+            f"{tuple(student.shape)}; they must answer the same"
+        )
 
 
 def check_single_sample(student: nn.Module, samples: int) -> None:

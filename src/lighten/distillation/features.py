@@ -7,8 +7,8 @@ mask (batch, length) leaves padding out. All compute in float32 and let no gradi
 import torch.nn.functional as F
 from torch import Tensor
 
-from lighten.distillation.loss import masked_mean, upcast
 from lighten.errors import UserError
+from lighten.tasks.losses import masked_mean, upcast
 
 
 def hint(

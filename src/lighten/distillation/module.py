@@ -21,6 +21,8 @@ from lighten.distillation.terms import BatchOutputs, WeightedLosses, check_terms
 from lighten.distillation.tokens import NextTokens
 from lighten.errors import UserError
 from lighten.schedule import Setting
+from lighten.tasks import task_of
+from lighten.tasks.task import Task
 from lighten.training.example_inputs import example_call
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.progress import fit_progress, fit_steps, logs_now
@@ -45,15 +47,18 @@ class DistillationModule(L.LightningModule):
     and always in eval mode. A checkpoint keeps its fingerprint and refuses to resume with another one.
 
     Args:
-        student: returns logits (batch, classes), or an output with ``logits``; ``outputs`` says which of others.
-        teacher: the same, or several of which the logits are averaged; ``None`` trains on labels alone.
+        student: returns the task's answers, such as logits (batch, classes), or an output with ``logits``; ``outputs``
+            says which of others.
+        teacher: the same, or several of which the answers are averaged; ``None`` trains on labels alone.
         temperature: of the soft labels, above zero; a number, or a schedule ``{from, to, begin, end, shape}``.
         soft_weight: weight of the soft labels in [0, 1]; the rest is for the labels.
         losses: weights by name instead of ``soft_weight``, numbers or schedules; names are ``settings.LOSSES``.
         loss_options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
         layers: that hints and the like compare: ``"uniform"``, or patterns of names, the student's to the teacher's.
-        task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``: answers for masked tokens, or
-            for the next ones where the student is a causal language model whose labels are its input ids.
+        task: what is answered, by name or as a task with its settings: ``"classification"``, ``"multilabel"``,
+            ``"regression"``, ``"segmentation"``, ``"image"``, ``"token_classification"``, ``"masked_lm"`` (masked
+            tokens, or the next ones where the student is a causal language model whose labels are its input ids), or
+            one of your own (:func:`lighten.register_task`).
         teacher_weights: of several teachers; equal by default.
         teacher_precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` goes with the trainer.
         compile_teacher: run it through ``torch.compile``.
@@ -91,7 +96,7 @@ class DistillationModule(L.LightningModule):
         losses: Mapping[str, Setting] | None = None,
         loss_options: Mapping[str, Mapping[str, float]] | None = None,
         layers: str | Mapping[str, str] = DistilSettings.layers,
-        task: str = "classification",
+        task: str | Task = "classification",
         teacher_weights: Sequence[float] | None = None,
         teacher_precision: str | None = DistilSettings.teacher_precision,
         compile_teacher: bool = DistilSettings.compile_teacher,
@@ -106,7 +111,8 @@ class DistillationModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.batch_format, self.outputs = BatchFormat(batch, keyed=cache is not None), outputs
-        weights = check_terms(losses, soft_weight, temperature, teacher=teacher is not None, task=task)
+        self.task = task_of(task)
+        weights = check_terms(losses, soft_weight, temperature, teacher=teacher is not None, task=self.task)
         check_layers(layers)
         check_label_smoothing(label_smoothing)
         self.teacher = None
@@ -118,11 +124,10 @@ class DistillationModule(L.LightningModule):
             check_no_shared_parameters(student, *self.teacher.modules)
         self.student = student
         self.terms = WeightedLosses(
-            weights, temperature, task=task, label_smoothing=label_smoothing, options=loss_options
+            weights, temperature, task=self.task, label_smoothing=label_smoothing, options=loss_options
         )
         if self.batch_format.weighted:
             self.terms.check_weighted()
-        self.task = task
         self.num_classes = num_classes
         self.cached_teacher = CachedTeacher(self.teacher, cache)
         self.projections, self.layers = nn.ModuleDict(), None
@@ -133,7 +138,7 @@ class DistillationModule(L.LightningModule):
             check_cacheable(self.terms.compared, sharded=shard_teacher)
         self.shard_teacher = shard_teacher
         self.optimizer = OptimizerSettings() if optimizer is None else optimizer
-        self._metrics = EpochMetrics(task)
+        self._metrics = EpochMetrics(self.task)
         self._logits: dict[str, Tensor] = {}
         self._next_tokens = NextTokens()
         chosen = self.optimizer
@@ -211,7 +216,7 @@ class DistillationModule(L.LightningModule):
         outputs = BatchOutputs(logits, labels, mask=parts.call[1].get("attention_mask"), weights=parts.weights)
         if self.terms.asks_teacher or self.layers is not None:
             outputs.teacher = self._teacher_logits(parts)
-            batch_checks.check_same_classes(logits, outputs.teacher)
+            batch_checks.check_same_outputs(self.task, logits, outputs.teacher)
         if self.layers is not None:
             outputs.pairs = self.layers.pairs()
         self._logits = ({} if outputs.teacher is None else {"teacher": outputs.teacher}) | {"student": logits.detach()}
@@ -252,13 +257,13 @@ class DistillationModule(L.LightningModule):
         logits = {"student": answers}
         if self.teacher is not None:
             logits["teacher"] = self.teacher.logits(parts.call, self.device)
-            batch_checks.check_same_classes(answers, logits["teacher"])
+            batch_checks.check_same_outputs(self.task, answers, logits["teacher"])
         if self.layers is not None:
             self.layers.forget()
         self._metrics.update(logits, labels)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the student's logits, (batch, classes)."""
+        """Return the student's answers, such as logits (batch, classes)."""
         return ask(self.student, self.batch_format.split(batch).call, self.outputs)
 
     def on_validation_epoch_start(self) -> None:
@@ -269,7 +274,7 @@ class DistillationModule(L.LightningModule):
         """Log the metrics."""
         data = None if self.trainer.sanity_checking else "test" if self.trainer.testing else "validation"
         values, self._metrics = self._metrics.compute(data), EpochMetrics(self.task)
-        shown = "student/accuracy" if "student/accuracy" in values else "student/loss"
+        shown = f"student/{self.task.metric}" if f"student/{self.task.metric}" in values else "student/loss"
         self.log_dict({k: v for k, v in values.items() if k != shown}, sync_dist=True)
         if shown in values:
             self.log(shown, values[shown], sync_dist=True, prog_bar=True)
@@ -305,16 +310,16 @@ class DistillationModule(L.LightningModule):
 
     def _answers(self, parts: Parts, *, first: bool = False) -> tuple[Tensor, Tensor]:
         """Return the student's logits for a batch, and the labels that they are held against."""
-        labels = batch_checks.check_labels(parts.labels, self.task)
+        labels = self.task.check_labels(parts.labels)
         if first and self.training:
             batch_checks.check_single_sample(self.student, len(labels))
-        if self.task == "masked_lm":
+        if self.task.next_tokens:
             teachers = [] if self.teacher is None else self.teacher.modules
             labels = self._next_tokens.labels(self.student, parts.call, labels, teachers)
         with batch_checks.single_sample_as_user_error(self.student):
             logits = ask(self.student, parts.call, self.outputs)
         look = self._looks(labels)
-        batch_checks.check_logits(logits, labels, self.task, num_classes=self.num_classes, look=look)
+        self.task.check_answers(logits, labels, outputs=self.num_classes, look=look)
         return logits, labels
 
     @property

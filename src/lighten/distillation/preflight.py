@@ -23,6 +23,8 @@ from lighten.distillation.teacher import check_no_shared_parameters
 from lighten.distillation.terms import check_terms
 from lighten.errors import UserError
 from lighten.schedule import Setting
+from lighten.tasks import task_of
+from lighten.tasks.task import Task
 from lighten.utils.batch import BatchFormat
 from lighten.utils.modules import modes_kept
 from lighten.utils.preserve import random_state_kept
@@ -39,7 +41,7 @@ def preflight(
     *,
     train: Iterable[Any],
     validation: Iterable[Any],
-    task: str = "classification",
+    task: str | Task = "classification",
     num_classes: int,
     class_names: Sequence[str] = (),
     temperature: Setting = DistilSettings.temperature,
@@ -64,7 +66,7 @@ def preflight(
         teacher: likewise.
         train: gives batches as ``lighten.utils.batch.BatchFormat`` takes them, from the start each time it is iterated.
         validation: likewise.
-        task: ``"classification"``, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``.
+        task: what is answered, as ``DistillationModule`` takes it.
         num_classes: outputs that models should have.
         class_names: of the data, in the order of their labels.
         temperature: of the soft labels, a number or a schedule.
@@ -79,6 +81,7 @@ def preflight(
         seconds: after which no further batch is fetched or run.
         keyed: the third of three parts of a batch are keys.
     """
+    task = task_of(task)
     end, form = time.monotonic() + seconds, BatchFormat(keyed=keyed)
     parts = LoaderSamples("training"), LoaderSamples("validation")
     models = {name: m for name, m in (("teacher", teacher), ("student", student)) if m is not None}
@@ -128,7 +131,7 @@ def too_many_words(tokenizer: Any, name: str, model: nn.Module) -> str | None:
 
 
 def _settings(
-    task: str, temperature: Setting, losses: Mapping[str, Setting] | None, teacher: bool
+    task: Task, temperature: Setting, losses: Mapping[str, Setting] | None, teacher: bool
 ) -> Iterator[Problem]:
     try:
         weights = check_terms(losses, 0.5, temperature, teacher=teacher, task=task)

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from lighten.distillation.batch_checks import first_non_finite, logit_dims
-from lighten.distillation.loss import IGNORED
+from lighten.distillation.batch_checks import first_non_finite
 from lighten.distillation.preflight_samples import (
     ERROR,
     MIN_SAMPLES,
@@ -20,6 +19,7 @@ from lighten.distillation.preflight_samples import (
 from lighten.distillation.teacher import filter_kwargs
 from lighten.errors import UserError
 from lighten.schedule import Setting, check_setting
+from lighten.tasks.task import Task, output_count
 from lighten.utils.inputs import Call, logits_of, map_tensors
 
 
@@ -28,7 +28,7 @@ def find_answer_problems(
     model: nn.Module,
     part: LoaderSamples,
     end: float,
-    task: str,
+    task: Task,
     classes: int,
     names: Sequence[str],
     temperature: Setting | None,
@@ -36,8 +36,7 @@ def find_answer_problems(
     labelled: bool,
 ) -> Iterator[Problem]:
     """Run a model, the student on a few samples only, and judge what it says."""
-    ranked = task in ("classification", "masked_lm")
-    answers = _Answers(_temperatures(temperature) if ranked else None)
+    answers = _Answers(_temperatures(temperature) if task.ranks else None)
     for start, call, labels in part.chunks():
         try:
             logits = _logits(model, call)
@@ -51,15 +50,16 @@ def find_answer_problems(
             yield problem
         if problem is not None or who == "student":
             return
-        if task == "masked_lm" and labelled:
-            logits, labels = logits[labels.cpu() != IGNORED], labels[labels != IGNORED]
-        answers.add(logits.reshape(-1, classes), labels.cpu().reshape(-1) if labelled else None)
+        if task.ranks and labelled:
+            logits, labels = task.rows(logits, labels.cpu())
+        rows = logits if task.ranks and labelled else logits.movedim(task.channel_dim, -1)
+        answers.add(rows.reshape(-1, classes), labels.cpu().reshape(-1) if labelled and task.ranks else None)
         if time.monotonic() > end:
             break
-    problem = answers.dead(task, classes)
+    problem = answers.dead(classes if task.ranks else 1)
     if problem is not None:
         yield problem
-    elif ranked:
+    elif task.ranks:
         if answers.peaks:
             yield from _softness(torch.cat(answers.peaks, 1), classes, temperature)
         if answers.truth:
@@ -75,13 +75,15 @@ def _logits(model: nn.Module, call: Call) -> Tensor:
     return logits_of(model(*args, **kwargs)).detach().float().cpu()
 
 
-def _output_problem(who: str, logits: Tensor, task: str, classes: int, part: str, start: int) -> Problem | None:
-    """Return what is wrong with the logits of a batch that begins with the sample ``start``."""
-    if logits.shape[-1] != classes or logits.ndim != logit_dims(task):
-        one = "one class alone, which teaches nothing" if logits.shape[-1] == 1 else f"{logits.shape[-1]} classes"
+def _output_problem(who: str, logits: Tensor, task: Task, classes: int, part: str, start: int) -> Problem | None:
+    """Return what is wrong with the answers to a batch that begins with the sample ``start``."""
+    whole = task.answer_dims in (None, logits.ndim)
+    found = output_count(task, logits) if whole else logits.shape[-1]
+    if found != classes or not whole:
+        one = "one class alone, which teaches nothing" if found == 1 and task.ranks else f"{found} {task.outputs_are}"
         return Problem(
             ERROR,
-            f"{who} gives logits of shape {tuple(logits.shape)}, {one}; expected {classes} a sample; "
+            f"{who} gives {task.answers_are} of shape {tuple(logits.shape)}, {one}; expected {classes} a sample; "
             "choose a model of this task",
         )
     bad = first_non_finite(logits)
@@ -120,12 +122,16 @@ class _Answers:
         self.truth += [] if labels is None else [labels]
         self.peaks += [torch.stack([_peak(rows, t) for t in self.temperatures])] if self.temperatures else []
 
-    def dead(self, task: str, classes: int) -> Problem | None:
-        """Return that the answers tell nothing, if so."""
+    def dead(self, classes: int) -> Problem | None:
+        """Return that the answers tell nothing, if so.
+
+        Args:
+            classes: that are ranked, among which one must stand out; 1 for other answers.
+        """
         if not self.said:
             return None
         size = max(float(self.high.abs().max()), float(self.low.abs().max()), 1e-6)
-        if classes > 1 and task != "regression" and float(torch.cat(self.spread).max()) < 1e-5 * size:
+        if classes > 1 and float(torch.cat(self.spread).max()) < 1e-5 * size:
             return Problem(
                 ERROR, "teacher's logits are all equal, it tells nothing; expected a trained one; load its weights"
             )
@@ -156,21 +162,20 @@ def _softness(peaks: Tensor, classes: int, temperature: Setting | None) -> Itera
 
 
 def _accuracy(
-    said: Tensor, labels: Tensor, classes: int, names: Sequence[str], claim: float | None, task: str
+    said: Tensor, labels: Tensor, classes: int, names: Sequence[str], claim: float | None, task: Task
 ) -> Iterator[Problem]:
     if claim is not None and not 0 <= claim <= 1:
         yield Problem(ERROR, f"teacher_accuracy={claim}, expected a share in [0, 1]; divide percent by 100")
         claim = None
-    said, labels = said[labels != IGNORED], labels[labels != IGNORED].long()
     count = len(labels)
     if count < MIN_SAMPLES:
         return
-    what = "samples" if task == "classification" else "tokens"
+    what = "tokens" if task.per_token else "samples" if task.answer_dims == 2 else "pixels"
     accuracy = float((said == labels).float().mean())
     counts = labels.bincount(minlength=classes)
     common = float(counts.max()) / count
     even = 1 / classes
-    if task == "classification" and (swapped := _swapped(said, labels, classes, names)):
+    if "dkd" in task.taught_by and (swapped := _swapped(said, labels, classes, names)):
         yield Problem(ERROR, swapped)
     elif even > accuracy + 2 * _error(even, count):
         yield Problem(

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lighten.distillation.batch_checks import LABEL_DIMS, first_non_finite
-from lighten.distillation.loss import IGNORED
+from lighten.distillation.batch_checks import first_non_finite
 from lighten.distillation.preflight_samples import (
     ERROR,
     MIN_SAMPLES,
@@ -24,6 +23,9 @@ from lighten.distillation.preflight_samples import (
     tensors_of,
     token_ids,
 )
+from lighten.errors import UserError
+from lighten.tasks.losses import IGNORED
+from lighten.tasks.task import Task
 
 
 def find_input_problems(
@@ -139,7 +141,7 @@ def _tokens(part: LoaderSamples, tokenizer: Any, models: Mapping[str, nn.Module]
         )
 
 
-def find_label_problems(part: LoaderSamples, task: str, classes: int, names: Sequence[str]) -> Iterator[Problem]:
+def find_label_problems(part: LoaderSamples, task: Task, outputs: int, names: Sequence[str]) -> Iterator[Problem]:
     """Find labels that ``task`` cannot use; anything found keeps the answers from being scored."""
     if not part.samples:
         return
@@ -148,55 +150,57 @@ def find_label_problems(part: LoaderSamples, task: str, classes: int, names: Seq
             ERROR, f"{part.name} batches have no labels; expected a tensor beside the inputs; give (inputs, labels)"
         )
         return
-    problem = _shape_problem(part, task, classes)
+    problem = _shape_problem(part, task, outputs)
     if problem is not None:
         yield problem
         return
+    try:
+        for _, labels, _ in part.batches:
+            task.check_labels(labels)
+    except UserError as error:
+        yield Problem(ERROR, f"{part.name} {error}")
+        return
     shapes = {labels.shape[1:] for _, labels, _ in part.batches}
     every = part.labels() if len(shapes) == 1 else torch.cat([b[1].detach().cpu().reshape(-1) for b in part.batches])
-    if task in ("multilabel", "regression"):
-        yield from _number_problems(part.name, every, task)
-    elif every.is_floating_point() or every.dtype == torch.bool:
-        yield Problem(
-            ERROR, f"{part.name} labels are {every.dtype}, task={task!r} expects class numbers; convert with .long()"
-        )
-    else:
-        yield from _class_problems(part, every, task, classes, names)
+    yield from _value_problems(part, every, task, outputs, names)
 
 
-def _shape_problem(part: LoaderSamples, task: str, classes: int) -> Problem | None:
+def _shape_problem(part: LoaderSamples, task: Task, outputs: int) -> Problem | None:
     for call, labels, rows in part.batches:
         ids = token_ids(call)
-        fits = labels.ndim in LABEL_DIMS.get(task, (1, 2)) and len(labels) == rows
-        fits = fits and (task != "masked_lm" or ids is None or labels.shape == ids.shape)
-        fits = fits and (task not in ("multilabel", "regression") or labels.numel() == rows * classes)
-        if not fits:
-            shape = {"classification": "(batch,)", "masked_lm": "that of the tokens"}.get(task, f"(batch, {classes})")
-            return Problem(
-                ERROR,
-                f"{part.name} labels have the shape {tuple(labels.shape)} for {rows} inputs, task={task!r} expects "
-                f"{shape}; reshape them",
-            )
+        expected = task.label_shape(rows, outputs, None if ids is None else ids.shape)
+        if expected is None or _has_shape(labels, expected):
+            continue
+        return Problem(
+            ERROR,
+            f"{part.name} labels have the shape {tuple(labels.shape)} for {rows} inputs, task={task.name!r} expects "
+            f"{_shape_text(expected, tokens=ids is not None and task.per_token)}; reshape them",
+        )
     return None
 
 
-def _number_problems(part: str, labels: Tensor, task: str) -> Iterator[Problem]:
-    """Find labels (samples, outputs) of a multi-label or regression task that are out of range."""
-    bad = ~labels.float().isfinite() if task == "regression" else ~((labels >= 0) & (labels <= 1))
-    if bad.any():
-        sample = int(bad.reshape(len(labels), -1).any(1).nonzero()[0])
-        expected = "finite numbers" if task == "regression" else "0 to 1"
-        yield Problem(
-            ERROR,
-            f"{part} sample {sample} has the label {float(labels[bad][0]):g}, expected {expected}; fix the labels",
-        )
+def _has_shape(labels: Tensor, expected: Sequence[int | None]) -> bool:
+    """Return whether labels have that shape; of one number a sample, the dimension of length one may be left out."""
+    sizes = [size for size in expected if size is not None]
+    if len(sizes) == len(expected) and tuple(expected[1:]) == (1,) and tuple(labels.shape) == tuple(expected[:1]):
+        return True
+    fits = labels.ndim == len(expected)
+    return fits and all(size in (None, found) for size, found in zip(expected, labels.shape, strict=True))
 
 
-def _class_problems(
-    part: LoaderSamples, labels: Tensor, task: str, classes: int, names: Sequence[str]
+def _shape_text(expected: Sequence[int | None], *, tokens: bool) -> str:
+    if tokens:
+        return "that of the tokens"
+    sizes = ["batch", *("any" if size is None else str(size) for size in expected[1:])]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+
+def _value_problems(
+    part: LoaderSamples, labels: Tensor, task: Task, outputs: int, names: Sequence[str]
 ) -> Iterator[Problem]:
-    """Find class numbers that are all left out, out of range or all the same."""
-    kept = labels[labels != IGNORED]
+    """Find labels that are all left out, out of range or all the same."""
+    there = task.counted(labels)
+    kept = labels if there is None else labels[there]
     if not len(kept):
         yield Problem(
             ERROR,
@@ -204,19 +208,18 @@ def _class_problems(
             "check how labels are made",
         )
         return
-    wrong = (labels != IGNORED) & ((labels < 0) | (labels >= classes))
-    if wrong.any():
-        sample = int(wrong.reshape(len(labels), -1).any(1).nonzero()[0])
+    bad = task.bad_labels(labels, outputs)
+    if bad is not None and bad.any():
+        sample = int(bad.reshape(len(labels), -1).any(1).nonzero()[0])
         place = f"sample {sample}" if len(labels) == part.samples else "samples"
         yield Problem(
-            ERROR,
-            f"{part.name} {place} has the label {int(labels[wrong][0])}, expected 0 to {classes - 1}; "
-            "number the classes from zero, or set num_classes",
+            ERROR, f"{part.name} {place} has the label {labels[bad][0].item():g}, expected {task.range_text(outputs)}"
         )
-    elif task == "classification" and len(kept) >= MIN_SAMPLES and len(kept.unique()) == 1:
+    elif len(kept) >= MIN_SAMPLES and len(kept.unique(dim=0)) == 1 and not task.next_tokens:
+        value = name_of(int(kept[0]), names) if task.ranks else kept[0].tolist()
         yield Problem(
             WARNING,
-            f"all {len(kept)} {part.name} labels looked at are {name_of(int(kept[0]), names)}, expected several; "
+            f"all {len(kept)} {part.name} labels looked at are {value}, expected several; "
             "shuffle the samples, or check the labels",
         )
 

@@ -8,16 +8,7 @@ import torch
 from torch import Tensor
 
 from lighten.distillation.features import attention_transfer, hidden_cosine, hint, relations
-from lighten.distillation.loss import (
-    IGNORED,
-    binary_cross_entropy,
-    cross_entropy,
-    dist,
-    dkd,
-    mean_squared_error,
-    soft_binary_labels,
-    soft_labels,
-)
+from lighten.distillation.loss import dist, dkd
 from lighten.distillation.settings import (
     FEATURES,
     LABELS,
@@ -28,11 +19,11 @@ from lighten.distillation.settings import (
 )
 from lighten.errors import UserError, did_you_mean
 from lighten.schedule import Setting, check_setting, value_at
-from lighten.utils.checks import check_one_of
+from lighten.tasks import task_of
+from lighten.tasks.task import Task
 
-TASKS = ("classification", "multilabel", "regression", "masked_lm")
-CLASSES_ONLY = ("dkd", "dist")
-"""Losses that compare the classes of a sample, which the other tasks have not."""
+ANSWERS = ("soft_labels", "dkd", "dist")
+"""Losses on a teacher's answers; which of them have a meaning depends on the task."""
 
 
 @dataclass
@@ -75,7 +66,7 @@ class WeightedLosses:
     Args:
         weights: by name, numbers or schedules.
         temperature: a number or a schedule.
-        task: one of ``TASKS``.
+        task: what is answered: a name, or a task.
         label_smoothing: of the cross-entropy, in [0, 1).
         options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
 
@@ -88,14 +79,14 @@ class WeightedLosses:
         weights: Mapping[str, Setting],
         temperature: Setting,
         *,
-        task: str = "classification",
+        task: str | Task = "classification",
         label_smoothing: float = 0.0,
         options: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         check_label_smoothing(label_smoothing)
         self.weights = dict(weights)
         self.temperature = temperature
-        self.task = task
+        self.task = task_of(task)
         self.label_smoothing = label_smoothing
         self.options = check_options(options or {}, self.weights)
 
@@ -105,7 +96,7 @@ class WeightedLosses:
             "temperature": plain(self.temperature),
             "losses": {name: plain(setting) for name, setting in self.weights.items()},
             "loss_options": self.options,
-            "task": self.task,
+            "task": self.task.settings() if len(self.task.settings()) > 1 else self.task.name,
             "label_smoothing": self.label_smoothing,
         }
 
@@ -128,7 +119,7 @@ class WeightedLosses:
     @property
     def asks_teacher(self) -> bool:
         """Whether a loss needs the teacher's logits."""
-        return any(name in ("soft_labels", "dkd", "dist") for name in self.weights)
+        return any(name in ANSWERS for name in self.weights)
 
     def __call__(self, batch: BatchOutputs, progress: float, ranks: CrossRank) -> dict[str, tuple[float, Tensor]]:
         """Return weight and value of every loss whose weight is not zero now."""
@@ -142,24 +133,19 @@ class WeightedLosses:
         options = self.options.get(name, {})
         if name in FEATURES:
             return self._feature_loss(name, batch, ranks)
-        if name == "mean_squared_error" or (name == "soft_labels" and self.task == "regression"):
-            targets = batch.labels if name == "mean_squared_error" else _there(batch.teacher)
-            return mean_squared_error(batch.student, targets.reshape(batch.student.shape), weights=batch.weights)
-        if name == "cross_entropy":
-            if self.task == "multilabel":
-                return binary_cross_entropy(batch.student, batch.labels, weights=batch.weights)
-            count = _count(batch.labels != IGNORED, ranks) if self.task == "masked_lm" else None
-            return cross_entropy(batch.student, batch.labels, self.label_smoothing, count=count, weights=batch.weights)
+        if name == self.task.label_loss:
+            there = self.task.counted(batch.labels)
+            count = None if there is None or batch.labels.ndim < 2 else _count(there, ranks)
+            smoothing = self.label_smoothing
+            return self.task.loss(batch.student, batch.labels, smoothing=smoothing, count=count, weights=batch.weights)
         teacher = _there(batch.teacher)
         if name == "dkd":
             return dkd(batch.student, teacher, batch.labels, temperature, weights=batch.weights, **options)
         if name == "dist":
             return dist(ranks.gather(batch.student), ranks.gather(teacher), temperature, **options)
-        if self.task == "multilabel":
-            return soft_binary_labels(batch.student, teacher, temperature, weights=batch.weights)
-        mask = batch.mask if batch.student.ndim == 3 else None
+        mask = batch.mask if self.task.per_token else None
         count = None if mask is None else _count(mask, ranks)
-        return soft_labels(batch.student, teacher, temperature, mask=mask, count=count, weights=batch.weights)
+        return self.task.soft_loss(batch.student, teacher, temperature, mask=mask, count=count, weights=batch.weights)
 
     def _feature_loss(self, name: str, batch: BatchOutputs, ranks: CrossRank) -> Tensor:
         values = []
@@ -184,7 +170,7 @@ def check_terms(
     temperature: Setting,
     *,
     teacher: bool,
-    task: str = "classification",
+    task: str | Task = "classification",
 ) -> dict[str, Setting]:
     """Return the weight of every loss that takes part.
 
@@ -193,15 +179,15 @@ def check_terms(
         soft_weight: in [0, 1].
         temperature: above zero throughout.
         teacher: whether there is one; without, all weight lies on the labels.
-        task: one of ``TASKS``.
+        task: what is answered: a name, or a task.
 
     Raises:
         UserError: for an unknown name or task, a negative weight, no weight at all, or a loss that needs a teacher
             without one.
     """
     check_soft_labels(temperature, soft_weight)
-    check_one_of("task", task, TASKS)
-    hard = "mean_squared_error" if task == "regression" else "cross_entropy"
+    task = task_of(task)
+    hard = task.label_loss
     if losses is None:
         losses = {"soft_labels": soft_weight, hard: 1.0 - soft_weight} if teacher else {hard: 1.0}
     check_losses(losses)
@@ -209,8 +195,9 @@ def check_terms(
     for name in weights:
         if name not in LABELS and not teacher:
             raise UserError(f"losses has {name!r} and there is no teacher; give one, or use {hard} alone")
-        if (name in LABELS and name != hard) or (name in CLASSES_ONLY and task != "classification"):
-            raise UserError(f"losses has {name!r}, which task={task!r} has no use for; expected {hard} or soft_labels")
+        if (name in LABELS and name != hard) or (name in ANSWERS and name not in task.taught_by):
+            known = " or ".join((hard, *task.taught_by))
+            raise UserError(f"losses has {name!r}, which task={task.name!r} has no use for; expected {known}")
     return weights
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lighten.distillation.loss import IGNORED
 from lighten.distillation.teacher import ask
 from lighten.errors import UserError
+from lighten.tasks.losses import IGNORED
 from lighten.utils.inputs import Call, map_tensors
 from lighten.utils.preserve import preserved
 

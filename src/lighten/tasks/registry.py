@@ -3,8 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lighten.errors import UserError
 from lighten.tasks.task import Task
 from lighten.utils.registry import Builder, Registry
+
+NEEDED = ("reported", "loss", "soft_loss", "metrics")
+"""What a task cannot do without."""
 
 _REGISTRY = Registry(
     "task",
@@ -26,14 +30,39 @@ def register_task(name: str) -> Callable[[Builder], Builder]:
     """Return a decorator that makes a subclass of :class:`lighten.tasks.task.Task` available as ``name``.
 
     Raises:
-        UserError: if another module registered the name.
+        UserError: if another module registered the name, or the class lacks a part that every task needs.
+
+    Example:
+        >>> @register_task("keypoints")
+        ... @dataclass(frozen=True, kw_only=True)
+        ... class Keypoints(Task):
+        ...     reported = {"distance": Meaning("Distance in pixels", lower_is_better=True)}
+        ...
+        ...     def loss(self, answers, labels, **_):
+        ...         return (answers - labels).square().mean()
+        ...
+        ...     def soft_loss(self, answers, teacher, temperature, **_):
+        ...         return (answers - teacher).square().mean()
+        ...
+        ...     def metrics(self, outputs):
+        ...         return {"distance": MeanAbsoluteError()}
     """
 
     def add(builder: Builder) -> Builder:
+        check_task_class(builder, name)
         builder.name = name  # type: ignore[attr-defined]
         return _REGISTRY.register(name)(builder)
 
     return add
+
+
+def check_task_class(builder: Any, name: str) -> None:
+    """Raise ``UserError`` unless a class is a task, with every part that the package asks each task for."""
+    if not (isinstance(builder, type) and issubclass(builder, Task)):
+        raise UserError(f"task {name!r} is {builder!r}, expected a subclass of lighten.tasks.task.Task")
+    lacks = [part for part in NEEDED if getattr(builder, part) is getattr(Task, part)]
+    if lacks:
+        raise UserError(f"task {name!r} lacks {', '.join(lacks)}; every task has {', '.join(NEEDED)}")
 
 
 def task_names() -> list[str]:

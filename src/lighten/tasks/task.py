@@ -1,15 +1,296 @@
 """Task: all that depends on the kind of answer that a network gives."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lighten.errors import UserError
+
+
+class Meaning(NamedTuple):
+    """How a figure is called and shown.
+
+    Attributes:
+        label: its name in tables.
+        format: ``"percent"``, ``"number"``, ``"decibel"`` or ``"amount"`` (in the task's unit).
+        lower_is_better: whether less is more.
+    """
+
+    label: str
+    format: str = "number"
+    lower_is_better: bool = False
+
+
+def both(answers: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """Return what most metrics are updated with."""
+    return answers, labels
+
+
+@dataclass
+class Measured:
+    """A metric of torchmetrics, with what it is fed and how its result is called.
+
+    Attributes:
+        metric: its state is summed over ranks.
+        feed: from answers and labels (or the answers of two models) to the arguments of its ``update``.
+        read: from its result to scalars by name; by default it is one scalar and has the name it stands under.
+        least: the rows that it needs.
+    """
+
+    metric: Metric
+    feed: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = both
+    read: Callable[[Any], dict[str, Tensor]] | None = None
+    least: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a network answers."""
+    """What a network answers: everything in the package that depends on it is asked here.
 
-    name: ClassVar[str]
+    A task of one's own subclasses it, says its ``reported`` metrics, and has ``loss``, ``soft_loss`` and ``metrics``;
+    what else it says is checked, compared and shown as well. Its fields are its settings, of JSON types.
+
+    Attributes:
+        name: under which it is registered.
+        reported: the metrics of scores and reports, the leading one first.
+        alike: how alike two models answer, the leading figure first; what ``likeness`` gives.
+        label_loss: the name that the loss on labels has among ``losses``.
+        taught_by: the losses on a teacher's answers that have a meaning here.
+        temperature: of the soft labels, by default.
+        channel_dim: the dimension of answers that holds classes, targets or channels.
+        label_dims: how many dimensions a batch of labels may have; any where empty.
+        answer_dims: how many dimensions a batch of answers has; any where ``None``.
+        label_text: what labels are to be, for messages.
+        answer_text: what answers are to be, for messages.
+        ranks: whether answers are logits of classes, of which the largest is what is meant.
+        per_token: whether answers stand at the tokens of a text, which an ``attention_mask`` may leave out.
+        next_tokens: whether labels that repeat the tokens of a causal language model mean the tokens that follow.
+        reads: what a table's or folder's labels are: ``"classes"``, ``"flags"``, ``"numbers"`` or ``"pictures"``.
+        exhibit: what a report shows: ``"confusion"``, ``"scatter"``, ``"pictures"``, or ``""`` for nothing.
+    """
+
+    name: ClassVar[str] = ""
+    reported: ClassVar[Mapping[str, Meaning]] = {}
+    alike: ClassVar[Mapping[str, Meaning]] = {}
+    label_loss: ClassVar[str] = "labels"
+    taught_by: ClassVar[tuple[str, ...]] = ("soft_labels",)
+    temperature: ClassVar[float] = 4.0
+    channel_dim: ClassVar[int] = 1
+    label_dims: ClassVar[tuple[int, ...]] = ()
+    answer_dims: ClassVar[int | None] = None
+    label_text: ClassVar[str] = "a tensor (batch, …)"
+    answer_text: ClassVar[str] = "(batch, …)"
+    ranks: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False
+    next_tokens: ClassVar[bool] = False
+    reads: ClassVar[str] = "numbers"
+    exhibit: ClassVar[str] = ""
+
+    @property
+    def metric(self) -> str:
+        """The metric that leads: of which the best checkpoint is kept and of which ``retention`` speaks."""
+        return next(iter(self.reported))
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether less of the leading metric is better."""
+        return self.reported[self.metric].lower_is_better
 
     def settings(self) -> dict[str, Any]:
         """Return name and settings in JSON types, from which ``task_of`` makes the same again."""
-        return {"name": self.name, **asdict(self)}
+        return {"name": self.name, **{key: _plain(value) for key, value in asdict(self).items()}}
+
+    # What is given to a loss
+
+    def check_labels(self, labels: Any) -> Tensor:
+        """Return the labels of a batch.
+
+        Raises:
+            UserError: if they are no tensor, or have another shape or dtype than the task's.
+        """
+        if not isinstance(labels, Tensor):
+            raise UserError(
+                f"labels are of type {type(labels).__name__}, expected a tensor; convert them in the data set"
+            )
+        if self.label_dims and labels.ndim not in self.label_dims:
+            raise UserError(f"labels have shape {tuple(labels.shape)}, expected {self.label_text}")
+        return labels
+
+    def check_answers(self, answers: Tensor, labels: Tensor, *, outputs: int | None = None, look: bool = True) -> None:
+        """Raise ``UserError`` unless labels and a student's answers fit, and labels are in the task's range.
+
+        Args:
+            answers: of the student.
+            labels: as ``check_labels`` returns them.
+            outputs: classes, targets or channels of the data, where their number is known.
+            look: whether to look at values as well, for which the host waits.
+        """
+        if self.answer_dims is not None and answers.ndim != self.answer_dims:
+            raise UserError(
+                f"the student returns {self.answers_are} of shape {tuple(answers.shape)}, expected {self.answer_text}"
+            )
+        if answers.ndim and outputs is not None and answers.shape[self.channel_dim] != outputs:
+            found = answers.shape[self.channel_dim]
+            raise UserError(f"the student gives {found} {self.outputs_are}, the data have {outputs}")
+        if not self.fits(answers, labels):
+            raise UserError(
+                f"labels have shape {tuple(labels.shape)}, the student's {self.answers_are} {tuple(answers.shape)}; "
+                f"expected {self.fit_text}"
+            )
+        if look and (problem := self.range_problem(labels, outputs or answers.shape[self.channel_dim])):
+            raise UserError(problem)
+
+    answers_are: ClassVar[str] = "answers"
+    outputs_are: ClassVar[str] = "outputs"
+    fit_text: ClassVar[str] = "one label for each answer"
+
+    def fits(self, answers: Tensor, labels: Tensor) -> bool:
+        """Return whether these shapes belong together."""
+        return len(answers) == len(labels)
+
+    def label_shape(self, samples: int, outputs: int, tokens: Sequence[int] | None) -> tuple[int | None, ...] | None:
+        """Return the shape that a batch of labels must have, ``None`` for a size that may be any; ``None`` for any.
+
+        Args:
+            samples: of the batch.
+            outputs: classes, targets or channels.
+            tokens: the shape of its token ids, where it has some.
+        """
+        return None
+
+    def bad_labels(self, labels: Tensor, outputs: int) -> Tensor | None:
+        """Return which labels are out of range, a mask of their shape; ``None`` where any may be."""
+        return None
+
+    def range_text(self, outputs: int) -> str:
+        """Return what labels are expected to be, and how they become so, for messages about ``bad_labels``."""
+        return self.label_text
+
+    def range_problem(self, labels: Tensor, outputs: int) -> str | None:
+        """Return what is wrong with the values of labels in a line, ``None`` if nothing is."""
+        bad = self.bad_labels(labels, outputs)
+        if bad is None or not bool(bad.any()):
+            return None
+        return f"labels hold {labels[bad][0].item():g}, expected {self.range_text(outputs)}"
+
+    # What is learned
+
+    def loss(self, answers: Tensor, labels: Tensor, *, smoothing: float = 0.0, count: Tensor | None = None,
+             weights: Tensor | None = None) -> Tensor:  # fmt: skip
+        """Return the loss on labels, a scalar.
+
+        Args:
+            answers: with gradient.
+            labels: as ``check_labels`` returns them.
+            smoothing: of labels, where that has a meaning.
+            count: what to divide by instead of the number of places that count (``counted``).
+            weights: of samples, (batch,).
+        """
+        raise NotImplementedError
+
+    def soft_loss(self, answers: Tensor, teacher: Tensor, temperature: float, *, mask: Tensor | None = None,
+                  count: Tensor | None = None, weights: Tensor | None = None) -> Tensor:  # fmt: skip
+        """Return the loss against a teacher's answers, a scalar.
+
+        Args:
+            answers: with gradient.
+            teacher: of the same shape.
+            temperature: above zero.
+            mask: zero at places that count nowhere (``places``).
+            count: as ``loss`` takes it.
+            weights: of samples, (batch,).
+        """
+        raise NotImplementedError
+
+    def counted(self, labels: Tensor) -> Tensor | None:
+        """Return which labels count, where some may not and ranks must agree on their number; else ``None``."""
+        return None
+
+    def places(self, labels: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """Return which places of the answers a teacher is heard at; ``None`` for all."""
+        return None
+
+    # What is measured
+
+    def rows(self, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return answers and labels that count, a row an answer, for metrics."""
+        return answers.float(), labels
+
+    def metrics(self, outputs: int) -> Mapping[str, Metric | Measured]:
+        """Return fresh metrics by name; each is fed with ``rows``. Those in ``reported`` must be among them."""
+        raise NotImplementedError
+
+    def likeness(self, outputs: int) -> Mapping[str, Metric | Measured]:
+        """Return fresh metrics of how alike two models answer; each is fed with the rows of both, the student's first.
+
+        Those in ``alike`` must be among them.
+        """
+        return {}
+
+    def same(self, ours: Tensor, theirs: Tensor) -> Tensor | None:
+        """Return for each row whether two models mean the same, bool; ``None`` where answers are never quite equal."""
+        return None
+
+    def parts(self, outputs: int, names: Sequence[str]) -> "PartScores | None":
+        """Return what tells a model's quality part by part, such as class by class; ``None`` where nothing does."""
+        return None
+
+    def sample_scores(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """Return one number a sample, more for better, by which the worst are found."""
+        each = [self.loss(answers[i : i + 1], labels[i : i + 1]) for i in range(len(answers))]
+        return -torch.stack(each)
+
+    def retention(self, reference: Mapping[str, float], compressed: Mapping[str, float]) -> float:
+        """Return what share of its quality a model keeps, from the metrics of both.
+
+        The ratio of the leading metric, turned round where lower is better, so that 0.99 always is a hundredth less.
+        """
+        old, new = reference[self.metric], compressed[self.metric]
+        if self.lower_is_better:
+            old, new = new, old
+        return float(new / old) if old > 0 else 0.0
+
+    # What is shown
+
+    def readable(self, answers: Tensor, names: Sequence[str]) -> list[Any]:
+        """Return each sample's answer as a person reads it: JSON types, or an array of a picture."""
+        return [row.tolist() for row in answers]
+
+    def picture(self, values: Tensor) -> Tensor:
+        """Return one sample's answer or label as a picture: classes (height, width), or uint8 (height, width, 3)."""
+        raise NotImplementedError
+
+
+class PartScores:
+    """Quality part by part, from rows.
+
+    Attributes:
+        kind: what a part is, such as ``"class"``.
+        metric: what is told of each, by the name of a column.
+        meaning: how that is shown.
+    """
+
+    kind: str
+    metric: str
+    meaning: Meaning
+
+    def update(self, answers: Tensor, labels: Tensor) -> None:
+        """Add rows."""
+        raise NotImplementedError
+
+    def compute(self) -> tuple[list[str], list[float | None]]:
+        """Return names and values of the parts; ``None`` for one without samples."""
+        raise NotImplementedError
+
+
+def output_count(task: Task, answers: Tensor) -> int:
+    """Return how many classes, targets or channels answers have."""
+    return answers.shape[task.channel_dim] if answers.ndim > 1 or task.channel_dim < answers.ndim else 1
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
