@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from lighten.delivery.measure.confusion import ConfusionTable
+from lighten.delivery.measure.scores import describe_task
 from lighten.pruning.plan import Cut, GroupPlan, Plan, Slot
+from lighten.tasks import task_of
 
 GROUPS = [
     ("stem", 16, 10),
@@ -60,8 +65,9 @@ def make_scores(*, teacher: bool = True) -> dict[str, Any]:
     }
     recall = [0.862, 0.985, 0.871, 0.912, 0.861, 0.978, 0.741, 0.964, 0.982, 0.957]
     return {
-        "schema": 1,
+        "schema": 2,
         "recipe": "distil_cnn",
+        "task": describe_task(task_of("classification")),
         "models": models,
         "comparison": {
             "retention": small["accuracy"] / reference["accuracy"],
@@ -69,13 +75,19 @@ def make_scores(*, teacher: bool = True) -> dict[str, Any]:
             "mac_ratio": reference["macs"] / small["macs"],
             "parameter_ratio": reference["parameters"] / small["parameters"],
             **speedup,
+            "likeness": {"agreement": 0.9415, "kl": 0.0213},
             "agreement": 0.9415,
             "flips": 2,
             "flips_of": 2000,
         },
-        "classes": {
+        "parts": {
+            "kind": "class",
+            "metric": "recall",
+            "label": "Found",
+            "format": "percent",
+            "lower_is_better": False,
             "names": list(CLASSES),
-            "recall": {
+            "values": {
                 "teacher": recall if teacher else None,
                 "student": [r - 0.004 for r in recall],
                 "compressed": [r - 0.003 - 0.011 * (i % 3) for i, r in enumerate(recall)],
@@ -102,6 +114,22 @@ def make_scores(*, teacher: bool = True) -> dict[str, Any]:
             "versions": {"python": "3.11.2", "lighten": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.32.0"},
         },
     }
+
+
+def schema_1(scores: dict[str, Any]) -> dict[str, Any]:
+    """The same scores as the first schema had them, all of classes."""
+    old = {name: value for name, value in scores.items() if name not in ("task", "parts")}
+    comparison = {name: value for name, value in scores["comparison"].items() if name != "likeness"}
+    classes = {"names": scores["parts"]["names"], "recall": scores["parts"]["values"]}
+    return {**old, "schema": 1, "comparison": comparison, "classes": classes}
+
+
+def write_confusion(run: Path, names: Sequence[str], predicted: dict[str, Any], labels: Any) -> Path:
+    """Write a confusion table of class indices, which is counted from logits."""
+    table = ConfusionTable(len(names))
+    rows = {name: torch.eye(len(names))[torch.as_tensor(answers)] for name, answers in predicted.items()}
+    table(torch.as_tensor(labels), torch.as_tensor(labels), {name: (row, row) for name, row in rows.items()})
+    return table.write(run, names, list(predicted))
 
 
 def make_history(steps: int = 1200, epochs: int = 30) -> list[dict[str, Any]]:

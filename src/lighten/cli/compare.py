@@ -20,9 +20,7 @@ def add_parser(commands: Any) -> None:
         more="writes compare.html beside them, with the Pareto front", example="runs/distil_cnn/* --sort bytes",
     )  # fmt: skip
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, runs/<recipe>/<id>")
-    sort = compare.add_argument(
-        "--sort", default="accuracy", help="accuracy, kept, bytes, latency, faster, … (best first)"
-    )
+    sort = compare.add_argument("--sort", help="kept, bytes, latency, faster, a metric, … (default: what leads)")
     add_words(sort, _columns)
     compare.add_argument("--out", type=Path, metavar="FILE", help="of the page (default: in their common folder)")
 

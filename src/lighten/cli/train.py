@@ -79,10 +79,11 @@ def _run_all(jobs: Sequence["Recipe"]) -> None:
 def _compare(folders: Sequence[Path]) -> None:
     """Write what a sweep is for beside its runs, and say where."""
     if len(folders) > 1:
-        from lighten.delivery.report.compare import compare_runs, summary, write_comparison
+        from lighten.delivery.report.compare import by_task, compare_runs, summary, write_comparison
 
-        runs = compare_runs(folders)
-        print(f"{summary(runs)}\ncomparison {write_comparison(runs)}")
+        for alike in by_task(folders):
+            runs = compare_runs(alike)
+            print(f"{summary(runs)}\ncomparison {write_comparison(runs)}")
 
 
 def exit_code(work: Callable[[], None]) -> int:

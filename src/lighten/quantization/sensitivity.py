@@ -14,6 +14,9 @@ from lighten.quantization.calibrate import calibrate_
 from lighten.quantization.insert import quantize_
 from lighten.quantization.layers import QuantizedEmbedding, QuantizedLayer
 from lighten.quantization.settings import POST_TRAINING_RANGES, QuantizeSettings, check_drop
+from lighten.tasks import task_of
+from lighten.tasks.scorer import scorer_of
+from lighten.tasks.task import Task, output_count
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.clone import clone, fix_weights_
 from lighten.utils.inputs import Call, logits_of, run
@@ -29,7 +32,7 @@ class LayerSensitivity:
         name: of the layer.
         kind: its class.
         error: relative squared error of the logits, ``|quantized - float|^2 / |float|^2``.
-        drop: loss of accuracy, in [-1, 1].
+        drop: loss of accuracy, in [-1, 1], or as the task defines it.
         kept: ``"float32"`` if it is to be left out of int8, else ``None``.
     """
 
@@ -47,10 +50,11 @@ class Sensitivity:
     Attributes:
         layers: most sensitive first.
         samples: how many samples it was measured on.
-        baseline: accuracy in floating point.
-        tolerated: the drop of accuracy that was allowed.
+        baseline: the leading metric in floating point.
+        tolerated: the drop that was allowed.
         predicted: the drop that is left, on the same samples.
         seconds: what all of it took.
+        metric: which one leads.
     """
 
     layers: tuple[LayerSensitivity, ...]
@@ -59,6 +63,7 @@ class Sensitivity:
     tolerated: float
     predicted: float
     seconds: float
+    metric: str = "accuracy"
 
     @property
     def exclude(self) -> list[str]:
@@ -67,7 +72,7 @@ class Sensitivity:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain Python, the content of ``sensitivity.json``."""
-        return {"schema": SCHEMA, "metric": "accuracy", **asdict(self), "layers": [asdict(x) for x in self.layers]}
+        return {"schema": SCHEMA, **asdict(self), "layers": [asdict(x) for x in self.layers]}
 
 
 def find_float_layers(
@@ -79,8 +84,9 @@ def find_float_layers(
     weight_bits: int = QuantizeSettings.weight_bits,
     exclude: Sequence[str] = (),
     batch: Roles | None = None,
+    task: str | Task = "classification",
 ) -> Sensitivity:
-    """Find the fewest layers to leave in floating point so that accuracy drops by ``max_drop`` at most.
+    """Find the fewest layers to leave in floating point so that quality drops by ``max_drop`` at most.
 
     Each layer is quantized alone (weights, input, output) and ranked by the error of the logits. Then the most
     sensitive ones are left out, as few as the tolerated drop allows, found by bisection; each trial is quantized and
@@ -90,11 +96,12 @@ def find_float_layers(
     Args:
         model: trained, float; left as it is.
         batches: ``(inputs, labels)`` or dicts with ``labels``, a few hundred samples in all; they also calibrate.
-        max_drop: tolerated loss of accuracy, a share: 0.01 is one point.
+        max_drop: tolerated loss, a share: of accuracy and the like 0.01 is one point (:meth:`Task.drop`).
         ranges: as of ``quantize_``.
         weight_bits: likewise.
         exclude: layers that stay in floating point in any case.
         batch: what the parts of other batches are, as of ``calibrate_``.
+        task: what is answered; its leading metric is what drops.
 
     Raises:
         UserError: on a drop that is no share, data that is empty or without labels, or what ``quantize_`` refuses.
@@ -108,14 +115,14 @@ def find_float_layers(
         raise UserError("sensitivity needs at least one batch, none was given")
     model = clone(model).eval()
     fix_weights_(model)
+    task = task_of(task)
     floating = _logits(model, data)
     labels = torch.cat([torch.as_tensor(y) for _, y in data]).to(floating.device)
-    if labels.shape != floating.shape[:-1] or labels.is_floating_point():
-        raise UserError(
-            f"sensitivity: labels are {labels.dtype} of shape {tuple(labels.shape)}, logits of shape "
-            f"{tuple(floating.shape)}; expected class indices, one a sample"
-        )
-    baseline = _accuracy(floating, labels)
+    try:
+        task.check_answers(floating, task.check_labels(labels))
+    except UserError as error:
+        raise UserError(f"sensitivity: {error}") from error
+    baseline = _metrics(task, floating, labels)
 
     def quantized(left: Sequence[str]) -> nn.Module:
         copied, (args, kwargs) = clone(model), data[0][0]
@@ -126,7 +133,9 @@ def find_float_layers(
 
     whole = quantized([])
     ranking = [
-        LayerSensitivity(name, type(layer).__name__, _error(logits, floating), baseline - _accuracy(logits, labels))
+        LayerSensitivity(
+            name, type(layer).__name__, _error(logits, floating), task.drop(baseline, _metrics(task, logits, labels))
+        )
         for name, layer, logits in _one_by_one(whole, data)
     ]
     ranking.sort(key=lambda layer: (-layer.error, layer.name))
@@ -135,7 +144,7 @@ def find_float_layers(
         if count == len(ranking):
             return 0.0
         left = [layer.name for layer in ranking[:count]]
-        return baseline - _accuracy(_logits(quantized(left) if left else whole, data), labels)
+        return task.drop(baseline, _metrics(task, _logits(quantized(left) if left else whole, data), labels))
 
     low, high, drops = 0, len(ranking), {0: drop(0)}
     if drops[0] <= max_drop:
@@ -153,7 +162,8 @@ def find_float_layers(
         for i, x in enumerate(ranking)
     )
     seconds = time.perf_counter() - begun
-    return Sensitivity(chosen, len(labels), baseline, max_drop, drops.get(high, drop(high)), seconds)
+    leads = baseline[task.metric]
+    return Sensitivity(chosen, len(labels), leads, max_drop, drops.get(high, drop(high)), seconds, task.metric)
 
 
 def _one_by_one(model: nn.Module, data: Sequence[tuple[Call, Any]]) -> Iterable[tuple[str, nn.Module, Tensor]]:
@@ -179,8 +189,10 @@ def _logits(model: nn.Module, data: Sequence[tuple[Call, Any]]) -> Tensor:
     return torch.cat([logits_of(run(model, call)).float() for call, _ in data])
 
 
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.argmax(-1) == labels).double().mean())
+def _metrics(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    scorer = scorer_of(task, output_count(task, logits), logits.device)
+    scorer.update(*task.rows(logits, labels))
+    return {name: float(value) for name, value in (scorer.compute() or {}).items()}
 
 
 def _error(logits: Tensor, reference: Tensor) -> float:

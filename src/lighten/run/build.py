@@ -22,6 +22,7 @@ from lighten.models import build_model
 from lighten.pruning.narrow import shrink_feed_forward
 from lighten.recipe.checks import checkpoints
 from lighten.recipe.schema import CHANGED, FROM_TEACHER, Fit, Optimizer, Recipe, settings_of
+from lighten.tasks import task_of
 from lighten.training.checkpoint import latest_good
 from lighten.training.fit import make_trainer, resolve_precision
 from lighten.training.optimizer import OptimizerSettings
@@ -107,7 +108,8 @@ def given_teacher(recipe: Recipe, data: Any, folder: str) -> nn.Module:
     classes = record_of(teacher).spec["num_classes"]
     if classes != data.num_classes:
         raise UserError(
-            f"teacher_checkpoint={folder} gives {classes} classes, {recipe.data} has {data.num_classes}; "
+            f"teacher_checkpoint={folder} gives {classes} {task_of(data.task).outputs_are}, {recipe.data} has "
+            f"{data.num_classes}; "
             "choose a teacher of this task"
         )
     return teacher
@@ -135,9 +137,10 @@ def module_of(recipe: Recipe, data: Any, student: nn.Module, teachers: list[nn.M
     )
 
 
-def monitor_of(data: Any) -> str | None:
-    """Return the metric whose best checkpoint is kept."""
-    return None if data.task == "regression" else "student/accuracy"
+def monitor_of(data: Any) -> dict[str, Any]:
+    """Return the metric whose best checkpoint is kept, and which way is better, as ``make_trainer`` takes them."""
+    task = task_of(data.task)
+    return {"monitor": f"student/{task.metric}", "mode": "min" if task.lower_is_better else "max"}
 
 
 def build(recipe: Recipe, data: Any, name: str, options: Mapping[str, Any]) -> nn.Module:
@@ -153,6 +156,8 @@ def config_of(recipe: Recipe, data: Any, teacher: str | None = None) -> dict[str
     return {
         "made_of": lineage_of(fingerprint_of(**settings_of(recipe)), teacher, data.fingerprint),
         "data": {"name": data.name, "options": dict(data.options), "fingerprint": data.fingerprint},
+        "task": task_of(data.task).settings(),
+        **({"preprocessing": data.preprocessing()} if hasattr(data, "preprocessing") else {}),
         "classes": list(data.class_names),
         "mean": list(data.mean),
         "std": list(data.std),
@@ -191,8 +196,8 @@ def _given_student(recipe: Recipe, data: Any) -> nn.Module | None:
     spec = record.spec
     if spec["num_classes"] != data.num_classes:
         raise UserError(
-            f"student_checkpoint={recipe.student_checkpoint} gives {spec['num_classes']} classes, {recipe.data} has "
-            f"{data.num_classes}; choose a student of this task"
+            f"student_checkpoint={recipe.student_checkpoint} gives {spec['num_classes']} "
+            f"{task_of(data.task).outputs_are}, {recipe.data} has {data.num_classes}; choose a student of this task"
         )
     if record.plan is not None or record.quantization is not None:
         raise UserError(f"student_checkpoint={recipe.student_checkpoint} is compressed already; give a dense model")
@@ -230,8 +235,8 @@ def _reference(
             label_smoothing=fit.optimizer.label_smoothing, num_classes=data.num_classes,
         )  # fmt: skip
         trainer = make_trainer(
-            folder=work, stage=role, settings=settings, seed=recipe.seed, logger=False, monitor=monitor_of(data),
-            on_bad_batch=recipe.on_bad_batch,
+            folder=work, stage=role, settings=settings, seed=recipe.seed, logger=False,
+            on_bad_batch=recipe.on_bad_batch, **monitor_of(data),
         )  # fmt: skip
         resumed = latest_good(work / "checkpoints")
         trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None, weights_only=True)

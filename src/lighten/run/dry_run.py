@@ -30,6 +30,7 @@ from lighten.recipe.checks import checkpoints
 from lighten.recipe.schema import Recipe
 from lighten.run.build import data_of, given_teacher, module_of, seed, untrained_student, untrained_teacher
 from lighten.schedule import value_at
+from lighten.tasks import task_of
 from lighten.utils.batch import BatchFormat
 from lighten.utils.inputs import Call, as_call, example_of
 
@@ -120,14 +121,14 @@ def run_preflight(recipe: Recipe, data: Any, student: nn.Module, teachers: list[
         return
     data.setup("fit")
     text = hasattr(data, "tokenizer")
-    labels_alone = {"soft_labels": 0.0, "cross_entropy": 1.0} if recipe.distil.soft_weight == 0 else None
+    alone = {"soft_labels": 0.0, task_of(data.task).label_loss: 1.0} if recipe.distil.soft_weight == 0 else None
     findings: list[Problem] = []
     for number, teacher in enumerate(teachers):
         found = preflight(
             None if number else student, teacher, train=data.train_dataloader(), validation=data.val_dataloader(),
             task=data.task, num_classes=data.num_classes, class_names=data.class_names,
             tokenizer=data.tokenizer if text else None, temperature=value_at(recipe.distil.temperature, 0.0),
-            losses=recipe.distil.losses or labels_alone, normalisation=None if text else (data.mean, data.std),
+            losses=recipe.distil.losses or alone, normalisation=None if text else (data.mean, data.std),
             seconds=_PREFLIGHT / len(teachers), keyed=data.keyed, **_facts(recipe, data, number),
         )  # fmt: skip
         known = {finding.message for finding in findings}
@@ -203,7 +204,7 @@ def _claim(folder: Path) -> float | None:
     if role is None or not (folder.parent / "scores.json").exists():
         return None
     measured = read_json(folder.parent / "scores.json", made_by="lighten measure RUN")["models"][role]
-    return None if measured is None else float(measured["accuracy"])
+    return None if measured is None else measured.get("accuracy")
 
 
 def _tokenizer_of(source: str) -> Any:

@@ -31,6 +31,7 @@ from lighten.recipe.schema import CHANGED, Recipe, settings_of
 from lighten.run.build import build, config_of, data_of, module_of, monitor_of, seed, student_of, teachers_of
 from lighten.run.dry_run import dry_run, run_preflight
 from lighten.run.folder import keep_recipe, open_folder
+from lighten.tasks import task_of
 from lighten.training.checkpoint import latest_good
 from lighten.training.failure import failure_kept
 from lighten.training.fit import leave_processes, make_trainer
@@ -75,7 +76,7 @@ def _run(recipe: Recipe, folder: Path) -> None:
         _fit(recipe, data, student, teachers, folder, logger)
         leave_processes()
         if is_rank_zero():
-            _deliver(folder, console, task=data.task)
+            _deliver(folder, console)
             publish(logger, folder)
 
 
@@ -100,7 +101,7 @@ def _fit(
     callbacks: list[L.Callback] = [lineage, dense, *([prune] if prune else []), *([quantize] if quantize else [])]
     trainer = make_trainer(
         folder=folder, stage="student", settings=settings, callbacks=callbacks, logger=logger, seed=recipe.seed,
-        monitor=monitor_of(data), on_bad_batch=recipe.on_bad_batch,
+        on_bad_batch=recipe.on_bad_batch, **monitor_of(data),
     )  # fmt: skip
     _write_fit(folder, recipe, student, config, quantize, teachers=len(teachers))
     resumed = latest_good(folder / "checkpoints")
@@ -120,13 +121,10 @@ def _fit(
         logger.finalize("success")
 
 
-def _deliver(folder: Path, console: Console, *, task: str) -> None:
+def _deliver(folder: Path, console: Console) -> None:
     """Each step reads the folder and writes into it; each can be run again alone by ``lighten STEP RUN``."""
     with console.status("shrink"):
-        student = shrink_run(folder)
-    if task != "classification":  # what the scores compare are classes
-        console.print(f"student {student}")
-        return
+        shrink_run(folder)
     stop_between_steps()
     with progress("export", console) as on_progress:
         export_run(folder, on_progress=on_progress)
@@ -192,7 +190,7 @@ def _left_in_float(recipe: Recipe, data: Any, student: nn.Module, folder: Path) 
         data.setup("fit")
         found = find_float_layers(
             student, first_samples(data.val_dataloader(), s.calibration), max_drop=s.max_drop,
-            ranges="mse", weight_bits=s.weight_bits, exclude=s.exclude,
+            ranges="mse", weight_bits=s.weight_bits, exclude=s.exclude, task=task_of(data.task),
         )  # fmt: skip
         _write_sensitivity(path, found.as_json())
     layers = read_json(path, made_by="lighten train recipe=…")["layers"]

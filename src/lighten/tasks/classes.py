@@ -15,7 +15,7 @@ from lighten.tasks.losses import IGNORED, cross_entropy, soft_labels
 from lighten.tasks.task import Meaning, Measured, PartScores, Task
 
 AGREEMENT = Meaning("Same answers", "percent")
-KL = Meaning("Divergence in nats", lower_is_better=True)
+KL = Meaning("KL divergence in nats", lower_is_better=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +151,9 @@ def scores_of_classes(matrix: Tensor) -> dict[str, Tensor]:
     occurs, there = labelled + answered > 0, labelled > 0
     f1, recall = 2 * right / (labelled + answered), right / labelled
     return {
-        "accuracy": (right.sum() / labelled.sum()).float(),
-        "macro_f1": f1[occurs].mean().float(),
-        "worst_class": recall[there].min().float(),
+        "accuracy": right.sum() / labelled.sum(),
+        "macro_f1": f1[occurs].mean(),
+        "worst_class": recall[there].min(),
     }
 
 

@@ -33,6 +33,11 @@ class Classification(ClassTask):
     answer_dims: ClassVar[int] = 2
     label_text: ClassVar[str] = "(batch,) of class indices"
     answer_text: ClassVar[str] = "(batch, classes)"
+    pipelines: ClassVar[Mapping[str, str]] = {
+        "image": "image-classification",
+        "text": "text-classification",
+        "table": "tabular-classification",
+    }
     exhibit: ClassVar[str] = "confusion"
 
     def label_shape(self, samples: int, outputs: int, tokens: Sequence[int] | None) -> tuple[int | None, ...]:

@@ -43,6 +43,7 @@ class ImageToImage(NumberTask):
     fit_text: ClassVar[str] = "pictures of the same size"
     outputs_are: ClassVar[str] = "channels"
     reads: ClassVar[str] = "pictures"
+    pipelines: ClassVar[Mapping[str, str]] = {"image": "image-to-image"}
     exhibit: ClassVar[str] = "pictures"
 
     def __post_init__(self) -> None:

@@ -37,6 +37,11 @@ class MultiLabel(Task):
     answers_are: ClassVar[str] = "logits"
     outputs_are: ClassVar[str] = "classes"
     fit_text: ClassVar[str] = "one label for each output"
+    pipelines: ClassVar[Mapping[str, str]] = {
+        "image": "image-classification",
+        "text": "text-classification",
+        "table": "tabular-classification",
+    }
     reads: ClassVar[str] = "flags"
 
     def fits(self, answers: Tensor, labels: Tensor) -> bool:

@@ -45,6 +45,7 @@ class Regression(NumberTask):
     answer_dims: ClassVar[int] = 2
     label_text: ClassVar[str] = "(batch, outputs)"
     answer_text: ClassVar[str] = "(batch, outputs)"
+    pipelines: ClassVar[Mapping[str, str]] = {"text": "text-classification", "table": "tabular-regression"}
     exhibit: ClassVar[str] = "scatter"
 
     def fits(self, answers: Tensor, labels: Tensor) -> bool:

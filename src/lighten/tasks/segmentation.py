@@ -42,6 +42,7 @@ class Segmentation(ClassTask):
     label_text: ClassVar[str] = "(batch, height, width) of class indices"
     answer_text: ClassVar[str] = "(batch, classes, height, width)"
     fit_text: ClassVar[str] = "one label for each pixel of the logits"
+    pipelines: ClassVar[Mapping[str, str]] = {"image": "image-segmentation"}
     exhibit: ClassVar[str] = "pictures"
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ def _scores(matrix: Tensor) -> dict[str, Tensor]:
     right, labelled, answered = (x.double() for x in (matrix.diagonal(), matrix.sum(1), matrix.sum(0)))
     iou = right / (labelled + answered - right)
     return {
-        "mean_iou": iou[labelled + answered > 0].mean().float(),
+        "mean_iou": iou[labelled + answered > 0].mean(),
         "accuracy": scores_of_classes(matrix)["accuracy"],
-        "worst_class": iou[labelled > 0].min().float(),
+        "worst_class": iou[labelled > 0].min(),
     }

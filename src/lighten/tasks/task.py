@@ -70,6 +70,7 @@ class Task:
         per_token: whether answers stand at the tokens of a text, which an ``attention_mask`` may leave out.
         next_tokens: whether labels that repeat the tokens of a causal language model mean the tokens that follow.
         reads: what a table's or folder's labels are: ``"classes"``, ``"flags"``, ``"numbers"`` or ``"pictures"``.
+        pipelines: how model hubs call it, by what is read: ``"image"``, ``"text"`` or ``"table"``.
         exhibit: what a report shows: ``"confusion"``, ``"scatter"``, ``"pictures"``, or ``""`` for nothing.
     """
 
@@ -88,6 +89,7 @@ class Task:
     per_token: ClassVar[bool] = False
     next_tokens: ClassVar[bool] = False
     reads: ClassVar[str] = "numbers"
+    pipelines: ClassVar[Mapping[str, str]] = {}
     exhibit: ClassVar[str] = ""
 
     @property
@@ -253,6 +255,12 @@ class Task:
         if self.lower_is_better:
             old, new = new, old
         return float(new / old) if old > 0 else 0.0
+
+    def drop(self, reference: Mapping[str, float], compressed: Mapping[str, float]) -> float:
+        """Return what a model loses: points of a leading metric that is a share, else the share of its quality."""
+        if self.reported[self.metric].format == "percent" and not self.lower_is_better:
+            return reference[self.metric] - compressed[self.metric]
+        return 1.0 - self.retention(reference, compressed)
 
     # What is shown
 

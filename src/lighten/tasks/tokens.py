@@ -36,6 +36,7 @@ class TokenClassification(TokenTask):
         "macro_f1": Meaning("Macro-F1", "percent"), "accuracy": Meaning("Accuracy", "percent"),
     }  # fmt: skip
     label_text: ClassVar[str] = "(batch, length) of class indices"
+    pipelines: ClassVar[Mapping[str, str]] = {"text": "token-classification"}
     exhibit: ClassVar[str] = "confusion"
 
     def metrics(self, outputs: int) -> Mapping[str, Metric | Measured]:
@@ -60,6 +61,7 @@ class MaskedLM(TokenTask):
     }  # fmt: skip
     label_text: ClassVar[str] = "(batch, length) of tokens"
     next_tokens: ClassVar[bool] = True
+    pipelines: ClassVar[Mapping[str, str]] = {"text": "fill-mask"}
 
     def metrics(self, outputs: int) -> Mapping[str, Metric | Measured]:
         """Return ``accuracy`` and ``loss`` (cross-entropy in nats) of the labelled tokens."""

@@ -40,6 +40,7 @@ def make_trainer(
     callbacks: Sequence[Callback] = (),
     logger: Logger | Literal[False] = False,
     monitor: str | None = "student/accuracy",
+    mode: str = "max",
     seed: int = 0,
     on_bad_batch: str = "stop",
 ) -> L.Trainer:
@@ -55,6 +56,7 @@ def make_trainer(
         callbacks: run before those added here, in their order.
         logger: see :func:`lighten.training.loggers.make_logger`.
         monitor: metric of the best checkpoint; ``None`` keeps no best.
+        mode: ``max`` where more of it is better, ``min`` where less is.
         seed: of everything random in the training steps.
         on_bad_batch: ``stop`` or ``skip``, see :class:`~lighten.training.finite.StopOnNonFinite`.
     """
@@ -80,7 +82,7 @@ def make_trainer(
     saves = given.setdefault("enable_checkpointing", True)
     added.append(Preempt(folder / "checkpoints" if saves else None))
     if saves:
-        added += checkpointing(folder / "checkpoints", monitor=monitor)
+        added += checkpointing(folder / "checkpoints", monitor=monitor, mode=mode)
     if given.setdefault("enable_progress_bar", True):
         added.append(progress_bar(stage))
     plugins: list[Any] = [AtomicCheckpointIO()]

@@ -1,7 +1,8 @@
 import numpy as np
+from finished_run import write_confusion
 from sklearn.metrics import confusion_matrix
 
-from lighten.delivery.measure.confusion import confusion_rows, write_confusion
+from lighten.delivery.measure.confusion import confusion_rows
 
 
 def test_rows_are_what_scikit_learn_counts(tmp_path) -> None:

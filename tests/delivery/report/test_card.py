@@ -32,7 +32,7 @@ def test_table_is_the_scores(run):
         cells = [row.label, *(cell.text for cell in row.cells), row.gain.text if row.gain else ""]
         assert "| " + " | ".join(cells) + " |" in lines
     assert "2 of 2,000 test predictions differ" in body
-    assert "the class found least is Shirt" in body
+    assert "the worst is class Shirt, Found" in body
 
 
 def test_it_says_how_the_model_was_made_and_which_files_it_speaks_of(run):

@@ -31,7 +31,7 @@ def test_the_last_values_are_told() -> None:
         f"Student ends at {last['student/macro_f1']:.1%}".replace("%", " %")
     )
     assert f"loss ends at {last['gap/loss']:.3g}" in said(found["Gap: teacher minus student"])
-    assert f"it ends at {last['gap/kl']:.3g}" in said(found["KL divergence from the teacher"])
+    assert f"it ends at {last['gap/kl']:.3g}" in said(found["KL divergence in nats"])
     assert said(found["Shares of the losses"]).endswith("cross entropy ends at 20 %; soft labels ends at 80 %")
     assert said(found["Memory of the process (MB)"]).endswith("it ends at 852")
     assert "asked ends at 42.0 %; channels ends at 42.0 %; MACs ends at 60.0 %" in said(
@@ -78,7 +78,7 @@ def test_what_is_no_number_is_left_out(value) -> None:
     rows = [line(s, **{"gap/kl": 0.1 * s, "lr": value}) for s in (1, 2)]
     found = drawings([*rows, line(3, **{"gap/kl": value})])
     assert "Learning rate" not in found
-    assert said(found["KL divergence from the teacher"]).endswith("it ends at 0.2")
+    assert said(found["KL divergence in nats"]).endswith("it ends at 0.2")
 
 
 def test_lines_stay_inside_their_frame_and_axes_tell_their_lines_apart() -> None:

@@ -4,9 +4,8 @@ import json
 
 import pytest
 from browser import title_in_browser
-from finished_run import make_gate, write_run
+from finished_run import make_gate, write_confusion, write_run
 
-from lighten.delivery.measure.confusion import write_confusion
 from lighten.delivery.report.compare import compare_runs, write_comparison
 from lighten.delivery.report.page import write_report
 

@@ -11,11 +11,11 @@ from lighten.delivery.folders.run import HistoryRows
 from lighten.delivery.report.figures import amount, milliseconds, percent
 from lighten.delivery.report.line_chart import Phase
 from lighten.delivery.report.plots import (
-    accuracy_plot,
-    classes_plot,
     compression_plot,
     loss_plot,
+    parts_plot,
     phases,
+    quality_plot,
     tradeoff_plot,
 )
 
@@ -57,7 +57,7 @@ def test_phases_are_when_something_is_on():
 def test_accuracy_and_loss_end_where_the_history_does():
     rows = make_history()
     last, metrics = rows[-1], HistoryRows(rows)
-    assert said(accuracy_plot(metrics)) == (
+    assert said(quality_plot(metrics)) == (
         f"Accuracy over the fit. Teacher ends at {100 * last['teacher/accuracy']:.1f} %; "
         f"Student ends at {100 * last['student/accuracy']:.1f} %"
     )
@@ -65,7 +65,7 @@ def test_accuracy_and_loss_end_where_the_history_does():
         f"Training loss. Total ends at {last['train/loss']:.2f}; Soft labels ends at {last['distil/soft_labels']:.2f}; "
         f"Hard labels ends at {last['distil/cross_entropy']:.2f}"
     )
-    for svg in (accuracy_plot(metrics), loss_plot(metrics)):
+    for svg in (quality_plot(metrics), loss_plot(metrics)):
         assert [len(marks(svg, "rect", f"band {css}")) for css in ("prune", "quantize", "freeze")] == [1, 1, 1]
 
 
@@ -90,8 +90,8 @@ def test_losses_begin_at_zero_and_early_spikes_are_left_out():
 
 def test_what_was_not_logged_has_no_plot():
     nothing = history()
-    assert accuracy_plot(nothing) is loss_plot(nothing) is compression_plot(nothing) is None
-    alone = accuracy_plot(history(student__accuracy=[None] * 9 + [0.5]))
+    assert quality_plot(nothing) is loss_plot(nothing) is compression_plot(nothing) is None
+    alone = quality_plot(history(student__accuracy=[None] * 9 + [0.5]))
     assert said(alone) == "Accuracy over the fit. Student ends at 50.0 %"
     assert compression_plot(history(quantize__enabled=[0] * 10)) is None
     assert compression_plot(history(prune__amount=[0.1] * 10)) is None
@@ -144,8 +144,15 @@ def test_discs_lie_at_latency_and_accuracy_and_their_areas_are_the_sizes(teacher
     ]
 
 
+def recalls(names, reference, compressed, who):
+    parts = {"kind": "class", "metric": "recall", "label": "Found", "format": "percent", "lower_is_better": False}
+    return {**parts, "names": names, "values": {who: reference, "compressed": compressed}}
+
+
 def test_shares_found_of_each_class_lie_on_one_scale():
-    svg = classes_plot(["a", "b", "a class of a long name"], [0.9, 0.6, 1.0], [0.8, 0.5, 0.7], "teacher")
+    svg = parts_plot(
+        recalls(["a", "b", "a class of a long name"], [0.9, 0.6, 1.0], [0.8, 0.5, 0.7], "teacher"), "teacher"
+    )
     rings, dots = marks(svg, "circle", "ring teacher"), marks(svg, "circle", "dot compressed")
     left, right, low = 116, 480 - 22, 0.5 - 0.03
     for found, values in ((rings, [0.9, 0.6, 1.0]), (dots, [0.8, 0.5, 0.7])):
@@ -156,6 +163,6 @@ def test_shares_found_of_each_class_lie_on_one_scale():
 
 
 def test_a_class_that_is_not_in_the_data_has_no_row():
-    svg = classes_plot(["a", "b", "c"], [0.9, None, 0.5], [0.8, 0.5, None], "student")
+    svg = parts_plot(recalls(["a", "b", "c"], [0.9, None, 0.5], [0.8, 0.5, None], "student"), "student")
     assert said(svg) == "Share found of each class. a 80.0 % (student 90.0 %)"
-    assert classes_plot(["a"], [None], [0.5], "student") is None
+    assert parts_plot(recalls(["a"], [None], [0.5], "student"), "student") is None

@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
+from finished_run import write_confusion
 
-from lighten.delivery.measure.confusion import write_confusion
 from lighten.delivery.measure.scores import read_scores
 from lighten.delivery.report.publish import PLAN, figures_of, publish
 from lighten.pruning.plan import Plan

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from finished_run import make_sensitivity
 
+from lighten.delivery.measure.scores import describe_task
 from lighten.delivery.report.quant_plots import (
     MAX_SHOWN,
     caption,
@@ -17,6 +18,7 @@ from lighten.delivery.report.quant_plots import (
     sensitivity_drawings,
 )
 from lighten.errors import UserError
+from lighten.tasks import task_of
 
 
 def shapes(panels, css):
@@ -144,8 +146,8 @@ def test_what_was_made_of_it_is_told():
     assert outcome(none).startswith("Of 3 layers none is left out of int8, with which accuracy is predicted to rise by")
     bare = {"schema": 1, "layers": make_sensitivity(3, kept=("float32",))["layers"]}
     assert outcome(bare) == "Of 3 layers 1 is left out of int8 (1 in float32)."
-    loss = make_sensitivity(3) | {"metric": "loss", "baseline": 1.23456}
-    assert "loss is predicted to drop by 0.0042; tolerated: 0.01. In float32 it is 1.23 on" in outcome(loss)
+    found = outcome(make_sensitivity(3) | {"metric": "r2", "baseline": 0.98765}, describe_task(task_of("regression")))
+    assert "R² is predicted to drop by 0.42 %; tolerated: 1.00 %. In float32 it is 0.9877 on" in plain(found)
 
 
 def test_a_file_of_another_schema_is_told(run):

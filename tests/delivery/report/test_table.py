@@ -25,7 +25,7 @@ def test_table_shows_every_figure(teacher):
         for cell in (*row.cells, row.gain):
             assert cell is None or cell.text in shown, row.label
     assert ("Teacher" in shown) == teacher
-    assert "2 of 2000 predictions differ from PyTorch" in " ".join(shown.split())
+    assert "2 of 2,000 predictions differ from PyTorch" in " ".join(shown.split())
     assert "1 thread(s)" in shown
 
 

@@ -62,7 +62,7 @@ def test_final_figures_in_it_are_those_that_runs_have(tmp_path) -> None:
     figures = figures_of(read_scores(write_run(tmp_path / "recipe" / "one")))
     shown = {name for panels in SECTIONS.values() for panel in panels for name in panel.metrics}
     assert {name for name in shown if name.startswith("delivery/")} <= set(figures)
-    assert len(figures) == 30
+    assert len(figures) == 31
 
 
 def test_a_missing_extra_is_one_line(monkeypatch, capsys) -> None:

@@ -84,9 +84,10 @@ def save_tokenizer(folder: Path) -> None:
     from lighten.data import build_data
 
     config = read_json(folder / CONFIG, made_by="lighten shrink RUN")
-    if len(config["model"]["input_shape"]) == 1:
+    if len(config["model"]["input_shape"]) == 1 and "preprocessing" not in config:
         data: Any = build_data(config["data"]["name"], **config["data"].get("options", {}))
-        data.tokenizer.save_pretrained(folder)
+        if hasattr(data, "tokenizer"):
+            data.tokenizer.save_pretrained(folder)
 
 
 def _of_transformers(model: nn.Module) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from lighten.pruning.plan import Plan
 from lighten.quantization.post_training import quantize_post_training
 from lighten.quantization.sensitivity import find_float_layers
 from lighten.quantization.settings import STATIC, QuantizeSettings, check_calibration
+from lighten.tasks import task_of
 from lighten.training.checkpoint import AtomicCheckpointIO, latest_good
 from lighten.utils.batch import BatchFormat
 from lighten.utils.compression import record_, record_of
@@ -91,7 +92,8 @@ def _quantized(model: nn.Module, fit: Mapping[str, Any], run: Path) -> nn.Module
     if max_drop is not None:
         data = _validation(fit["config"], samples)
         wanted = {key: settings[key] for key in ("ranges", "weight_bits", "exclude")}
-        found = find_float_layers(model, data, max_drop=max_drop, **wanted)
+        task = task_of(fit["config"].get("task", "classification"))
+        found = find_float_layers(model, data, max_drop=max_drop, task=task, **wanted)
         write_json(run / SENSITIVITY, found.as_json())
         settings["exclude"] = [*settings["exclude"], *found.exclude]
     return _calibrated(model, fit["config"], mode, samples, settings)

@@ -6,23 +6,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from lighten.delivery.folders.run import read_json, write_text
 
 FILE = "confusion.json"
 
 
-def write_confusion(run: Path, classes: Sequence[str], predicted: Mapping[Any, np.ndarray], labels: np.ndarray) -> Path:
-    """Write how often each model gives each answer for each label, those left out that never occur.
+class ConfusionTable:
+    """Counts how often each model gives each answer for each label.
 
     Args:
-        run: the run folder.
-        classes: their names.
-        predicted: class indices by model, shape (samples,).
-        labels: class indices, shape (samples,).
+        outputs: classes.
     """
-    answered = {str(model): _counts(answers, labels) for model, answers in predicted.items()}
-    return write_text(run / FILE, json.dumps({"schema": 1, "classes": list(classes), "models": answered}) + "\n")
+
+    def __init__(self, outputs: int) -> None:
+        self.outputs = outputs
+        self.counts: dict[str, np.ndarray] = {}
+
+    def __call__(self, labels: Tensor, kept: Tensor, found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Add a batch: labels that count, and each model's logits (rows, classes)."""
+        for name, (_, rows) in found.items():
+            pairs = (kept * self.outputs + rows.argmax(-1)).numpy()
+            counted = np.bincount(pairs, minlength=self.outputs**2)
+            self.counts[name] = self.counts.get(name, 0) + counted
+
+    def write(self, run: Path, names: Sequence[str], models: Sequence[str]) -> Path:
+        """Write ``confusion.json``; pairs that never occur are left out."""
+        counts = {name: self._rows(self.counts[name]) for name in models}
+        return write_text(run / FILE, json.dumps({"schema": 1, "classes": list(names), "models": counts}) + "\n")
+
+    def _rows(self, counts: np.ndarray) -> list[list[int]]:
+        return [[int(i // self.outputs), int(i % self.outputs), int(counts[i])] for i in np.flatnonzero(counts)]
 
 
 def confusion_rows(run: Path) -> tuple[list[str], list[list[Any]]]:
@@ -37,8 +52,3 @@ def confusion_rows(run: Path) -> tuple[list[str], list[list[Any]]]:
     pairs = sorted({pair for rows in counts.values() for pair in rows})
     rows = [[names[a], names[b], *(counts[model].get((a, b), 0) for model in models)] for a, b in pairs]
     return ["label", "answer", *models], rows
-
-
-def _counts(answers: np.ndarray, labels: np.ndarray) -> list[list[int]]:
-    pairs, counts = np.unique(np.stack([labels, answers], axis=1), axis=0, return_counts=True)
-    return [[int(label), int(answer), int(count)] for (label, answer), count in zip(pairs, counts, strict=True)]

@@ -1,27 +1,40 @@
 """Measurement of models on data, and of a whole run into ``scores.json``."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from lighten.delivery.export.proof import doubt, relative_error
+from lighten.delivery.export.proof import doubt
 from lighten.delivery.folders.provenance import provenance
 from lighten.delivery.folders.run import FLOAT_FILE, open_run, read_json, recipe_name
 from lighten.delivery.folders.student import FIT
-from lighten.delivery.measure.confusion import write_confusion
+from lighten.delivery.measure.evaluate import Evaluation, evaluate
+from lighten.delivery.measure.exhibits import exhibit_of, write_pictures
 from lighten.delivery.measure.int8_check import int8_vs_float
 from lighten.delivery.measure.latency import Latency, batch_of, interleaved_latency
-from lighten.delivery.measure.scores import SCHEMA, ModelScores, Role, Scores, compare, quality, write_scores
+from lighten.delivery.measure.scores import (
+    ROLES,
+    SCHEMA,
+    ModelScores,
+    Role,
+    Scores,
+    compare,
+    describe_task,
+    write_scores,
+)
 from lighten.delivery.progress import ProgressCallback, Stages, ignore_progress
 from lighten.delivery.runtimes.packages import require
 from lighten.delivery.runtimes.runners import Model, Runner, Size, open_runner
 from lighten.errors import UserError
+from lighten.tasks import task_of
+from lighten.tasks.task import Task
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.inputs import Call
 from lighten.utils.targets import TARGETS
@@ -30,6 +43,8 @@ FILES: dict[Role, str] = {"teacher": "teacher.onnx", "student": "dense.onnx", "c
 """Which file of a run folder each role of ``scores.json`` is measured on."""
 
 BATCH_SIZES = (1, 32)
+NETWORK = "student/ in PyTorch"
+"""What the fake-quantized network is called among the models that are evaluated."""
 
 
 def measure(
@@ -40,23 +55,25 @@ def measure(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     batch: Roles | None = None,
     network: nn.Module | None = None,
+    task: str | Task = "classification",
 ) -> ModelScores:
     """Measure one model: quality on all of ``dataloader``, size, and latency on its first samples.
 
     Args:
         path_or_model: a path to an ``.onnx``, ``.xml`` (OpenVINO), ``.tflite``, ``.pte`` or ``.pt2`` file, run in its
             runtime on the CPU, or a torch module, run in PyTorch where it stands.
-        dataloader: batches of ``(inputs, labels)``, or mappings with ``labels``; read once. One label a sample.
+        dataloader: batches of ``(inputs, labels)``, or mappings with ``labels``; read once.
         threads: how many threads each call may use.
         batch_sizes: the sizes that latency is measured at.
         batch: what the parts of other batches are, such as ``("input", "input", "label")`` or ``{"target": "label"}``.
-        network: the module that a file was made of; the file's logits are compared with its logits in PyTorch.
+        network: the module that a file was made of; the file's answers are compared with its answers in PyTorch.
+        task: what is answered, by name or as a task with its settings.
 
     Returns:
-        Accuracy and macro-F1 in [0, 1], parameters, MACs of one sample, bytes (a module's in memory),
-        runtime, threads and ``latency_ms[f"batch_{size}"]`` with median and 90th percentile; with ``network`` also
-        ``logit_error``, the Euclidean distance of the logits relative to their norm. Where that is more than a few
-        quantization steps, a warning says so.
+        The task's metrics by name (of classes ``accuracy``, ``macro_f1``, …), parameters, MACs of one sample, bytes (a
+        module's in memory), runtime, threads and ``latency_ms[f"batch_{size}"]`` with median and 90th percentile; with
+        ``network`` also ``logit_error``, the Euclidean distance of the answers relative to their norm. Where that is
+        more than a few quantization steps, a warning says so.
 
     Raises:
         UserError: if the file cannot be read, or the data is empty, unlabelled or does not fit the model.
@@ -67,44 +84,51 @@ def measure(
         >>> scores["parameters"], scores["macs"], sorted(scores["latency_ms"])
         (10, 8, ['batch_1', 'batch_32'])
     """
-    with open_runner(path_or_model, threads=threads) as runner:
-        form, batches = BatchFormat(batch), iter(dataloader)
-        first, in_pytorch = list(islice(batches, 1)), []
-
-        def seen(all_batches: Iterable[Any]) -> Iterator[Any]:
-            with nullcontext() if network is None else open_runner(network, threads=threads) as beside:
-                for each in all_batches:
-                    if beside is not None:
-                        in_pytorch.append(beside.run(beside.feed(form.labelled(each).call)))
-                    yield each
-
-        logits, labels = _predict(runner, seen(chain(first, batches)), form)
+    task, form, batches = task_of(task), BatchFormat(batch), iter(dataloader)
+    with ExitStack() as stack:
+        runner = stack.enter_context(open_runner(path_or_model, threads=threads))
+        models = {"model": runner}
+        if network is not None:
+            models["network"] = stack.enter_context(open_runner(network, threads=threads))
+        first = list(islice(batches, 1))
+        pairs = [("model", "network")] if network is not None else []
+        found = evaluate(task, models, chain(first, batches), pairs=pairs, form=form)
         call = form.split(first[0]).call
         latency = interleaved_latency({"model": runner}, _batches(call, batch_sizes))["model"]
-        accuracy, macro_f1, _ = quality(logits.argmax(axis=1), labels, logits.shape[1])
-        scores = _model_scores(runner, runner.count(batch_of(call, 1)), accuracy, macro_f1, latency)
-        if in_pytorch:
-            scores["logit_error"] = relative_error(logits, np.concatenate(in_pytorch))
-            line = doubt(runner.name, scores["logit_error"])
+        scores = _model_scores(runner, runner.count(batch_of(call, 1)), found.metrics["model"], latency)
+        for difference in found.differences.values():
+            scores["logit_error"] = difference.error
+            line = doubt(runner.name, difference.error)
             if line is not None:
                 warnings.warn(line, stacklevel=2)
         return scores
 
 
 def predict(
-    path_or_model: Model, dataloader: Iterable[Any], *, threads: int = 1, batch: Roles | None = None
+    path_or_model: Model,
+    dataloader: Iterable[Any],
+    *,
+    threads: int = 1,
+    batch: Roles | None = None,
+    task: str | Task = "classification",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits, shape (samples, classes), and labels, shape (samples,), over all of ``dataloader``.
+    """Return answers, such as logits (samples, classes), and labels over all of ``dataloader``.
 
     Raises:
         UserError: as ``measure``.
     """
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
     with open_runner(path_or_model, threads=threads) as runner:
-        return _predict(runner, dataloader, BatchFormat(batch))
+        evaluate(
+            task_of(task), {"model": runner}, dataloader, form=BatchFormat(batch),
+            listeners=[lambda labels, _, found: kept.append((found["model"][0].numpy(), labels.numpy()))],
+        )  # fmt: skip
+    answers, labels = zip(*kept, strict=True)
+    return np.concatenate(answers), np.concatenate(labels)
 
 
 def measure_run(run: str | Path, *, threads: int = 1, on_progress: ProgressCallback = ignore_progress) -> Scores:
-    """Measure the files of a run folder on its test split and write ``scores.json``.
+    """Measure the files of a run folder on its test split and write ``scores.json`` and what the report shows.
 
     Reads ``student.onnx``, ``dense.onnx``, ``teacher.onnx`` where there was a teacher, and ``student/``,
     whose fake-quantized PyTorch model is what flips are counted against.
@@ -124,135 +148,136 @@ def measure_run(run: str | Path, *, threads: int = 1, on_progress: ProgressCallb
     files = {role: run / name for role, name in FILES.items() if role != "teacher" or (run / name).exists()}
     config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
     targets = [] if settings.get("targets", ["onnx"]) == ["onnx"] else settings["targets"]
-    stages = Stages(on_progress, len(files) + len(targets) + (4 if targets else 3))
+    stages = Stages(on_progress, 5 if targets else 4)
     stages("test data")
-    data = _test_data(config)
-    loader = data.test_dataloader()
+    data = test_data(config)
+    task, loader, names = task_of(config.get("task", "classification")), data.test_dataloader(), list(config["classes"])
+    reference: Role = "teacher" if "teacher" in files else "student"
     with ExitStack() as stack:
-        runners = {role: stack.enter_context(open_runner(path, threads=threads)) for role, path in files.items()}
-        predicted: dict[Role, np.ndarray] = {}
-        for role, runner in runners.items():
-            stages(f"accuracy of {files[role].name}")
-            logits, labels = _predict(runner, stages.each(loader))
-            predicted[role] = logits.argmax(axis=1)
-            if role == "compressed":
-                in_file = logits
+        runners: dict[str, Runner] = {
+            role: stack.enter_context(open_runner(path, threads=threads)) for role, path in files.items()
+        }
+        runners[NETWORK] = stack.enter_context(open_runner(folder.load(run / "student"), threads=threads))
+        also, missing = _target_runners(run, targets, runners["compressed"], threads, stack)
+        pairs = [(str(reference), "compressed"), ("compressed", NETWORK)]
+        pairs += [(name, other) for name in also for other in ("compressed", NETWORK)]
+        stages("answers on the test split")
+        exhibit = exhibit_of(task, len(names))
+        found = evaluate(
+            task, {**runners, **also}, stages.each(loader), pairs=pairs, names=names,
+            listeners=[exhibit] if exhibit else [],
+        )  # fmt: skip
         call = _first_call(loader)
         stages("latency, models in turn")
         in_float = run / FLOAT_FILE
-        float_model = stack.enter_context(open_runner(in_float, threads=threads)) if in_float.exists() else None
-        timed: dict[str, Runner] = {str(role): runner for role, runner in runners.items()}
-        if float_model is not None:
-            timed["float"] = float_model
+        timed: dict[str, Runner] = {str(role): runners[role] for role in files}
+        if in_float.exists():
+            timed["float"] = stack.enter_context(open_runner(in_float, threads=threads))
         latency = interleaved_latency(timed, _batches(call, BATCH_SIZES), tell=stages.part)
-        sizes = {role: runner.count(batch_of(call, 1)) for role, runner in runners.items()}
-        stages("accuracy of student/ in PyTorch")
-        network = predict(folder.load(run / "student"), stages.each(loader), threads=threads)[0]
-        in_pytorch = network.argmax(axis=1)
-    classes = list(config["classes"])
-    models: dict[Role, ModelScores | None] = {"teacher": None}
-    recall: dict[str, list[float | None] | None] = {"teacher": None}
-    for role, runner in runners.items():
-        accuracy, macro_f1, recall[role] = quality(predicted[role], labels, len(classes))
-        models[role] = _model_scores(runner, sizes[role], accuracy, macro_f1, latency[role])
-    reference: Role = "teacher" if "teacher" in runners else "student"
-    scores = _scores(run, models, reference, predicted, in_pytorch)
-    scores["comparison"]["logit_error"] = relative_error(in_file, network)
-    if float_model is not None:
-        compared = {"int8": latency["compressed"], "float": latency["float"]}
-        scores["gate"] = int8_vs_float(files["compressed"], in_float, compared, runtime=runners["compressed"].runtime)
-        line = doubt(files["compressed"].name, scores["comparison"]["logit_error"])
-        scores["gate"]["warnings"] += [line] if line is not None else []
-    if targets:
-        scores["targets"] = _targets(run, targets, loader, predicted["compressed"], in_pytorch, threads, stages)
-    scores["classes"] = {"names": classes, "recall": recall}
-    scores["provenance"] = provenance(run, files, data, config, len(labels), call)
-    write_confusion(run, classes, predicted, labels)
+        models: dict[Role, ModelScores | None] = {"teacher": None}
+        for role in files:
+            size = runners[role].count(batch_of(call, 1))
+            models[role] = _model_scores(runners[role], size, _reported(task, found, role), latency[role])
+        scores = _scores(run, task, models, reference, found)
+        if "float" in timed:
+            compared = {"int8": latency["compressed"], "float": latency["float"]}
+            runtime = runners["compressed"].runtime
+            scores["gate"] = int8_vs_float(files["compressed"], in_float, compared, runtime=runtime)
+            line = doubt(files["compressed"].name, scores["comparison"]["logit_error"])
+            scores["gate"]["warnings"] += [line] if line is not None else []
+        if targets:
+            stages("latency, runtimes in turn")
+            scores["targets"] = _targets(task, targets, also, missing, found, call, stages)
+        shown = [role for role in ROLES if role in files]
+        if exhibit:
+            exhibit.write(run, names, shown)
+        elif task.exhibit == "pictures":
+            stages("pictures")
+            by_role, worst = {str(role): runners[role] for role in shown}, found.sample_scores["compressed"]
+            write_pictures(run, task, by_role, loader, worst, names, restorer(config))
+    scores["parts"] = _parts(found, [str(role) for role in ROLES])
+    scores["provenance"] = provenance(run, files, data, config, found.samples, call)
     write_scores(run, scores)
     return scores
 
 
-def _targets(
-    run: Path,
-    targets: Sequence[str],
-    loader: Iterable[Any],
-    in_onnx: np.ndarray,
-    in_pytorch: np.ndarray,
-    threads: int,
-    stages: Stages,
-) -> dict[str, Any]:
-    """Return what each runtime makes of the student's file; latencies are taken in turn."""
-    found: dict[str, Any] = {}
-    with ExitStack() as stack:
-        runners: dict[str, Runner] = {}
-        for target in targets:
+def test_data(config: Mapping[str, Any]) -> Any:
+    """Return the data module that a model folder's ``config.json`` names, set up for testing."""
+    from lighten.data import build_data
+
+    data: Any = build_data(config["data"]["name"], batch_size=100, **config["data"].get("options", {}))
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+def restorer(config: Mapping[str, Any]) -> Any:
+    """Return what undoes the normalisation of inputs (channels, height, width)."""
+    mean, std = (torch.tensor([float(v) for v in config.get(key) or ()]).view(-1, 1, 1) for key in ("mean", "std"))
+    return lambda values: values * std + mean if len(mean) else values
+
+
+def _target_runners(
+    run: Path, targets: Sequence[str], onnx: Runner, threads: int, stack: ExitStack
+) -> tuple[dict[str, Runner], dict[str, Any]]:
+    """Return a runner for each target's file, and a line for each that cannot be run."""
+    runners: dict[str, Runner] = {}
+    missing: dict[str, Any] = {}
+    for target in targets:
+        try:
+            require(target)
             path = run / f"student{TARGETS[target].suffix}"
-            try:
-                require(target)
-                runners[target] = stack.enter_context(open_runner(path, threads=threads))
-            except UserError as error:
-                found[target] = {"missing": str(error)}
-        call = _first_call(loader)
-        stages("latency, runtimes in turn")
-        latency = interleaved_latency(runners, _batches(call, BATCH_SIZES), tell=stages.part)
-        for target, runner in runners.items():
-            stages(f"accuracy in {runner.runtime}")
-            logits, labels = _predict(runner, stages.each(loader))
-            answers = logits.argmax(axis=1)
-            found[target] = {
-                "file": Path(runner.name).name,
-                "runtime": runner.runtime,
-                "bytes": runner.count(batch_of(call, 1))["bytes"],
-                "accuracy": float(np.mean(answers == labels)),
-                "agreement": float(np.mean(answers == in_onnx)),
-                "flips": int(np.sum(answers != in_pytorch)),
-                "flips_of": len(answers),
-                "latency_ms": latency[target],
-            }
-    return {target: found[target] for target in targets}
+            same = target == "onnx" and Path(onnx.name) == path
+            runners[target] = onnx if same else stack.enter_context(open_runner(path, threads=threads))
+        except UserError as error:
+            missing[target] = {"missing": str(error)}
+    return runners, missing
 
 
-def _predict(
-    runner: Runner,
-    dataloader: Iterable[Any],
-    form: BatchFormat = BatchFormat(),  # noqa: B008 (frozen)
-) -> tuple[np.ndarray, np.ndarray]:
-    logits, labels = [], []
-    for batch in dataloader:
-        parts = form.labelled(batch)
-        answers = _class_indices(runner.name, parts.labels)
-        logits.append(_one_answer_each(runner.name, runner.run(runner.feed(parts.call)), len(answers)))
-        labels.append(answers)
-    if not logits:
-        raise UserError(f"{runner.name}: no data to measure on; expected at least one batch")
-    scores, answers = np.concatenate(logits), np.concatenate(labels)
-    if not np.isfinite(scores).all():
-        raise UserError(f"{runner.name}: its logits hold NaN or infinity; nothing was written")
-    if answers.min() < 0 or answers.max() >= scores.shape[1]:
-        raise UserError(
-            f"{runner.name}: answers {scores.shape[1]} classes, but the labels go from {answers.min()} to "
-            f"{answers.max()}; measure it on its own data"
-        )
-    return scores, answers
+def _targets(
+    task: Task, targets: Sequence[str], runners: Mapping[str, Runner], missing: Mapping[str, Any], found: Evaluation,
+    call: Call, stages: Stages,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what each runtime makes of the student's file; latencies are taken in turn."""
+    latency = interleaved_latency(runners, _batches(call, BATCH_SIZES), tell=stages.part)
+    measured = {
+        target: {
+            "file": Path(runner.name).name,
+            "runtime": runner.runtime,
+            "bytes": runner.count(batch_of(call, 1))["bytes"],
+            **_reported(task, found, target),
+            **_likeness(found.differences[target, "compressed"].likeness),
+            **_flips(found, (target, NETWORK)),
+            "latency_ms": latency[target],
+        }
+        for target, runner in runners.items()
+    }
+    return {target: missing.get(target) or measured[target] for target in targets}
 
 
-def _class_indices(name: str, labels: Any) -> np.ndarray:
-    found = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-    if found.ndim != 1 or found.dtype.kind not in "iu":
-        raise UserError(
-            f"{name}: labels are {found.dtype} of shape {found.shape}, expected class indices (batch,): one answer a "
-            "sample is what can be measured"
-        )
-    return found.astype(np.int64)
+def _reported(task: Task, found: Evaluation, name: str) -> dict[str, float]:
+    """Return the metrics of a model that scores speak of; one that too few samples cannot tell is zero."""
+    return {metric: found.metrics[name].get(metric, 0.0) for metric in task.reported}
 
 
-def _one_answer_each(name: str, logits: np.ndarray, samples: int) -> np.ndarray:
-    if logits.ndim != 2 or len(logits) != samples:
-        raise UserError(
-            f"{name}: gives logits of shape {logits.shape} for {samples} labels, expected (batch, classes): one answer "
-            "a sample is what can be measured"
-        )
-    return logits
+def _likeness(likeness: Mapping[str, float]) -> dict[str, Any]:
+    """Return likeness by name, and agreement for itself, where there is one."""
+    return {"likeness": dict(likeness), **{k: v for k, v in likeness.items() if k == "agreement"}}
+
+
+def _flips(found: Evaluation, pair: tuple[str, str]) -> dict[str, int]:
+    difference = found.differences[pair]
+    return {} if difference.flips is None else {"flips": difference.flips, "flips_of": difference.flips_of}
+
+
+def _parts(found: Evaluation, roles: Sequence[str]) -> dict[str, Any]:
+    """Return quality part by part of each role; empty for a task without parts."""
+    scores = found.part_scores
+    if scores is None:
+        return {}
+    values = {role: found.parts[role][1] if role in found.parts else None for role in roles}
+    about = {"kind": scores.kind, "metric": scores.metric, **scores.meaning._asdict()}
+    return {**about, "names": found.parts["compressed"][0], "values": values}
 
 
 def _first_call(dataloader: Iterable[Any]) -> Call:
@@ -263,12 +288,9 @@ def _batches(call: Call, sizes: Sequence[int]) -> dict[str, Call]:
     return {f"batch_{size}": batch_of(call, size) for size in sizes}
 
 
-def _model_scores(
-    runner: Runner, size: Size, accuracy: float, macro_f1: float, latency: dict[str, Latency]
-) -> ModelScores:
+def _model_scores(runner: Runner, size: Size, metrics: Mapping[str, float], latency: dict[str, Latency]) -> ModelScores:
     return {
-        "accuracy": accuracy,
-        "macro_f1": macro_f1,
+        **metrics,
         "parameters": size["parameters"],
         "macs": size["macs"],
         "bytes": size["bytes"],
@@ -279,19 +301,16 @@ def _model_scores(
 
 
 def _scores(
-    run: Path,
-    models: dict[Role, ModelScores | None],
-    reference: Role,
-    predicted: Mapping[Role, np.ndarray],
-    in_pytorch: np.ndarray,
+    run: Path, task: Task, models: dict[Role, ModelScores | None], reference: Role, found: Evaluation
 ) -> Scores:
     compared, compressed = models[reference], models["compressed"]
     assert compared is not None
     assert compressed is not None
-    ratios = compare(compared, compressed)
+    ratios = compare(task, compared, compressed)
     return {
         "schema": SCHEMA,
         "recipe": recipe_name(run),
+        "task": describe_task(task),
         "models": models,
         "comparison": {
             "retention": ratios["retention"],
@@ -300,19 +319,10 @@ def _scores(
             "parameter_ratio": ratios["parameter_ratio"],
             "speedup_batch_1": ratios["speedup_batch_1"],
             "speedup_batch_32": ratios["speedup_batch_32"],
-            "agreement": float(np.mean(predicted[reference] == predicted["compressed"])),
-            "flips": int(np.sum(in_pytorch != predicted["compressed"])),
-            "flips_of": len(in_pytorch),
+            **_likeness(found.differences[reference, "compressed"].likeness),  # type: ignore[typeddict-item]
+            **_flips(found, ("compressed", NETWORK)),
+            "logit_error": found.differences["compressed", NETWORK].error,
         },
-        "classes": {},
+        "parts": {},
         "provenance": {},
     }
-
-
-def _test_data(config: Mapping[str, Any]) -> Any:
-    from lighten.data import build_data
-
-    data = build_data(config["data"]["name"], batch_size=100, **config["data"].get("options", {}))
-    data.prepare_data()
-    data.setup("test")
-    return data

@@ -7,8 +7,10 @@ from typing import Any
 from lighten.delivery.folders.run import as_plan, open_run, read_json, recipe_name, sha256, write_text
 from lighten.delivery.measure.scores import Scores, read_scores, reference_of
 from lighten.delivery.report import int8 as quantized
-from lighten.delivery.report.figures import NAMES, figure, percent, roles, rows, sentence
+from lighten.delivery.report.figures import NAMES, differing, roles, rows, sentence
 from lighten.delivery.report.templates import environment
+from lighten.delivery.report.wording import format_of, label_of
+from lighten.tasks import task_of
 from lighten.utils.targets import exported_files
 
 LICENCES = {"mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc0-1.0"}
@@ -47,6 +49,7 @@ def _context(run: Path, config: Mapping[str, Any], scores: Scores | None) -> dic
         "licence_id": _licence_id(licence),
         "tags": _tags(compression, scores),
         "classes": config["classes"],
+        **_of_task(config),
         "shape": config["model"]["input_shape"],
         "tokens": next(iter(provenance.get("timed_on", {}).values()), [None])[0],
         "mean": [f"{value:.4g}" for value in config["mean"]],
@@ -64,6 +67,16 @@ def _context(run: Path, config: Mapping[str, Any], scores: Scores | None) -> dic
     return context | (_table(scores) if scores else {})
 
 
+def _of_task(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how hubs call the task, and what the model takes and gives."""
+    task = task_of(config.get("task", "classification"))
+    shape = config["model"]["input_shape"]
+    kind = (
+        "table" if config.get("preprocessing", {}).get("kind") == "numbers" else "text" if len(shape) == 1 else "image"
+    )
+    return {"pipeline": task.pipelines.get(kind), "input_kind": kind, "task": task}
+
+
 def _table(scores: Scores) -> dict[str, Any]:
     reference, _ = reference_of(scores)
     return {
@@ -71,8 +84,8 @@ def _table(scores: Scores) -> dict[str, Any]:
         "columns": [NAMES[role] for role in roles(scores)],
         "reference": NAMES[reference].lower(),
         "rows": rows(scores),
-        "flips": figure(scores, "comparison.flips"),
-        "flips_of": figure(scores, "comparison.flips_of"),
+        "differing": differing(scores),
+        "metrics": _metrics(scores),
     }
 
 
@@ -130,11 +143,20 @@ def _quantized(compression: Mapping[str, Any]) -> list[str]:
 
 
 def _worst_class(scores: Scores | None) -> tuple[str, str] | None:
-    if not scores or not scores.get("classes"):
+    if not scores or not scores.get("parts"):
         return None
-    found = zip(scores["classes"]["recall"]["compressed"], scores["classes"]["names"], strict=True)
-    share, name = min((share, name) for share, name in found if share is not None)
-    return name, percent(share, 1)
+    parts = scores["parts"]
+    found = [(v, n) for v, n in zip(parts["values"]["compressed"], parts["names"], strict=True) if v is not None]
+    value, name = max(found) if parts["lower_is_better"] else min(found)
+    told = {"metrics": {parts["metric"]: parts}, "alike": {}, "unit": scores["task"]["unit"]}
+    return f"{parts['kind']} {name}", f"{parts['label']} {format_of(told, parts['metric'], 1)(value)}"
+
+
+def _metrics(scores: Scores) -> list[tuple[str, str, float]]:
+    """Return the task's metrics of the compressed model: name, label, value."""
+    task, compressed = scores["task"], scores["models"]["compressed"]
+    assert compressed is not None
+    return [(name, label_of(task, name), compressed[name]) for name in task["metrics"]]
 
 
 def _licence(config: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Comparison of several runs, as a table for the terminal and as one HTML file."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from lighten.delivery.folders.run import open_run, write_text
 from lighten.delivery.measure.scores import Scores, read_scores
-from lighten.delivery.report.figures import FORMATS, Figure, figure, milliseconds, percent
+from lighten.delivery.report.figures import FORMATS, Figure, figure, milliseconds
+from lighten.delivery.report.plots import within_share
 from lighten.delivery.report.svg import Frame, circle, shorten, spread, text
 from lighten.delivery.report.templates import environment
+from lighten.delivery.report.wording import CLASSES, Told, format_of, label_of, noun_of
 from lighten.errors import UserError, did_you_mean
 from lighten.utils.safe_yaml import flatten, read_plain
 
@@ -31,11 +34,8 @@ class Column:
     more_is_better: bool
 
 
-COLUMNS = (
-    Column("accuracy", "Accuracy", "models.compressed.accuracy", True),
-    Column("macro_f1", "Macro-F1", "models.compressed.macro_f1", True),
+OTHERS = (
     Column("kept", "Kept", "comparison.retention", True),
-    Column("agreement", "Same answers", "comparison.agreement", True),
     Column("bytes", "Size", "models.compressed.bytes", False),
     Column("smaller", "Smaller", "comparison.size_ratio", True),
     Column("latency", "Batch 1", "models.compressed.latency_ms.batch_1.median", False),
@@ -44,8 +44,29 @@ COLUMNS = (
     Column("faster_32", "Faster", "comparison.speedup_batch_32", True),
     Column("macs", "MACs", "models.compressed.macs", False),
 )
-_JUDGED = ("accuracy", "bytes", "latency")
-"""What the Pareto front is of."""
+"""What runs of all tasks have."""
+
+
+def columns_of(task: Told) -> tuple[Column, ...]:
+    """Return the columns of runs of a task: its metrics, the leading one first, how alike answers are, the rest."""
+    metrics = [
+        Column(name, label_of(task, name), f"models.compressed.{name}", not meaning["lower_is_better"])
+        for name, meaning in task["metrics"].items()
+    ]
+    alike = [
+        Column(
+            name if name not in task["metrics"] else f"{name}_alike",
+            label_of(task, name),
+            f"comparison.{name if name == 'agreement' else f'likeness.{name}'}",
+            not meaning["lower_is_better"],
+        )
+        for name, meaning in list(task["alike"].items())[:1]
+    ]
+    return (*metrics, OTHERS[0], *alike, *OTHERS[1:])
+
+
+COLUMNS = columns_of(CLASSES)
+"""The columns of runs that answer with classes."""
 _SETTINGS = 6
 """The most settings that a row of the page names."""
 _LABELLED = 12
@@ -60,11 +81,12 @@ class Compared:
         name: the end of its path, as far as it takes to tell it from the others.
         folder: where it is.
         differs: settings that not all runs of its recipe share, ``key=value``.
-        figures: by the names of :data:`COLUMNS`.
-        front: whether no other run on the same data is as good in accuracy, size and latency of single samples, and
-            better in one.
+        figures: by the names of :func:`columns_of`.
+        front: whether no other run on the same data is as good in the leading metric, size and latency of single
+            samples, and better in one.
         data: what it was measured on, by name; runs of other data say nothing about each other.
         machine: what it was measured with.
+        task: what ``scores.json`` says of what is answered.
     """
 
     name: str
@@ -74,6 +96,7 @@ class Compared:
     front: bool
     data: str
     machine: str
+    task: Told
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, ``differs`` as a list."""
@@ -88,26 +111,31 @@ class Compared:
         }
 
 
-def compare_runs(runs: Sequence[str | Path], *, sort: str = "accuracy") -> list[Compared]:
+def compare_runs(runs: Sequence[str | Path], *, sort: str | None = None) -> list[Compared]:
     """Return the runs, best first by the column ``sort``.
 
     Args:
         runs: run folders, at least two.
-        sort: a name of :data:`COLUMNS`, or ``name``.
+        sort: a name of :func:`columns_of` their task, or ``name``; by default the metric that leads.
 
     Raises:
-        UserError: for fewer than two runs, the same one twice, one without scores, or an unknown column.
+        UserError: for fewer than two runs, the same one twice, one without scores, runs of several tasks, or an unknown
+            column.
     """
-    names = ["name", *(column.name for column in COLUMNS)]
-    if sort not in names:
-        raise UserError(f"sort={sort!r}; {did_you_mean(sort, names)}")
     folders = [open_run(run) for run in runs]
     if len({folder.resolve() for folder in folders}) != len(folders) or len(folders) < 2:
         raise UserError(f"{len(folders)} run folders, expected two or more, each once; give runs/RECIPE/ID of each")
     scores = [read_scores(folder) for folder in folders]
-    figures = [_figures(folder, one) for folder, one in zip(folders, scores, strict=True)]
+    task = _task_of(folders, scores)
+    columns, leads = columns_of(task), task["metric"]
+    sort = sort or leads
+    names = ["name", *(column.name for column in columns)]
+    if sort not in names:
+        raise UserError(f"sort={sort!r}; {did_you_mean(sort, names)}")
+    judged_by = (leads, "bytes", "latency")
+    figures = [_figures(folder, one, columns) for folder, one in zip(folders, scores, strict=True)]
     judged = [
-        (_data(one)[1], tuple(_loss(column, row[column.name]) for column in COLUMNS if column.name in _JUDGED))
+        (_data(one)[1], tuple(_loss(column, row[column.name]) for column in columns if column.name in judged_by))
         for one, row in zip(scores, figures, strict=True)
     ]
     found = [
@@ -119,6 +147,7 @@ def compare_runs(runs: Sequence[str | Path], *, sort: str = "accuracy") -> list[
             not any(_dominates(other, mine) for other in judged),
             _data(one)[0],
             _machine(one),
+            task,
         )
         for name, folder, differs, row, mine, one in zip(
             _names(folders), folders, _differences(folders), figures, judged, scores, strict=True
@@ -126,11 +155,19 @@ def compare_runs(runs: Sequence[str | Path], *, sort: str = "accuracy") -> list[
     ]
     if sort == "name":
         return sorted(found, key=lambda run: run.name)
-    column = next(column for column in COLUMNS if column.name == sort)
+    column = next(column for column in columns if column.name == sort)
     return sorted(found, key=lambda run: (_loss(column, run.figures[sort]), run.name))
 
 
-def write_comparison(runs: Sequence[Compared], path: str | Path | None = None, *, sort: str = "accuracy") -> Path:
+def by_task(runs: Sequence[Path]) -> list[list[Path]]:
+    """Return the run folders that answer the same together, without those that are alone."""
+    found: dict[str, list[Path]] = {}
+    for run in runs:
+        found.setdefault(read_scores(run)["task"]["name"], []).append(run)
+    return [folders for folders in found.values() if len(folders) > 1]
+
+
+def write_comparison(runs: Sequence[Compared], path: str | Path | None = None, *, sort: str | None = None) -> Path:
     """Write the comparison as one HTML file and return its path.
 
     Args:
@@ -145,18 +182,22 @@ def write_comparison(runs: Sequence[Compared], path: str | Path | None = None, *
     return write_text(Path(path) if path is not None else Path(common) / PAGE, render(runs, sort=sort))
 
 
-def render(runs: Sequence[Compared], *, sort: str = "accuracy") -> str:
+def render(runs: Sequence[Compared], *, sort: str | None = None) -> str:
     """Return the page's HTML."""
     from markupsafe import Markup
 
     jinja = environment(autoescape=True)
     jinja.filters["svg"] = Markup
-    machines = sorted({run.machine for run in runs})
+    machines, task = sorted({run.machine for run in runs}), runs[0].task
+    leads = task["metric"]
+    noun = noun_of(task, leads)
     worst = min(runs, key=lambda run: run.figures["kept"].value)
     return jinja.get_template("compare.html").render(
         runs=runs,
-        columns=COLUMNS,
-        sort=sort,
+        columns=columns_of(task),
+        sort=sort or leads,
+        noun=noun,
+        lower=task["lower_is_better"],
         front=[run for run in runs if run.front],
         best=_bests(runs),
         worst=worst,
@@ -164,8 +205,14 @@ def render(runs: Sequence[Compared], *, sort: str = "accuracy") -> str:
         datasets=sorted({run.data for run in runs}),
         most=_SETTINGS,
         plots=[
-            ("Latency and accuracy", _plot(runs, "latency", milliseconds, "latency of one sample, logarithmic")),
-            ("Size and accuracy", _plot(runs, "bytes", FORMATS["bytes"], "bytes of the file, logarithmic")),
+            (
+                f"Latency and {noun}",
+                _plot(runs, "latency", milliseconds, "latency of one sample, logarithmic"),
+            ),
+            (
+                f"Size and {noun}",
+                _plot(runs, "bytes", FORMATS["bytes"], "bytes of the file, logarithmic"),
+            ),
         ],
     )
 
@@ -174,15 +221,18 @@ def comparison_table(runs: Sequence[Compared]) -> "Table":
     """Return what ``rich`` prints: a row a run; those of the Pareto front are marked."""
     from rich.table import Table
 
-    shown = ("accuracy", "kept", "bytes", "smaller", "latency", "faster", "faster_32")
-    table = Table(header_style="bold", pad_edge=False, caption="* on the Pareto front of accuracy, size and latency")
+    task = runs[0].task
+    leads, columns = task["metric"], columns_of(task)
+    shown = (leads, "kept", "bytes", "smaller", "latency", "faster", "faster_32")
+    caption = f"* on the Pareto front of {noun_of(task, leads)}, size and latency"
+    table = Table(header_style="bold", pad_edge=False, caption=caption)
     table.add_column("Run", overflow="fold")
-    for column in COLUMNS:
+    for column in columns:
         if column.name in shown:
             table.add_column(column.heading, justify="right", no_wrap=True)
     for run in runs:
         table.add_row(
-            f"{'*' if run.front else ' '} {run.name}", *(run.figures[c.name].text for c in COLUMNS if c.name in shown)
+            f"{'*' if run.front else ' '} {run.name}", *(run.figures[c.name].text for c in columns if c.name in shown)
         )
     return table
 
@@ -202,9 +252,24 @@ def summary(runs: Sequence[Compared]) -> str:
     )
 
 
-def _figures(folder: Path, scores: Scores) -> dict[str, Figure]:
+def _task_of(folders: Sequence[Path], scores: Sequence[Scores]) -> Told:
+    """Return the task of all runs.
+
+    Raises:
+        UserError: if they answer different things.
+    """
+    for folder, one in zip(folders, scores, strict=True):
+        if one["task"]["name"] != scores[0]["task"]["name"]:
+            raise UserError(
+                f"{folder} is of task {one['task']['name']}, {folders[0]} of {scores[0]['task']['name']}; compare runs "
+                "that answer the same"
+            )
+    return scores[0]["task"]
+
+
+def _figures(folder: Path, scores: Scores, columns: Sequence[Column]) -> dict[str, Figure]:
     try:
-        return {column.name: figure(scores, column.key) for column in COLUMNS}
+        return {column.name: figure(scores, column.key) for column in columns}
     except (KeyError, TypeError):
         raise UserError(f"{folder}: scores.json lacks figures; make it again with `lighten measure {folder}`") from None
 
@@ -221,7 +286,7 @@ def _dominates(other: tuple[str, tuple[float, ...]], mine: tuple[str, tuple[floa
 def _bests(runs: Sequence[Compared]) -> dict[str, float]:
     return {
         column.name: min((run.figures[column.name] for run in runs), key=lambda f, c=column: _loss(c, f)).value  # type: ignore[misc]
-        for column in COLUMNS
+        for column in columns_of(runs[0].task)
     }
 
 
@@ -261,30 +326,32 @@ def _machine(scores: Scores) -> str:
 
 
 def _plot(runs: Sequence[Compared], along: str, show: Callable[[float], str], label: str) -> str:
-    """Return the plot of one price against accuracy, with the front of these two drawn through."""
-    points = [(run.figures[along].value, run.figures["accuracy"].value) for run in runs]
+    """Return the plot of one price against the leading metric, with the front of these two drawn through."""
+    task, leads = runs[0].task, runs[0].task["metric"]
+    sign = -1.0 if task["lower_is_better"] else 1.0
+    points = [(run.figures[along].value, run.figures[leads].value) for run in runs]
     low, high = min(x for x, _ in points), max(x for x, _ in points)
     poor, good = min(y for _, y in points), max(y for _, y in points)
-    pad = max(good - poor, 0.004) * 0.35
+    pad = max(good - poor, 0.004 * max(1.0, abs(good))) * 0.35
     frame = Frame(
-        (low / 1.3, high * 1.3), (max(0.0, poor - pad), min(1.0, good + pad)), log_x=True,
+        (low / 1.3, high * 1.3), within_share((poor - pad, good + pad), task, leads), log_x=True,
         margin=(56.0, 26.0, 110.0, 36.0),
     )  # fmt: skip
-    frame.y_axis(lambda v: percent(v, 1))
+    frame.y_axis(format_of(task, leads, 1))
     frame.x_axis([low, high] if high > low else [low], show, label)
-    best, front = -1.0, []
-    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
-        if y > best:
-            best = y
+    best, front = -math.inf, []
+    for x, y in sorted(points, key=lambda p: (p[0], -sign * p[1])):
+        if sign * y > best:
+            best = sign * y
             front.append((x, y))
     frame.path(front, "guide")
     heights = spread([frame.at(*point)[1] for point in points], 15, highest=frame.box[3])
     for run, point, height in zip(runs, points, heights, strict=True):
         x, y = frame.at(*point)
         css = "compressed" if point in front else "student"
-        caption = f"{run.name}: {run.figures['accuracy'].text}, {run.figures[along].text}"
+        caption = f"{run.name}: {run.figures[leads].text}, {run.figures[along].text}"
         frame.add(circle((x, y), 5.5, f"disc {css}", caption))
         if len(runs) <= _LABELLED:
             frame.add(text(x + 10, height + 4, shorten(run.name, 16), "tick"))
-    caption = "; ".join(f"{run.name} {run.figures['accuracy'].text} at {run.figures[along].text}" for run in runs)
-    return frame.drawing(f"Accuracy against {label}", caption)
+    caption = "; ".join(f"{run.name} {run.figures[leads].text} at {run.figures[along].text}" for run in runs)
+    return frame.drawing(f"{label_of(task, leads)} against {label}", caption)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lighten.delivery.measure.scores import ROLES, Role, Scores, reference_of
+from lighten.delivery.report.wording import format_of, label_of, noun_of
+from lighten.delivery.report.wording import percent as percent
 
 NAMES: dict[Role, str] = {"teacher": "Teacher", "student": "Student", "compressed": "Compressed"}
 MEANING: dict[Role, str] = {
@@ -12,11 +14,6 @@ MEANING: dict[Role, str] = {
     "student": "float32, before compression",
     "compressed": "what you deploy",
 }
-
-
-def percent(share: float, digits: int = 2) -> str:
-    """Return a share as per cent: ``0.9135`` is ``"91.35 %"``."""
-    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def amount(value: float, unit: str = "") -> str:
@@ -50,15 +47,12 @@ def _three_digits(value: float) -> str:
 
 
 FORMATS: dict[str, Callable[[float], str]] = {
-    "accuracy": percent,
-    "macro_f1": percent,
     "parameters": amount,
     "macs": amount,
     "bytes": lambda value: amount(value, "B"),
     "median": milliseconds,
     "p90": milliseconds,
     "retention": lambda value: percent(value, 1),
-    "agreement": lambda value: percent(value, 1),
     "flips": lambda value: f"{value:,.0f}",
     "flips_of": lambda value: f"{value:,.0f}",
 }
@@ -78,7 +72,17 @@ def figure(scores: Scores, key: str) -> Figure:
     value: Any = scores
     for part in key.split("."):
         value = value[part]
-    return Figure(key, value, FORMATS.get(key.rpartition(".")[2], times)(value))
+    return Figure(key, value, _show(scores, key)(value))
+
+
+def _show(scores: Scores, key: str) -> Callable[[float], str]:
+    place, _, name = key.rpartition(".")
+    task = scores["task"]
+    if name in FORMATS:
+        return FORMATS[name]
+    if name in task["metrics"] and not place.startswith("comparison"):
+        return format_of(task, name)
+    return format_of(task, name, 1) if name in task["alike"] else times
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,6 @@ class FigureRow:
 
 
 LINES: tuple[tuple[str, str, str | None], ...] = (
-    ("Accuracy", "accuracy", "retention"),
-    ("Macro-F1", "macro_f1", None),
     ("Size", "bytes", "size_ratio"),
     ("Parameters", "parameters", "parameter_ratio"),
     ("MACs", "macs", "mac_ratio"),
@@ -109,15 +111,40 @@ def roles(scores: Scores) -> tuple[Role, ...]:
 
 
 def rows(scores: Scores) -> list[FigureRow]:
-    """Return the comparison line by line, one cell for each of ``roles(scores)``."""
+    """Return the comparison line by line, the task's metrics first, one cell for each of ``roles(scores)``."""
+    task = scores["task"]
+    metrics = [
+        (label_of(task, name), name, "retention" if name == task["metric"] else None) for name in task["metrics"]
+    ]
     return [
         FigureRow(
             label,
             tuple(figure(scores, f"models.{role}.{key}") for role in roles(scores)),
             figure(scores, f"comparison.{gain}") if gain else None,
         )
-        for label, key, gain in LINES
+        for label, key, gain in [*metrics, *LINES]
     ]
+
+
+def last_metric(scores: Scores) -> str:
+    """Return the label of the last of the task's metrics, after which a table has a line."""
+    return label_of(scores["task"], list(scores["task"]["metrics"])[-1])
+
+
+def alike(scores: Scores) -> Figure | None:
+    """Return how alike compressed model and reference answer, the task's leading figure; ``None`` where none is."""
+    name = next(iter(scores["task"]["alike"]), None)
+    if name is None or scores["comparison"]["likeness"].get(name) is None:
+        return None
+    key = name if name in scores["comparison"] else f"likeness.{name}"
+    return figure(scores, f"comparison.{key}")
+
+
+def differing(scores: Scores) -> tuple[Figure, Figure] | None:
+    """Return how many answers of the file differ from the network's in PyTorch, and of how many."""
+    if scores["comparison"].get("flips") is None:
+        return None
+    return figure(scores, "comparison.flips"), figure(scores, "comparison.flips_of")
 
 
 def headline(scores: Scores) -> list[tuple[Figure, str]]:
@@ -129,8 +156,18 @@ def headline(scores: Scores) -> list[tuple[Figure, str]]:
     return [
         _more_or_less(figure(scores, "comparison.size_ratio"), "smaller", "larger"),
         _more_or_less(figure(scores, f"comparison.{slowest}"), "faster", "slower"),
-        (figure(scores, "comparison.retention"), f"of {whose} accuracy"),
+        _quality(scores, reference, whose),
     ]
+
+
+def _quality(scores: Scores, reference: Role, whose: str) -> tuple[Figure, str]:
+    """Return what is kept of the quality; of decibels, whose ratio says little, both values."""
+    task, metric = scores["task"], scores["task"]["metric"]
+    noun = noun_of(task, metric)
+    if task["metrics"][metric]["format"] != "decibel":
+        return figure(scores, "comparison.retention"), f"of {whose} {noun}"
+    before = figure(scores, f"models.{reference}.{metric}").text
+    return figure(scores, f"models.compressed.{metric}"), f"{noun}, {whose} is {before}"
 
 
 def sentence(scores: Scores) -> str:

@@ -18,12 +18,13 @@ from lighten.delivery.report.line_chart import (
     name_curves,
     range_of,
 )
-from lighten.delivery.report.panels import SECTIONS, Panel
+from lighten.delivery.report.panels import Panel, sections_of
 from lighten.delivery.report.plots import phases
 from lighten.delivery.report.svg import Frame, Point, circle, downsample, ticks
+from lighten.delivery.report.wording import CLASSES, Told, label_of
 
-ABOVE = ("Accuracy", "Training loss", "Int8: on, ranges frozen")
-"""Panels that the report draws larger."""
+ABOVE = ("Training loss", "Int8: on, ranges frozen")
+"""Panels that the report draws larger, beside the leading metric's."""
 
 KEPT = "prune/kept/"
 SPEED = "Optimizer steps a second"
@@ -42,18 +43,22 @@ SIZE, MARGIN = (340.0, 190.0), (52.0, 12.0, 108.0, 34.0)
 
 COLOURS = ("compressed", "quantize", "prune", "student")
 WORDS = {"amount": "asked", "sparsity": "channels", "macs": "MACs", "kl": "KL", "lr": "rate", "ece": "error"}
-SHARES = ("accuracy", "macro_f1", "worst_class", "ece", "retention", "agreement", "amount", "sparsity", "macs")
+SHARES = (
+    "accuracy", "macro_f1", "mean_iou", "worst_class", "ece", "retention", "agreement", "relative_error", "amount",
+    "sparsity", "macs",
+)  # fmt: skip
 
 Series = Mapping[str, list[Point]]
 
 
-def fit_drawings(history: HistoryRows) -> list[tuple[str, list[Drawing]]]:
-    """Return the drawings of each of ``panels.SECTIONS`` that the history has something of."""
+def fit_drawings(history: HistoryRows, task: Told = CLASSES) -> list[tuple[str, list[Drawing]]]:
+    """Return the drawings of each of ``panels.sections_of(task)`` that the history has something of."""
+    above = (label_of(task, task["metric"]), *ABOVE)
     series, bands = history.every_series, phases(history)
     last = max((row["progress"] for row in history.rows), default=1.0)
     drawn = []
-    for section, panels in SECTIONS.items():
-        found = [_drawn(panel, series, bands, last) for panel in panels if panel.title not in ABOVE]
+    for section, panels in sections_of(task).items():
+        found = [_drawn(panel, series, bands, last) for panel in panels if panel.title not in above]
         if section == "System":
             found.append(_speed(history, bands))
         if any(found):

@@ -12,6 +12,7 @@ from typing import Any
 from lighten.delivery.folders.run import read_json
 from lighten.delivery.measure.scores import Scores
 from lighten.delivery.report.figures import Figure, amount, figure, milliseconds, percent, times
+from lighten.delivery.report.wording import label_of
 from lighten.utils.targets import TARGETS
 
 Parts = tuple[Figure | str, ...]
@@ -170,7 +171,8 @@ def runtimes(scores: Scores | None) -> Runtimes | None:
     if scores is None or not known:
         return None
     lines = [
-        (label, [_cell(scores, found[key], f"targets.{key}", places) for key in there]) for label, places in _LINES
+        (label, [_cell(scores, found[key], f"targets.{key}", places) for key in there])
+        for label, places in [*_metrics(scores["task"]), *_LINES]
     ]
     return Runtimes(
         [MeasuredFile(_title(k), str(found[k].get("file", "")), str(found[k].get("runtime", ""))) for k in there],
@@ -183,9 +185,15 @@ def _title(target: str) -> str:
     return TARGETS[target].title if target in TARGETS else target
 
 
+def _metrics(task: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the rows on quality: the leading metric, and how alike a file answers to ONNX."""
+    alike = next(iter(task["alike"]), None)
+    label = "Same answers as ONNX" if alike == "agreement" else f"{label_of(task, str(alike))}, to ONNX"
+    likeness = [(label, (alike if alike == "agreement" else f"likeness.{alike}",))] if alike else []
+    return [(label_of(task, task["metric"]), (task["metric"],)), *likeness]
+
+
 _LINES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Accuracy", ("accuracy",)),
-    ("Same answers as ONNX", ("agreement",)),
     ("Differ from PyTorch", ("flips", "flips_of")),
     ("Size", ("bytes",)),
     ("Latency, batch 1", ("latency_ms.batch_1.median",)),

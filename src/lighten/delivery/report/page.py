@@ -13,25 +13,31 @@ from lighten.delivery.folders.run import (
     recipe_name,
     write_text,
 )
+from lighten.delivery.folders.student import FIT
 from lighten.delivery.measure.confusion import FILE as CONFUSION
 from lighten.delivery.measure.confusion import confusion_rows
-from lighten.delivery.measure.scores import Scores, read_scores, reference_of
+from lighten.delivery.measure.scores import Scores, describe_task, read_scores, reference_of
 from lighten.delivery.report import fit_plots, plots, prune_plots, quant_plots
 from lighten.delivery.report import int8 as quantized
+from lighten.delivery.report.answers import parts_plot, pictures, points_plots
 from lighten.delivery.report.drawings import Drawings
 from lighten.delivery.report.figures import (
     MEANING,
     NAMES,
     Figure,
+    alike,
+    differing,
     figure,
     headline,
-    percent,
     roles,
     rows,
     sentence,
 )
 from lighten.delivery.report.status import failure_notes, status
 from lighten.delivery.report.templates import environment
+from lighten.delivery.report.wording import CLASSES, Told, label_of, noun_of
+from lighten.errors import UserError
+from lighten.tasks import task_of
 
 if TYPE_CHECKING:
     from lighten.pruning.plan import Plan
@@ -99,6 +105,7 @@ def _context(run: Path) -> dict[str, Any]:
     plan = as_plan(read_json(run / "plan.json", made_by="the fit")) if (run / "plan.json").exists() else None
     history = read_history(run / "history.jsonl")
     recipe = scores["recipe"] if scores else recipe_name(run)  # a folder may have moved since
+    task = scores["task"] if scores else _task_of(run)
     run_id = scores["provenance"].get("run", run.resolve().name) if scores else run.resolve().name
     context = {
         "recipe": recipe,
@@ -107,16 +114,17 @@ def _context(run: Path) -> dict[str, Any]:
         "recipe_text": _read(run / "recipe.yaml"),
         "notes": [*failure_notes(run, scores is not None), *history.notes, *_missing(scores, plan)],
         "status": None if scores else status(run, history.rows),
-        "plots": _plots(scores, history),
+        "plots": _plots(run, scores, history, task),
+        "pictures": pictures(run, scores),
         "along": [
             Drawings(section, drawings, ALONG.get(section, ""), broad=True)
-            for section, drawings in fit_plots.fit_drawings(history)
+            for section, drawings in fit_plots.fit_drawings(history, task)
         ],
         "mistakes": _mistakes(run),
         "pruned": prune_plots.section(plan) if plan else None,
         "warnings": quantized.warnings_of(scores),
         "runtimes": quantized.runtimes(scores),
-        "quantized": _quantized(run, scores),
+        "quantized": _quantized(run, scores, task),
         "scores": None,
     }
     return context | (_measured(scores) if scores else {})
@@ -138,8 +146,8 @@ def _measured(scores: Scores) -> dict[str, Any]:
         ],
         "provenance": provenance,
         "compressed": scores["models"]["compressed"],
-        "flips": figure(scores, "comparison.flips"),
-        "flips_of": figure(scores, "comparison.flips_of"),
+        "differing": differing(scores),
+        "off": f"{scores['comparison'].get('logit_error', 0.0):.2%}",
     }
 
 
@@ -152,29 +160,41 @@ def _cards(scores: Scores) -> list[Card]:
     def card(label: str, key: str, note: tuple[Figure | str, ...]) -> Card:
         return Card(label, figure(scores, f"comparison.{key}"), note)
 
+    task = scores["task"]
+    metric, likeness = task["metric"], alike(scores)
+    who = "teacher" if reference == "teacher" else "dense student"
+    words = (
+        "same answers" if likeness and "agreement" in task["alike"] else noun_of(task, next(iter(task["alike"]), ""))
+    )
     return [
-        card("accuracy kept", "retention", change("accuracy")),
+        card(f"{noun_of(task, metric)} kept", "retention", change(metric)),
         card("smaller file", "size_ratio", change("bytes")),
         card("faster, batch 1", "speedup_batch_1", change("latency_ms.batch_1.median")),
         card("faster, batch 32", "speedup_batch_32", change("latency_ms.batch_32.median")),
         card("fewer MACs", "mac_ratio", change("macs")),
-        card("same answers", "agreement", (f"as the {'teacher' if reference == 'teacher' else 'dense student'}",)),
+        *(
+            [Card(words, likeness, (who if words == "same answers" else who.replace("as", "to", 1),))]
+            if likeness
+            else []
+        ),
     ]
 
 
-def _plots(scores: Scores | None, history: HistoryRows) -> list[Plot]:
+def _plots(run: Path, scores: Scores | None, history: HistoryRows, task: Told) -> list[Plot]:
+    noun = noun_of(task, task["metric"])
     drawn = [
         (
             "Student against teacher",
-            plots.accuracy_plot(history),
-            "Accuracy on the validation split while the student learns, is pruned and goes int8.",
+            plots.quality_plot(history, task),
+            f"{label_of(task, task['metric'])} on the validation split while the student learns, is pruned and goes "
+            "int8.",
             False,
         ),
         (
-            "Size, latency, accuracy",
+            f"Size, latency, {noun}",
             plots.tradeoff_plot(scores) if scores else None,
-            "Up and to the left is better. The area of a disc is the size of the file; latency is the median of "
-            "single samples.",
+            f"{'Down' if task['lower_is_better'] else 'Up'} and to the left is better. The area of a disc is the "
+            "size of the file; latency is the median of single samples.",
             False,
         ),
         (
@@ -190,29 +210,22 @@ def _plots(scores: Scores | None, history: HistoryRows) -> list[Plot]:
             "Pale: as logged. Strong: the mean of each fortieth of the fit.",
             False,
         ),
-        *_class_plot(scores),
+        *parts_plot(scores),
+        *points_plots(run, scores),
     ]
     return [Plot(heading, svg, caption, tall) for heading, svg, caption, tall in drawn if svg]
 
 
-def _class_plot(scores: Scores | None) -> list[tuple[str, str | None, str, bool]]:
-    if not scores or not scores.get("classes"):
-        return []
-    names, recall = scores["classes"]["names"], scores["classes"]["recall"]
-    who, _ = reference_of(scores)
-    worst = min(
-        (new - old, name)
-        for name, old, new in zip(names, recall[who], recall["compressed"], strict=True)
-        if old is not None and new is not None
-    )
-    caption = f"Filled: compressed. Open: {NAMES[who].lower()}. " + (
-        f"{worst[1]} loses most, {percent(-worst[0], 1)} of its samples." if worst[0] < 0 else "No class loses."
-    )
-    svg = plots.classes_plot(names, recall[who], recall["compressed"], who)
-    return [("Class by class", svg, caption, len(names) > 20)]
+def _task_of(run: Path) -> Told:
+    """Return what a run without scores answers, as its settings say."""
+    try:
+        config = read_json(run / FIT, made_by="lighten train recipe=…").get("config", {})
+        return describe_task(task_of(config.get("task", "classification")))
+    except UserError:  # there are none, or not all of them
+        return CLASSES
 
 
-def _quantized(run: Path, scores: Scores | None) -> dict[str, Any] | None:
+def _quantized(run: Path, scores: Scores | None, task: Told) -> dict[str, Any] | None:
     """Return the section on int8: how it was done, what it brings, and layer by layer; ``None`` without any."""
     compression, sensitivity = quantized.read_compression(run), quant_plots.read_sensitivity(run)
     how, count, int8_vs_float = (
@@ -229,13 +242,13 @@ def _quantized(run: Path, scores: Scores | None) -> dict[str, Any] | None:
         "count": count,
         "layers": layers,
         "folded": len(layers) > MAX_LAYERS,
-        "figure": _sensitivity(sensitivity) if sensitivity else None,
-        "outcome": quant_plots.outcome(sensitivity) if sensitivity else None,
+        "figure": _sensitivity(sensitivity, task) if sensitivity else None,
+        "outcome": quant_plots.outcome(sensitivity, task) if sensitivity else None,
     }
 
 
-def _sensitivity(sensitivity: dict[str, Any]) -> Drawings | None:
-    drawings = quant_plots.sensitivity_drawings(sensitivity)
+def _sensitivity(sensitivity: dict[str, Any], task: Told) -> Drawings | None:
+    drawings = quant_plots.sensitivity_drawings(sensitivity, task)
     legend = tuple(quant_plots.legend(sensitivity))
     caption = quant_plots.caption(sensitivity)
     return Drawings("Sensitivity to int8", drawings, caption, True, legend) if drawings else None

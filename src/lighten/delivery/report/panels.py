@@ -1,8 +1,10 @@
 """The panels of the W&B workspace, which the report draws too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from lighten.delivery.report.wording import CLASSES, label_of, noun_of
 
 
 @dataclass(frozen=True)
@@ -28,48 +30,67 @@ def _each(name: str, title: str) -> Panel:
     return Panel("bars", title, [f"delivery/{model}/{name}" for model in ("teacher", "student", "compressed")])
 
 
-SIZE, ACCURACY, TIME = (f"delivery/compressed/{name}" for name in ("bytes", "accuracy", "latency_batch_1_ms"))
+SIZE, TIME = (f"delivery/compressed/{name}" for name in ("bytes", "latency_batch_1_ms"))
 
-SECTIONS: dict[str, list[Panel]] = {
-    "Student against teacher": [
-        _both("accuracy", "Accuracy"),
-        _both("macro_f1", "Macro-F1"),
-        _both("loss", "Cross-entropy on validation"),
-        _both("worst_class", "Recall of the worst class"),
-        _both("ece", "Calibration error"),
-        Panel("lines", "Gap: teacher minus student", ["gap/accuracy", "gap/macro_f1", "gap/loss"]),
-        Panel("lines", "Student's accuracy over the teacher's, and same answers", ["gap/retention", "gap/agreement"]),
-        Panel("lines", "KL divergence from the teacher", ["gap/kl"]),
-        Panel("lines", "Training loss", ["train/loss"]),
-        Panel("family", "Shares of the losses", ["distil/share/"]),
-        Panel("lines", "Learning rate", ["lr"]),
-        Panel("table", "Confusion on the test split", ["confusion"]),
-    ],
-    "Compression": [
-        Panel("lines", "Pruned: asked, channels, MACs", ["prune/amount", "prune/sparsity", "prune/macs"]),
-        Panel("family", "Channels kept of each group", ["prune/kept/"]),
-        Panel("lines", "Int8: on, ranges frozen", ["quantize/enabled", "quantize/frozen"]),
-        Panel("family", "Activations: lowest", ["quantize/low/"]),
-        Panel("family", "Activations: highest", ["quantize/high/"]),
-        _each("bytes", "Bytes"),
-        _each("parameters", "Parameters"),
-        _each("macs", "Multiply-accumulates of one sample"),
-        Panel("bars", "Times smaller", ["delivery/size_ratio", "delivery/parameter_ratio", "delivery/mac_ratio"]),
-        Panel("table", "Pruning plan", ["plan"]),
-    ],
-    "Speed": [
-        Panel("scatter", "Accuracy over bytes", [SIZE, ACCURACY, TIME], log=True),
-        Panel("scatter", "Accuracy over latency at batch 1 (ms)", [TIME, ACCURACY, SIZE], log=True),
-        Panel("axes", "Bytes, latency, accuracy", [SIZE, TIME, ACCURACY]),
-        _each("latency_batch_1_ms", "Latency at batch 1 (ms)"),
-        _each("latency_batch_32_ms", "Latency at batch 32 (ms)"),
-        Panel("bars", "Times faster", ["delivery/speedup_batch_1", "delivery/speedup_batch_32"]),
-        Panel("bars", "Share of the teacher's accuracy kept", ["delivery/retention"]),
-    ],
-    "System": [
-        Panel("system", "Processor (%)", ["system/cpu"]),
-        Panel("system", "Memory of the process (MB)", ["system/proc.memory.rssMB"]),
-        Panel("system", "Memory of the machine (%)", ["system/memory_percent"]),
-        Panel("family", "GPU", ["system/gpu."]),
-    ],
-}
+
+def sections_of(task: Mapping[str, Any]) -> dict[str, list[Panel]]:
+    """Return the panels by section.
+
+    Args:
+        task: what ``scores.json`` says of it: its metrics are drawn.
+    """
+    leads = task["metric"]
+    name, quality = noun_of(task, leads), f"delivery/compressed/{leads}"
+    metrics = [_both(metric, label_of(task, metric)) for metric in task["metrics"]]
+    classes = [_both("ece", "Calibration error"), Panel("table", "Confusion on the test split", ["confusion"])]
+    gaps = [f"gap/{metric}" for metric in (*task["metrics"], "loss")]
+    shares = [f"gap/{key}" for key, meaning in task["alike"].items() if meaning["format"] == "percent"]
+    others = [key for key in task["alike"] if f"gap/{key}" not in shares]
+    return {
+        "Student against teacher": [
+            *metrics,
+            _both("loss", "Loss on validation"),
+            _both("worst_class", "The worst part"),
+            *classes[:1],
+            Panel("lines", "Gap: teacher minus student", gaps),
+            Panel(
+                "lines", f"Share of the teacher's {name} kept, and how alike both answer", ["gap/retention", *shares]
+            ),
+            *(Panel("lines", label_of(task, key), [f"gap/{key}"]) for key in others),
+            Panel("lines", "Training loss", ["train/loss"]),
+            Panel("family", "Shares of the losses", ["distil/share/"]),
+            Panel("lines", "Learning rate", ["lr"]),
+            *classes[1:],
+        ],
+        "Compression": [
+            Panel("lines", "Pruned: asked, channels, MACs", ["prune/amount", "prune/sparsity", "prune/macs"]),
+            Panel("family", "Channels kept of each group", ["prune/kept/"]),
+            Panel("lines", "Int8: on, ranges frozen", ["quantize/enabled", "quantize/frozen"]),
+            Panel("family", "Activations: lowest", ["quantize/low/"]),
+            Panel("family", "Activations: highest", ["quantize/high/"]),
+            _each("bytes", "Bytes"),
+            _each("parameters", "Parameters"),
+            _each("macs", "Multiply-accumulates of one sample"),
+            Panel("bars", "Times smaller", ["delivery/size_ratio", "delivery/parameter_ratio", "delivery/mac_ratio"]),
+            Panel("table", "Pruning plan", ["plan"]),
+        ],
+        "Speed": [
+            Panel("scatter", f"{label_of(task, leads)} over bytes", [SIZE, quality, TIME], log=True),
+            Panel("scatter", f"{label_of(task, leads)} over latency at batch 1 (ms)", [TIME, quality, SIZE], log=True),
+            Panel("axes", f"Bytes, latency, {name}", [SIZE, TIME, quality]),
+            _each("latency_batch_1_ms", "Latency at batch 1 (ms)"),
+            _each("latency_batch_32_ms", "Latency at batch 32 (ms)"),
+            Panel("bars", "Times faster", ["delivery/speedup_batch_1", "delivery/speedup_batch_32"]),
+            Panel("bars", f"Share of the teacher's {name} kept", ["delivery/retention"]),
+        ],
+        "System": [
+            Panel("system", "Processor (%)", ["system/cpu"]),
+            Panel("system", "Memory of the process (MB)", ["system/proc.memory.rssMB"]),
+            Panel("system", "Memory of the machine (%)", ["system/memory_percent"]),
+            Panel("family", "GPU", ["system/gpu."]),
+        ],
+    }
+
+
+SECTIONS = sections_of(CLASSES)
+"""The panels of runs that answer with classes."""

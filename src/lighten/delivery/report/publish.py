@@ -53,7 +53,8 @@ def figures_of(scores: Scores) -> dict[str, float]:
             times = {f"latency_{batch}_ms": time["median"] for batch, time in model["latency_ms"].items()}
             named |= {f"delivery/{role}/{key}": value for key, value in {**known, **times}.items()}
     compared: Mapping[str, Any] = scores["comparison"]
-    return named | {f"delivery/{key}": float(value) for key, value in compared.items()}
+    alike = {f"delivery/{key}": float(value) for key, value in compared["likeness"].items() if value is not None}
+    return named | alike | {f"delivery/{key}": float(value) for key, value in compared.items() if key != "likeness"}
 
 
 def plan_rows(plan: Plan) -> list[list[Any]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from lighten.delivery.folders.run import read_json
 from lighten.delivery.report.drawings import COLUMNS, SMALLEST, Drawing
-from lighten.delivery.report.figures import FORMATS
 from lighten.delivery.report.svg import Frame, line, powers_of_ten, rectangle, shorten, text
+from lighten.delivery.report.wording import CLASSES, Told, format_of, noun_of, percent
 from lighten.errors import UserError
 
 SCHEMA = 1
@@ -47,15 +47,14 @@ def ranked(sensitivity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [layer for layer in sensitivity["layers"] if _is_error(layer.get("error"))]
 
 
-def sensitivity_drawings(sensitivity: Mapping[str, Any]) -> list[Drawing]:
+def sensitivity_drawings(sensitivity: Mapping[str, Any], task: Told = CLASSES) -> list[Drawing]:
     """Return bars of the error of the most sensitive layers, in up to three drawings over the same axis."""
     layers = ranked(sensitivity)[:MAX_SHOWN]
     if not layers:
         return []
     decades = powers_of_ten([layer["error"] for layer in layers], least=1, most=DECADES)
     rows = math.ceil(len(layers) / COLUMNS)
-    metric = sensitivity.get("metric", "accuracy")
-    return [_drawing(layers[start : start + rows], decades, metric) for start in range(0, len(layers), rows)]
+    return [_drawing(layers[start : start + rows], decades, task) for start in range(0, len(layers), rows)]
 
 
 def legend(sensitivity: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -80,9 +79,9 @@ def caption(sensitivity: Mapping[str, Any]) -> str:
     return caption
 
 
-def outcome(sensitivity: Mapping[str, Any]) -> str:
+def outcome(sensitivity: Mapping[str, Any], task: Told = CLASSES) -> str:
     """Return what was made of it: how many layers are left out of int8, and what that keeps."""
-    layers, metric = sensitivity["layers"], sensitivity.get("metric", "accuracy")
+    layers, noun = sensitivity["layers"], noun_of(task, task["metric"])
     forms = [form for form in map(_form, layers) if form != INT8]
     which = ", ".join(f"{forms.count(form)} in {form}" for form in sorted(set(forms)))
     caption = f"Of {len(layers)} layers none is left out of int8"
@@ -92,18 +91,19 @@ def outcome(sensitivity: Mapping[str, Any]) -> str:
         )
     predicted, tolerated = sensitivity.get("predicted"), sensitivity.get("tolerated")
     if predicted is not None:
-        caption += f", with which {metric} is predicted to {_change(predicted, metric)}"
-        caption += f"; tolerated: {_points(tolerated, metric)}" if tolerated is not None else ""
+        caption += f", with which {noun} is predicted to {_change(predicted, task)}"
+        caption += f"; tolerated: {_points(tolerated, task)}" if tolerated is not None else ""
     caption += "."
     baseline, samples = sensitivity.get("baseline"), sensitivity.get("samples")
     if baseline is not None and samples is not None:
-        caption += f" In float32 it is {_show(baseline, metric)} on the same {samples:,} samples."
+        caption += f" In float32 it is {format_of(task, task['metric'])(baseline)} on the same {samples:,} samples."
     if sensitivity.get("seconds") is not None:
         caption += f" Finding out took {sensitivity['seconds']:.0f} s."
     return caption
 
 
-def _drawing(layers: Sequence[Mapping[str, Any]], decades: tuple[int, int], metric: str) -> Drawing:
+def _drawing(layers: Sequence[Mapping[str, Any]], decades: tuple[int, int], task: Told) -> Drawing:
+    noun = noun_of(task, task["metric"])
     width = 2 * SMALLEST[0]
     frame = Frame(decades, (0, 1), height=ROW * len(layers) + 26, width=width, margin=(1.0, 0.0, 62.0, 22.0))
     left, top, _, bottom = frame.box
@@ -119,7 +119,7 @@ def _drawing(layers: Sequence[Mapping[str, Any]], decades: tuple[int, int], metr
         y, form, error = top + ROW * index, _form(layer), layer["error"]
         caption = f"{layer['name']}: {_number(error)}" + ("" if form == INT8 else f", left in {form}")
         drop = layer.get("drop")
-        pointed = caption if drop is None else f"{caption}; alone it makes {metric} {_change(drop, metric)}"
+        pointed = caption if drop is None else f"{caption}; alone it makes {noun} {_change(drop, task)}"
         end = frame.at(max(math.log10(error), decades[0]), 0)[0] if error > 0 else left
         frame.add(
             text(left, y + 13, shorten(layer["name"], 44 if form == INT8 else 36), "tick"),
@@ -145,16 +145,14 @@ def _number(value: float) -> str:
     return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def _show(value: float, metric: str) -> str:
-    return FORMATS.get(metric, "{:.3g}".format)(value)
+def _points(drop: float, task: Told) -> str:
+    """Return a drop: of a share in points, of other metrics the share of the quality that is lost."""
+    share = task["metrics"][task["metric"]]["format"] == "percent"
+    return f"{100 * drop:.2f} points" if share else percent(drop)
 
 
-def _points(drop: float, metric: str) -> str:
-    return f"{100 * drop:.2f} points" if metric in FORMATS else f"{drop:.3g}"
-
-
-def _change(drop: float, metric: str) -> str:
-    return f"{'drop' if drop >= 0 else 'rise'} by {_points(abs(drop), metric)}"
+def _change(drop: float, task: Told) -> str:
+    return f"{'drop' if drop >= 0 else 'rise'} by {_points(abs(drop), task)}"
 
 
 def _is_error(value: Any) -> bool:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from lighten.delivery.measure.scores import Scores, reference_of
 from lighten.delivery.report import int8 as quantized
-from lighten.delivery.report.figures import MEANING, NAMES, FigureRow, roles, rows, sentence
+from lighten.delivery.report.figures import MEANING, NAMES, FigureRow, differing, last_metric, roles, rows, sentence
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -50,7 +50,8 @@ def _comparison(scores: Scores) -> "Table":
         table.add_column(NAMES[role], justify="right", style="bold green" if role == "compressed" else None)
     table.add_column(f"vs {NAMES[reference].lower()}", justify="right")
     for row in rows(scores):
-        table.add_row(*_cells(row), style=None if row.gain else "dim", end_section=_ends_section(row))
+        style = None if row.gain else "dim"
+        table.add_row(*_cells(row), style=style, end_section=_ends_section(row, last_metric(scores)))
     return table
 
 
@@ -74,8 +75,8 @@ def _cells(row: FigureRow) -> list[str]:
     return [row.label, *(cell.text if cell else "–" for cell in row.cells), row.gain.text if row.gain else ""]
 
 
-def _ends_section(row: FigureRow) -> bool:
-    return row.label in {"Macro-F1", "MACs"}
+def _ends_section(row: FigureRow, last: str) -> bool:
+    return row.label in {last, "MACs"}
 
 
 def _caption(scores: Scores) -> str:
@@ -83,7 +84,8 @@ def _caption(scores: Scores) -> str:
     compressed = models["compressed"]
     assert compressed is not None
     meanings = ", ".join(f"{NAMES[role]}: {MEANING[role]}" for role in roles(scores))
-    return (
-        f"{compressed['runtime']}, {compressed['threads']} thread(s), models called in turn. "
-        f"{comparison['flips']} of {comparison['flips_of']} predictions differ from PyTorch.\n{meanings}."
-    )
+    pair = differing(scores)
+    flips = "" if pair is None else f"{pair[0].text} of {pair[1].text} predictions differ from PyTorch."
+    off = "" if pair or "logit_error" not in comparison else f"Answers are {comparison['logit_error']:.2%} off PyTorch."
+    where = f"{compressed['runtime']}, {compressed['threads']} thread(s), models called in turn."
+    return f"{where} {flips}{off}\n{meanings}."
