@@ -16,6 +16,7 @@ from lighten.data.text_part import Texts, check_part, hold_out
 from lighten.data.text_set import Masking, TextSet
 from lighten.data.tokens import Tokenizer, Tokens, cached_tokens
 from lighten.errors import UserError, did_you_mean
+from lighten.tasks import task_of
 from lighten.training.order import OrderedLoader
 
 OBJECTIVES = ("labels", "mlm")
@@ -111,22 +112,26 @@ class TextData(L.LightningDataModule):
         """
         texts = self._read()
         names = self._class_names if self._class_names is not None else texts.class_names
-        classes = len(names) if self.task == "classification" else None
+        classes = len(names) if self._of_classes else None
         for part, where in ((texts.train, "training"), (texts.test, "test")):
             check_part(part, where, f"data {self.name}", classes=classes)
         return texts
 
+    @property
+    def _of_classes(self) -> bool:
+        return self.objective != "mlm" and task_of(self.task).reads == "classes"
+
     @cached_property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, or of the targets of a regression; none for ``masked_lm``."""
-        if self.task == "masked_lm":
+        if self.objective == "mlm":
             return ()
         return self._class_names if self._class_names is not None else self.texts.class_names
 
     @property
     def num_classes(self) -> int:
         """Outputs of a model: classes, targets of a regression, or tokens of the vocabulary."""
-        return self.vocab_size if self.task == "masked_lm" else len(self.class_names)
+        return self.vocab_size if self.objective == "mlm" else len(self.class_names)
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -192,7 +197,7 @@ class TextData(L.LightningDataModule):
         """Split the training part; the same for every stage."""
         part = self.texts.train
         check_validation(self, len(part.texts))
-        rest, held_out = hold_out(part, self.validation, by_class=self.task == "classification")
+        rest, held_out = hold_out(part, self.validation, by_class=self._of_classes)
         if not len(rest):
             raise UserError(
                 f"data {self.name}: validation={self.validation} leaves nothing for training, as equal texts stay "

@@ -74,7 +74,11 @@ def _of_task(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = (
         "table" if config.get("preprocessing", {}).get("kind") == "numbers" else "text" if len(shape) == 1 else "image"
     )
-    return {"pipeline": task.pipelines.get(kind), "input_kind": kind, "task": task}
+    mean, std = ([f"{value:.6g}" for value in getattr(task, key, ())] for key in ("mean", "std"))
+    return {
+        "pipeline": task.pipelines.get(kind), "input_kind": kind, "task": task, "unit": getattr(task, "unit", ""),
+        "restored": (mean, std) if mean else None, "preprocessing": "preprocessing" in config,
+    }  # fmt: skip
 
 
 def _table(scores: Scores) -> dict[str, Any]:
