@@ -27,14 +27,13 @@ def kind_of(column: pa.ChunkedArray, name: str, where: str) -> str:
         UserError: if it holds dates, or is of a type that is neither.
     """
     kind = column.type
+    _check_plain(kind, name, where)
     if pa.types.is_boolean(kind):
         return CATEGORY
     if _is_numeric(kind) or pa.types.is_null(kind):
         return NUMBER
     if pa.types.is_temporal(kind):
         raise _dates(name, where)
-    if not is_text(kind):
-        raise UserError(f"{where}: column {name!r} holds {kind}, expected numbers or text; exclude it")
     present = _stripped(column).drop_null()
     if not len(present):
         return NUMBER
@@ -68,13 +67,18 @@ def numbers_of(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
     return values
 
 
-def names_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return cells as text, null where one is missing; 3 and 3.0 are one name, and so are true and True."""
+def names_of(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+    """Return cells as text, null where one is missing; 3 and 3.0 are one name, and so are true and True.
+
+    Raises:
+        UserError: if they are neither numbers nor text.
+    """
+    _check_plain(column.type, name, where)
     if pa.types.is_floating(column.type):
         values = column.to_numpy()
         whole = np.array_equal(values, np.round(values), equal_nan=True) and not np.isinf(values).any()
         column = pc.if_else(pc.is_nan(column), None, column)
-        column = column.cast(pa.int64()) if whole else column
+        column = column.cast(pa.int64(), safe=False) if whole else column
     names = _stripped(column if is_text(column.type) else column.cast(pa.string()))
     lower = pc.utf8_lower(names)
     return pc.if_else(pc.is_in(lower, value_set=pa.array(_TRUTH)), lower, names)
@@ -100,6 +104,12 @@ def rows_of(mask: np.ndarray) -> str:
 def _stripped(column: pa.ChunkedArray) -> pa.ChunkedArray:
     text = pc.utf8_trim_whitespace(column.cast(pa.string()))
     return pc.if_else(pc.is_in(pc.utf8_lower(text), value_set=pa.array(MISSING)), None, text)
+
+
+def _check_plain(kind: pa.DataType, name: str, where: str) -> None:
+    known = (pa.types.is_boolean, pa.types.is_null, pa.types.is_temporal, _is_numeric, is_text)
+    if not any(is_kind(kind) for is_kind in known):
+        raise UserError(f"{where}: column {name!r} holds {kind}, expected numbers or text; choose others")
 
 
 def _is_numeric(kind: pa.DataType) -> bool:

@@ -88,28 +88,24 @@ class Coding:
 
 
 def learn(cells: Cells, where: str) -> tuple[Coding, list[str]]:
-    """Return what training rows teach, and notes on the columns that are left out as they never change.
+    """Return what training rows teach, and notes on the columns that are left out as they are all the same.
 
     Raises:
-        UserError: if a column has no value at all, or none that changes.
+        UserError: if all are.
     """
     numbers, categories, constant = [], [], []
     for name, values in cells.numbers.items():
         missing = np.isnan(values)
-        if missing.all():
-            raise UserError(f"{where}: column {name!r} has no number in any training row; exclude it")
-        median = float(np.median(values[~missing]))
+        median = float(np.median(values[~missing])) if not missing.all() else 0.0
         filled = np.where(missing, median, values)
-        if missing.any() or np.ptp(filled):
+        if (missing.any() and not missing.all()) or np.ptp(filled):
             std = float(filled.std()) or 1.0
             numbers.append(NumberColumn(name, median, float(filled.mean()), std, bool(missing.any())))
         else:
             constant.append(name)
     for name, names in cells.categories.items():
         known = tuple(sorted(pc.unique(names.drop_null()).to_pylist()))
-        if not known:
-            raise UserError(f"{where}: column {name!r} has no value in any training row; exclude it")
-        if len(known) > 1 or names.null_count:
+        if len(known) > 1 or (known and names.null_count):
             categories.append(CategoryColumn(name, known))
         else:
             constant.append(name)

@@ -42,7 +42,7 @@ def diamonds(*, batch_size: int, seed: int, workers: int, validation: float = 0.
     from lighten.data.row_split import Shares
 
     return NumberData(
-        read_embedded, Choice((PRICE,), FEATURES), shares=Shares(validation, 0), task="regression", unit="USD",
+        read_embedded, Choice((PRICE,), FEATURES), shares=Shares(validation, None), task="regression", unit="USD",
         licence=LICENCE, batch_size=batch_size, seed=seed, workers=workers,
     )  # fmt: skip
 

@@ -69,14 +69,21 @@ def choose_features(table: pa.Table, choice: Choice, where: str) -> tuple[dict[s
         column = column_of(table, name, "features", where)
         kind = CATEGORY if name in choice.categories else kind_of(column, name, where)
         reason = None
-        if choice.features is None and name not in choice.categories:
+        if not len(names_of(column, name, where).drop_null()):
+            reason = "it is empty"
+            if choice.features is not None:
+                raise UserError(f"{where}: column {name!r} of features is empty; leave it out")
+        elif choice.features is None and name not in choice.categories:
             reason = _names_rows(column, kind, name, where)
         if reason is None:
             kinds[name] = kind
         else:
-            notes.append(f"column {name!r} is left out: {reason}; name it in features to have it")
+            notes.append(f"column {name!r} is left out: {reason}")
     if not kinds:
-        raise UserError(f"{where}: no column is left for features beside {', '.join(choice.targets)}; name some")
+        why = "".join(f"; {note}" for note in notes)
+        raise UserError(
+            f"{where}: no column is left for features beside {', '.join(choice.targets)}{why or '; name some'}"
+        )
     return kinds, notes
 
 
@@ -89,7 +96,7 @@ def read_cells(table: pa.Table, kinds: dict[str, str], where: str) -> Cells:
     columns = {name: column_of(table, name, "features", where) for name in kinds}
     return Cells(
         {name: numbers_of(column, name, where) for name, column in columns.items() if kinds[name] == NUMBER},
-        {name: names_of(column) for name, column in columns.items() if kinds[name] == CATEGORY},
+        {name: names_of(column, name, where) for name, column in columns.items() if kinds[name] == CATEGORY},
     )
 
 
@@ -125,7 +132,7 @@ def _check(table: pa.Table, choice: Choice, where: str) -> None:
 def _names_rows(column: pa.ChunkedArray, kind: str, name: str, where: str) -> str | None:
     """Return why a column says nothing but which row it is, or ``None``."""
     if kind == CATEGORY:
-        names = names_of(column).drop_null()
+        names = names_of(column, name, where).drop_null()
         different = len(pc.unique(names))
         if different > 1 and (2 * different > len(names) if len(names) >= _MANY else different == len(names)):
             return f"{different} different texts in {len(names)} rows"

@@ -156,7 +156,7 @@ class NumberData(L.LightningDataModule):
         target, found = find_target(table, choice.targets, self._task, self._classes or known, where)
         labels, cells = read_target(table, target, where), read_cells(table, kinds, where)
         classes = labels if target.task == CLASSIFICATION else torch.zeros(len(labels), dtype=torch.int64)
-        shares = self.shares if tables.test is None else replace(self.shares, test=0)
+        shares = self.shares if tables.test is None else replace(self.shares, test=None)
         rows = split_rows(classes, shares, where, groups=group_keys(table, choice.group, where))
         check_varies(labels[rows["train"]], target, where)
         coding, constant = learn(cells.take(rows["train"]), where)

@@ -13,6 +13,8 @@ from lighten.data.columns import column_of
 from lighten.data.split import whole_groups
 from lighten.errors import UserError
 
+_NAMES = {"val": "validation", "test": "test_share"}
+
 
 @dataclass(frozen=True)
 class Shares:
@@ -20,19 +22,18 @@ class Shares:
 
     Attributes:
         validation: of the rows that are not for test.
-        test: of all rows; 0 for none.
+        test: of all rows; ``None`` where the test part is given.
 
     Raises:
-        UserError: if one is below 0, or no whole number from 1 on.
+        UserError: if one is not above 0, or no whole number from 1 on.
     """
 
     validation: float
-    test: float
+    test: float | None
 
     def __post_init__(self) -> None:
-        for key, value, name in (("validation", self.validation, "validation"), ("test", self.test, "test_share")):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or value < 0 or (value >= 1 and value != int(value)) or (not value and key == "validation"):
+        for name, value in (("validation", self.validation), ("test_share", self.test)):
+            if value is not None and (not 0 < value < float("inf") or (value > 1 and value != int(value))):
                 raise UserError(f"{name}={value!r}, expected a share below 1 or a number of rows")
 
 
@@ -57,14 +58,14 @@ def split_rows(
     labels = classes if groups is None else torch.zeros_like(classes)
     rest, rows = np.arange(len(classes)), {}
     for part, share in (("test", shares.test), ("val", shares.validation)):
-        if not share:
+        if share is None:
             continue
         units = len(np.unique(keys[rest]))
         count = max(1, round(units * (share if share < 1 else min(1, share / max(1, len(rest))))))
         if units - count < (2 if groups is None else 1):
             what = "rows" if groups is None else "groups"
             raise UserError(
-                f"{where}: {part} takes {count} of {units} {what}, and too few are left for training; "
+                f"{where}: {_NAMES[part]} takes {count} of {units} {what}, and too few are left for training; "
                 "hold out fewer, or add rows"
             )
         kept, held_out = whole_groups(keys[rest], labels[torch.from_numpy(rest)], count)
@@ -80,7 +81,7 @@ def group_keys(table: pa.Table, column: str | None, where: str) -> np.ndarray | 
     """
     if column is None:
         return None
-    names = names_of(column_of(table, column, "group_column", where))
+    names = names_of(column_of(table, column, "group_column", where), column, where)
     missing = names.is_null().to_numpy()
     if missing.any():
         raise UserError(f"{where}: no {column} in {rows_of(missing)}; remove or fix")

@@ -120,6 +120,8 @@ def table(
     if not texts and features is None:
         found = column_names(path) if is_file else []
         texts = "text" in found or not (found or any(of_numbers.values()))
+    if test_share is not None and test_path is not None:
+        raise UserError(f"data table: test_share={test_share!r} has no effect with test_path; leave one out")
     names = tuple(str(name) for name in classes) if classes is not None else None
     if not texts:
         from lighten.data.features import Choice
@@ -138,7 +140,8 @@ def table(
     for key, option in of_numbers.items():
         if option:
             raise UserError(
-                f"data table: {key}={option!r} has no effect on a table of texts, which text says it is; leave one out"
+                f"data table: {key}={option!r} has no effect on a table of texts; leave it out, or give features "
+                "and no text for a table of numbers"
             )
     from lighten.data.text import TextData
 

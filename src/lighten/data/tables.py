@@ -70,6 +70,8 @@ def column_names(path: str) -> list[str]:
     from pyarrow import csv, parquet
 
     suffix = Path(path).suffix.lower()
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return []
     try:
         if suffix == ".parquet":
             return list(parquet.read_schema(path).names)
@@ -79,7 +81,7 @@ def column_names(path: str) -> list[str]:
         parsing = csv.ParseOptions(delimiter=delimiter_of(path), newlines_in_values=True)
         with csv.open_csv(path, parse_options=parsing) as reader:
             return list(reader.schema.names)
-    except (pa.ArrowException, OSError, ValueError, TypeError):
+    except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError):
         return []
 
 

@@ -61,7 +61,7 @@ def find_target(
         return Target(columns, task, columns), notes
     if len(columns) > 1:
         raise UserError(f"{where}: label_columns has {len(columns)} columns, expected one for task=classification")
-    cells = names_of(found[0])
+    cells = names_of(found[0], columns[0], where)
     _check_present(cells.is_null().to_numpy(), columns[0], where)
     seen = pc.unique(cells).to_pylist()
     names = tuple(classes) if classes is not None else _classes(seen)
@@ -79,8 +79,9 @@ def read_target(table: pa.Table, target: Target, where: str) -> Tensor:
     option = "label" if len(target.columns) == 1 else "label_columns"
     columns = {name: column_of(table, name, option, where) for name in target.columns}
     if target.task == CLASSIFICATION:
-        names = names_of(columns[target.columns[0]])
-        _check_present(names.is_null().to_numpy(), target.columns[0], where)
+        (name,) = target.columns
+        names = names_of(columns[name], name, where)
+        _check_present(names.is_null().to_numpy(), name, where)
         return classes_of(names.cast(pa.int64()) if target.numbered else names, target.names, where)
     stacked = []
     for name, column in columns.items():
@@ -107,8 +108,8 @@ def _task_of(found: Sequence[pa.ChunkedArray], columns: Sequence[str], where: st
             return MULTILABEL, "are all 0 or 1"
         return REGRESSION, "are numbers"
     (column,) = found
-    different = len(pc.unique(names_of(column).drop_null()))
-    if pa.types.is_boolean(column.type) or _truth(column) is not None:
+    different = len(pc.unique(names_of(column, columns[0], where).drop_null()))
+    if _truth(column, columns[0], where) is not None:
         return CLASSIFICATION, "is true or false"
     if is_text(column.type) and kind_of(column, columns[0], where) == CATEGORY:
         return CLASSIFICATION, f"has {different} different texts"
@@ -125,13 +126,13 @@ def _is_zero_or_one(column: pa.ChunkedArray, name: str, where: str) -> bool:
 
 
 def _values(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
-    truth = _truth(column)
+    truth = _truth(column, name, where)
     return numbers_of(column, name, where) if truth is None else truth
 
 
-def _truth(column: pa.ChunkedArray) -> np.ndarray | None:
+def _truth(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray | None:
     """Return a column of true and false as 1 and 0, NaN where missing; ``None`` for any other."""
-    names = names_of(column)
+    names = names_of(column, name, where)
     known = pc.unique(names.drop_null()).to_pylist()
     if not known or not set(known) <= {"true", "false"}:
         return None
