@@ -50,6 +50,7 @@ def test_groups_and_excluded_columns_are_no_features():
         ("", list(range(1, COUNT + 1)), "it counts the rows"),
         ("patient_id", [i * 37 % 1009 for i in range(COUNT)], "it names the rows"),
         ("PatientID", [i * 37 % 1009 for i in range(COUNT)], "it names the rows"),
+        ("PID", [i * 37 % 1009 for i in range(COUNT)], "it names the rows"),
         ("name", [f"n{i}" for i in range(COUNT)], "40 different texts in 40 rows"),
         ("ticket", [f"n{i % 21}" for i in range(COUNT)], "21 different texts in 40 rows"),
         ("nothing", [None] * COUNT, "it is empty"),

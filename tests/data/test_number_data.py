@@ -225,6 +225,7 @@ def test_the_reader_prepares_rows_as_the_data_does(build, tmp_path):
         ({"age": "40", "dose": "1", "ward": "x", "smoker": "true"}, {}, "every feature is the same in all training"),
         ({}, {"validation": 180}, "validation takes 180 of 180 rows"),
         ({}, {"batch_size": 0}, "batch_size=0"),
+        ({}, {"label": "outcome", "unit": "m"}, "unit='m' has no effect with task=classification; leave it out"),
     ],
 )
 def test_bad_tables(build, path, change, options, says):

@@ -12,7 +12,9 @@ from lighten.data.cells import CATEGORY, NUMBER, kind_of, names_of, numbers_of
 from lighten.data.columns import column_of
 from lighten.errors import UserError
 
-_ID = re.compile(r"(?i:(^|[_ .-])(id|ids|index|uuid|guid|key)$|^(unnamed: \d+|__index_level_\d+__|)$)|[a-z](Id|ID)$")
+_ID = re.compile(
+    r"(?i:(^|[_ .-])(id|ids|index|uuid|guid|key)$|^(unnamed: \d+|__index_level_\d+__|)$)|([a-z]I|^[A-Z]{1,3}I)[dD]$"
+)
 """How columns are called that name the rows."""
 _MANY = 20
 """Rows from which on a column of texts that are mostly different is taken for names of the rows."""

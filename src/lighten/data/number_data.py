@@ -154,6 +154,8 @@ class NumberData(L.LightningDataModule):
         kinds, left = choose_features(table, choice, where)
         known = tables.class_names if self._task in (None, CLASSIFICATION) else None
         target, found = find_target(table, choice.targets, self._task, self._classes or known, where)
+        if self.unit and target.task != REGRESSION:
+            raise UserError(f"{where}: unit={self.unit!r} has no effect with task={target.task}; leave it out")
         labels, cells = read_target(table, target, where), read_cells(table, kinds, where)
         classes = labels if target.task == CLASSIFICATION else torch.zeros(len(labels), dtype=torch.int64)
         shares = self.shares if tables.test is None else replace(self.shares, test=None)

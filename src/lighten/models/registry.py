@@ -108,6 +108,25 @@ def whole(model: str, key: str, value: Any, *, least: int = 1, most: int = MAX_O
     return value
 
 
+def checked_shape(model: str, shape: Any, *, most: int = MAX_OPTION) -> Shape:
+    """Return an ``input_shape`` as :func:`build_model` takes it, of one that a file holds.
+
+    Args:
+        model: its name, for messages.
+        shape: a list of sizes, or what a table has.
+        most: of a size.
+
+    Raises:
+        UserError: if it is anything else, or a size is no integer in range.
+    """
+    if not isinstance(shape, Mapping):
+        return tuple(whole(model, "input_shape", size, most=most) for size in shape)
+    if set(shape) != {"numbers", "categories"}:
+        raise UserError(f"model {model}: input_shape={shape!r}, expected numbers and categories")
+    sizes = [whole(model, "input_shape", size, most=most) for size in shape["categories"]]
+    return {"numbers": whole(model, "input_shape", shape["numbers"], least=0, most=most), "categories": sizes}
+
+
 def wholes(model: str, key: str, values: Any) -> list[int]:
     """Return ``values`` if it is a list of one or more integers above zero.
 
