@@ -74,6 +74,8 @@ def test_names_of_classes_in_the_order_of_their_numbers():
     target, notes = found("zero", classes=["no", "yes"])
     assert (target.names, notes) == (("no", "yes"), [])
     assert read_target(TABLE, target, "t.csv").tolist() == ROWS["zero"]
+    with pytest.raises(UserError, match=r"test\.csv: label 'maybe' in row 1 is unknown; Choices: 0, 1"):
+        read_target(pa.table({"zero": ["maybe"]}), target, "test.csv")
     swapped = found("name", classes=["猫", "b", "über", "unused"])[0]
     assert read_target(TABLE, swapped, "t.csv").tolist()[:3] == [2, 0, 1]
 
@@ -91,12 +93,17 @@ def test_numbers_of_found_classes_are_names_in_another_table_too():
         ("x", ["a", None, "b", "NA"], {}, "t.csv: no x in rows 2 and 4; remove or fix"),
         ("x", [1.5, float("nan"), 2.5, 3.5], {}, "t.csv: no x in row 2; remove or fix"),
         ("x", [1.5, float("inf"), 2.5, 3.5], {}, "t.csv: row 2 of x: inf, expected a finite number"),
-        ("x", ["1.5", "2.5", "n.a.", "3.5"], {}, "t.csv: row 3 of x: 'n.a.' is text, expected a number"),
+        (
+            "x",
+            ["1.5", "2.5", "n.a.", "3.5"],
+            {},
+            "row 3 of x: 'n.a.' is text, expected a number; fix it, or name task=classification if",
+        ),
         ("x", ["a"] * 4, {}, "t.csv: x is 'a' in all rows, expected at least 2 classes"),
         ("x", [7] * 4, {"task": "classification"}, "t.csv: x is '7' in all rows, expected at least 2 classes"),
         ("x", ["a", "b"], {"task": "regression"}, "row 1 of x: 'a' is text, expected a number"),
         ("x", ["a", "b"], {"classes": ["a", "c"]}, "label 'b' in row 2 is unknown"),
-        ("x", [0, 2], {"classes": ["a", "c"]}, "label 2 in row 2 is out of range, expected 0 to 1"),
+        ("x", [0, 2], {"classes": ["a", "c"]}, "label '2' in row 2 is unknown; Choices: 0, 1"),
         ("x", ["2020-01-01", "2020-01-02"], {}, "column 'x' holds dates"),
         ("x", [[1], [2]], {}, "column 'x' holds list<"),
     ],

@@ -43,8 +43,20 @@ def kind_of(column: pa.ChunkedArray, name: str, where: str) -> str:
     return NUMBER if 2 * numbers >= len(present) else CATEGORY
 
 
-def numbers_of(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
+def numbers_of(
+    column: pa.ChunkedArray,
+    name: str,
+    where: str,
+    *,
+    advice: str = "name the column in categories if it has no numbers",
+) -> np.ndarray:
     """Return float64 (N,), NaN where a cell is missing.
+
+    Args:
+        column: of numbers, or of text that spells them.
+        name: of it, for messages.
+        where: it is from, likewise.
+        advice: what else than mending a cell helps.
 
     Raises:
         UserError: if a cell is text, or not finite.
@@ -55,8 +67,7 @@ def numbers_of(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
         if wrong is not None:
             cell = shown(column[wrong].as_py())
             raise UserError(
-                f"{where}: row {wrong + 1} of {name}: {cell!r} is text, expected a number; fix it, or name the column "
-                "in categories if it has no numbers"
+                f"{where}: row {wrong + 1} of {name}: {cell!r} is text, expected a number; fix it, or {advice}"
             )
     elif not (_is_numeric(column.type) or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
         raise UserError(f"{where}: column {name!r} holds {column.type}, expected numbers; choose another column")

@@ -14,6 +14,7 @@ from lighten.data.columns import classes_of, column_of
 from lighten.errors import UserError
 
 CLASSIFICATION, MULTILABEL, REGRESSION = "classification", "multilabel", "regression"
+_ADVICE = "name task=classification if these are classes"
 MOST_CLASSES = 10
 """Different integers that are taken for classes, where no task is named; more are numbers to estimate."""
 
@@ -82,7 +83,8 @@ def read_target(table: pa.Table, target: Target, where: str) -> Tensor:
         (name,) = target.columns
         names = names_of(columns[name], name, where)
         _check_present(names.is_null().to_numpy(), name, where)
-        return classes_of(names.cast(pa.int64()) if target.numbered else names, target.names, where)
+        known = [str(number) for number in range(len(target.names))] if target.numbered else target.names
+        return classes_of(names, known, where)
     stacked = []
     for name, column in columns.items():
         values = _values(column, name, where)
@@ -113,7 +115,7 @@ def _task_of(found: Sequence[pa.ChunkedArray], columns: Sequence[str], where: st
         return CLASSIFICATION, "is true or false"
     if is_text(column.type) and kind_of(column, columns[0], where) == CATEGORY:
         return CLASSIFICATION, f"has {different} different texts"
-    values = numbers_of(column, columns[0], where)
+    values = numbers_of(column, columns[0], where, advice=_ADVICE)
     whole = np.array_equal(values, np.round(values), equal_nan=True)
     if whole and different <= MOST_CLASSES and 2 * different <= len(values):
         return CLASSIFICATION, f"has {different} different whole numbers"
@@ -127,7 +129,7 @@ def _is_zero_or_one(column: pa.ChunkedArray, name: str, where: str) -> bool:
 
 def _values(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
     truth = _truth(column, name, where)
-    return numbers_of(column, name, where) if truth is None else truth
+    return numbers_of(column, name, where, advice=_ADVICE) if truth is None else truth
 
 
 def _truth(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray | None:
@@ -142,7 +144,7 @@ def _truth(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray | None:
 def _classes(names: list[str]) -> tuple[str, ...]:
     """Return the names of the classes, sorted; numbers by what they are."""
     try:
-        return tuple(sorted(names, key=float))
+        return tuple(sorted(names, key=lambda name: (float(name), name)))
     except ValueError:
         return tuple(sorted(names))
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from lighten.errors import UserError
 from lighten.utils.compression import record_, record_of
-from lighten.utils.inputs import Shape
 from lighten.utils.registry import Builder, Registry
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from lighten.utils.inputs import Shape
 
 _RESNETS = {f"resnet{depth}": "lighten.models.resnet" for depth in (20, 32, 44, 56, 110)}
 _PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "mlp", "table_mlp")}
@@ -44,7 +45,7 @@ def model_names() -> list[str]:
     return _REGISTRY.names()
 
 
-def build_model(name: str, *, num_classes: int, input_shape: Shape, **options: Any) -> "nn.Module":
+def build_model(name: str, *, num_classes: int, input_shape: "Shape", **options: Any) -> "nn.Module":
     """Return a fresh model; its weights depend on torch's random state alone.
 
     The result's record has a ``spec``: ``{"name", "num_classes", "input_shape", "options"}``, JSON types from which the
@@ -108,7 +109,7 @@ def whole(model: str, key: str, value: Any, *, least: int = 1, most: int = MAX_O
     return value
 
 
-def checked_shape(model: str, shape: Any, *, most: int = MAX_OPTION) -> Shape:
+def checked_shape(model: str, shape: Any, *, most: int = MAX_OPTION) -> "Shape":
     """Return an ``input_shape`` as :func:`build_model` takes it, of one that a file holds.
 
     Args:
