@@ -4,11 +4,12 @@ import sys
 import pytest
 
 from lighten.data import build_data, check_data, data_names
+from lighten.data.registry import _REGISTRY
 from lighten.errors import UserError
 
 
 def test_names():
-    assert {"fashion_mnist", "cifar10"} <= set(data_names())
+    assert {"fashion_mnist", "cifar10", "diamonds"} <= set(data_names())
 
 
 def test_typo_gets_the_nearest_name():
@@ -29,3 +30,16 @@ def test_checking_imports_neither_torch_nor_lightning():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_usual_is_set_and_no_property_is_asked(monkeypatch):
+    class Data:
+        views = None
+
+        @property
+        def task(self):
+            raise AssertionError("it would read")
+
+    monkeypatch.setitem(_REGISTRY._builders, "lazy", lambda *, batch_size, seed, workers: Data())
+    data = build_data("lazy")
+    assert (data.views, data.keyed, data.name, data.options) == (None, False, "lazy", {})

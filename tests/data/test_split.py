@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lighten.data.split import stratified
+from lighten.data.split import stratified, whole_groups
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.data())
@@ -33,3 +33,13 @@ def test_random_state_has_no_say(seed):
     torch.manual_seed(seed)
     np.random.default_rng(seed)
     assert torch.equal(stratified(labels, 10)[1], expected)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.data())
+def test_groups_stay_whole(groups, data):
+    keys = np.array(groups, np.uint64)
+    count = data.draw(st.integers(0, len(set(groups))))
+    rest, chosen = whole_groups(keys, torch.zeros(len(keys), dtype=torch.int64), count)
+    assert sorted([*rest, *chosen]) == list(range(len(groups)))
+    assert not {groups[i] for i in rest} & {groups[i] for i in chosen}
+    assert len({groups[i] for i in chosen}) == count

@@ -204,3 +204,52 @@ def test_too_few_rows(build, tmp_path):
 def test_an_unknown_split(build, folder):
     with pytest.raises(UserError, match=r"has no split 'tets'; did you mean 'test'\?"):
         build(path=str(folder), test_split="tets")
+
+
+def test_features_make_it_a_table_of_numbers(build):
+    data = build(features=["number", "other"], label="score", validation=0.1)
+    assert (data.task.name, data.input_shape) == ("regression", {"numbers": 1, "categories": [8]})
+    assert (data.train_samples, len(data.val_set), len(data.test_set)) == (49, 5, 6)
+
+
+def test_so_does_a_file_without_texts(build, tmp_path):
+    rows = columns()
+    del rows["text"]
+    pq.write_table(pa.table(rows), tmp_path / "numbers.parquet")
+    data = build(path=str(tmp_path / "numbers.parquet"))
+    assert (data.task.name, data.class_names) == ("classification", NAMES)
+    assert data.input_shape == {"numbers": 4, "categories": [8]}
+    with pytest.raises(UserError, match="text='text', but it has no such column"):
+        build(path=str(tmp_path / "numbers.parquet"), text="text")
+
+
+def test_numbers_of_a_data_set_of_datasets(build, folder):
+    data = build(path=str(folder), features=["text"], categories=["text"], test_split="validation")
+    assert (data.task.name, data.class_names) == ("classification", ("no", "yes"))
+    assert len(data.test_set) == 8
+    assert data.test_set.labels.tolist() == [0, 1] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"text": "text", "features": ["score"]}, "features=['score'] has no effect on a table of texts; leave it out"),
+        ({"unit": "m"}, "data table: unit='m' has no effect on a table of texts"),
+        ({"features": ["score"], "objective": "mlm"}, "features=['score'] has no effect on a table of texts"),
+        ({"features": "score"}, "data table: features='score': expected a list or null"),
+        (
+            {"features": ["score"], "test_path": "x.csv", "test_share": 0.5},
+            "test_share=0.5 has no effect with test_path",
+        ),
+        ({"features": ["score"], "test_share": 0}, "test_share=0, expected a share below 1 or a number of rows"),
+        ({"features": ["score"], "validation": "many"}, "data table: validation='many': expected a number or null"),
+        ({"features": ["score"], "label": "labl"}, "label='labl', but it has no such column; did you mean 'label'?"),
+        ({"features": ["score"], "path": "/nonexistent.csv"}, "/nonexistent.csv is missing"),
+        ({"validation": 0.5}, "validation=0.5, expected an integer of at least 1"),
+    ],
+)
+def test_bad_options_of_numbers(build, options, says):
+    with pytest.raises(UserError) as caught:
+        build(**options)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

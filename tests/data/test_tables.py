@@ -1,9 +1,11 @@
+import os
+
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lighten.data.tables import is_file_name, read_file, read_hub
+from lighten.data.tables import column_names, delimiter_of, is_file_name, read_file, read_hub
 from lighten.errors import UserError
 
 
@@ -76,3 +78,35 @@ def test_no_network_and_no_cache_is_told_in_one_line(monkeypatch):
     with pytest.raises(UserError, match=r"data set 'someone/thing', part cannot be had from the hub .*reach") as caught:
         read_hub("someone/thing", "part")
     assert "\n" not in str(caught.value)
+
+
+def test_all_columns_as_text(tmp_path):
+    (tmp_path / "a.csv").write_text('a,b\n007,"1,5"\n,NA\n')
+    assert read_file(str(tmp_path / "a.csv"), None).to_pydict() == {"a": ["007", ""], "b": ["1,5", "NA"]}
+    (tmp_path / "a.tsv").write_text("a;x\tb\n1\t2020-01-01\n")
+    assert read_file(str(tmp_path / "a.tsv"), None).to_pydict() == {"a;x": ["1"], "b": ["2020-01-01"]}
+
+
+def test_semicolons_separate_where_the_head_has_no_comma(tmp_path):
+    (tmp_path / "a.csv").write_text('a;"b c"\n1,5;x\n')
+    assert delimiter_of(str(tmp_path / "a.csv")) == ";"
+    assert read_file(str(tmp_path / "a.csv"), None).to_pydict() == {"a": ["1,5"], "b c": ["x"]}
+    (tmp_path / "a.csv").write_text("a,b;c\n1,2\n")
+    assert read_file(str(tmp_path / "a.csv"), None).to_pydict() == {"a": ["1"], "b;c": ["2"]}
+
+
+def test_names_of_columns(tmp_path):
+    (tmp_path / "a.csv").write_text("x;y\n1;2\n")
+    (tmp_path / "a.tsv").write_text("x\ty\n1\t2\n")
+    (tmp_path / "a.jsonl").write_text('{"x": 1, "y": 2}\n')
+    pq.write_table(pa.table({"x": [1], "y": [2]}), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.tsv", "a.jsonl", "a.parquet"):
+        assert column_names(str(tmp_path / name)) == ["x", "y"]
+    for suffix in ("csv", "tsv", "jsonl", "parquet"):
+        (tmp_path / f"bad.{suffix}").write_bytes(b"")
+        assert column_names(str(tmp_path / f"bad.{suffix}")) == []
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    assert column_names(str(tmp_path / "deep.jsonl")) == []
+    os.mkfifo(tmp_path / "pipe.csv")  # opening one waits for a writer
+    for name in ("missing.csv", "pipe.csv"):
+        assert column_names(str(tmp_path / name)) == []

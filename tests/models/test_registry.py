@@ -8,7 +8,7 @@ from torch import nn
 import lighten.utils.registry
 from lighten.errors import UserError
 from lighten.models import build_model, check_model, model_names, register_model
-from lighten.models.registry import _REGISTRY
+from lighten.models.registry import _REGISTRY, checked_shape
 from lighten.utils.compression import record_of
 
 
@@ -115,3 +115,19 @@ def test_installed_packages_announce_models(monkeypatch):
     monkeypatch.setattr(lighten.utils.registry, "entry_points", lambda **k: EntryPoints([entry]).select(**k))
     assert "theirs" in model_names()
     assert isinstance(build_model("theirs", num_classes=2, input_shape=(1, 2, 2)), nn.Identity)
+
+
+def test_shapes_of_files_are_checked():
+    assert checked_shape("x", [3, 32, 32]) == (3, 32, 32)
+    table = {"numbers": 0, "categories": [3, 5]}
+    assert checked_shape("x", table) == table
+    for shape, says in (
+        ([3, -1], "model x: input_shape=-1, expected an integer of at least 1"),
+        ([3, 1 << 40], "expected at most 65536"),
+        ({"numbers": 1}, "model x: input_shape={'numbers': 1}, expected numbers and categories"),
+        ({"numbers": "a", "categories": []}, "model x: input_shape='a', expected an integer of at least 0"),
+        ({"numbers": 1, "categories": [0]}, "model x: input_shape=0, expected an integer of at least 1"),
+    ):
+        with pytest.raises(UserError) as caught:
+            checked_shape("x", shape)
+        assert says in str(caught.value)

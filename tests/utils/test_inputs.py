@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lighten.errors import UserError
-from lighten.utils.inputs import logits_of, run
+from lighten.utils.inputs import example_of, logits_of, run
 
 A, B = torch.ones(2, 4), torch.zeros(2, 2)
 Named = namedtuple("Named", "logits aux")
@@ -65,3 +65,23 @@ def test_arrays_are_told_and_other_errors_are_left():
         run(nn.Linear(4, 2), ((np.ones((2, 4), np.float32),), {}))
     with pytest.raises(TypeError, match="unsupported operand"):
         run(Both(), ((1, B), {}))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ({"numbers": 3, "categories": [5, 2]}, {"numbers": (torch.float32, 3), "categories": (torch.int64, 2)}),
+        ({"numbers": 3, "categories": []}, {"numbers": (torch.float32, 3)}),
+        ({"numbers": 0, "categories": [5]}, {"categories": (torch.int64, 1)}),
+        ((7,), {"input_ids": (torch.int64, 7), "attention_mask": (torch.int64, 7)}),
+    ],
+)
+def test_examples_by_name(shape, expected):
+    found = example_of(shape, 4)
+    assert {name: (value.dtype, value.shape) for name, value in found.items()} == {
+        name: (dtype, (4, size)) for name, (dtype, size) in expected.items()
+    }
+
+
+def test_examples_of_images():
+    assert example_of((3, 4, 5)).shape == (2, 3, 4, 5)

@@ -15,13 +15,19 @@ class InMemoryData(Protocol):
     batch_size: int
     seed: int
     workers: int
-    validation: int
     keyed: bool
     train_set: Any
     trainer: Any
 
 
-def check_validation(data: InMemoryData, samples: int) -> None:
+class HeldOut(Protocol):
+    """A data module that holds samples out of its training part."""
+
+    name: str
+    validation: int
+
+
+def check_validation(data: HeldOut, samples: int) -> None:
     """Raise ``UserError`` if the samples held out leave nothing of the training part."""
     if data.validation >= samples:
         raise UserError(f"data {data.name}: validation={data.validation} leaves nothing of {samples} training samples")

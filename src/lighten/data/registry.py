@@ -1,5 +1,6 @@
 """The registry of data sets that ``data:`` in a recipe names."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ _REGISTRY = Registry(
         "wordnet_glosses": "lighten.data.wordnet_glosses",
         "glue": "lighten.data.glue",
         "table": "lighten.data.table",
+        "diamonds": "lighten.data.diamonds",
     },
     given=("batch_size", "seed", "workers"),
 )
@@ -30,7 +32,8 @@ def register_data(name: str) -> Callable[[Builder], Builder]:
 
     - ``num_classes``, ``class_names``, ``licence`` (one line) and ``fingerprint`` (SHA-256 of the content and of the
       options that change what is seen);
-    - ``input_shape``: (channels, height, width) of images, (length,) of texts, which also have a ``tokenizer``;
+    - ``input_shape``: (channels, height, width) of images, (length,) of texts, which also have a ``tokenizer``,
+      ``{"numbers": count, "categories": [size, …]}`` of tables;
     - ``mean`` and ``std``, per channel, for values in [0, 1]; empty for texts;
     - ``task``: ``"classification"``, the default, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``;
     - for ``distil.cache``, ``keyed`` (when it is set, training batches carry ``keys``), ``views`` (how many a training
@@ -69,7 +72,8 @@ def build_data(
     data.name = name
     data.options = options
     for attribute, usual in (("task", "classification"), ("keyed", False), ("views", 1)):
-        if not hasattr(data, attribute):
+        declared = inspect.getattr_static(data, attribute, data) is not data  # a property may have to read the data
+        if not declared and not hasattr(data, attribute):
             setattr(data, attribute, usual)
     return data
 

@@ -29,3 +29,17 @@ def stratified(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     mask = np.zeros(len(labels), bool)
     mask[chosen] = True
     return torch.from_numpy(np.flatnonzero(~mask)), torch.from_numpy(np.flatnonzero(mask))
+
+
+def whole_groups(keys: np.ndarray, labels: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the rest and of ``count`` chosen groups, both ascending, int64; no group is on both sides.
+
+    Args:
+        keys: uint64 (N,), of each row's group; neither their order nor a seed matters.
+        labels: int64 (N,), of the classes that give their share; that of a group's first row counts.
+        count: groups to choose; no more than there are.
+    """
+    _, first, group_of = np.unique(keys, return_index=True, return_inverse=True)
+    _, chosen = stratified(labels[torch.from_numpy(first)], min(count, len(first)))
+    held_out = np.isin(group_of, chosen.numpy())
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -1,5 +1,6 @@
 """Rows from files and from the ``datasets`` library, as Arrow tables; no code of a data set is ever run."""
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -28,17 +29,18 @@ def is_file_name(path: str) -> bool:
     return Path(path).suffix.lower() in SUFFIXES or os.path.isfile(path)
 
 
-def read_file(path: str, texts: Iterable[str]) -> pa.Table:
+def read_file(path: str, texts: Iterable[str] | None) -> pa.Table:
     """Return the rows of a CSV, TSV, Parquet or JSON-lines file.
 
     Args:
         path: its suffix tells the format. CSV and TSV have a head line and are UTF-8.
-        texts: columns of CSV and TSV that are text whatever they look like.
+        texts: columns of CSV and TSV that are text whatever they look like; ``None`` for all of them.
 
     Raises:
         UserError: if the file is missing, cannot be read, or has another suffix.
     """
-    from pyarrow import csv, json, parquet
+    from pyarrow import csv, parquet
+    from pyarrow import json as json_lines
 
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -49,15 +51,47 @@ def read_file(path: str, texts: Iterable[str]) -> pa.Table:
         if suffix == ".parquet":
             return parquet.read_table(path)
         if suffix in (".json", ".jsonl"):
-            return json.read_json(path, parse_options=json.ParseOptions(newlines_in_values=False))
+            return json_lines.read_json(path, parse_options=json_lines.ParseOptions(newlines_in_values=False))
+        delimiter = "\t" if suffix == ".tsv" else ","
+        if texts is None:
+            texts, delimiter = column_names(path), delimiter_of(path)
         return csv.read_csv(
             path,
-            parse_options=csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True),
+            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in texts}),
         )
     except (pa.ArrowException, OSError) as error:
         reason = first_line(error)
         raise UserError(f"{path} cannot be read as {suffix[1:]} ({reason}); fix or replace the file") from error
+
+
+def column_names(path: str) -> list[str]:
+    """Return the names of a file's columns; none where it cannot be read, which :func:`read_file` reports."""
+    from pyarrow import csv, parquet
+
+    suffix = Path(path).suffix.lower()
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return []
+    try:
+        if suffix == ".parquet":
+            return list(parquet.read_schema(path).names)
+        if suffix in (".json", ".jsonl"):
+            with open(path, encoding="utf-8") as file:
+                return list(json.loads(file.readline()))
+        parsing = csv.ParseOptions(delimiter=delimiter_of(path), newlines_in_values=True)
+        with csv.open_csv(path, parse_options=parsing) as reader:
+            return list(reader.schema.names)
+    except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError):
+        return []
+
+
+def delimiter_of(path: str) -> str:
+    """Return what separates the cells of a CSV or TSV file: a semicolon where the head line has these and no commas."""
+    if Path(path).suffix.lower() == ".tsv":
+        return "\t"
+    with open(path, "rb") as file:
+        head = file.readline()
+    return ";" if b";" in head and b"," not in head else ","
 
 
 def read_hub(path: str, config: str | None = None) -> Splits:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lighten.data.split import stratified
+from lighten.data.split import whole_groups
 from lighten.data.tokens import digest_texts
 from lighten.errors import UserError
 
@@ -107,11 +107,7 @@ def hold_out(part: Part, count: int, *, by_class: bool) -> tuple[np.ndarray, np.
     """
     pairs = part.pairs if part.pairs is not None else [""] * len(part.texts)
     keys = np.array([_hash(text, pair) for text, pair in zip(part.texts, pairs, strict=True)], np.uint64)
-    _, first, copy_of = np.unique(keys, return_index=True, return_inverse=True)
-    labels = part.labels[torch.from_numpy(first)] if by_class else torch.zeros(len(first), dtype=torch.int64)
-    _, chosen = stratified(labels, min(count, len(first)))
-    held_out = np.isin(copy_of, chosen.numpy())
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    return whole_groups(keys, part.labels if by_class else torch.zeros(len(keys), dtype=torch.int64), count)
 
 
 def text_hash(text: str) -> bytes:

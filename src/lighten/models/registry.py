@@ -10,12 +10,15 @@ from lighten.utils.registry import Builder, Registry
 if TYPE_CHECKING:
     from torch import nn
 
+    from lighten.utils.inputs import Shape
+
 _RESNETS = {f"resnet{depth}": "lighten.models.resnet" for depth in (20, 32, 44, 56, 110)}
-_PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "mlp")}
+_PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "mlp", "table_mlp")}
+_OTHERS = {"bert_rows": "lighten.models.rows", "transformers": "lighten.models.transformers"}
 _REGISTRY = Registry(
     "model",
     group="lighten.models",
-    builtin=_PLAIN | {"bert_rows": "lighten.models.rows", "transformers": "lighten.models.transformers"},
+    builtin=_PLAIN | _OTHERS,
     given=("num_classes", "input_shape"),
 )
 
@@ -24,7 +27,7 @@ def register_model(name: str) -> Callable[[Builder], Builder]:
     """Return a decorator that makes a builder available as ``name`` in recipes.
 
     The builder is called as ``builder(num_classes=…, input_shape=…, **options)``; ``input_shape`` is
-    (channels, height, width) of images, (length,) of texts.
+    (channels, height, width) of images, (length,) of texts, ``{"numbers": count, "categories": [size, …]}`` of tables.
 
     Raises:
         UserError: if another module registered the name.
@@ -42,7 +45,7 @@ def model_names() -> list[str]:
     return _REGISTRY.names()
 
 
-def build_model(name: str, *, num_classes: int, input_shape: tuple[int, ...], **options: Any) -> "nn.Module":
+def build_model(name: str, *, num_classes: int, input_shape: "Shape", **options: Any) -> "nn.Module":
     """Return a fresh model; its weights depend on torch's random state alone.
 
     The result's record has a ``spec``: ``{"name", "num_classes", "input_shape", "options"}``, JSON types from which the
@@ -51,15 +54,22 @@ def build_model(name: str, *, num_classes: int, input_shape: tuple[int, ...], **
     Args:
         name: one of ``model_names()``.
         num_classes: size of the logits.
-        input_shape: (channels, height, width) of one image, or (length,) of one text.
+        input_shape: (channels, height, width) of one image, (length,) of one text, or of tables ``{"numbers": count,
+            "categories": [size, …]}``.
         **options: the builder's own.
 
     Raises:
-        UserError: if the name or an option is unknown, or an option's value is out of range.
+        UserError: if the name or an option is unknown, an option's value is out of range, or the model is for other
+            inputs.
     """
     options = _REGISTRY.bind(name, options)
-    model = _REGISTRY.get(name)(num_classes=num_classes, input_shape=tuple(input_shape), **options)
-    spec = {"name": name, "num_classes": num_classes, "input_shape": list(input_shape), "options": options}
+    of_table = isinstance(input_shape, Mapping)
+    if of_table and name in {*_PLAIN, *_OTHERS} - {"table_mlp"}:
+        raise UserError(f"model {name} reads images or texts, and the data is a table of numbers; choose table_mlp")
+    shape = dict(input_shape) if isinstance(input_shape, Mapping) else tuple(input_shape)
+    model = _REGISTRY.get(name)(num_classes=num_classes, input_shape=shape, **options)
+    written = shape if of_table else list(shape)
+    spec = {"name": name, "num_classes": num_classes, "input_shape": written, "options": options}
     # A builder that loads from a path says itself how to build the same again without that path.
     record_(model, spec=spec | {"options": record_of(model).options or options})
     return model
@@ -76,7 +86,8 @@ def check_model(name: str, options: Mapping[str, Any]) -> None:
         import torch
 
         with torch.device("meta"):
-            _REGISTRY.get(name)(num_classes=10, input_shape=(3, 32, 32), **options)
+            shape = {"numbers": 4, "categories": [3, 5]} if name == "table_mlp" else (3, 32, 32)
+            _REGISTRY.get(name)(num_classes=10, input_shape=shape, **options)
 
 
 MAX_OPTION = 1 << 16
@@ -96,6 +107,25 @@ def whole(model: str, key: str, value: Any, *, least: int = 1, most: int = MAX_O
     if value > most:
         raise UserError(f"model {model}: {key}={value!r}, expected at most {most}")
     return value
+
+
+def checked_shape(model: str, shape: Any, *, most: int = MAX_OPTION) -> "Shape":
+    """Return an ``input_shape`` as :func:`build_model` takes it, of one that a file holds.
+
+    Args:
+        model: its name, for messages.
+        shape: a list of sizes, or what a table has.
+        most: of a size.
+
+    Raises:
+        UserError: if it is anything else, or a size is no integer in range.
+    """
+    if not isinstance(shape, Mapping):
+        return tuple(whole(model, "input_shape", size, most=most) for size in shape)
+    if set(shape) != {"numbers", "categories"}:
+        raise UserError(f"model {model}: input_shape={shape!r}, expected numbers and categories")
+    sizes = [whole(model, "input_shape", size, most=most) for size in shape["categories"]]
+    return {"numbers": whole(model, "input_shape", shape["numbers"], least=0, most=most), "categories": sizes}
 
 
 def wholes(model: str, key: str, values: Any) -> list[int]:

@@ -19,6 +19,9 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What the public functions accept as ``example_input``."""
 
+Shape = Sequence[int] | Mapping[str, Any]
+"""What ``input_shape`` says: sizes of an image or text; of a table ``{"numbers": count, "categories": [size, …]}``."""
+
 
 def as_call(example_input: ExampleInput) -> Call:
     """Return ``(args, kwargs)`` for a tensor, a tuple (positional) or a mapping (keywords)."""
@@ -45,11 +48,16 @@ def leaves_of(output: Any) -> list[Any]:
     return tree_leaves(output)
 
 
-def example_of(input_shape: Sequence[int], samples: int = 2) -> ExampleInput:
-    """Return zeros such as a model takes: images for (channels, height, width), tokens for (length,).
+def example_of(input_shape: Shape, samples: int = 2) -> ExampleInput:
+    """Return zeros such as a model takes: images for (channels, height, width), tokens for (length,), rows for tables.
 
-    Tokens are ``input_ids`` and ``attention_mask``, int64 (samples, length); nothing is masked.
+    Tokens are ``input_ids`` and ``attention_mask``, int64 (samples, length); nothing is masked. Rows of a table are
+    ``numbers``, float32 (samples, numbers), and ``categories``, int64 (samples, columns), where it has them.
     """
+    if isinstance(input_shape, Mapping):
+        sizes = {"numbers": int(input_shape["numbers"]), "categories": len(input_shape["categories"])}
+        types = {"numbers": torch.float32, "categories": torch.int64}
+        return {name: torch.zeros(samples, size, dtype=types[name]) for name, size in sizes.items() if size}
     if len(input_shape) != 1:
         return torch.zeros(samples, *input_shape)
     ids = torch.zeros(samples, *input_shape, dtype=torch.int64)
