@@ -27,7 +27,7 @@ from lighten.delivery.folders.own import (
 from lighten.delivery.folders.run import read_json, write_json
 from lighten.errors import UserError
 from lighten.models import build_model
-from lighten.models.registry import whole
+from lighten.models.registry import checked_shape, whole
 from lighten.pruning.cut import shrink
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
@@ -36,7 +36,7 @@ from lighten.quantization.settings import STATIC, TRAIN
 from lighten.utils.clone import clone
 from lighten.utils.compression import record_of
 from lighten.utils.files import write_whole
-from lighten.utils.inputs import example_of
+from lighten.utils.inputs import Shape, example_of
 
 SCHEMA = 1
 MAX_SIZE, MAX_CLASSES = 1 << 16, 1 << 24
@@ -157,9 +157,9 @@ def build(config: Mapping[str, Any], compression: Mapping[str, Any], model: nn.M
         model: what it was made of, where that is not in a registry; left as it is.
     """
     spec: Any = config["model"] if model is None else config.get("model")
-    shape: tuple[int, ...] = ()
+    shape: Shape = ()
     if spec is not None:
-        shape = tuple(whole(spec["name"], "input_shape", size, most=MAX_SIZE) for size in spec["input_shape"])
+        shape = checked_shape(spec["name"], spec["input_shape"], most=MAX_SIZE)
     if model is not None:
         made = clone(getattr(model, "_orig_mod", model))
     else:
