@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lighten.delivery.folders.hub import push_to_hub as push_to_hub
     from lighten.delivery.folders.model import load as load
     from lighten.delivery.folders.model import save as save
+    from lighten.delivery.folders.predict import Prediction as Prediction
+    from lighten.delivery.folders.predict import predict as predict
     from lighten.delivery.measure.measure import measure as measure
     from lighten.distillation.cache import TeacherCache as TeacherCache
     from lighten.distillation.initialise import student_from_teacher as student_from_teacher
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "DistillationModule": "distillation.module",
     "Plan": "pruning.plan",
+    "Prediction": "delivery.folders.predict",
     "Prune": "pruning.callback",
     "Quantize": "quantization.callback",
     "TeacherCache": "distillation.cache",
@@ -52,6 +55,7 @@ _HOMES = {
     "mask_": "pruning.mask",
     "measure": "delivery.measure.measure",
     "plan_pruning": "pruning.planner",
+    "predict": "delivery.folders.predict",
     "push_to_hub": "delivery.folders.hub",
     "quantize_": "quantization.insert",
     "quantize_post_training": "quantization.post_training",

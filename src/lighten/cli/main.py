@@ -18,8 +18,8 @@ from lighten.errors import UserError, one_line
 from lighten.training.signals import release
 
 COMMANDS = (
-    "train", "plan", "recipes", "shrink", "export", "measure", "card", "report", "verify", "compare", "quantize",
-    "push", "dashboard", "doctor", "completion",
+    "train", "plan", "recipes", "shrink", "export", "measure", "card", "report", "verify", "compare", "predict",
+    "quantize", "push", "dashboard", "doctor", "completion",
 )  # fmt: skip
 """Each is a file beside this one, with its parser (``add_parser``) and its action."""
 

@@ -9,7 +9,7 @@ from lighten.errors import RecipeError, UserError, shown
 from lighten.models import check_model, model_names
 from lighten.pruning.settings import PruneSettings
 from lighten.quantization.settings import QuantizeSettings
-from lighten.recipe.schema import CHANGED, FROM_TEACHER, Delivery, Recipe, Trainer
+from lighten.recipe.schema import AUTO, CHANGED, FROM_TEACHER, Delivery, Recipe, Trainer
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.settings import ON_BAD_BATCH
 from lighten.utils.checks import check_number, check_one_of, check_whole
@@ -61,9 +61,9 @@ def _nodes(recipe: Recipe) -> dict[str, PruneSettings | QuantizeSettings | Disti
 
 def _check_run(recipe: Recipe) -> None:
     check_one_of("data", recipe.data, data_names())
-    check_one_of("student", recipe.student, [*model_names(), FROM_TEACHER])
+    check_one_of("student", recipe.student, [*model_names(), FROM_TEACHER, AUTO])
     if recipe.teacher is not None:
-        check_one_of("teacher", recipe.teacher, model_names())
+        check_one_of("teacher", recipe.teacher, [*model_names(), AUTO])
     check_one_of("logger", recipe.logger, LOGGERS)
     check_one_of("resume", recipe.resume, RESUME)
     check_one_of("on_bad_batch", recipe.on_bad_batch, ON_BAD_BATCH)
@@ -206,8 +206,8 @@ def check_folder_name(key: str, given: str) -> None:
 def _check_options(recipe: Recipe) -> None:
     """Last, as models are imported for it."""
     checks = [("data", recipe.data, check_data)]
-    checks += [("student", recipe.student, check_model)] if recipe.student != FROM_TEACHER else []
-    checks += [("teacher", recipe.teacher, check_model)] if recipe.teacher is not None else []
+    checks += [("student", recipe.student, check_model)] if recipe.student not in (FROM_TEACHER, AUTO) else []
+    checks += [("teacher", str(recipe.teacher), check_model)] if recipe.teacher not in (None, AUTO) else []
     for role, name, check_choice in checks:
         try:
             check_choice(name, getattr(recipe, f"{role}_options"))

@@ -12,6 +12,8 @@ from lighten.training.optimizer import OptimizerSettings
 from lighten.utils.safe_yaml import flatten
 
 FROM_TEACHER = "from_teacher"
+AUTO = "auto"
+"""A model that is chosen by what the data hold."""
 """The student that is made of its teacher's layers."""
 CHANGED = "changed"
 """The value of ``resume`` with which a run may be resumed with other settings than it began with."""

@@ -22,6 +22,7 @@ from lighten.models import build_model
 from lighten.pruning.narrow import shrink_feed_forward
 from lighten.recipe.checks import checkpoints
 from lighten.recipe.schema import CHANGED, FROM_TEACHER, Fit, Optimizer, Recipe, settings_of
+from lighten.run.choose import chosen
 from lighten.tasks import task_of
 from lighten.training.checkpoint import latest_good
 from lighten.training.fit import make_trainer, resolve_precision
@@ -56,10 +57,9 @@ def teachers_of(recipe: Recipe, data: Any, folder: Path) -> list[nn.Module]:
     kept = [str(own)] if recipe.resume == CHANGED and (own / CONFIG).exists() else []
     teachers = [given_teacher(recipe, data, given) for given in checkpoints(recipe) or kept]
     if not teachers and recipe.teacher_fit.max_epochs:
-        fit = recipe.teacher_fit
-        teachers = [_reference(recipe, data, folder, "teacher", recipe.teacher, recipe.teacher_options, fit)]
+        teachers = [_reference(recipe, data, folder, "teacher", *chosen(recipe, data, "teacher"), recipe.teacher_fit)]
     if not teachers:
-        teachers = [build(recipe, data, recipe.teacher, recipe.teacher_options)]
+        teachers = [build(recipe, data, *chosen(recipe, data, "teacher"))]
     if is_rank_zero():
         save(teachers[0], folder / "teacher", **config_of(recipe, data))
         if hasattr(data, "tokenizer"):
@@ -75,17 +75,16 @@ def student_of(recipe: Recipe, data: Any, teachers: list[nn.Module], folder: Pat
     if recipe.student == FROM_TEACHER:
         return _from_teacher(recipe, data, teachers[0]).train()
     if recipe.student_fit.max_epochs:
-        options, fit = recipe.student_options, recipe.student_fit
-        dense = _reference(recipe, data, folder, "student", recipe.student, options, fit)
-        return dense.train()
-    return build(recipe, data, recipe.student, recipe.student_options)
+        name, options = chosen(recipe, data, "student")
+        return _reference(recipe, data, folder, "student", name, options, recipe.student_fit).train()
+    return build(recipe, data, *chosen(recipe, data, "student"))
 
 
 def untrained_teacher(recipe: Recipe, data: Any) -> nn.Module:
     """Return the first teacher's shape, whatever its weights."""
     assert recipe.teacher is not None
     folders = checkpoints(recipe)
-    return load(folders[0]) if folders else build(recipe, data, recipe.teacher, recipe.teacher_options)
+    return load(folders[0]) if folders else build(recipe, data, *chosen(recipe, data, "teacher"))
 
 
 def untrained_student(recipe: Recipe, data: Any) -> nn.Module:
@@ -95,7 +94,7 @@ def untrained_student(recipe: Recipe, data: Any) -> nn.Module:
         return given
     if recipe.student == FROM_TEACHER:
         return _from_teacher(recipe, data, untrained_teacher(recipe, data))
-    return build(recipe, data, recipe.student, recipe.student_options)
+    return build(recipe, data, *chosen(recipe, data, "student"))
 
 
 def given_teacher(recipe: Recipe, data: Any, folder: str) -> nn.Module:

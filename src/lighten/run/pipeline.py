@@ -29,6 +29,7 @@ from lighten.quantization.callback import Quantize
 from lighten.quantization.sensitivity import find_float_layers
 from lighten.recipe.schema import CHANGED, Recipe, settings_of
 from lighten.run.build import build, config_of, data_of, module_of, monitor_of, seed, student_of, teachers_of
+from lighten.run.choose import describe_choice
 from lighten.run.dry_run import dry_run, run_preflight
 from lighten.run.folder import keep_recipe, open_folder
 from lighten.tasks import task_of
@@ -70,6 +71,8 @@ def _run(recipe: Recipe, folder: Path) -> None:
     logger = make_logger(recipe.logger, folder, config=asdict(recipe))
     with ending(logger):
         dry_run(recipe, data)
+        if choice := describe_choice(recipe, data):
+            console.print(choice, highlight=False, markup=False)
         teachers = teachers_of(recipe, data, folder)
         student = student_of(recipe, data, teachers, folder)
         run_preflight(recipe, data, student, teachers, console)
