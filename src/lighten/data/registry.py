@@ -1,5 +1,6 @@
 """The registry of data sets that ``data:`` in a recipe names."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ _REGISTRY = Registry(
         "wordnet_glosses": "lighten.data.wordnet_glosses",
         "glue": "lighten.data.glue",
         "table": "lighten.data.table",
+        "images": "lighten.data.own_images",
     },
     given=("batch_size", "seed", "workers"),
 )
@@ -33,6 +35,8 @@ def register_data(name: str) -> Callable[[Builder], Builder]:
     - ``input_shape``: (channels, height, width) of images, (length,) of texts, which also have a ``tokenizer``;
     - ``mean`` and ``std``, per channel, for values in [0, 1]; empty for texts;
     - ``task``: ``"classification"``, the default, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``;
+    - ``preprocessing()``, known after ``setup``, where a stranger has to prepare inputs alike: JSON types, of which
+      :func:`lighten.data.preprocessing.reader_of` makes a reader of files or rows;
     - for ``distil.cache``, ``keyed`` (when it is set, training batches carry ``keys``), ``views`` (how many a training
       sample has; ``None``: another one each epoch) and, after ``setup``, ``train_samples``.
 
@@ -69,7 +73,7 @@ def build_data(
     data.name = name
     data.options = options
     for attribute, usual in (("task", "classification"), ("keyed", False), ("views", 1)):
-        if not hasattr(data, attribute):
+        if inspect.getattr_static(data, attribute, None) is None:  # a property may have to read the data
             setattr(data, attribute, usual)
     return data
 
