@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,8 @@ def open_image(source: Any) -> Image.Image:
                 "with 1, 3 or 4 channels; convert it"
             )
         return Image.fromarray(array)
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    return Image.open(io.BytesIO(content))
 
 
 def turned_size(image: Image.Image) -> tuple[int, int]:

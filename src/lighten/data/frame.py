@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from lighten.data.checks import first_line
-from lighten.data.decode import COLOUR, GREY, Frame, is_grey, open_image, turned_size
+from lighten.data.decode import COLOUR, GREY, Frame, is_grey, turned_size
 from lighten.data.find_images import Found
 from lighten.errors import UserError
 
@@ -85,7 +86,7 @@ def _heads(files: Sequence[str]) -> tuple[np.ndarray, bool]:
     sizes, grey, reason = [], True, ""
     for index in chosen.tolist():
         try:
-            with open_image(files[index]) as image:
+            with Image.open(files[index]) as image:
                 sizes.append(turned_size(image))
                 grey = grey and is_grey(image)
         except Exception as error:
