@@ -273,7 +273,7 @@ def _known(folder: Path, sources: Sources, *, keep: bool) -> Facts | None:
     if not (folder / "facts.npz").exists() or (keep and not _file(folder, "pixels").exists()):
         return None
     try:
-        with np.load(folder / "facts.npz", allow_pickle=False) as arrays:
+        with (folder / "facts.npz").open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             text = json.loads(str(arrays["text"]))
             facts = Facts(
                 text["digests"], arrays["sums"], arrays["second_sums"], arrays["values"], dict(text["errors"]),
