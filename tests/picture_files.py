@@ -1,11 +1,13 @@
 """Small image files for tests of people's own images."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pyarrow import parquet
 
-from lighten.data.fashion_mnist import read_embedded
+from lighten.data.fashion_mnist import EMBEDDED
 
 
 def noise(height=12, width=16, channels=3, seed=0):
@@ -31,10 +33,11 @@ def class_folder(root, counts, **size):
 
 def clothes_folder(root, count=60):
     """Write embedded Fashion-MNIST images as a folder a class, as handwritten digits come."""
-    images = read_embedded()
-    for number in range(count):
-        label = int(images.train_labels[number])
-        write(root / str(label) / f"{number:04}.png", images.train[number, 0].numpy())
+    rows = parquet.read_table(io.BytesIO(EMBEDDED.read()))[:count].to_pylist()
+    for number, row in enumerate(rows):
+        path = root / str(row["label"]) / f"{number:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(row["image"])
     return root
 
 

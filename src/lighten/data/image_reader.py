@@ -57,6 +57,7 @@ def reader_of(settings: Mapping[str, Any]) -> ImageReader:
     """
     frame = frame_of(settings)
     mean, std = (tuple(float(value) for value in settings[key]) for key in ("mean", "std"))
-    if frame.resize not in RESIZES or not len(mean) == len(std) == frame.channels or frame.channels not in (1, 3):
+    fit = frame.resize in RESIZES and frame.channels in (1, 3) and len(mean) == len(std) == frame.channels
+    if not fit or min(*frame.size, frame.white) < 1 or not min(std) > 0:
         raise UserError("preprocessing of images has parts that do not fit each other; take it from config.json")
     return ImageReader(frame, mean, std)

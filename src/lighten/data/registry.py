@@ -23,6 +23,8 @@ _REGISTRY = Registry(
     given=("batch_size", "seed", "workers"),
 )
 
+_NONE = object()
+
 
 def register_data(name: str) -> Callable[[Builder], Builder]:
     """Return a decorator that makes a builder available as ``name`` in recipes.
@@ -73,7 +75,7 @@ def build_data(
     data.name = name
     data.options = options
     for attribute, usual in (("task", "classification"), ("keyed", False), ("views", 1)):
-        if inspect.getattr_static(data, attribute, None) is None:  # a property may have to read the data
+        if inspect.getattr_static(data, attribute, _NONE) is _NONE:  # asking a property might read the data
             setattr(data, attribute, usual)
     return data
 
