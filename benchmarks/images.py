@@ -27,6 +27,7 @@ from PIL import Image
 from torch import nn
 
 from lighten import build_data, build_model
+from lighten.data import own_image_data  # noqa: F401 (what it imports is no part of the time)
 from lighten.utils.machine import cores, processor
 
 CLASSES, BATCH, WORKERS, SIDE = 10, 32, 2, 224
@@ -49,7 +50,7 @@ def main() -> None:
         size = write_images(Path(place) / "images", given.images)
         print(f"{given.images} JPEG files of 500×375, {size / given.images / 1e3:.0f} kB each")
         for cache in ("empty", "filled"):
-            print(f"first step after {first_step(place, given.student):.1f} s, cache {cache}")
+            print(f"cache {cache}: {first_step(place, given.student)}")
         compare_epochs(place, given.student, given.rounds, given.steps)
 
 
@@ -82,14 +83,21 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None
     optimizer.step()
 
 
-def first_step(place: str, student: str) -> float:
+def first_step(place: str, student: str) -> str:
     model, optimizer = network(student)
-    begun = time.perf_counter()
+    begun, busy = time.perf_counter(), time.process_time()
     data = build(place)
     data.prepare_data()
     data.setup("fit")
-    step(model, optimizer, next(iter(data.train_dataloader())))
-    return time.perf_counter() - begun
+    prepared, busy = time.perf_counter(), time.process_time() - busy
+    batch = next(iter(data.train_dataloader()))
+    fetched = time.perf_counter()
+    step(model, optimizer, batch)
+    ended = time.perf_counter()
+    return (
+        f"first step after {ended - begun:.1f} s: found, decoded and split in {prepared - begun:.1f} s ({busy:.1f} s of "
+        f"processor time), first batch {fetched - prepared:.1f} s, step {ended - fetched:.1f} s"
+    )
 
 
 def compare_epochs(place: str, student: str, rounds: int, steps: int) -> None:

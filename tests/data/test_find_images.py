@@ -68,6 +68,25 @@ def test_masks_below_the_folder_of_images_are_no_images(tmp_path):
     assert find_in_folder(str(tmp_path), masks=str(tmp_path / "masks")).names == ("a.jpg",)
 
 
+def test_images_and_masks_below_each_part(tmp_path):
+    for part, count in (("train", 3), ("val", 2)):
+        pair_folder(tmp_path / part, count)
+    found = find_in_folder(str(tmp_path))
+    assert found.task == "segmentation"
+    assert found.names == tuple(f"{p}/images/{n}.jpg" for p, count in (("train", 3), ("val", 2)) for n in range(count))
+    assert found.parts.tolist() == [TRAIN] * 3 + [VALIDATION] * 2
+    for file, second in zip(found.files, found.seconds, strict=True):
+        assert file.replace("/images/", "/masks/").replace("jpg", "png") == second
+
+
+def test_masks_are_left_out_however_their_folder_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jpg", noise())
+    write(tmp_path / "masks" / "a.png", noise(channels=1))
+    assert find_in_folder(str(tmp_path), masks="masks").names == ("a.jpg",)
+    assert find_in_folder(".", masks=str(tmp_path / "masks")).names == ("a.jpg",)
+
+
 def test_targets_and_parts(tmp_path):
     for part in ("train", "val", "test"):
         write(tmp_path / "in" / part / "a.png", noise())

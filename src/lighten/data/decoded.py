@@ -22,7 +22,7 @@ from lighten.utils.long_work import long_work
 from lighten.utils.machine import cores
 
 CACHES = ("auto", "memory", "disk", "none")
-MAX_IN_MEMORY = 256 << 20
+MAX_IN_MEMORY = 64 << 20
 """Bytes up to which ``auto`` keeps decoded images in memory."""
 
 _VERSION = 1  # of what decoding gives; another one makes the cache again

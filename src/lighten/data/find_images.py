@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePath
 
@@ -72,10 +72,12 @@ def find_in_folder(
         task = "segmentation" if masks is not None else "image"
         second = _existing(str(masks if masks is not None else targets), "masks" if masks is not None else "targets")
         return _find_pairs(root, second, task, f"{_SECOND[task]}s={second}")
-    inside = {path.name.casefold(): path for path in _folders(root)}
-    for (first, second_name), task in _PAIR_FOLDERS.items():
-        if set(inside) == {first, second_name}:
-            return _find_pairs(inside[first], inside[second_name], task, f"there are {first} and {second_name}")
+    parts = _part_folders(root)
+    insides = [{path.name.casefold(): path for path in _folders(place)} for place in parts.values() or (root,)]
+    for (first, other), task in _PAIR_FOLDERS.items():
+        if all(set(inside) == {first, other} for inside in insides):
+            why = f"there are {first} and {other}"
+            return _joined(root, list(parts), [_find_pairs(one[first], one[other], task, why) for one in insides])
     return _find_classes(root, classes)
 
 
@@ -89,8 +91,9 @@ def image_files(folder: Path, without: Path | None = None) -> list[str]:
         without: a folder below it that is left out.
     """
     found: list[str] = []
+    without = without.resolve() if without is not None else None
     for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if _visible(name) and Path(place, name) != without]
+        folders[:] = [name for name in folders if _visible(name) and Path(place, name).resolve() != without]
         found += [
             Path(place, name).relative_to(folder).as_posix()
             for name in files
@@ -169,7 +172,9 @@ def _class_files(root: Path) -> dict[str, list[Path]]:
         )
     found = {path.name: [path / name for name in image_files(path)] for path in folders}
     if not any(found.values()):
-        raise UserError(f"{root} holds no images, expected a folder a class with images in it; check the path")
+        raise UserError(
+            f"{root} holds no images, expected a folder a class with files that Pillow reads; check the path"
+        )
     empty = [name for name, paths in found.items() if not paths]
     if empty:
         raise UserError(
@@ -203,6 +208,21 @@ def _find_pairs(images: Path, seconds: Path, task: str, why: str) -> Found:
         why=why,
         seconds=tuple(str(seconds / others[stem]) for stem in firsts),
         parts=np.array(numbers, np.int8) if parts else None,
+    )
+
+
+def _joined(root: Path, parts: Sequence[int], found: Sequence[Found]) -> Found:
+    """Return images and masks of several parts as those of one folder."""
+    if not parts:
+        return found[0]
+    files = tuple(file for one in found for file in one.files)
+    return replace(
+        found[0],
+        where=str(root),
+        files=files,
+        names=tuple(Path(file).relative_to(root).as_posix() for file in files),
+        seconds=tuple(second for one in found for second in one.seconds),
+        parts=np.repeat(np.array(parts, np.int8), [len(one.files) for one in found]),
     )
 
 

@@ -86,7 +86,7 @@ def images(
         cutmix: share of the images with a part of another one put in, likewise.
         views: different augmentations of an image, one an epoch in turn; ``None`` draws another one each epoch.
         cache: where decoded images are kept: ``memory``, ``disk`` (below ``LIGHTEN_CACHE``), ``none``; ``auto`` is
-            memory up to 256 MiB, else the disk.
+            memory up to 64 MiB, else the disk.
 
     Raises:
         UserError: if an option is unknown, out of range, missing or without effect.
