@@ -95,8 +95,8 @@ def first_step(place: str, student: str) -> str:
     step(model, optimizer, batch)
     ended = time.perf_counter()
     return (
-        f"first step after {ended - begun:.1f} s: found, decoded and split in {prepared - begun:.1f} s ({busy:.1f} s of "
-        f"processor time), first batch {fetched - prepared:.1f} s, step {ended - fetched:.1f} s"
+        f"first step after {ended - begun:.1f} s: found, decoded and split in {prepared - begun:.1f} s (processor "
+        f"time {busy:.1f} s), first batch {fetched - prepared:.1f} s, step {ended - fetched:.1f} s"
     )
 
 
