@@ -116,13 +116,14 @@ def test_classes_stay_and_numbers_are_mixed_as_images_are(mix):
 
 
 def test_masks_are_cut_and_pictures_mixed_as_images_are():
-    values = np.stack([noise(20, 30, 1, seed=seed) % 3 for seed in range(COUNT + 6)])
+    values = np.stack([noise(20, 30, 1, seed=seed) % 3 * 100 for seed in range(COUNT + 6)])
     lookup = torch.full((256,), -1)
-    lookup[:3] = torch.tensor([2, 0, 1])
+    lookup[[0, 100, 200]] = torch.tensor([2, 0, 1])
     data, _ = dataset(seconds=values, classes=lookup, changes=EVERYTHING | {"cutmix": 0.6})
     plain, _ = dataset(seconds=values, classes=lookup, changes=EVERYTHING)
     masks = data.__getitems__(PLACES)[1]
     assert (masks.dtype, tuple(masks.shape)) == (torch.int64, (len(PLACES), 20, 30))
+    assert masks.unique().tolist() == [0, 1, 2]
     for row, _, mask in mixed_reference(data, plain, lambda own, other, share, mixed: own):
         assert torch.equal(masks[row], mask)
 
