@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -87,6 +88,23 @@ def test_a_cache_that_cannot_be_written_warns_and_decodes_each_time(files, tmp_p
         facts, store = read_all(Sources(files, FRAME), "disk", tmp_path / "cache")
     assert np.array_equal(store.get(np.arange(9))["pixels"], expected(files))
     assert len(facts.digests) == 9
+
+
+def test_what_another_process_has_finished_meanwhile_is_taken(files, tmp_path, monkeypatch):
+    first = decoded._pass
+
+    def slower(*arguments):
+        monkeypatch.setattr(decoded, "_pass", first)
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: 1)  # temporary names have it
+            read_all(Sources(files, FRAME), "disk", tmp_path / "cache")
+        return first(*arguments)
+
+    monkeypatch.setattr(decoded, "_pass", slower)
+    facts, store = read_all(Sources(files, FRAME), "disk", tmp_path / "cache")
+    assert np.array_equal(store.get(np.arange(9))["pixels"], expected(files))
+    assert len(facts.digests) == 9
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [store.folder.name]
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])

@@ -143,9 +143,12 @@ def read_all(sources: Sources, cache: str, cache_folder: Path) -> tuple[Facts, S
         arrays = {name: np.zeros(shape, np.uint8) for name, shape in sources.shapes.items()}
         return _pass(sources, _filler(arrays)), Store(sources, arrays)
     keep = cache == "disk"
+    stale = folder.exists()
     known = _known(folder, sources, keep=keep)
     if known is None:
         try:
+            if stale:  # what another process has finished since then stays
+                shutil.rmtree(folder)
             known = _write(sources, folder, keep=keep)
         except OSError as error:
             if (known := _known(folder, sources, keep=keep)) is not None:  # another process was quicker
@@ -252,8 +255,6 @@ def _write(sources: Sources, folder: Path, *, keep: bool) -> Facts:
             array.flush()  # type: ignore[attr-defined]
         _save_facts(target, made[0])
 
-    if folder.exists():
-        shutil.rmtree(folder)
     write_whole(folder, save)
     return made[0]
 
