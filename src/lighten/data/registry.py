@@ -19,9 +19,12 @@ _REGISTRY = Registry(
         "glue": "lighten.data.glue",
         "table": "lighten.data.table",
         "diamonds": "lighten.data.diamonds",
+        "images": "lighten.data.own_images",
     },
     given=("batch_size", "seed", "workers"),
 )
+
+_NONE = object()
 
 
 def register_data(name: str) -> Callable[[Builder], Builder]:
@@ -36,6 +39,8 @@ def register_data(name: str) -> Callable[[Builder], Builder]:
       ``{"numbers": count, "categories": [size, …]}`` of tables;
     - ``mean`` and ``std``, per channel, for values in [0, 1]; empty for texts;
     - ``task``: ``"classification"``, the default, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``;
+    - ``preprocessing()``, known after ``setup``, where a stranger has to prepare inputs alike: JSON types, of which
+      :func:`lighten.data.preprocessing.reader_of` makes a reader of files or rows;
     - for ``distil.cache``, ``keyed`` (when it is set, training batches carry ``keys``), ``views`` (how many a training
       sample has; ``None``: another one each epoch) and, after ``setup``, ``train_samples``.
 

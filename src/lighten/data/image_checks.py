@@ -1,0 +1,101 @@
+"""What may be wrong with images that were found: unreadable files, masks that do not fit, classes of one image."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from lighten.data.decode import IGNORED
+from lighten.data.decoded import Facts
+from lighten.data.find_images import Found
+from lighten.errors import UserError, shown
+
+_NAMED = 10
+"""Files that a message names."""
+
+
+def usable_rows(found: Found, facts: Facts, skip_broken: float) -> np.ndarray:
+    """Return the indices of the images that can be read, with one warning that names the others.
+
+    Args:
+        found: the images.
+        facts: what reading them has shown.
+        skip_broken: share of the images that may be unreadable.
+
+    Raises:
+        UserError: if more are, or a mask or target picture does not fit its image.
+    """
+    if facts.wrong:
+        first = min(facts.wrong)
+        more = f" (and {len(facts.wrong) - 1} more)" if len(facts.wrong) > 1 else ""
+        raise UserError(f"{facts.wrong[first]}{more}")
+    broken = sorted(facts.errors)
+    if broken:
+        named = ", ".join(f"{shown(found.names[row])} ({shown(facts.errors[row], 100)})" for row in broken[:_NAMED])
+        more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        line = f"{found.where}: {len(broken)} of {len(found.files)} images cannot be read: {named}{more}"
+        if len(broken) > skip_broken * len(found.files):
+            raise UserError(
+                f"{line}; replace or remove them, or raise skip_broken, the share that may be skipped, {skip_broken:g}"
+            )
+        warnings.warn(f"{line}; they are skipped", stacklevel=2)
+    return np.setdiff1d(np.arange(len(found.files)), broken)
+
+
+def check_classes(labels: np.ndarray, names: Sequence[str], where: str) -> None:
+    """Check that each class that occurs has two images: one to learn from, and one to check with.
+
+    Raises:
+        UserError: if one has not, or fewer than two classes occur.
+    """
+    counts = np.bincount(labels, minlength=len(names))
+    if (counts > 0).sum() < 2:
+        raise UserError(f"{where}: {(counts > 0).sum()} class with images that can be read, expected at least two")
+    lone = np.flatnonzero(counts == 1)
+    if len(lone):
+        more = f", as have {len(lone) - 1} more classes" if len(lone) > 1 else ""
+        raise UserError(
+            f"{where}: class {shown(names[lone[0]])!r} has one image{more}, expected at least two: one to learn from "
+            "and one to check with; add some, or take the class away"
+        )
+
+
+def mask_classes(
+    found: Found, values: np.ndarray, *, classes: Sequence[str] | None, mask_values: Sequence[int] | None
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return names of the classes of masks, and the label of each value, int64 (256,).
+
+    Args:
+        found: images and masks.
+        values: bool (N, 256), which values each mask has.
+        classes: names of the classes.
+        mask_values: value of each class; ``None``: they are numbered from 0. 255 is no class where it is not in here.
+
+    Raises:
+        UserError: if a mask has another value, or there are fewer than two classes.
+    """
+    seen = np.flatnonzero(values.any(0))
+    if mask_values is None:
+        top = max((int(value) for value in seen if value != IGNORED), default=-1)
+        mask_values = range(len(classes) if classes is not None else top + 1)
+        if classes is None and list(seen) == [0, IGNORED]:
+            raise UserError(
+                f"{found.where}: masks hold 0 and {IGNORED} alone, and {IGNORED} means 'no class'; set mask_values: "
+                f"[0, {IGNORED}] to have both as classes, or write 1 where the object is"
+            )
+    labels = np.full(256, -1, np.int64)
+    labels[IGNORED] = IGNORED
+    labels[list(mask_values)] = np.arange(len(mask_values))
+    unknown = values & (labels < 0)
+    if unknown.any():
+        row = int(np.flatnonzero(unknown.any(1))[0])
+        wanted = f"0 to {len(mask_values) - 1}" if isinstance(mask_values, range) else list(mask_values)
+        option = "classes" if isinstance(mask_values, range) else "mask_values"
+        raise UserError(
+            f"{found.seconds[row]}: the mask holds {int(np.flatnonzero(unknown[row])[0])}, expected {wanted} (of "
+            f"{option}), or {IGNORED} where there is no class; fix it, or add to {option}"
+        )
+    names = tuple(classes) if classes is not None else tuple(map(str, mask_values))
+    if len(names) < 2:
+        raise UserError(f"{found.where}: masks hold one class ({names}), expected at least two; check the masks")
+    return names, labels
