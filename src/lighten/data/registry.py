@@ -17,6 +17,7 @@ _REGISTRY = Registry(
         "wordnet_glosses": "lighten.data.wordnet_glosses",
         "glue": "lighten.data.glue",
         "table": "lighten.data.table",
+        "scenes": "lighten.data.scenes",
     },
     given=("batch_size", "seed", "workers"),
 )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _RESNETS = {f"resnet{depth}": "lighten.models.resnet" for depth in (20, 32, 44, 56, 110)}
-_PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "mlp")}
+_PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "mlp", "unet")}
 _REGISTRY = Registry(
     "model",
     group="lighten.models",
@@ -42,7 +42,7 @@ def model_names() -> list[str]:
     return _REGISTRY.names()
 
 
-def build_model(name: str, *, num_classes: int, input_shape: tuple[int, ...], **options: Any) -> "nn.Module":
+def build_model(name: str, /, *, num_classes: int, input_shape: tuple[int, ...], **options: Any) -> "nn.Module":
     """Return a fresh model; its weights depend on torch's random state alone.
 
     The result's record has a ``spec``: ``{"name", "num_classes", "input_shape", "options"}``, JSON types from which the
@@ -76,7 +76,8 @@ def check_model(name: str, options: Mapping[str, Any]) -> None:
         import torch
 
         with torch.device("meta"):
-            _REGISTRY.get(name)(num_classes=10, input_shape=(3, 32, 32), **options)
+            # as many answers as channels: a model may add the one to the other
+            _REGISTRY.get(name)(num_classes=3, input_shape=(3, 32, 32), **options)
 
 
 MAX_OPTION = 1 << 16
