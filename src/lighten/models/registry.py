@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 _RESNETS = {f"resnet{depth}": "lighten.models.resnet" for depth in (20, 32, 44, 56, 110)}
 _PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "mlp", "unet")}
-_BY_NAME = {name: f"lighten.models.{name}" for name in ("timm", "torchvision")}
-"""Libraries whose networks have names of their own, which their module's ``check`` knows."""
+_LIBRARIES = {name: f"lighten.models.{name}" for name in ("timm", "torchvision", "transformers")}
+"""Their modules have a ``check`` of the options."""
 _REGISTRY = Registry(
     "model",
     group="lighten.models",
-    builtin=_PLAIN | _BY_NAME | {"bert_rows": "lighten.models.rows", "transformers": "lighten.models.transformers"},
+    builtin=_PLAIN | _LIBRARIES | {"bert_rows": "lighten.models.rows"},
     given=("num_classes", "input_shape"),
 )
 
@@ -71,14 +71,14 @@ def build_model(name: str, /, *, num_classes: int, input_shape: tuple[int, ...],
 def check_model(name: str, options: Mapping[str, Any]) -> None:
     """Check name and options without data and, for the built-in families, by a build that allocates nothing.
 
-    Names of another library's networks are looked up in it.
+    Names of networks of ``timm`` and ``torchvision`` are looked up there.
 
     Raises:
         UserError: as ``build_model``.
     """
     options = _REGISTRY.bind(name, options)
-    if name in _BY_NAME:
-        import_module(_BY_NAME[name]).check(**options)
+    if name in _LIBRARIES:
+        import_module(_LIBRARIES[name]).check(**options)
     if name in _PLAIN:
         import torch
 
