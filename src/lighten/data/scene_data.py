@@ -165,12 +165,13 @@ class SceneData(L.LightningDataModule):
         views: different ones of a training scene; ``None`` draws another one each epoch.
 
     Attributes:
+        task: what is answered; numbers are standardised by the mean and spread of the training counts.
         keyed: set it to have keys in training batches, one number for each view of each scene.
         views: of a training scene; 1 where neither flip nor noise changes, ``None`` for another one each epoch.
 
     Raises:
-        UserError: if ``batch_size``, ``validation`` or ``views`` is below 1, ``workers`` below 0, or ``views`` has no
-            effect.
+        UserError: if ``batch_size``, ``validation`` or ``views`` is below 1, ``workers`` below 0, ``views`` has no
+            effect, or all training counts are alike.
     """
 
     name: str = ""
@@ -207,22 +208,7 @@ class SceneData(L.LightningDataModule):
         self.num_classes = len(self.class_names)
         self.input_shape = (1, size, size)
         self.train_samples = scenes
-
-    @cached_property
-    def task(self) -> Task:
-        """What is answered; numbers are standardised by the mean and spread of the training counts."""
-        if self.answer == "mask":
-            return build_task("segmentation")
-        if self.answer == "picture":
-            return build_task("image", mean=MEAN, std=STD, data_range=1.0)
-        counts = draw_counts(TRAIN, self.numbers[TRAIN], self.items)
-        spread = float(counts.std())
-        if spread == 0:
-            raise UserError(
-                f"data {self.name}: every training scene has {counts[0]} garments, expected counts that differ; "
-                "ask for more scenes"
-            )
-        return build_task("regression", mean=(float(counts.mean()),), std=(spread,), unit="garments")
+        self.task = _task(answer, scenes, items)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -234,9 +220,10 @@ class SceneData(L.LightningDataModule):
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     def preprocessing(self) -> dict[str, Any]:
-        """Return how a picture becomes an input as in evaluation, JSON types."""
+        """Return how a picture of a stranger becomes an input as in evaluation, in JSON types."""
         return {
-            "kind": "images", "size": [self.size, self.size], "channels": 1, "mean": list(MEAN), "std": list(STD),
+            "kind": "images", "size": [self.size, self.size], "resize": "crop", "channels": 1, "white": 65535,
+            "mean": list(MEAN), "std": list(STD),
         }  # fmt: skip
 
     def prepare_data(self) -> None:
@@ -270,6 +257,21 @@ class SceneData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the test scenes in order: every reported figure comes from these."""
         return in_order(self, self.test_set)
+
+
+def _task(answer: str, scenes: int, items: int) -> Task:
+    if answer == "mask":
+        return build_task("segmentation")
+    if answer == "picture":
+        return build_task("image", mean=MEAN, std=STD, data_range=1.0)
+    counts = draw_counts(TRAIN, scenes, items)
+    spread = float(counts.std())
+    if spread == 0:
+        raise UserError(
+            f"data scenes: every training scene has {counts[0]} garments, expected counts that differ; ask for more "
+            "scenes"
+        )
+    return build_task("regression", mean=(float(counts.mean()),), std=(spread,), unit="garments")
 
 
 def _normalised(pictures: Tensor) -> Tensor:
