@@ -126,18 +126,14 @@ def test_files_take_any_batch(network, tmp_path):
     model, x = network
     quantized = lighten.quantize_(copy.deepcopy(model), example_input=x)
     lighten.calibrate_(quantized, [x])
-    for name, net in (("float", model), ("int8", quantized)):
-        path = tmp_path / f"{name}.onnx"
-        lighten.export_onnx(net, x, path)
-        session = onnxruntime.InferenceSession(path)
-        entry = session.get_inputs()[0].name
-        for batch in (1, 5):
-            images = torch.randn(batch, 2, 16, 24, generator=torch.Generator().manual_seed(batch))
-            (found,) = session.run(None, {entry: images.numpy()})
-            with torch.no_grad():
-                expected = net(images).numpy()
-            step = np.abs(expected).max() / 100 if name == "int8" else 1e-4
-            assert np.abs(found - expected).max() < step
+    lighten.export_onnx(quantized, x, tmp_path / "int8.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "int8.onnx")
+    for batch in (1, 5):
+        images = torch.randn(batch, 2, 16, 24, generator=torch.Generator().manual_seed(batch))
+        (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        with torch.no_grad():
+            expected = quantized(images).numpy()
+        assert np.abs(found - expected).max() < np.abs(expected).max() / 100
 
 
 @pytest.mark.parametrize(
