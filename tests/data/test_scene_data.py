@@ -6,6 +6,7 @@ import torch
 
 from lighten.data import build_data
 from lighten.data.fashion_mnist import CLASSES, read_embedded
+from lighten.data.images import ImageSet
 from lighten.data.scene_data import MEAN, PARTS, STD, TEST, TRAIN, add_noise, painted, sources_of
 from lighten.data.scene_layout import draw_layout, paint
 from lighten.errors import UserError
@@ -187,6 +188,12 @@ def test_preprocessing_says_how_a_picture_becomes_an_input():
         "kind": "images", "size": [32, 32], "resize": "crop", "channels": 1, "white": 65535, "mean": list(MEAN),
         "std": list(STD),
     }  # fmt: skip
+
+
+def test_inputs_have_the_bits_of_an_image_set():
+    ours = module().test_set
+    theirs = ImageSet(ours.pictures, torch.zeros(30), mean=MEAN, std=STD)
+    assert torch.equal(ours.__getitems__([(0, 2), (0, 7)])[0], theirs.__getitems__([(0, 2), (0, 7)])[0])
 
 
 def test_counts_that_are_all_alike():

@@ -275,4 +275,5 @@ def _task(answer: str, scenes: int, items: int) -> Task:
 
 
 def _normalised(pictures: Tensor) -> Tensor:
-    return pictures.float().sub_(255 * MEAN[0]).div_(255 * STD[0])
+    mean, std = (255 * torch.tensor(of).view(-1, 1, 1) for of in (MEAN, STD))
+    return pictures.float().sub_(mean).div_(std)
