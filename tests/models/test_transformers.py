@@ -3,9 +3,11 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 
+import lighten
 from lighten.errors import UserError
-from lighten.models import build_model
+from lighten.models import build_model, check_model
 from lighten.utils.compression import record_of
 
 RESNET = {
@@ -211,11 +213,6 @@ def test_bad_options_of_text_models_are_told_in_one_line(options, says):
     assert "\n" not in str(caught.value)
 
 
-def test_heads_of_text_are_not_for_images():
-    with pytest.raises(UserError, match=r"head='masked_lm' is for text, the data's inputs are \(1, 8, 8\)"):
-        build_model("transformers", num_classes=5, input_shape=(1, 8, 8), config=VIT, head="masked_lm")
-
-
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
@@ -233,3 +230,127 @@ def test_a_config_that_asks_for_more_than_a_shape(tmp_path, entry, says):
         with pytest.raises(UserError) as caught:
             build_model("transformers", num_classes=2, input_shape=(16,), **options)
         assert says in str(caught.value)
+
+
+SEGFORMER = {
+    "model_type": "segformer", "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [8, 16],
+    "decoder_hidden_size": 16, "num_attention_heads": [1, 2], "sr_ratios": [2, 1], "patch_sizes": [7, 3],
+    "strides": [4, 2], "mlp_ratios": [2, 2],
+}  # fmt: skip
+MOBILEVIT = {"model_type": "mobilevit", "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 64]}
+
+
+def network(num_classes, input_shape, **options):
+    torch.manual_seed(0)
+    return build_model("transformers", num_classes=num_classes, input_shape=input_shape, **options).eval()
+
+
+def rebuilt(model):
+    """The same again, of what the record says, as JSON."""
+    spec = json.loads(json.dumps(record_of(model).spec))
+    again = build_model(
+        spec["name"], num_classes=spec["num_classes"], input_shape=spec["input_shape"], **spec["options"]
+    )
+    again.load_state_dict(model.state_dict())
+    return again.eval()
+
+
+@pytest.mark.parametrize("config", [SEGFORMER, MOBILEVIT], ids=["segformer", "mobilevit"])
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 64, 96)])
+def test_a_mask_has_the_size_of_the_image(config, shape):
+    import transformers
+
+    model = network(11, shape, config=config, head="segmentation")
+    x = torch.randn(2, *shape)
+    found = model(x)
+    assert found.shape == (2, 11, *shape[1:])
+    torch.manual_seed(0)
+    options = {key: value for key, value in config.items() if key != "model_type"}
+    theirs = transformers.AutoModelForSemanticSegmentation.from_config(
+        transformers.AutoConfig.for_model(config["model_type"], num_labels=11, num_channels=shape[0], **options)
+    ).eval()
+    coarse = theirs(x).logits
+    torch.testing.assert_close(found, nn.Upsample(shape[1:], mode="bilinear", align_corners=False)(coarse))
+    assert torch.equal(rebuilt(model)(x), found)
+
+
+def test_masks_from_a_path_keep_its_weights(tmp_path):
+    model = network(4, (3, 32, 32), config=SEGFORMER, head="segmentation")
+    model.network.save_pretrained(tmp_path)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(network(4, (3, 32, 32), path=str(tmp_path), head="segmentation")(x), model(x))
+    other = network(7, (3, 32, 32), path=str(tmp_path), head="segmentation")
+    assert other(x).shape == (2, 7, 32, 32)
+    body = {key: value for key, value in other.state_dict().items() if "classifier" not in key}
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in body.items())
+
+
+def test_a_network_for_masks_is_pruned_exactly_saved_and_loaded(tmp_path):
+    model, x = network(4, (1, 32, 32), config=SEGFORMER, head="segmentation"), torch.randn(2, 1, 32, 32)
+    plan = lighten.plan_pruning(model, x, 0.5)
+    with pytest.warns(UserWarning, match=r"save it with lighten\.save"):
+        small = lighten.shrink(model, plan).eval()
+    lighten.mask_(model, plan)
+    loaded = lighten.load(lighten.save(small, tmp_path / "small"))
+    assert torch.equal(loaded(x), small(x))
+    torch.testing.assert_close(small.double()(x.double()), model.double()(x.double()), rtol=0, atol=1e-10)
+    assert sum(p.numel() for p in small.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("config", [BERT, ROBERTA, DISTILBERT], ids=["bert", "roberta", "distilbert"])
+def test_each_token_has_a_class(config):
+    model = text(7, config=config, head="token_classification")
+    assert logits(model).shape == (2, 5, 7)
+    assert torch.equal(logits(rebuilt(model)), logits(model))
+
+
+@pytest.mark.parametrize("config", [BERT, DISTILBERT], ids=["bert", "distilbert"])
+def test_numbers_from_text(tmp_path, config):
+    model = text(2, config=config, head="regression")
+    assert logits(model).shape == (2, 2)
+    # what transformers' own loss makes of labels is the mean of squares
+    labels = torch.randn(2, 2)
+    loss = model(**WORDS, labels=labels).loss
+    torch.testing.assert_close(loss, (logits(model) - labels).square().mean())
+    assert rebuilt(model).config.problem_type == "regression"
+    model.save_pretrained(tmp_path)
+    loaded = text(3, path=str(tmp_path), head="regression")
+    assert logits(loaded).shape == (2, 3)
+    assert loaded.config.problem_type == "regression"
+
+
+def test_numbers_from_images():
+    model = network(1, (1, 8, 8), config=VIT, head="regression")
+    assert model(torch.randn(2, 1, 8, 8)).logits.shape == (2, 1)
+    assert model.config.problem_type == "regression"
+    assert rebuilt(model).config.problem_type == "regression"
+
+
+def test_what_is_recorded_of_classifiers_of_images_is_as_before():
+    assert set(record_of(network(3, (1, 8, 8), config=VIT)).spec["options"]) == {"config"}
+
+
+def test_heads_of_images_are_not_for_text():
+    with pytest.raises(UserError, match=r"head='segmentation' is for images, the data's inputs are \(10,\)"):
+        text(config=BERT, head="segmentation")
+
+
+@pytest.mark.parametrize("head", ["masked_lm", "token_classification"])
+def test_heads_of_texts_are_not_for_images(head):
+    with pytest.raises(UserError, match=rf"head='{head}' is for text, the data's inputs are \(1, 8, 8\)"):
+        network(5, (1, 8, 8), config=VIT, head=head)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "give either path or config"),
+        ({"path": "x", "config": VIT}, "give either path or config"),
+        ({"config": VIT, "head": "segmentatoin"}, "head='segmentatoin'; did you mean 'segmentation'?"),
+    ],
+)
+def test_options_are_checked_without_data(options, says):
+    with pytest.raises(UserError) as caught:
+        check_model("transformers", options)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

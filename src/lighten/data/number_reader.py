@@ -82,6 +82,11 @@ class NumberReader:
         return pa.table(columns)
 
 
+def reader_of(settings: Mapping[str, Any]) -> NumberReader:
+    """Return the reader that ``NumberData.preprocessing()`` describes."""
+    return NumberReader(settings)
+
+
 def _array(values: Sequence[Any]) -> pa.Array:
     plain = [value.item() if hasattr(value, "item") else value for value in values]
     try:

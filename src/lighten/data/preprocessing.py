@@ -9,6 +9,7 @@ from lighten.utils.inputs import Call
 
 _KINDS = {
     "images": "lighten.data.image_reader",
+    "numbers": "lighten.data.number_reader",
 }
 """Kind -> module with a function ``reader_of``."""
 

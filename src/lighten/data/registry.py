@@ -20,11 +20,10 @@ _REGISTRY = Registry(
         "table": "lighten.data.table",
         "diamonds": "lighten.data.diamonds",
         "images": "lighten.data.own_images",
+        "scenes": "lighten.data.scenes",
     },
     given=("batch_size", "seed", "workers"),
 )
-
-_NONE = object()
 
 
 def register_data(name: str) -> Callable[[Builder], Builder]:

@@ -1,4 +1,4 @@
-"""Models that recipes name: ResNets, a plain CNN, an MLP, and any classifier of ``transformers``."""
+"""Models that recipes name: ResNets, a U-Net, and any of ``timm``, ``torchvision`` and ``transformers``."""
 
 from lighten.models.registry import build_model, check_model, model_names, register_model
 

