@@ -31,7 +31,8 @@ OF_A_RUN = ("shrink", "export", "measure", "card", "report", "verify")
 
 CALLS = {
     "train": ["recipe=none"], "plan": ["recipe=none"], "recipes": [], "doctor": [], "completion": ["bash"],
-    "compare": ["a", "b"], "quantize": ["none"], "predict": ["none", "x.png"], "push": ["none", "me/x"], "dashboard": ["--entity", "me"],
+    "compare": ["a", "b"], "quantize": ["none"],
+    "predict": ["none", "x.png"], "push": ["none", "me/x"], "dashboard": ["--entity", "me"],
 }  # fmt: skip
 """Arguments that each step takes; all others take a run folder."""
 
