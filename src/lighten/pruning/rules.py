@@ -141,8 +141,13 @@ def _move(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
             )
         except RuntimeError:  # a stride that the labels have not, or no kernel for integers
             continue
-        return tree_map(lambda v: spread(v.long()) if isinstance(v, Tensor) else v, moved)
+        return tree_map(lambda v: spread(_found(tracer, v.long())) if isinstance(v, Tensor) else v, moved)
     return freeze(tracer, node, *args, **kwargs)
+
+
+def _found(tracer: Tracer, labels: Tensor) -> Tensor:
+    """Return the sets of labels: what is of one channel here may have come by different ways."""
+    return tracer.labels.find(compact(labels)).expand(labels.shape)
 
 
 def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
