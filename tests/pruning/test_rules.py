@@ -527,3 +527,38 @@ def test_a_parameter_that_is_reduced_keeps_the_channels_of_what_is_left(reduce):
             return self.head(torch.relu(self.up(x) + reduce(self.table)))
 
     assert assert_right(Biased().eval(), torch.rand(2, 4)).widths["up"] == (8, 4)
+
+
+class Pooled(nn.Module):
+    """Attention whose queries and keys a convolution pools, past which the first token is led; with positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.head_dim = 2, 8
+        self.qkv, self.head = nn.Linear(6, 48), nn.Linear(16, 3)
+        self.pools = nn.ModuleList(nn.Conv1d(8, 8, 3, padding=1, groups=8) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(3))
+        self.positions = nn.Parameter(torch.randn(7, 8))
+
+    def pooled(self, x, at):
+        first, rest = torch.tensor_split(x, (1,), dim=2)
+        b, n, length, c = rest.shape
+        rest = self.pools[at](rest.transpose(2, 3).reshape(b * n, c, length)).reshape(b, n, c, length)
+        return self.norms[at](torch.cat([first, rest.transpose(2, 3)], 2))
+
+    def forward(self, x):
+        b, length, _ = x.shape
+        qkv = self.qkv(x).reshape(b, length, 3, self.num_heads, self.head_dim).transpose(1, 3).unbind(2)
+        q, k, v = (self.pooled(t, at) for at, t in enumerate(qkv))
+        weights = q @ k.transpose(2, 3)
+        places = torch.arange(4)[:, None] - torch.arange(4)[None] + 3
+        weights[:, :, 1:, 1:] += torch.einsum("bnqc,qkc->bnqk", q[:, :, 1:], self.positions[places])
+        y = weights.softmax(-1) @ v
+        y[:, :, 1:] += q[:, :, 1:]
+        return self.head(y.transpose(1, 2).flatten(2))
+
+
+def test_tokens_led_past_a_convolution_that_heads_share_keep_its_channels():
+    plan = assert_right(Pooled().eval(), torch.rand(2, 5, 6))
+    assert plan.widths["qkv"] == (48, 24)
+    assert plan.attributes["head_dim"] == (8, 4)
