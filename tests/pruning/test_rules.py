@@ -562,3 +562,45 @@ def test_tokens_led_past_a_convolution_that_heads_share_keep_its_channels():
     plan = assert_right(Pooled().eval(), torch.rand(2, 5, 6))
     assert plan.widths["qkv"] == (48, 24)
     assert plan.attributes["head_dim"] == (8, 4)
+
+
+class Scan(nn.Module):
+    """A selective state space: inner channels, each with a state of several numbers (Mamba)."""
+
+    def __init__(self):
+        super().__init__()
+        self.rank = 2
+        self.inputs, self.conv = nn.Linear(6, 16), nn.Conv1d(8, 8, 3, padding=1, groups=8)
+        self.choice, self.steps, self.out = nn.Linear(8, 2 + 3 + 3), nn.Linear(2, 8), nn.Linear(8, 4)
+        self.decay, self.skip = nn.Parameter(torch.rand(8, 3)), nn.Parameter(torch.rand(8))
+
+    def forward(self, x):
+        x, gate = self.inputs(x).transpose(1, 2).chunk(2, 1)
+        x = F.silu(self.conv(x))
+        steps, into, out_of = torch.split(self.choice(x.transpose(1, 2)), [self.rank, 3, 3], -1)
+        steps = F.softplus(self.steps.weight @ steps.transpose(1, 2) + self.steps.bias[:, None])
+        kept = torch.exp(-self.decay.exp()[None, :, None] * steps[..., None])
+        added = steps[..., None] * into[:, None] * x[..., None]
+        batch, width, length = x.shape
+        state, outputs = torch.zeros(batch, width, self.decay.shape[-1], dtype=x.dtype), []
+        for at in range(length):
+            state = kept[:, :, at] * state + added[:, :, at]
+            outputs.append((state @ out_of[:, at, :, None])[..., 0])
+        y = torch.stack(outputs, -1) + x * self.skip[:, None]
+        return self.out((y * F.silu(gate)).transpose(1, 2))
+
+
+def test_the_inner_width_of_a_state_space_goes_and_its_state_stays():
+    plan = assert_right(Scan().eval(), torch.rand(2, 5, 6))
+    assert (plan.widths["inputs"], plan.widths["conv"]) == ((16, 8), (8, 4))
+    assert "6 of 8 channels: is broadcast over channels" in plan.frozen["choice"]
+
+
+def test_of_an_outer_product_that_with_more_channels_goes():
+    model = Net(
+        lambda s, x: s.head((s.a(x)[:, :, None] * s.b(x)[:, None]).sum(2)), a=nn.Linear(5, 8), b=nn.Linear(5, 4),
+        head=nn.Linear(8, 2),
+    ).eval()  # fmt: skip
+    plan = assert_right(model, torch.rand(3, 5))
+    assert plan.widths["a"] == (8, 4)
+    assert plan.frozen["b"].startswith("is broadcast over channels")

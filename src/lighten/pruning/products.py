@@ -269,6 +269,12 @@ def _contract(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
         tracer.labels.unite(compact(a), compact(row).expand_as(compact(a)))
         tracer.work.append(Work(module_of(node), macs, (compact(row).flatten(),)))
         return row.expand(_product(a, b))
+    for one, other, summed, free in ((b, a, -2, -1), (a, b, -1, -2)):
+        if not over and all(varies(t, summed) and not varies(t, free) for t in (one, other)):
+            tracer.labels.freeze(one, f"is shared by all channels ({location(node)})")
+            kept = other.narrow(free, 0, 1)
+            tracer.work.append(Work(module_of(node), macs, (compact(kept).flatten(),)))
+            return kept.expand(_product(a, b))
     if (varies(a, -1) or varies(b, -2)) and not over:
         inner = tracer.labels.unite_along(a, -1)
         tracer.labels.unite(inner, tracer.labels.unite_along(b, -2))

@@ -161,6 +161,13 @@ class Tracer:
             self.labels.unite(labels, labels[:1].expand_as(labels))
         return labels.as_strided(weight.shape, weight.strides, weight.offset)
 
+    def unclaimed(self, roots: Tensor) -> bool:
+        """Say whether these are elements of parameters, each of them yet tied to other elements at most."""
+        others = torch.ones(self.labels.size, dtype=torch.bool)
+        for _, labels in self._elements.values():
+            others[labels.flatten()] = False
+        return not bool(others[roots].any() or torch.isin(self.labels.find(torch.nonzero(others)), roots).any())
+
     def freeze_weight(self, weight: Weight, why: str) -> None:
         """Freeze every axis that ``weight`` has or will get."""
         if not self.labels.unread:
@@ -192,6 +199,13 @@ class Tracer:
             if isinstance(labels, Tensor) and labels.shape == shape:  # a call may be of several operators
                 for dim in range(labels.ndim):
                     self.shapes[f"@{number}.{at}:{dim}"] = _rows(labels, dim)
+
+    def of_channels(self, read: Read) -> bool:
+        """Say whether a size is computed from an attribute, or is that of a dimension along which channels lie."""
+        rows = self.shapes.get(read.formula.operation)
+        if rows is None:
+            return read.formula.of_attributes
+        return rows.shape[1] == 1 and len(torch.unique(self.labels.find(rows))) == len(rows)
 
     def mark_output(self, values: Any) -> None:
         """Freeze whatever the network puts out."""
@@ -311,8 +325,8 @@ def _weights(exported: ExportedProgram, model: nn.Module) -> tuple[dict[str, Wei
 
 def _constants(exported: ExportedProgram) -> dict[str, Tensor]:
     """Return the tensors that a forward makes of plain numbers, by placeholder."""
-    found = exported.graph_signature.inputs_to_lifted_tensor_constants
-    return {name: value for name, key in found.items() if isinstance(value := exported.constants[key], Tensor)}
+    found, values = exported.graph_signature.inputs_to_lifted_tensor_constants, exported.constants
+    return {name: value for name, key in found.items() if isinstance(value := values[key], Tensor)}
 
 
 def source_of(error: BaseException) -> str:
