@@ -604,3 +604,52 @@ def test_of_an_outer_product_that_with_more_channels_goes():
     plan = assert_right(model, torch.rand(3, 5))
     assert plan.widths["a"] == (8, 4)
     assert plan.frozen["b"].startswith("is broadcast over channels")
+
+
+def test_a_mask_spread_over_as_many_places_as_there_are_heads_goes_with_them():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads, self.width = 4, 3
+            self.q, self.k, self.v = nn.Linear(6, 12), nn.Linear(6, 12), nn.Linear(6, 12)
+            self.head = nn.Linear(12, 2)
+
+        def forward(self, x):
+            batch, length, _ = x.shape
+            q, k, v = (f(x).view(batch, length, self.heads, self.width) for f in (self.q, self.k, self.v))
+            near = (x @ x.transpose(1, 2) > 0)[:, None].expand(batch, q.shape[2], length, length)
+            scores = torch.einsum("bind,bjnd->bnij", q, k)
+            y = torch.einsum("bnij,bjnd->bind", torch.where(near, scores, -scores).softmax(-1), v)
+            return self.head(y.reshape(batch, length, self.heads * self.width))
+
+    plan = assert_right(Masked().eval(), torch.randn(2, 5, 6))
+    assert plan.attributes == {"heads": (4, 2)}
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: F.avg_pool2d(x, (2, 1), ceil_mode=True),
+        lambda x: F.max_pool2d(x, (3, 1), stride=(2, 1), padding=(1, 0)),
+        lambda x: F.avg_pool2d(x, [2, 1], [2, 1]),
+    ],
+)
+def test_a_window_over_places_alone_leaves_the_channels_beside_it_free(pool):
+    model = Net(lambda s, x: s.head(pool(s.a(x)[:, None])[:, 0]), a=nn.Linear(5, 8), head=nn.Linear(8, 2)).eval()
+    assert assert_right(model, torch.rand(2, 6, 5)).widths["a"] == (8, 4)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: F.avg_pool2d(x, (2, 3), (2, 1), (0, 1)),
+        lambda x: F.avg_pool2d(x, (2, 1), (2, 2)),
+        lambda x: F.max_pool2d(x, (3, 3), (1, 1), (1, 1)),
+        lambda x: F.adaptive_avg_pool2d(x, (2, 8)),
+    ],
+)
+def test_channels_that_lie_in_a_window_cannot_go_one_by_one(pool):
+    model = Net(lambda s, x: s.b(pool(s.a(x)[:, None])[:, 0]), a=nn.Linear(5, 8), b=nn.LazyLinear(2)).eval()
+    model(torch.rand(2, 6, 5))
+    with pytest.raises(UserError, match="a its channels can only go all at once"):
+        plan_pruning(model, torch.rand(2, 6, 5), 0.5)

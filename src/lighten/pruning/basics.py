@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.pruning.labels import along, compact, spread
 from lighten.pruning.operators import CONSTANT, name_of
+from lighten.pruning.tags import Read
 from lighten.pruning.trace import Tracer, location
 from lighten.pruning.weights import Weight
 
@@ -46,10 +47,15 @@ def made(tracer: Tracer, node: Node, *_: Any, **__: Any) -> Any:
         reads = [read for read in tracer.reads.of(node) if read.kind == "size" and 0 <= read.index < len(shape)]
         free = [read for read in reads if shape[read.index] > 1 and tracer.of_channels(read)]
         if len(free) == 1:
-            known = tracer.shapes.get(free[0].formula.operation)
-            labels = tracer.labels.fresh(shape[free[0].index]) if known is None else known[:, 0]
-            return along(labels, shape, free[0].index)
+            return made_along(tracer, free[0], shape)
     return all_fixed(tracer, node, f"is tied to what {name_of(node)} makes ({location(node)})")
+
+
+def made_along(tracer: Tracer, read: Read, shape: torch.Size) -> Tensor:
+    """Return the labels of what is as wide as ``read`` says: those of the channels that it counts, or new ones."""
+    known = tracer.shapes.get(read.formula.operation)
+    labels = known[:, 0] if known is not None and known.shape[1] == 1 else tracer.labels.fresh(shape[read.index])
+    return along(labels, shape, read.index)
 
 
 def all_fixed(tracer: Tracer, node: Node, why: str) -> Any:

@@ -202,10 +202,10 @@ class Tracer:
 
     def of_channels(self, read: Read) -> bool:
         """Say whether a size is computed from an attribute, or is that of a dimension along which channels lie."""
-        rows = self.shapes.get(read.formula.operation)
-        if rows is None:
+        if read.formula.operation not in self.shapes:
             return read.formula.of_attributes
-        return rows.shape[1] == 1 and len(torch.unique(self.labels.find(rows))) == len(rows)
+        found = self.labels.find(self.shapes[read.formula.operation])
+        return len(found) > 1 and sum(len(torch.unique(row)) for row in found) == len(torch.unique(found))
 
     def mark_output(self, values: Any) -> None:
         """Freeze whatever the network puts out."""
