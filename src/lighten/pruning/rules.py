@@ -12,10 +12,10 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lighten.errors import UserError
 from lighten.pruning.basics import count, each, freeze, given, made, made_along, meet, reduce_along, shape_of
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
+from lighten.pruning.parts import NotTracedError
 from lighten.pruning.products import PRODUCTS
 from lighten.pruning.regions import Regions
 from lighten.pruning.trace import Tracer, location, module_of
@@ -73,7 +73,7 @@ def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, 
     name = name_of(node)
     values = [v for v in tree_leaves(node.meta["val"]) if isinstance(v, Tensor)]
     if any(not isinstance(size, int) for v in values for size in v.shape):
-        raise UserError(
+        raise NotTracedError(
             f"{name} gives a size that depends on the values of its input ({location(node)}), and channels cannot be "
             "followed through it; prune a part of the model that does without"
         )

@@ -1,7 +1,6 @@
 """Tracing of a model's graph with channel labels."""
 
 import re
-import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,19 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.traceback import preserve_node_meta
 from torch.utils._pytree import tree_leaves
 
-from lighten.errors import UserError, first_line
+from lighten.errors import first_line
 from lighten.pruning.answers import answers_of
 from lighten.pruning.attributes import SizeRead
 from lighten.pruning.labels import Labels, compact, spread, varies
+from lighten.pruning.parts import PACKAGE, NotTracedError, failing_part
 from lighten.pruning.tags import Read, Reads, tagged
 from lighten.pruning.weights import Weight
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import preserved, random_state_kept
 
-PACKAGE = str(Path(__file__).parent)
 _MASKS_AS_GIVEN = patch.object(  # else torch looks into a mask's values to find out whether a shortcut would do
     torch.nn.modules.transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True
 )
@@ -258,12 +258,12 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
     A forward may keep what it computes: give a copy.
 
     Raises:
-        UserError: if ``torch.export`` cannot trace it; the submodule and the line are named.
+        NotTracedError: if ``torch.export`` cannot trace it; the submodule and the line are named.
     """
     try:
         with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model), _MASKS_AS_GIVEN:
             warnings.simplefilter("ignore")
-            args, kwargs = map_tensors(torch.Tensor.clone, call)
+            args, kwargs = map_tensors(Tensor.clone, call)
             model.register_forward_hook(lambda model, args, output: answers_of(model, output, call))
             with preserved(model), suppress(Exception):
                 leaves_of(model.eval()(*args, **kwargs))  # a dataclass that it returns is known from here on
@@ -271,12 +271,14 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
                 with preserved(model), tagged(model) as reads, preserve_node_meta():
                     return torch.export.export(model.eval(), call[0], call[1], strict=False), reads
             except Exception as error:  # the forward does not take its integers with tags, or cannot be traced at all
+                if isinstance(error, GuardOnDataDependentSymNode):
+                    raise
                 without = Reads()
                 without.failure = first_line(error)
                 return torch.export.export(model.eval(), call[0], call[1], strict=False), without
     except Exception as error:
-        raise UserError(
-            f"torch.export cannot trace {_failing_part(model, error)}: {first_line(error)}; "
+        raise NotTracedError(
+            f"torch.export cannot trace {failing_part(model, error)}: {first_line(error)}; "
             "change that forward, or prune a part of the model that can be traced"
         ) from error
 
@@ -325,25 +327,5 @@ def _weights(exported: ExportedProgram, model: nn.Module) -> tuple[dict[str, Wei
 
 def _constants(exported: ExportedProgram) -> dict[str, Tensor]:
     """Return the tensors that a forward makes of plain numbers, by placeholder."""
-    found, values = exported.graph_signature.inputs_to_lifted_tensor_constants, exported.constants
-    return {name: value for name, key in found.items() if isinstance(value := values[key], Tensor)}
-
-
-def source_of(error: BaseException) -> str:
-    """Return ``model.py:12``, the innermost line outside PyTorch and this package at which an error arose."""
-    library = str(Path(torch.__file__).parent)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith((library, PACKAGE))]
-    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
-
-
-def _failing_part(model: nn.Module, error: BaseException) -> str:
-    names = {id(module): name for name, module in model.named_modules()}
-    part, trace = type(model).__name__, error.__traceback__
-    while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and names.get(id(owner)):
-            part = f"{names[id(owner)]} ({type(owner).__name__})"
-        trace = trace.tb_next
-    source = source_of(error)
-    return f"{part} at {source}" if source else part
+    found = exported.graph_signature.inputs_to_lifted_tensor_constants.items()
+    return {name: value for name, key in found if isinstance(value := exported.constants[key], Tensor)}
