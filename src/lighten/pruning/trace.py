@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.traceback import preserve_node_meta
 from torch.utils._pytree import tree_leaves
 
@@ -271,6 +270,8 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
                 with preserved(model), tagged(model) as reads, preserve_node_meta():
                     return torch.export.export(model.eval(), call[0], call[1], strict=False), reads
             except Exception as error:  # the forward does not take its integers with tags, or cannot be traced at all
+                from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # loaded by now
+
                 if isinstance(error, GuardOnDataDependentSymNode):
                     raise
                 without = Reads()
