@@ -1,5 +1,8 @@
 """Tiny networks, each with something that ties channels together."""
 
+import importlib
+import importlib.util
+import sys
 from functools import lru_cache
 
 import pytest
@@ -229,3 +232,35 @@ def network(request):
 def halved(request):
     """Each network in turn, its plan at one half, and what is left; not to be changed."""
     return halve(request.param)
+
+
+@pytest.fixture(scope="session")
+def torchvision():
+    """The library, where it is installed; beside some builds of PyTorch its compiled operators do not load."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        found = importlib.import_module("torchvision")
+        library.impl("nms", _nms, "CPU")
+        found.ops.boxes._assert_has_ops = lambda: None
+        LIBRARIES.append(library)  # its operators go with it
+        return found
+
+
+LIBRARIES = []
+
+
+def _nms(boxes, scores, threshold):
+    iou = sys.modules["torchvision"].ops.box_iou(boxes, boxes)
+    kept = []
+    for at in scores.argsort(descending=True).tolist():
+        if all(iou[at, other] <= threshold for other in kept):
+            kept.append(at)
+    return torch.tensor(kept, dtype=torch.int64)

@@ -1,11 +1,8 @@
 """PyTorch's attention modules lose heads and hidden widths; what replaces them computes the same."""
 
 import copy
-import importlib
-import importlib.util
 import itertools
 import pickle
-import sys
 
 import pytest
 import torch
@@ -458,22 +455,6 @@ def test_a_folder_gives_it_back(tmp_path, monkeypatch, exclude):
     assert [type(module) for module in attentions(loaded)] == [type(module) for module in attentions(small)]
     with torch.no_grad():
         assert torch.equal(loaded(x), small(x))
-
-
-@pytest.fixture(scope="module")
-def torchvision():
-    """The library, where it is installed; beside some builds of PyTorch its compiled operators do not load."""
-    if importlib.util.find_spec("torchvision") is None:
-        pytest.skip("torchvision is not installed")
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        return importlib.import_module("torchvision")
 
 
 def test_a_vision_transformer_loses_heads_in_every_block(torchvision):

@@ -7,6 +7,7 @@ from pruning_nets import Net, assert_right
 from torch import nn
 from transformers.integrations.moe import _grouped_mm
 
+from lighten.errors import UserError
 from lighten.pruning import plan_pruning
 from lighten.pruning.einsum import terms_of
 
@@ -200,3 +201,22 @@ def test_experts_that_all_see_the_same_channels_are_layers_in_one_parameter():
 
     plan = assert_right(Experts().eval(), torch.randn(6, 8), 0.5)
     assert {name: plan.widths[name] for name in ("a", "up", "down")} == {"a": (12, 6), "up": (10, 5), "down": (6, 3)}
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [nn.Conv1d(6, 6, 1), nn.Conv1d(6, 4, 1, groups=2), nn.ConvTranspose1d(6, 4, 1), nn.Conv1d(6, 6, 1, groups=6)],
+)
+def test_a_convolution_over_places_lets_the_channels_beside_them_through(mix):
+    model = Net(lambda s, x: s.head(s.mix(s.a(x).relu())), a=nn.Linear(5, 8), mix=mix, head=nn.Linear(8, 2)).eval()
+    plan = assert_right(model, torch.randn(2, 6, 5))
+    assert plan.widths["a"] == (8, 4)
+    assert plan.frozen["mix"].startswith("mixes places, not channels")
+
+
+@pytest.mark.parametrize("mix", [nn.Conv1d(6, 6, 3, padding=1), nn.Conv1d(6, 6, 1, stride=2)])
+def test_a_convolution_whose_window_moves_over_channels_ties_them(mix):
+    model = Net(lambda s, x: s.b(s.mix(s.a(x).relu())), a=nn.Linear(5, 8), mix=mix, b=nn.LazyLinear(2)).eval()
+    model(torch.randn(2, 6, 5))
+    with pytest.raises(UserError, match="a its channels can only go all at once"):
+        plan_pruning(model, torch.randn(2, 6, 5), 0.5)

@@ -527,3 +527,129 @@ def test_a_parameter_that_is_reduced_keeps_the_channels_of_what_is_left(reduce):
             return self.head(torch.relu(self.up(x) + reduce(self.table)))
 
     assert assert_right(Biased().eval(), torch.rand(2, 4)).widths["up"] == (8, 4)
+
+
+class Pooled(nn.Module):
+    """Attention whose queries and keys a convolution pools, past which the first token is led; with positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.head_dim = 2, 8
+        self.qkv, self.head = nn.Linear(6, 48), nn.Linear(16, 3)
+        self.pools = nn.ModuleList(nn.Conv1d(8, 8, 3, padding=1, groups=8) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(3))
+        self.positions = nn.Parameter(torch.randn(7, 8))
+
+    def pooled(self, x, at):
+        first, rest = torch.tensor_split(x, (1,), dim=2)
+        b, n, length, c = rest.shape
+        rest = self.pools[at](rest.transpose(2, 3).reshape(b * n, c, length)).reshape(b, n, c, length)
+        return self.norms[at](torch.cat([first, rest.transpose(2, 3)], 2))
+
+    def forward(self, x):
+        b, length, _ = x.shape
+        qkv = self.qkv(x).reshape(b, length, 3, self.num_heads, self.head_dim).transpose(1, 3).unbind(2)
+        q, k, v = (self.pooled(t, at) for at, t in enumerate(qkv))
+        weights = q @ k.transpose(2, 3)
+        places = torch.arange(4)[:, None] - torch.arange(4)[None] + 3
+        weights[:, :, 1:, 1:] += torch.einsum("bnqc,qkc->bnqk", q[:, :, 1:], self.positions[places])
+        y = weights.softmax(-1) @ v
+        y[:, :, 1:] += q[:, :, 1:]
+        return self.head(y.transpose(1, 2).flatten(2))
+
+
+def test_tokens_led_past_a_convolution_that_heads_share_keep_its_channels():
+    plan = assert_right(Pooled().eval(), torch.rand(2, 5, 6))
+    assert plan.widths["qkv"] == (48, 24)
+    assert plan.attributes["head_dim"] == (8, 4)
+
+
+class Scan(nn.Module):
+    """A selective state space: inner channels, each with a state of several numbers (Mamba)."""
+
+    def __init__(self):
+        super().__init__()
+        self.rank = 2
+        self.inputs, self.conv = nn.Linear(6, 16), nn.Conv1d(8, 8, 3, padding=1, groups=8)
+        self.choice, self.steps, self.out = nn.Linear(8, 2 + 3 + 3), nn.Linear(2, 8), nn.Linear(8, 4)
+        self.decay, self.skip = nn.Parameter(torch.rand(8, 3)), nn.Parameter(torch.rand(8))
+
+    def forward(self, x):
+        x, gate = self.inputs(x).transpose(1, 2).chunk(2, 1)
+        x = F.silu(self.conv(x))
+        steps, into, out_of = torch.split(self.choice(x.transpose(1, 2)), [self.rank, 3, 3], -1)
+        steps = F.softplus(self.steps.weight @ steps.transpose(1, 2) + self.steps.bias[:, None])
+        kept = torch.exp(-self.decay.exp()[None, :, None] * steps[..., None])
+        added = steps[..., None] * into[:, None] * x[..., None]
+        batch, width, length = x.shape
+        state, outputs = torch.zeros(batch, width, self.decay.shape[-1], dtype=x.dtype), []
+        for at in range(length):
+            state = kept[:, :, at] * state + added[:, :, at]
+            outputs.append((state @ out_of[:, at, :, None])[..., 0])
+        y = torch.stack(outputs, -1) + x * self.skip[:, None]
+        return self.out((y * F.silu(gate)).transpose(1, 2))
+
+
+def test_the_inner_width_of_a_state_space_goes_and_its_state_stays():
+    plan = assert_right(Scan().eval(), torch.rand(2, 5, 6))
+    assert (plan.widths["inputs"], plan.widths["conv"]) == ((16, 8), (8, 4))
+    assert "6 of 8 channels: is broadcast over channels" in plan.frozen["choice"]
+
+
+def test_of_an_outer_product_that_with_more_channels_goes():
+    model = Net(
+        lambda s, x: s.head((s.a(x)[:, :, None] * s.b(x)[:, None]).sum(2)), a=nn.Linear(5, 8), b=nn.Linear(5, 4),
+        head=nn.Linear(8, 2),
+    ).eval()  # fmt: skip
+    plan = assert_right(model, torch.rand(3, 5))
+    assert plan.widths["a"] == (8, 4)
+    assert plan.frozen["b"].startswith("is broadcast over channels")
+
+
+def test_a_mask_spread_over_as_many_places_as_there_are_heads_goes_with_them():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads, self.width = 4, 3
+            self.q, self.k, self.v = nn.Linear(6, 12), nn.Linear(6, 12), nn.Linear(6, 12)
+            self.head = nn.Linear(12, 2)
+
+        def forward(self, x):
+            batch, length, _ = x.shape
+            q, k, v = (f(x).view(batch, length, self.heads, self.width) for f in (self.q, self.k, self.v))
+            near = (x @ x.transpose(1, 2) > 0)[:, None].expand(batch, q.shape[2], length, length)
+            scores = torch.einsum("bind,bjnd->bnij", q, k)
+            y = torch.einsum("bnij,bjnd->bind", torch.where(near, scores, -scores).softmax(-1), v)
+            return self.head(y.reshape(batch, length, self.heads * self.width))
+
+    plan = assert_right(Masked().eval(), torch.randn(2, 5, 6))
+    assert plan.attributes == {"heads": (4, 2)}
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: F.avg_pool2d(x, (2, 1), ceil_mode=True),
+        lambda x: F.max_pool2d(x, (3, 1), stride=(2, 1), padding=(1, 0)),
+        lambda x: F.avg_pool2d(x, [2, 1], [2, 1]),
+    ],
+)
+def test_a_window_over_places_alone_leaves_the_channels_beside_it_free(pool):
+    model = Net(lambda s, x: s.head(pool(s.a(x)[:, None])[:, 0]), a=nn.Linear(5, 8), head=nn.Linear(8, 2)).eval()
+    assert assert_right(model, torch.rand(2, 6, 5)).widths["a"] == (8, 4)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: F.avg_pool2d(x, (2, 3), (2, 1), (0, 1)),
+        lambda x: F.avg_pool2d(x, (2, 1), (2, 2)),
+        lambda x: F.max_pool2d(x, (3, 3), (1, 1), (1, 1)),
+        lambda x: F.adaptive_avg_pool2d(x, (2, 8)),
+    ],
+)
+def test_channels_that_lie_in_a_window_cannot_go_one_by_one(pool):
+    model = Net(lambda s, x: s.b(pool(s.a(x)[:, None])[:, 0]), a=nn.Linear(5, 8), b=nn.LazyLinear(2)).eval()
+    model(torch.rand(2, 6, 5))
+    with pytest.raises(UserError, match="a its channels can only go all at once"):
+        plan_pruning(model, torch.rand(2, 6, 5), 0.5)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,11 +23,13 @@ def answers_of(model: nn.Module, output: Any, call: Call) -> Any:
         output: tensors in containers and dataclasses.
         call: with these arguments.
     """
+    if isinstance(output, Tensor):
+        return output
     own = _taken(model) - _given(model, call)
     return _without(output, own, own.union(*(_taken(part) for part in model.modules())) - set(call[1]))
 
 
-def _without(output: Any, own: set[str], inside: set[str]) -> Any:
+def _without(output: Any, own: Set[str], inside: Set[str]) -> Any:
     if type(output) in (list, tuple):
         return type(output)(_without(value, own, inside) for value in output)
     kept = dataclasses.is_dataclass(output) and not isinstance(output, type)
@@ -44,7 +47,7 @@ def _without(output: Any, own: set[str], inside: set[str]) -> Any:
     return dataclasses.replace(output, **changed) if kept else answers
 
 
-def _is_state(name: Any, value: Any, own: set[str], inside: set[str]) -> bool:
+def _is_state(name: Any, value: Any, own: Set[str], inside: Set[str]) -> bool:
     if value is None or isinstance(value, int | float | str):
         return False
     if name in own:
@@ -54,13 +57,22 @@ def _is_state(name: Any, value: Any, own: set[str], inside: set[str]) -> bool:
     return name in inside
 
 
-def _taken(module: nn.Module) -> set[str]:
+def _taken(module: nn.Module) -> frozenset[str]:
     """Return the names of the forward's arguments that have a default."""
+    own = getattr(module.forward, "__func__", None)
+    return _with_default(module.forward) if own is None else _with_default_of_class(own)
+
+
+def _with_default(forward: Callable[..., Any]) -> frozenset[str]:
     try:
-        parameters = inspect.signature(module.forward).parameters
+        parameters = inspect.signature(forward).parameters
     except (TypeError, ValueError):
-        return set()
-    return {name for name, parameter in parameters.items() if parameter.default is not parameter.empty}
+        return frozenset()
+    return frozenset(name for name, parameter in parameters.items() if parameter.default is not parameter.empty)
+
+
+_with_default_of_class = lru_cache(maxsize=1024)(_with_default)
+"""The same of a function, which all modules of a class share: looked at once."""
 
 
 def _given(module: nn.Module, call: Call) -> set[str]:

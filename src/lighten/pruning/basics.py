@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lighten.pruning.labels import along, compact
+from lighten.pruning.labels import along, compact, spread
 from lighten.pruning.operators import CONSTANT, name_of
+from lighten.pruning.tags import Read
 from lighten.pruning.trace import Tracer, location
 from lighten.pruning.weights import Weight
 
@@ -40,13 +41,21 @@ def freeze(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
 
 
 def made(tracer: Tracer, node: Node, *_: Any, **__: Any) -> Any:
-    """A tensor out of nothing has the size that the forward says: where an attribute says it, that may follow."""
+    """A tensor out of nothing has the size that the forward says; what says an attribute, or a width, may follow it."""
     if name_of(node).removeprefix("new_") in CONSTANT:
         shape = shape_of(node)
-        free = [read.index for read in tracer.reads.of(node) if read.kind == "size" and read.formula.of_attributes]
-        if len(free) == 1 and free[0] < len(shape) and shape[free[0]] > 1:
-            return along(tracer.labels.fresh(shape[free[0]]), shape, free[0])
+        reads = [read for read in tracer.reads.of(node) if read.kind == "size" and 0 <= read.index < len(shape)]
+        free = [read for read in reads if shape[read.index] > 1 and tracer.of_channels(read)]
+        if len(free) == 1:
+            return made_along(tracer, free[0], shape)
     return all_fixed(tracer, node, f"is tied to what {name_of(node)} makes ({location(node)})")
+
+
+def made_along(tracer: Tracer, read: Read, shape: torch.Size) -> Tensor:
+    """Return the labels of what is as wide as ``read`` says: those of the channels that it counts, or new ones."""
+    known = tracer.shapes.get(read.formula.operation)
+    labels = known[:, 0] if known is not None and known.shape[1] == 1 else tracer.labels.fresh(shape[read.index])
+    return along(labels, shape, read.index)
 
 
 def all_fixed(tracer: Tracer, node: Node, why: str) -> Any:
@@ -62,20 +71,37 @@ def each(node: Node, labels: Callable[[Tensor], Tensor]) -> Any:
 def meet(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
     """Unite two operands, element by element.
 
-    An element that is broadcast over several channels belongs to none of them: it is frozen, and they stay apart.
+    An element that is broadcast over several channels belongs to none of them: it is frozen, and they stay apart. Where
+    both are, as in an outer product, those that are fewer are frozen.
     """
     shape = torch.broadcast_shapes(a.shape, b.shape)
     a, b = (x[(None,) * (len(shape) - x.ndim)] for x in (a, b))
     a_many, b_many = ([d for d, n in enumerate(shape) if n > 1 and x.size(d) == 1] for x in (a, b))
     both = torch.stack(torch.broadcast_tensors(compact(a), compact(b)))
     one, other = tracer.labels.find(both)
+    one, other = _tied_elements(tracer, one, other, b_many), _tied_elements(tracer, other, one, a_many)
     why = f"is broadcast over channels ({location(node)})"
     a_frozen, b_frozen = differ(other, a_many), differ(one, b_many)
+    if bool((outer := a_frozen & b_frozen).any()):
+        first_has_fewer = len(torch.unique(one[outer])) < len(torch.unique(other[outer]))
+        a_frozen, b_frozen = (a_frozen, b_frozen & ~outer) if first_has_fewer else (a_frozen & ~outer, b_frozen)
     tracer.labels.freeze(one[a_frozen], why)
     tracer.labels.freeze(other[b_frozen], why)
     apart = a_frozen | b_frozen
     tracer.labels.unite(one[~apart], other[~apart])
-    return torch.where(a_frozen, other, one).expand(shape)
+    return spread(torch.where(a_frozen, other, one)).expand(shape)
+
+
+def _tied_elements(tracer: Tracer, labels: Tensor, other: Tensor, dims: list[int]) -> Tensor:
+    """Return labels, those of a parameter whose elements no layer has tied along ``dims``, over which channels go."""
+    apart = differ(labels, dims)
+    if not bool(apart.any()) or not tracer.unclaimed(labels[apart]):
+        return labels
+    first = labels.amin(dims, keepdim=True)
+    if bool((first == first.flatten()[0]).all()) or bool((other == other.flatten()[0]).all()):
+        return labels
+    tracer.labels.unite(labels, first.expand_as(labels))
+    return tracer.labels.find(labels)
 
 
 def differ(labels: Tensor, dims: list[int]) -> Tensor:

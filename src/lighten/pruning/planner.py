@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from lighten.errors import UserError
 from lighten.pruning.allocate import Candidate, allocate
 from lighten.pruning.candidates import GroupState, candidate_of, group_states, score_groups
+from lighten.pruning.check import plain_copy
 from lighten.pruning.cost import Costs, costs_of
 from lighten.pruning.damage import DamageCurve
 from lighten.pruning.earlier import with_earlier
 from lighten.pruning.groups import Structure, find_groups
 from lighten.pruning.importance import GroupScores
+from lighten.pruning.parts import NotTracedError, traceable_part
 from lighten.pruning.plan import GroupPlan, Plan
 from lighten.pruning.proportions import keep_proportions
 from lighten.pruning.settings import PruneSettings, Settings
@@ -94,7 +96,7 @@ def trace_structure(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()
 def _traced(model: nn.Module, call: Call, exclude: Sequence[str]) -> tuple[Structure, Trial]:
     with long_work("plan") as report, preserved(model):
         report("traces the network", 0.0)
-        found = keep_proportions(find_groups(model, call, exclude=exclude))
+        found = keep_proportions(_groups_of(model, call, exclude))
         stage = f"tries {len(found.groups)} groups of channels"
         report(stage, 0.3)
         trial = Trial(model, found)
@@ -103,6 +105,25 @@ def _traced(model: nn.Module, call: Call, exclude: Sequence[str]) -> tuple[Struc
         why = "; ".join(f"{layer} {why}" for layer, why in list(structure.frozen.items())[:3])
         raise UserError(f"{type(model).__name__} has no group of channels that can be pruned: {why or 'no layers'}")
     return with_earlier(structure, model), trial
+
+
+def _groups_of(model: nn.Module, call: Call, exclude: Sequence[str]) -> Structure:
+    """Return the groups; where the forward cannot be followed, say which part of it can."""
+    try:
+        return find_groups(model, call, exclude=exclude)
+    except NotTracedError as error:
+        part = traceable_part(plain_copy(model), call, _has_groups)
+        if part is None:
+            raise
+        taken = f"model.{part}" if all(map(str.isidentifier, part.split("."))) else f"model.get_submodule({part!r})"
+        raise UserError(f"{error}: its {part}, by plan_pruning({taken}, …) or Prune(…, module={part!r})") from error
+
+
+def _has_groups(part: nn.Module, call: Call) -> bool:
+    try:
+        return bool(find_groups(part, call).groups)
+    except Exception:  # what cannot be traced, or is called with what cannot be made again
+        return False
 
 
 def make_plan(

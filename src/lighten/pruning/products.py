@@ -1,6 +1,6 @@
 """Rules of products: convolutions, linear layers, matrix products, einsum and attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,10 @@ def _convolve(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, gro
         return freeze(tracer, node, x, weight, bias)
     x = given(tracer, x)
     channel = x.ndim - (len(weight.shape) - 1)
+    kernel, after = (1,) * (channel + 1) + tuple(weight.shape[2:]), shape_of(node)
+    apart = [dim for dim in range(x.ndim) if varies(x, dim)]
+    if apart and all(dim != channel and kernel[dim] == 1 and after[dim] == x.shape[dim] for dim in apart):
+        return _mixed_places(tracer, node, x, weight, channel, after)
     inputs = tracer.labels.unite_along(x, channel)
     filters, taken = (1, 0) if transposed else (0, 1)
     if groups > 1 and transposed and weight.shape[0] == groups:
@@ -204,7 +208,7 @@ def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes:
         return freeze(tracer, node, x, weight, bias)
     x = given(tracer, x)
     if not varies(x, -1) and any(varies(x, dim) for dim in range(x.ndim - 1)):
-        return _mixed_places(tracer, node, x, weight, outputs=weight.shape[nodes])
+        return _mixed_places(tracer, node, x, weight, -1, (*x.shape[:-1], weight.shape[nodes]))
     inputs = tracer.attach(weight, 1 - nodes, tracer.labels.unite_along(x, -1), "input")
     outputs = tracer.new_labels(weight, nodes)
     if bias is not None and computed is None:
@@ -217,17 +221,17 @@ def _dense(tracer: Tracer, node: Node, x: Any, weight: Any, bias: Any, *, nodes:
     return result if computed is None else meet(tracer, node, result, given(tracer, computed))
 
 
-def _mixed_places(tracer: Tracer, node: Node, x: Tensor, weight: Weight, *, outputs: int) -> Tensor:
-    """A linear layer over places (tokens) of channels that lie along other dimensions: they pass through it.
+def _mixed_places(tracer: Tracer, node: Node, x: Tensor, weight: Weight, dim: int, shape: Sequence[int]) -> Tensor:
+    """A layer over places (tokens) along ``dim`` of channels that lie along other dimensions: they pass through it.
 
     Its own nodes are places too, and stay.
     """
     why = f"mixes places, not channels ({location(node)})"
     tracer.freeze_weight(weight, why)
     tracer.unprunable.setdefault(layer_of(weight.name), why)
-    macs = count(weight.shape) * count(x.shape[:-1])
+    macs = count(weight.shape) * count(x.shape) // x.shape[dim]
     tracer.work.append(Work(layer_of(weight.name), macs, (compact(x).flatten(),)))
-    return x[..., :1].expand(*x.shape[:-1], outputs)
+    return compact(x).expand(shape)
 
 
 def _owned(tracer: Tracer, node: Node, weight: Any) -> bool:
@@ -269,6 +273,12 @@ def _contract(tracer: Tracer, node: Node, a: Tensor, b: Tensor) -> Tensor:
         tracer.labels.unite(compact(a), compact(row).expand_as(compact(a)))
         tracer.work.append(Work(module_of(node), macs, (compact(row).flatten(),)))
         return row.expand(_product(a, b))
+    for one, other, summed, free in ((b, a, -2, -1), (a, b, -1, -2)):
+        if not over and all(varies(t, summed) and not varies(t, free) for t in (one, other)):
+            tracer.labels.freeze(one, f"is shared by all channels ({location(node)})")
+            kept = other.narrow(free, 0, 1)
+            tracer.work.append(Work(module_of(node), macs, (compact(kept).flatten(),)))
+            return kept.expand(_product(a, b))
     if (varies(a, -1) or varies(b, -2)) and not over:
         inner = tracer.labels.unite_along(a, -1)
         tracer.labels.unite(inner, tracer.labels.unite_along(b, -2))

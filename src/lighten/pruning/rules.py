@@ -2,6 +2,7 @@
 
 import itertools
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,10 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lighten.errors import UserError
-from lighten.pruning.basics import count, each, freeze, given, made, meet, reduce_along, shape_of
+from lighten.pruning.basics import count, each, freeze, given, made, made_along, meet, reduce_along, shape_of
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
+from lighten.pruning.parts import NotTracedError
 from lighten.pruning.products import PRODUCTS
 from lighten.pruning.regions import Regions
 from lighten.pruning.trace import Tracer, location, module_of
@@ -72,7 +73,7 @@ def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, 
     name = name_of(node)
     values = [v for v in tree_leaves(node.meta["val"]) if isinstance(v, Tensor)]
     if any(not isinstance(size, int) for v in values for size in v.shape):
-        raise UserError(
+        raise NotTracedError(
             f"{name} gives a size that depends on the values of its input ({location(node)}), and channels cannot be "
             "followed through it; prune a part of the model that does without"
         )
@@ -141,8 +142,13 @@ def _move(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
             )
         except RuntimeError:  # a stride that the labels have not, or no kernel for integers
             continue
-        return tree_map(lambda v: spread(v.long()) if isinstance(v, Tensor) else v, moved)
+        return tree_map(lambda v: spread(_found(tracer, v.long())) if isinstance(v, Tensor) else v, moved)
     return freeze(tracer, node, *args, **kwargs)
+
+
+def _found(tracer: Tracer, labels: Tensor) -> Tensor:
+    """Return the sets of labels: what is of one channel here may have come by different ways."""
+    return tracer.labels.find(compact(labels)).expand(labels.shape)
 
 
 def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
@@ -330,14 +336,27 @@ def _along(tracer: Tracer, node: Node, x: Any, *rest: Any, **named: Any) -> Any:
     return _same(tracer, node, x)
 
 
-def _per_channel(tracer: Tracer, node: Node, x: Any, *_: Any, **__: Any) -> Any:
-    """Places within a channel meet; channels do not."""
+def _per_channel(tracer: Tracer, node: Node, x: Any, *rest: Any, **__: Any) -> Any:
+    """Places within a channel meet; channels do not, nor places along which a pool's window is one wide."""
     x = given(tracer, x)
     match = PER_CHANNEL.match(name_of(node))
     assert match is not None
     channel = x.ndim - int(match[1]) - 1
+    window = rest if re.match("_?(avg|max)_pool", match[0]) else (0,)
+    single = [channel + 1 + at for at in _singles(int(match[1]), *window)]
+    if all(dim in single for dim in range(x.ndim) if varies(x, dim)):
+        return each(node, lambda v: compact(x).expand(v.shape))
     vector = tracer.labels.unite_along(x, channel)
     return each(node, lambda v: along(vector, v.shape, channel))
+
+
+def _singles(dims: int, kernel: Any, stride: Any = (), padding: Any = 0, *_: Any) -> list[int]:
+    """Return the dimensions, of those in which a pool's window moves, that it leaves as they are."""
+    window = [
+        [given] * dims if isinstance(given, int) else list(given) * (dims // len(given))
+        for given in (kernel, stride or kernel, padding)
+    ]
+    return [at for at, place in enumerate(zip(*window, strict=True)) if place == (1, 1, 0)]
 
 
 def _pad(tracer: Tracer, node: Node, x: Any, widths: list[int], mode: str = "constant", *_: Any, **__: Any) -> Any:
@@ -371,6 +390,19 @@ def _recurrent(tracer: Tracer, node: Node, *args: Any, **kwargs: Any) -> Any:
     return freeze(tracer, node, *args, **kwargs)
 
 
+def _expand(tracer: Tracer, node: Node, x: Any, *sizes: Any, **named: Any) -> Any:
+    """What is spread over as many places as there are channels goes where they go."""
+    shape = shape_of(node)
+    before = (1,) * (len(shape) - len(x.shape)) + tuple(x.shape)
+    counted = [
+        read for read in tracer.reads.of(node) if read.kind == "size" and read.formula.operation in tracer.shapes
+    ]
+    for read in counted:
+        if read.index < len(shape) and before[read.index] == 1 < shape[read.index] and tracer.of_channels(read):
+            return meet(tracer, node, given(tracer, x).expand(before), made_along(tracer, read, shape))
+    return _move(tracer, node, x, *sizes, **named)
+
+
 def _expand_as(tracer: Tracer, node: Node, x: Any, other: Any) -> Tensor:
     """What is spread over channels goes where they go, as if it met them."""
     return meet(tracer, node, given(tracer, x), given(tracer, other))
@@ -389,6 +421,7 @@ RULES: dict[str, Rule] = {
     **PRODUCTS,
     **dict.fromkeys(SAME, _same),
     **dict.fromkeys(MOVES, _move),
+    "expand": _expand,
     "expand_as": _expand_as,
     **dict.fromkeys(POINTWISE, _pointwise),
     **dict.fromkeys(REDUCTIONS, _reduction),

@@ -1,7 +1,6 @@
 """Tracing of a model's graph with channel labels."""
 
 import re
-import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,16 +16,16 @@ from torch.fx import Node
 from torch.fx.traceback import preserve_node_meta
 from torch.utils._pytree import tree_leaves
 
-from lighten.errors import UserError, first_line
+from lighten.errors import first_line
 from lighten.pruning.answers import answers_of
 from lighten.pruning.attributes import SizeRead
 from lighten.pruning.labels import Labels, compact, spread, varies
+from lighten.pruning.parts import PACKAGE, NotTracedError, failing_part
 from lighten.pruning.tags import Read, Reads, tagged
 from lighten.pruning.weights import Weight
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import preserved, random_state_kept
 
-PACKAGE = str(Path(__file__).parent)
 _MASKS_AS_GIVEN = patch.object(  # else torch looks into a mask's values to find out whether a shortcut would do
     torch.nn.modules.transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True
 )
@@ -161,6 +160,13 @@ class Tracer:
             self.labels.unite(labels, labels[:1].expand_as(labels))
         return labels.as_strided(weight.shape, weight.strides, weight.offset)
 
+    def unclaimed(self, roots: Tensor) -> bool:
+        """Say whether these are elements of parameters, each of them yet tied to other elements at most."""
+        others = torch.ones(self.labels.size, dtype=torch.bool)
+        for _, labels in self._elements.values():
+            others[labels.flatten()] = False
+        return not bool(others[roots].any() or torch.isin(self.labels.find(torch.nonzero(others)), roots).any())
+
     def freeze_weight(self, weight: Weight, why: str) -> None:
         """Freeze every axis that ``weight`` has or will get."""
         if not self.labels.unread:
@@ -192,6 +198,13 @@ class Tracer:
             if isinstance(labels, Tensor) and labels.shape == shape:  # a call may be of several operators
                 for dim in range(labels.ndim):
                     self.shapes[f"@{number}.{at}:{dim}"] = _rows(labels, dim)
+
+    def of_channels(self, read: Read) -> bool:
+        """Say whether a size is computed from an attribute, or is that of a dimension along which channels lie."""
+        if read.formula.operation not in self.shapes:
+            return read.formula.of_attributes
+        found = self.labels.find(self.shapes[read.formula.operation])
+        return len(found) > 1 and sum(len(torch.unique(row)) for row in found) == len(torch.unique(found))
 
     def mark_output(self, values: Any) -> None:
         """Freeze whatever the network puts out."""
@@ -244,12 +257,12 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
     A forward may keep what it computes: give a copy.
 
     Raises:
-        UserError: if ``torch.export`` cannot trace it; the submodule and the line are named.
+        NotTracedError: if ``torch.export`` cannot trace it; the submodule and the line are named.
     """
     try:
         with warnings.catch_warnings(), torch.no_grad(), random_state_kept(model), _MASKS_AS_GIVEN:
             warnings.simplefilter("ignore")
-            args, kwargs = map_tensors(torch.Tensor.clone, call)
+            args, kwargs = map_tensors(Tensor.clone, call)
             model.register_forward_hook(lambda model, args, output: answers_of(model, output, call))
             with preserved(model), suppress(Exception):
                 leaves_of(model.eval()(*args, **kwargs))  # a dataclass that it returns is known from here on
@@ -257,12 +270,16 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
                 with preserved(model), tagged(model) as reads, preserve_node_meta():
                     return torch.export.export(model.eval(), call[0], call[1], strict=False), reads
             except Exception as error:  # the forward does not take its integers with tags, or cannot be traced at all
+                from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # loaded by now
+
+                if isinstance(error, GuardOnDataDependentSymNode):
+                    raise
                 without = Reads()
                 without.failure = first_line(error)
                 return torch.export.export(model.eval(), call[0], call[1], strict=False), without
     except Exception as error:
-        raise UserError(
-            f"torch.export cannot trace {_failing_part(model, error)}: {first_line(error)}; "
+        raise NotTracedError(
+            f"torch.export cannot trace {failing_part(model, error)}: {first_line(error)}; "
             "change that forward, or prune a part of the model that can be traced"
         ) from error
 
@@ -311,25 +328,5 @@ def _weights(exported: ExportedProgram, model: nn.Module) -> tuple[dict[str, Wei
 
 def _constants(exported: ExportedProgram) -> dict[str, Tensor]:
     """Return the tensors that a forward makes of plain numbers, by placeholder."""
-    found = exported.graph_signature.inputs_to_lifted_tensor_constants
-    return {name: value for name, key in found.items() if isinstance(value := exported.constants[key], Tensor)}
-
-
-def source_of(error: BaseException) -> str:
-    """Return ``model.py:12``, the innermost line outside PyTorch and this package at which an error arose."""
-    library = str(Path(torch.__file__).parent)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith((library, PACKAGE))]
-    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
-
-
-def _failing_part(model: nn.Module, error: BaseException) -> str:
-    names = {id(module): name for name, module in model.named_modules()}
-    part, trace = type(model).__name__, error.__traceback__
-    while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and names.get(id(owner)):
-            part = f"{names[id(owner)]} ({type(owner).__name__})"
-        trace = trace.tb_next
-    source = source_of(error)
-    return f"{part} at {source}" if source else part
+    found = exported.graph_signature.inputs_to_lifted_tensor_constants.items()
+    return {name: value for name, key in found if isinstance(value := exported.constants[key], Tensor)}
