@@ -48,7 +48,19 @@ def _import_torchvision() -> None:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.impl("nms", _nms, "CPU")
         _OPERATORS.append(library)
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
-        importlib.import_module("torchvision")
+        found = importlib.import_module("torchvision")
+        found.ops.boxes._assert_has_ops = lambda: None
+
+
+def _nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Return the boxes that no better one covers, the best first."""
+    iou = sys.modules["torchvision"].ops.box_iou(boxes, boxes)
+    kept: list[int] = []
+    for at in scores.argsort(descending=True).tolist():
+        if all(iou[at, other] <= threshold for other in kept):
+            kept.append(at)
+    return torch.tensor(kept, dtype=torch.int64)

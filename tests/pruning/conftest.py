@@ -1,13 +1,12 @@
 """Tiny networks, each with something that ties channels together."""
 
 import importlib
-import importlib.util
-import sys
 from functools import lru_cache
 
 import pytest
 import torch
 import torch.nn.functional as F
+from foreign import foreign
 from torch import nn
 
 from lighten.pruning import plan_pruning, shrink
@@ -234,33 +233,8 @@ def halved(request):
     return halve(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def torchvision():
-    """The library, where it is installed; beside some builds of PyTorch its compiled operators do not load."""
-    if importlib.util.find_spec("torchvision") is None:
-        pytest.skip("torchvision is not installed")
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        found = importlib.import_module("torchvision")
-        library.impl("nms", _nms, "CPU")
-        found.ops.boxes._assert_has_ops = lambda: None
-        LIBRARIES.append(library)  # its operators go with it
-        return found
-
-
-LIBRARIES = []
-
-
-def _nms(boxes, scores, threshold):
-    iou = sys.modules["torchvision"].ops.box_iou(boxes, boxes)
-    kept = []
-    for at in scores.argsort(descending=True).tolist():
-        if all(iou[at, other] <= threshold for other in kept):
-            kept.append(at)
-    return torch.tensor(kept, dtype=torch.int64)
+    """The library, out of sight of the tests of other files."""
+    with foreign():
+        yield importlib.import_module("torchvision")
