@@ -39,7 +39,7 @@ SAYS = {
     "checkpoint: URL: http": "is a URL",
     "checkpoint: of a run that goes on: nothing": "does not fit this run",
     "data set: files elsewhere": "names a file outside of its folder",
-    "model config: weights elsewhere": "its options name the path of others",
+    "model config: weights elsewhere": "its options name others",
     "model folder: URL": "is a URL",
     "onnx: data elsewhere: above": "escapes model directory",
     "transformers: code from the hub": "names code",

@@ -78,6 +78,11 @@ def build_model(name: str, /, *, num_classes: int, input_shape: "Shape", **optio
     return model
 
 
+def option_names(name: str) -> list[str]:
+    """Return the options that a model takes by name; what a builder takes beyond them is not known."""
+    return _REGISTRY.options(name)
+
+
 def check_model(name: str, options: Mapping[str, Any]) -> None:
     """Check name and options without data and, for the built-in families, by a build that allocates nothing.
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lighten.models.registry import option_names
 from lighten.recipe.schema import AUTO, Recipe
 from lighten.tasks import task_of
 
@@ -15,8 +16,8 @@ LARGE = 48
 def chosen(recipe: Recipe, data: Any, role: str) -> tuple[str, Mapping[str, Any]]:
     """Return name and options of the model of a role.
 
-    For ``auto`` a table gets a ``table_mlp``; images for which the answer is a mask or a picture a ``unet``, others a
-    ``resnet20``. Options that the recipe gives are kept.
+    A model that has several heads gets the task's. For ``auto`` a table gets a ``table_mlp``; images for which the
+    answer is a mask or a picture a ``unet``, others a ``resnet20``. Options that the recipe gives are kept.
 
     Args:
         recipe: whose choice it is.
@@ -24,9 +25,9 @@ def chosen(recipe: Recipe, data: Any, role: str) -> tuple[str, Mapping[str, Any]
         role: ``"teacher"`` or ``"student"``.
     """
     name, given = getattr(recipe, role), dict(getattr(recipe, f"{role}_options"))
-    if name != AUTO:
-        return name, given
     task, shape = task_of(data.task), data.input_shape
+    if name != AUTO:
+        return name, {"head": task.head, **given} if "head" in option_names(name) else given
     if isinstance(shape, Mapping):
         return "table_mlp", {"hidden": [512, 512, 256] if role == "teacher" else [128, 64], **given}
     narrow, wide = WIDTHS[role][::-1]

@@ -46,6 +46,7 @@ class Regression(NumberTask):
     label_text: ClassVar[str] = "(batch, outputs)"
     answer_text: ClassVar[str] = "(batch, outputs)"
     pipelines: ClassVar[Mapping[str, str]] = {"text": "text-classification", "table": "tabular-regression"}
+    head: ClassVar[str] = "regression"
     exhibit: ClassVar[str] = "scatter"
 
     def fits(self, answers: Tensor, labels: Tensor) -> bool:

@@ -43,6 +43,7 @@ class Segmentation(ClassTask):
     answer_text: ClassVar[str] = "(batch, classes, height, width)"
     fit_text: ClassVar[str] = "one label for each pixel of the logits"
     pipelines: ClassVar[Mapping[str, str]] = {"image": "image-segmentation"}
+    head: ClassVar[str] = "segmentation"
     exhibit: ClassVar[str] = "pictures"
 
     def __post_init__(self) -> None:

@@ -70,6 +70,7 @@ class Task:
         per_token: whether answers stand at the tokens of a text, which an ``attention_mask`` may leave out.
         next_tokens: whether labels that repeat the tokens of a causal language model mean the tokens that follow.
         reads: what a table's or folder's labels are: ``"classes"``, ``"flags"``, ``"numbers"`` or ``"pictures"``.
+        head: what models by name that have several heads end in.
         pipelines: how model hubs call it, by what is read: ``"image"``, ``"text"`` or ``"table"``.
         exhibit: what a report shows: ``"confusion"``, ``"scatter"``, ``"pictures"``, or ``""`` for nothing.
     """
@@ -89,6 +90,7 @@ class Task:
     per_token: ClassVar[bool] = False
     next_tokens: ClassVar[bool] = False
     reads: ClassVar[str] = "numbers"
+    head: ClassVar[str] = "classification"
     pipelines: ClassVar[Mapping[str, str]] = {}
     exhibit: ClassVar[str] = ""
 

@@ -36,6 +36,7 @@ class TokenClassification(TokenTask):
         "macro_f1": Meaning("Macro-F1", "percent"), "accuracy": Meaning("Accuracy", "percent"),
     }  # fmt: skip
     label_text: ClassVar[str] = "(batch, length) of class indices"
+    head: ClassVar[str] = "token_classification"
     pipelines: ClassVar[Mapping[str, str]] = {"text": "token-classification"}
     exhibit: ClassVar[str] = "confusion"
 
@@ -60,6 +61,7 @@ class MaskedLM(TokenTask):
         "accuracy": Meaning("Accuracy", "percent"), "loss": Meaning("Loss in nats", lower_is_better=True),
     }  # fmt: skip
     label_text: ClassVar[str] = "(batch, length) of tokens"
+    head: ClassVar[str] = "masked_lm"
     next_tokens: ClassVar[bool] = True
     pipelines: ClassVar[Mapping[str, str]] = {"text": "fill-mask"}
 

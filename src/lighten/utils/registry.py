@@ -90,6 +90,15 @@ class Registry:
         given = {key: as_text(kinds.get(key), value) for key, value in options.items()}
         return {k: p.default for k, p in known.items()} | given
 
+    def options(self, name: str) -> list[str]:
+        """Return the names of a builder's options.
+
+        Raises:
+            UserError: if there is no such builder.
+        """
+        parameters = inspect.signature(self.get(name)).parameters.values()
+        return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in self.given]
+
     def _owner(self, name: str) -> str | None:
         known = self._builders.get(name)
         return known.__module__ if known else self._builtin.get(name)

@@ -163,8 +163,8 @@ def build(config: Mapping[str, Any], compression: Mapping[str, Any], model: nn.M
     if model is not None:
         made = clone(getattr(model, "_orig_mod", model))
     else:
-        if "path" in spec["options"] and spec["name"] == "transformers":
-            raise UserError("a model folder holds its own weights, but its options name the path of others")
+        if any(spec["options"].get(key) for key in ("path", "pretrained")):  # else loading fetches what it names
+            raise UserError("a model folder holds its own weights, but its options name others")
         whole(spec["name"], "num_classes", spec["num_classes"], most=MAX_CLASSES)
         made = build_model(spec["name"], num_classes=spec["num_classes"], input_shape=shape, **spec["options"])
 
