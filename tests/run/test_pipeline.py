@@ -200,15 +200,16 @@ def test_a_model_that_no_registry_builds_comes_back_given_an_instance(tmp_path):
     assert torch.equal(lighten.load(tmp_path / "x", model=torch.nn.Linear(2, 2)).weight, layer.weight)
 
 
-SMALL = {
-    "prune_mlp": {"hidden": [24, 16]},
-    "prune_bert": {"width": 24, "layers": 1, "heads": 2, "feed_forward": 32},
-}
+TINY_BERT = (
+    "{model_type: bert, vocab_size: 30522, hidden_size: 24, num_hidden_layers: 1, num_attention_heads: 2, "
+    "intermediate_size: 32, max_position_embeddings: 64}"
+)
+SMALL = {"prune_mlp": "{hidden: [24, 16]}", "prune_bert": f"{{path: null, config: {TINY_BERT}}}"}
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_dense_networks_and_transformers_come_out_narrower(name, tmp_path):
-    options = [f"student_options.{key}={value}" for key, value in SMALL[name].items()]
+    options = [f"student_options={SMALL[name]}"]
     limits = ["trainer.limit_train_batches=6", "trainer.limit_val_batches=1", "student_fit.max_epochs=1"]
     folder = smoke(tmp_path, *options, *limits, "trainer.max_epochs=1", name=name)
     small, widths = lighten.load(folder / "student"), json.loads((folder / "plan.json").read_text())["widths"]
@@ -219,7 +220,8 @@ def test_dense_networks_and_transformers_come_out_narrower(name, tmp_path):
         layer = small.bert.encoder.layer[0]
         assert layer.attention.self.query.out_features == layer.attention.self.value.out_features == 12
         assert (layer.intermediate.dense.out_features, layer.output.dense.in_features) == (16, 16)
-        assert widths["embed"] == [24, 24]
+        assert small.bert.embeddings.word_embeddings.embedding_dim == 24
+        assert [pair for name, pair in widths.items() if name.endswith("embeddings")] == [[24, 24]] * 3
 
 
 @pytest.mark.parametrize("name", ["prune_cnn", "quantize_cnn"])
