@@ -8,10 +8,13 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from distillation_nets import bert, texts
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 
+from lighten.data import build_data
+from lighten.distillation.cache import TeacherCache
 from lighten.distillation.callback import Distill
 from lighten.distillation.features import hint
 from lighten.distillation.loss import dkd, soft_labels
@@ -19,6 +22,7 @@ from lighten.distillation.match import Projection
 from lighten.distillation.module import DistillationModule
 from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
+from lighten.models import build_model
 from lighten.pruning.callback import Prune
 from lighten.quantization.activation_quantizers import Stage, quantizers_of
 from lighten.quantization.callback import Quantize
@@ -74,10 +78,10 @@ class Reference(Own):
 FLOAT64 = {"precision": "64-true"}
 
 
-def fit(module, data, *callbacks, path=None, **settings):
+def fit(module, data, *callbacks, path=None, evaluates=True, **settings):
     torch.manual_seed(0)
     trainer = L.Trainer(callbacks=list(callbacks), **{"max_epochs": 2, **QUIET, **settings})
-    trainer.fit(module, data, data, ckpt_path=path, weights_only=True)
+    trainer.fit(module, data, data if evaluates else None, ckpt_path=path, weights_only=True)
     return trainer
 
 
@@ -297,6 +301,133 @@ def test_labels_come_from_the_batch_where_a_loss_asks_for_them(net, loader):
         torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")
+def test_a_step_that_draws_its_batches_itself_is_taught(net, loader):
+    class Drawing(Own):
+        def training_step(self, dataloader_iter):
+            batch, *_ = next(dataloader_iter)
+            return self.loss(self.net(batch[0]), batch[1])
+
+    own, reference = Drawing(net(4)), Reference(net(4), net(8, seed=1))
+    fit(own, loader(), Distill(net(8, seed=1)))
+    fit(reference, loader())
+    assert_same(own, reference)
+
+
+def test_two_parts_have_a_teacher_each(net, loader):
+    class Two(Own):
+        def __init__(self, net, other):
+            super().__init__(net)
+            self.other = other
+
+        def training_step(self, batch, index):
+            one, two = self.net(batch[0]), self.other(batch[0])
+            return self.loss(one + two, batch[1]) + self.taught(one, two, batch[0])
+
+        def taught(self, one, two, inputs):
+            return 0.0
+
+    class Itself(Two):
+        def taught(self, one, two, inputs):
+            first, second = (teacher(inputs).detach() for teacher in teachers)
+            return 0.5 * soft_labels(one, first, 4.0) + 0.25 * soft_labels(two, second, 4.0)
+
+    teachers = [net(8, seed=seed).double().eval() for seed in (1, 2)]
+    own, reference = (kind(net(4), net(4, seed=5)) for kind in (Two, Itself))
+    first = Distill(teachers[0], module="net")
+    second = Distill(teachers[1], module="other", weight=0.25)
+    fit(own, loader(), first, second, **FLOAT64)
+    fit(reference, loader(), **FLOAT64)
+    for name, value in own.state_dict().items():
+        torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-9, atol=1e-9)
+    assert not {"training_step", "manual_backward"} & set(vars(own))
+
+
+class Text(L.LightningModule):
+    """Layers made late; labels go into the network's own call, as ``transformers`` has it."""
+
+    def configure_model(self):
+        if not hasattr(self, "model"):
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                self.model = bert(2)
+
+    def training_step(self, batch, index):
+        return self.model(**batch).loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+def test_texts_and_their_labels_as_keywords_of_a_part_that_is_made_late():
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        teacher = bert(4, width=32).eval()
+
+    class Itself(Text):
+        def training_step(self, batch, index):
+            out = self.model(**batch)
+            with torch.no_grad():
+                theirs = teacher(**batch).logits
+            return out.loss + 2.0 * soft_labels(out.logits, theirs, 4.0)
+
+    own, reference = Text(), Itself()
+    fit(own, texts(), Distill(teacher, weight=2.0), evaluates=False)
+    fit(reference, texts(), evaluates=False)
+    assert_same(own, reference)
+
+
+def test_what_projections_have_learned_outlives_a_second_fit(net, loader):
+    module, distill, starts = Own(net(4)), Distill(net(8, seed=1), losses={"hint": 1.0}, layers={"0": "0"}), []
+
+    class Start(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            starts.append(distill._projections["0->0"].weight.detach().clone())
+
+    fit(module, loader(), distill, Start())
+    learned = distill._projections["0->0"].weight.detach().clone()
+    fit(module, loader(), distill, Start())
+    assert not torch.equal(starts[0], learned)
+    assert torch.equal(starts[1], learned)
+
+
+class Pictures(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net = build_model("mlp", num_classes=10, input_shape=(1, 28, 28), hidden=[8])
+
+    def training_step(self, batch, index):
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, index):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+def test_a_cache_is_opened_for_the_data_module_and_asks_once_a_sample(tmp_path):
+    def run(cache):
+        asked, module = [], Pictures()
+        teacher = build_model("mlp", num_classes=10, input_shape=(1, 28, 28), hidden=[8])
+        teacher.load_state_dict({name: torch.full_like(t, 0.01) for name, t in teacher.state_dict().items()})
+        teacher.register_forward_hook(lambda *given: asked.append(1))
+        for _ in range(2):
+            data = build_data("fashion_mnist", batch_size=32, augment=False)
+            data.keyed = cache is not None
+            short = {"limit_train_batches": 4, "limit_val_batches": 0, "max_epochs": 1}
+            torch.manual_seed(0)
+            L.Trainer(callbacks=[Distill(teacher, cache=cache)], **QUIET, **short).fit(module, data)
+        return module, len(asked)
+
+    kept, asked = run(TeacherCache(tmp_path / "cache"))
+    plain, often = run(None)
+    assert_same(kept, plain)
+    assert (asked, often) == (2 + 4, 2 + 8)  # once in each setup
+
+
 def test_losses_are_logged_as_the_module_logs_them(net, loader):
     trainer = fit(Own(net(4)), loader(), Distill(net(8, seed=1), weight=2.0))
     metrics = trainer.callback_metrics
@@ -514,6 +645,9 @@ BAD_FITS = {
     "another shape": (lambda n: (Own(n(4)), [Distill(n(8, 7))]), "the teacher gives 7 classes, the student 4"),
     "another rank": (
         lambda n: (Own(n(4)), [Distill(nn.Sequential(*n(4, seed=1)[:3]))]), "the teacher's logits have shape"
+    ),
+    "other arguments": (
+        lambda n: (Own(n(4)), [Distill(nn.Linear(5, 4))]), "teacher Linear cannot be asked what 'net' is called with"
     ),
     "no such part": (lambda n: (Own(n(4)), [Distill(n(8), module="nets")]), "module='nets': Own has no such submodule"),
     "not called": (lambda n: (Somewhere(n(4)), [Distill(n(8))]), "Somewhere.training_step did not call 'net' on this"),

@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.capture import Replaced, lent
@@ -18,7 +19,7 @@ from lighten.distillation.step import Moment, TaughtStep, named
 from lighten.distillation.teacher import Teacher, check_no_shared_parameters
 from lighten.distillation.teaching import Teaching
 from lighten.distillation.terms import WeightedLosses, check_terms
-from lighten.errors import UserError
+from lighten.errors import UserError, one_line
 from lighten.schedule import Setting, check_setting
 from lighten.tasks import task_of
 from lighten.tasks.task import Task, output_count
@@ -138,8 +139,10 @@ class Distill(L.Callback):
         others = [c for c in trainer.callbacks if isinstance(c, Distill) and c is not self]  # type: ignore[attr-defined]
         if any(other._part == self._part for other in others):
             raise UserError(f"Distill is given twice for {named(self._part)}; give one of them several teachers")
+        before = None if self._teaching is None else self._teaching.layers
+        projections = before.projections if before is not None and before.student is student else nn.ModuleDict()
         self._teaching = Teaching(
-            self.terms, self.teacher, student=student, projections=nn.ModuleDict(), layers=self.layers, cache=self.cache
+            self.terms, self.teacher, student=student, projections=projections, layers=self.layers, cache=self.cache
         )
         self._open(trainer, pl_module, call)
 
@@ -240,8 +243,9 @@ class Distill(L.Callback):
         return nn.ModuleDict() if layers is None else layers.projections
 
     def _open(self, trainer: L.Trainer, pl_module: L.LightningModule, call: Call) -> None:
-        """Make the projections that layers need, and open the cache."""
+        """Ask the teacher what the part is asked, make the projections that layers need, and open the cache."""
         teaching = self._active
+        answers = _asked(self.teacher, call, self._part or "")
         if teaching.layers is not None:
             teaching.layers.open(call)
             teaching.layers.close()  # others look at the part in their setup
@@ -256,9 +260,9 @@ class Distill(L.Callback):
                 pl_module, "configure_optimizers", partial(self._configure, trainer, pl_module)
             )
         if self.cache is not None:
-            outputs = output_count(self.task, self.teacher.logits(call, pl_module.device))
             teaching.cached_teacher.open(
-                getattr(trainer, "datamodule", None), outputs=outputs, precision=str(trainer.precision),
+                getattr(trainer, "datamodule", None), precision=str(trainer.precision),
+                outputs=None if answers is None else output_count(self.task, answers),
                 rank=trainer.global_rank, world=trainer.world_size,
                 asked=f"{type(pl_module).__qualname__}.{self._part}",
             )  # fmt: skip
@@ -271,7 +275,7 @@ class Distill(L.Callback):
 
     def _log(self, pl_module: L.LightningModule) -> None:
         if self._step is not None and logs_now(pl_module.trainer):
-            pl_module.log_dict(self._step.logged())
+            pl_module.log_dict(self._step.logged(), batch_size=1)  # at log points alone: nothing is averaged
 
     def _close(self) -> None:
         """Give the module its own methods back and take the hooks off."""
@@ -306,6 +310,26 @@ def _check_surroundings(trainer: L.Trainer, pl_module: L.LightningModule) -> Non
             "wrapper of flat pieces; use ddp or ModelParallelStrategy (FSDP2)"
         )
     check_sync(trainer)
+
+
+def _asked(teacher: Teacher, call: Call, part: str) -> Tensor | None:
+    """Return the teacher's answers to an example call of the part; ``None`` where the part has no weights yet.
+
+    Raises:
+        UserError: if the teacher does not take what the part takes.
+    """
+    given = [value for value in tree_leaves(call) if isinstance(value, Tensor)]
+    if any(tensor.is_meta for tensor in given):
+        return None
+    try:
+        return teacher.logits(call, given[0].device if given else torch.device("cpu"))
+    except Exception as error:  # whatever a teacher's forward raises
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"the teacher {type(teacher.module).__name__} cannot be asked what {named(part)} is called with: "
+            f"{one_line(error, 300)}; give a teacher that takes the same, or name another part as module"
+        ) from error
 
 
 def _moment(pl_module: L.LightningModule) -> Moment:
