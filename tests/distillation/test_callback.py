@@ -497,6 +497,15 @@ def test_projections_are_trained_by_the_users_own_optimizer(net, loader, groups)
     assert torch.equal(distill._projections["0->0"].weight, reference.map.weight)
 
 
+def test_projections_follow_the_precision_of_the_fit(net, loader):
+    teacher = net(8, seed=1)
+    distill = Distill(teacher, losses={"hint": 1.0}, layers={"0": "0"})
+    trainer = fit(Own(net(4)), loader(), distill, precision="bf16-true")
+    assert distill._projections["0->0"].weight.dtype == torch.bfloat16
+    assert teacher[0].weight.dtype == torch.float32
+    assert torch.isfinite(trainer.callback_metrics["distil/hint"])
+
+
 def test_an_optimizer_without_the_projections_is_told(net, loader):
     class Head(Own):
         def configure_optimizers(self):
