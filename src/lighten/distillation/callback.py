@@ -38,7 +38,7 @@ class Distill(L.Callback):
 
     The module keeps its ``training_step``. What the part was called with there, the teacher is asked too, and
 
-    .. math:: L = L_{step} + w \\sum_i w_i L_i
+    .. math:: L = L_{step} + w \sum_i w_i L_i
 
     is what is minimised: the loss that the step returned, or gave to ``manual_backward``, as it is, and the weighted
     losses of the part's answers. Where the step calls the part several times, each answer that has a gradient is
