@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import lighten
 
 NAMES = [
+    "Distill",
     "DistillationModule",
     "Plan",
     "Prune",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lighten.delivery.folders.predict import predict as predict
     from lighten.delivery.measure.measure import measure as measure
     from lighten.distillation.cache import TeacherCache as TeacherCache
+    from lighten.distillation.callback import Distill as Distill
     from lighten.distillation.initialise import student_from_teacher as student_from_teacher
     from lighten.distillation.module import DistillationModule as DistillationModule
     from lighten.errors import UserError as UserError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from lighten.tasks import register_task as register_task
 
 _HOMES = {
+    "Distill": "distillation.callback",
     "DistillationModule": "distillation.module",
     "Plan": "pruning.plan",
     "Prediction": "delivery.folders.predict",

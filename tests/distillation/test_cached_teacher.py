@@ -51,6 +51,15 @@ def test_with_a_cache_it_is_asked_once(tmp_path, capsys):
     assert "8 samples x 1 views" in capsys.readouterr().out
 
 
+def test_answers_to_what_a_step_makes_of_a_batch_are_kept_apart(tmp_path):
+    model = Counted(3, 2)
+    opened(tmp_path, model, asked="Own.net")
+    opened(tmp_path, model, asked="Own.net")
+    for other in ({}, {"asked": "Other.net"}):
+        with pytest.raises(UserError, match="teacher cache"):
+            opened(tmp_path, model, **other)
+
+
 @pytest.mark.parametrize(("world", "rank", "expected"), [(1, 0, [6, 7]), (2, 1, [7])])
 def test_each_rank_gets_its_share_of_the_samples_that_were_dropped(tmp_path, world, rank, expected):
     cached = opened(tmp_path, nn.Linear(3, 2), world=world, rank=rank)

@@ -43,7 +43,9 @@ class CachedTeacher:
         self._batch_size = 0
         self._rank, self._world = 0, 1
 
-    def open(self, data: Any, *, outputs: int | None, precision: str, rank: int, world: int) -> None:
+    def open(
+        self, data: Any, *, outputs: int | None, precision: str, rank: int, world: int, asked: str | None = None
+    ) -> None:
         """Begin a fit: open the cache, unless it is open.
 
         Args:
@@ -52,6 +54,7 @@ class CachedTeacher:
             precision: of the fit, in which the teacher computes where it has none of its own.
             rank: of this process.
             world: number of processes.
+            asked: where the teacher's arguments come from, if not from the batch as it is.
 
         Raises:
             UserError: if one of them is missing, or as :meth:`TeacherCache.open`.
@@ -69,6 +72,8 @@ class CachedTeacher:
             "data": data.fingerprint,
             "precision": self.teacher.precision or precision,
         }
+        if asked is not None:
+            identity["asked"] = asked
         if data.views != 1:
             identity["augmentation seed"] = str(data.seed)
         self.cache.open(identity, samples=data.train_samples, views=data.views, outputs=outputs, rank=rank, world=world)

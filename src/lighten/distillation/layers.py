@@ -85,31 +85,45 @@ class MatchedLayers:
         if device.type == "meta":
             names = ", ".join(self.matches)
             raise UserError(f"{names} compare layers, and the student has no weights yet; build it with them, off meta")
-        pairs = [match for matches in self.matches.values() for match in matches]
-        self._recorders = (
-            FeatureRecorder(self.student, [match.student for match in pairs]),
-            FeatureRecorder(self.teacher.module, [match.teacher for match in pairs]),
-        )
+        recorders = self.record()
         try:
             with modes_kept(self.student), torch.no_grad(), torch.random.fork_rng():
                 args, kwargs = filter_kwargs(self.student.eval(), call)
                 self.student(*args, **kwargs)
                 self.teacher.logits(call, device)
-            self._project(*(recorder.take() for recorder in self._recorders))
+            self._project(*(recorder.take() for recorder in recorders))
         except BaseException:
             self.close()
             raise
+
+    def record(self) -> tuple[FeatureRecorder, FeatureRecorder]:
+        """Begin to record, unless that has begun; projections stay as they are. Return what records."""
+        if self._recorders is None:
+            pairs = [match for matches in self.matches.values() for match in matches]
+            self._recorders = (
+                FeatureRecorder(self.student, [match.student for match in pairs]),
+                FeatureRecorder(self.teacher.module, [match.teacher for match in pairs]),
+            )
+        return self._recorders
 
     @property
     def opened(self) -> bool:
         """Whether outputs are recorded."""
         return self._recorders is not None
 
-    def pairs(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """Return the features of the last pass of both, by loss, the student's projected where it has to be."""
+    def take(self) -> dict[str, Tensor]:
+        """Return the features of the student's last pass by name, and forget them."""
+        return {} if self._recorders is None else self._recorders[0].take()
+
+    def pairs(self, ours: Mapping[str, Tensor] | None = None) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """Return the features of both, by loss, the student's projected where it has to be.
+
+        Args:
+            ours: what ``take`` returned; by default of the student's last pass.
+        """
         if self._recorders is None:
             return {}
-        ours, theirs = (recorder.take() for recorder in self._recorders)
+        ours, theirs = self.take() if ours is None else ours, self._recorders[1].take()
         return {loss: self._paired(loss, matches, ours, theirs) for loss, matches in self.matches.items()}
 
     def forget(self) -> None:

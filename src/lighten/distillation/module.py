@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from lighten.distillation import batch_checks
 from lighten.distillation.cache import TeacherCache
-from lighten.distillation.cached_teacher import CachedTeacher, check_cacheable
 from lighten.distillation.distributed import check_sync, cross_rank, shard_
-from lighten.distillation.layers import MatchedLayers, matches_of, restore_projections_
+from lighten.distillation.layers import MatchedLayers, restore_projections_
 from lighten.distillation.metrics import EpochMetrics
 from lighten.distillation.settings import DistilSettings, check_label_smoothing, check_layers
-from lighten.distillation.teacher import Teacher, ask, check_no_shared_parameters, check_same_teacher, filter_kwargs
-from lighten.distillation.terms import BatchOutputs, WeightedLosses, check_terms, plain
-from lighten.distillation.tokens import NextTokens
+from lighten.distillation.teacher import Teacher, ask, check_no_shared_parameters, filter_kwargs
+from lighten.distillation.teaching import Teaching, WeighedLosses
+from lighten.distillation.terms import WeightedLosses, check_terms, plain
 from lighten.errors import UserError
 from lighten.schedule import Setting
 from lighten.tasks import task_of
@@ -115,35 +114,31 @@ class DistillationModule(L.LightningModule):
         weights = check_terms(losses, soft_weight, temperature, teacher=teacher is not None, task=self.task)
         check_layers(layers)
         check_label_smoothing(label_smoothing)
-        self.teacher = None
+        asked = None
         if teacher is not None:
-            self.teacher = Teacher(
+            asked = Teacher(
                 teacher, weights=teacher_weights, precision=teacher_precision, compiled=compile_teacher,
                 outputs=outputs if teacher_outputs is None else teacher_outputs,
             )  # fmt: skip
-            check_no_shared_parameters(student, *self.teacher.modules)
+            check_no_shared_parameters(student, *asked.modules)
         self.student = student
-        self.terms = WeightedLosses(
+        terms = WeightedLosses(
             weights, temperature, task=self.task, label_smoothing=label_smoothing, options=loss_options
         )
         if self.batch_format.weighted:
-            self.terms.check_weighted()
+            terms.check_weighted()
         self.num_classes = num_classes
-        self.cached_teacher = CachedTeacher(self.teacher, cache)
-        self.projections, self.layers = nn.ModuleDict(), None
-        if self.teacher is not None and self.terms.compared:
-            matches = matches_of(self.terms.compared, layers, student, self.teacher.module)
-            self.layers = MatchedLayers(matches, student, self.teacher, self.projections)
-        if cache is not None:
-            check_cacheable(self.terms.compared, sharded=shard_teacher)
+        self.projections = nn.ModuleDict()
+        self.teaching = Teaching(
+            terms, asked, student=student, projections=self.projections, layers=layers, cache=cache,
+            sharded=shard_teacher,
+        )  # fmt: skip
         self.shard_teacher = shard_teacher
         self.optimizer = OptimizerSettings() if optimizer is None else optimizer
         self._metrics = EpochMetrics(self.task)
-        self._logits: dict[str, Tensor] = {}
-        self._next_tokens = NextTokens()
         chosen = self.optimizer
         self.save_hyperparameters(
-            self.terms.settings()
+            terms.settings()
             | {
                 "layers": plain(layers),
                 "teacher_precision": teacher_precision if self.teacher is not None else None,
@@ -152,9 +147,19 @@ class DistillationModule(L.LightningModule):
             }
         )
 
+    @property
+    def teacher(self) -> Teacher | None:
+        """Who is asked, outside of the module."""
+        return self.teaching.teacher
+
+    @property
+    def layers(self) -> MatchedLayers | None:
+        """The layers that are compared."""
+        return self.teaching.layers
+
     def setup(self, stage: str) -> None:
         """Look at the layers that are compared, and project where widths differ; before a strategy wraps anything."""
-        self._next_tokens = NextTokens()
+        self.teaching.begin()
         if stage != "fit":
             return
         check_sync(self.trainer)
@@ -163,7 +168,7 @@ class DistillationModule(L.LightningModule):
                 f"shard_teacher=True needs ModelParallelStrategy (FSDP2), {type(self.trainer.strategy).__name__} keeps "
                 "the teacher whole on each device; leave it off"
             )
-        self.cached_teacher.open(
+        self.teaching.cached_teacher.open(
             getattr(self.trainer, "datamodule", None), outputs=self.num_classes, precision=str(self.trainer.precision),
             rank=self.trainer.global_rank, world=self.trainer.world_size,
         )  # fmt: skip
@@ -180,10 +185,7 @@ class DistillationModule(L.LightningModule):
 
     def close(self) -> None:
         """Let go of the models' hooks and of the last batch, and write what is cached still."""
-        if self.layers is not None:
-            self.layers.close()
-        self._logits = {}
-        self.cached_teacher.refresh()
+        self.teaching.close()
 
     def configure_model(self) -> None:
         """Shard the student where the strategy has a mesh of devices (FSDP2), and the teacher where that is asked.
@@ -211,16 +213,10 @@ class DistillationModule(L.LightningModule):
         """Return the weighted sum of the losses, a scalar."""
         parts = self.batch_format.labelled(batch)
         logits, labels = self._answers(parts, first=batch_idx == 0)
-        if parts.weights is not None:
-            batch_checks.check_weights(parts.weights, len(logits), look=self._looks(labels))
-        outputs = BatchOutputs(logits, labels, mask=parts.call[1].get("attention_mask"), weights=parts.weights)
-        if self.terms.asks_teacher or self.layers is not None:
-            outputs.teacher = self._teacher_logits(parts)
-            batch_checks.check_same_outputs(self.task, logits, outputs.teacher)
-        if self.layers is not None:
-            outputs.pairs = self.layers.pairs()
-        self._logits = ({} if outputs.teacher is None else {"teacher": outputs.teacher}) | {"student": logits.detach()}
-        losses = self.terms(outputs, fit_progress(self.trainer), cross_rank(self))
+        losses = self.teaching.losses(
+            parts, logits, labels, progress=fit_progress(self.trainer), ranks=cross_rank(self),
+            first=self.global_step == 0, look=self._looks(labels),
+        )  # fmt: skip
         loss = torch.stack([*(weight * value for weight, value in losses.values()), self._zero_for_ddp(logits)]).sum()
         self._log_step(loss, losses)
         return loss
@@ -228,27 +224,27 @@ class DistillationModule(L.LightningModule):
     def _zero_for_ddp(self, logits: Tensor) -> Tensor:
         """Return zero, with a gradient of zero for what no loss may look at now: DDP waits for all that learns."""
         zero = logits.new_zeros(())
-        if not self.terms.uses_logits:
+        if not self.teaching.terms.uses_logits:
             zero = zero + 0.0 * logits.sum()
         return zero + sum(0.0 * p.sum() for p in self.projections.parameters())
 
     def describe_non_finite(self) -> str | None:
         """Return whose logits of the last batch are not finite, and for which of its samples; asked on a bad loss."""
-        return batch_checks.describe_non_finite(self._logits)
+        return self.teaching.describe_non_finite()
 
     def on_train_epoch_start(self) -> None:
         """Look again for what other ranks have cached."""
-        self.cached_teacher.refresh()
+        self.teaching.cached_teacher.refresh()
 
     def on_train_epoch_end(self) -> None:
         """Ask for the samples that the loader dropped with its last batch, so that the next epoch finds them."""
         dataset: Any = getattr(getattr(self.trainer, "datamodule", None), "train_set", None)
-        dropped = self.cached_teacher.dropped(self.current_epoch) if hasattr(dataset, "__getitems__") else []
+        dropped = self.teaching.cached_teacher.dropped(self.current_epoch) if hasattr(dataset, "__getitems__") else []
         if dropped:
             batch = dataset.__getitems__([(self.current_epoch, sample) for sample in dropped])
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                self._teacher_logits(self.batch_format.split(batch))
+                self.teaching.ask(self.batch_format.split(batch), self.device, first=self.global_step == 0)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the metrics of student and teacher."""
@@ -290,7 +286,7 @@ class DistillationModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the teacher's fingerprint, not the teacher."""
-        checkpoint[CHECKPOINT_KEY] = None if self.teacher is None else self.teacher.fingerprint
+        checkpoint[CHECKPOINT_KEY] = self.teaching.fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that another teacher has taught.
@@ -300,22 +296,15 @@ class DistillationModule(L.LightningModule):
         """
         restore_projections_(self.projections, checkpoint.get("state_dict", {}))
         saved = checkpoint.get(CHECKPOINT_KEY)
-        given = None if self.teacher is None else self.teacher.fingerprint
-        if self._fits or (saved and given):
-            check_same_teacher(saved, given)
-
-    def _teacher_logits(self, parts: Parts) -> Tensor:
-        """Return the teacher's logits of a training batch; the first are looked at, later ones show in the loss."""
-        return self.cached_teacher.logits(parts.call, parts.keys, self.device, look=self.global_step == 0)
+        if self._fits or (saved and self.teaching.fingerprint):
+            self.teaching.check_resumed(saved)
 
     def _answers(self, parts: Parts, *, first: bool = False) -> tuple[Tensor, Tensor]:
         """Return the student's logits for a batch, and the labels that they are held against."""
         labels = self.task.check_labels(parts.labels)
         if first and self.training:
             batch_checks.check_single_sample(self.student, len(labels))
-        if self.task.next_tokens:
-            teachers = [] if self.teacher is None else self.teacher.modules
-            labels = self._next_tokens.labels(self.student, parts.call, labels, teachers)
+        labels = self.teaching.meant(self.student, parts.call, labels)
         with batch_checks.single_sample_as_user_error(self.student):
             logits = ask(self.student, parts.call, self.outputs)
         look = self._looks(labels)
@@ -330,16 +319,13 @@ class DistillationModule(L.LightningModule):
         """Return whether values are looked at; after the first epoch the host would wait for the device for nothing."""
         return labels.device.type == "cpu" or self.current_epoch == 0
 
-    def _log_step(self, loss: Tensor, losses: Mapping[str, tuple[float, Tensor]]) -> None:
+    def _log_step(self, loss: Tensor, losses: WeighedLosses) -> None:
         if not logs_now(self.trainer):
             return
         self.log("train/loss", loss.detach(), prog_bar=True)
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         if self.teacher is not None:
-            total = loss.detach().clamp_min(1e-12)
-            values.update({f"distil/{name}": value.detach() for name, (_, value) in losses.items()})
-            shares = {name: weight * value.detach() / total for name, (weight, value) in losses.items()}
-            values.update({f"distil/share/{name}": share for name, share in shares.items()})
+            values.update(self.teaching.logged(losses, loss))
         self.log_dict(values)
 
 

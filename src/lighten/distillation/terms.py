@@ -32,7 +32,7 @@ class BatchOutputs:
 
     Attributes:
         student: logits, with gradient.
-        labels: as the data loader gives them.
+        labels: as the data loader gives them, where a loss looks at them.
         teacher: logits, where a loss asks for them.
         pairs: by loss, the features of the matched layers, the student's projected where it has to be.
         mask: (batch, length), zero at padding, of texts.
@@ -40,7 +40,7 @@ class BatchOutputs:
     """
 
     student: Tensor
-    labels: Tensor
+    labels: Tensor | None
     teacher: Tensor | None = None
     pairs: Mapping[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     mask: Tensor | None = None
@@ -121,6 +121,11 @@ class WeightedLosses:
         """Whether a loss needs the teacher's logits."""
         return any(name in ANSWERS for name in self.weights)
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a loss looks at labels."""
+        return bool({"dkd", self.task.label_loss} & set(self.weights))
+
     def __call__(self, batch: BatchOutputs, progress: float, ranks: CrossRank) -> dict[str, tuple[float, Tensor]]:
         """Return weight and value of every loss whose weight is not zero now."""
         weights = {name: value_at(setting, progress) for name, setting in self.weights.items()}
@@ -134,13 +139,14 @@ class WeightedLosses:
         if name in FEATURES:
             return self._feature_loss(name, batch, ranks)
         if name == self.task.label_loss:
-            there = self.task.counted(batch.labels)
-            count = None if there is None or batch.labels.ndim < 2 else _count(there, ranks)
+            labels = _there(batch.labels)
+            there = self.task.counted(labels)
+            count = None if there is None or labels.ndim < 2 else _count(there, ranks)
             smoothing = self.label_smoothing
-            return self.task.loss(batch.student, batch.labels, smoothing=smoothing, count=count, weights=batch.weights)
+            return self.task.loss(batch.student, labels, smoothing=smoothing, count=count, weights=batch.weights)
         teacher = _there(batch.teacher)
         if name == "dkd":
-            return dkd(batch.student, teacher, batch.labels, temperature, weights=batch.weights, **options)
+            return dkd(batch.student, teacher, _there(batch.labels), temperature, weights=batch.weights, **options)
         if name == "dist":
             return dist(ranks.gather(batch.student), ranks.gather(teacher), temperature, **options)
         mask = batch.mask if self.task.per_token else None
@@ -225,6 +231,6 @@ def _count(mask: Tensor, ranks: CrossRank) -> Tensor:
     return ranks.mean(mask.bool().sum().float())
 
 
-def _there(teacher: Tensor | None) -> Tensor:
-    assert teacher is not None
-    return teacher
+def _there(given: Tensor | None) -> Tensor:
+    assert given is not None
+    return given

@@ -22,7 +22,9 @@ from lighten.utils.modules import find_module
 from lighten.utils.preserve import preserved
 
 
-def find_part(trainer: L.Trainer, pl_module: L.LightningModule, name: str | None) -> tuple[str, nn.Module, Call]:
+def find_part(
+    trainer: L.Trainer, pl_module: L.LightningModule, name: str | None, *, called: bool = False
+) -> tuple[str, nn.Module, Call]:
     """Return name, module and example call of the part that a callback works on; runs in ``setup``.
 
     Args:
@@ -31,17 +33,19 @@ def find_part(trainer: L.Trainer, pl_module: L.LightningModule, name: str | None
             layers in ``setup`` or ``configure_model`` makes them now.
         name: of a submodule; ``None`` takes ``student`` where there is one, else the whole module, or the one part that
             learns where the step does not go through ``forward``.
+        called: whether the whole module is taken only where the step itself calls ``forward``, not where that would do
+            the same.
 
     Raises:
         UserError: as :func:`example_call`, for an unknown name, or if the step calls several parts and no ``forward``
             joins them.
     """
     try:
-        return _find_part(trainer, pl_module, name)
+        return _find_part(trainer, pl_module, name, called)
     except UserError:
         if not build(trainer, pl_module):
             raise
-    return _find_part(trainer, pl_module, name)
+    return _find_part(trainer, pl_module, name, called)
 
 
 def example_call(trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Module, *, samples: int = 2) -> Call:
@@ -89,12 +93,14 @@ def example_calls(
     return found
 
 
-def _find_part(trainer: L.Trainer, pl_module: L.LightningModule, name: str | None) -> tuple[str, nn.Module, Call]:
+def _find_part(
+    trainer: L.Trainer, pl_module: L.LightningModule, name: str | None, called: bool
+) -> tuple[str, nn.Module, Call]:
     name, target = find_module(pl_module, name)
-    array = pl_module.example_input_array
+    array = None if called else pl_module.example_input_array
     if target is not pl_module or (array is not None and _has_forward(pl_module)):
         return name, target, example_call(trainer, pl_module, target)
-    call, calls = _look(trainer, pl_module, target, 2)
+    call, calls = _look(trainer, pl_module, target, 2, called=called)
     if call is not None:
         return name, target, call
     parts = _learning(pl_module, calls)
@@ -113,7 +119,7 @@ def _find_part(trainer: L.Trainer, pl_module: L.LightningModule, name: str | Non
 
 
 def _look(
-    trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Module, samples: int
+    trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Module, samples: int, *, called: bool = False
 ) -> tuple[Call | None, dict[str, Call]]:
     """Return the call of ``target`` on the first batch, or ``None``, and those of the parts that the step calls.
 
@@ -126,7 +132,7 @@ def _look(
         failed, seen = None, None
         for each, evaluates in ((_cut(batch, samples), False), (batch, False), (batch, True)):
             try:
-                seen = _watch(trainer, pl_module, target, each, evaluates=evaluates)
+                seen = _watch(trainer, pl_module, target, each, evaluates=evaluates, called=called)
             except UserError as error:
                 failed = failed or error
             else:
@@ -139,7 +145,13 @@ def _look(
 
 
 def _watch(
-    trainer: L.Trainer, pl_module: L.LightningModule, target: nn.Module, batch: Any, *, evaluates: bool = False
+    trainer: L.Trainer,
+    pl_module: L.LightningModule,
+    target: nn.Module,
+    batch: Any,
+    *,
+    evaluates: bool = False,
+    called: bool = False,
 ) -> tuple[Call | None, dict[str, Call]]:
     """Run the step on ``batch`` and return the first call of ``target``, and of each part that no other part calls."""
     try:
@@ -150,7 +162,7 @@ def _watch(
             given = map_tensors(lambda t: t.detach().clone(), batch)
             state = torch.random.get_rng_state()
             calls = _calls(pl_module, target, lambda: run_step(trainer, pl_module, batch))
-            if target is pl_module and "" not in calls and _has_forward(pl_module):
+            if target is pl_module and "" not in calls and not called and _has_forward(pl_module):
                 torch.random.set_rng_state(state)
                 calls |= _as_the_step(trainer, pl_module, given, calls)
     except Exception as error:  # whatever a user's data, hooks and step raise
