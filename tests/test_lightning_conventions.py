@@ -1,6 +1,7 @@
 """What Lightning's users already have keeps working: their modules, their CLI, their callbacks, in real fits."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -298,11 +299,14 @@ LABELS = {
     "classification": lambda: torch.arange(24) % 3,
     "multilabel": lambda: (torch.randn(24, 3) > 0).float(),
     "regression": lambda: torch.randn(24, 3),
+    "segmentation": lambda: torch.randint(0, 3, (24, 4, 4)),
+    "image": lambda: torch.randn(24, 3, 4, 4),
 }
 
 
-def perceptron():
-    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+def perceptron(task):
+    layer = nn.Linear if task in ("classification", "multilabel", "regression") else partial(nn.Conv2d, kernel_size=1)
+    return nn.Sequential(layer(4, 8), nn.ReLU(), layer(8, 3))
 
 
 @pytest.fixture(scope="module")
@@ -313,8 +317,9 @@ def logged(tmp_path_factory):
         folder = tmp_path_factory.mktemp(task)
         losses = {"classification": {"soft_labels": 1, "dkd": 1, "dist": 1, "hint": 1, "cross_entropy": 1}}.get(task)
         layers = {"0": "0"} if losses else "uniform"
-        module = DistillationModule(perceptron(), perceptron(), task=task, losses=losses, layers=layers)
-        loader = DataLoader(TensorDataset(torch.randn(24, 4), labels()), batch_size=8)
+        module = DistillationModule(perceptron(task), perceptron(task), task=task, losses=losses, layers=layers)
+        inputs = torch.randn(24, 4, *[4] * (2 * (labels().ndim > 2)))
+        loader = DataLoader(TensorDataset(inputs, labels()), batch_size=8)
         fit = trainer(folder, History(folder / "history.jsonl"), StopOnNonFinite("skip"))
         fit.fit(module, loader, loader)
         names |= set(fit.callback_metrics).union(*read(folder / "history.jsonl"))
