@@ -72,7 +72,7 @@ def _run(recipe: Recipe, folder: Path) -> None:
     with ending(logger):
         dry_run(recipe, data)
         if choice := describe_choice(recipe, data):
-            console.print(choice, highlight=False, markup=False)
+            console.print(choice, highlight=False, markup=False, soft_wrap=True)
         teachers = teachers_of(recipe, data, folder)
         student = student_of(recipe, data, teachers, folder)
         run_preflight(recipe, data, student, teachers, console)
