@@ -10,6 +10,7 @@ from lighten.distillation.cache import TeacherCache
 from lighten.distillation.cached_teacher import CachedTeacher, check_cacheable
 from lighten.distillation.teacher import Teacher
 from lighten.errors import UserError
+from lighten.tasks import task_of
 
 CPU = torch.device("cpu")
 X = torch.randn(8, 3)
@@ -80,9 +81,12 @@ def test_logits_that_are_not_finite_are_refused_where_they_are_looked_at(look):
         cached.logits(((bad,), {}), None, CPU, look=True)
 
 
-def test_layers_and_shards_need_the_teacher_itself():
-    check_cacheable([], sharded=False)
+def test_layers_shards_and_pictures_need_the_teacher_itself():
+    task = task_of("classification")
+    check_cacheable([], task=task, sharded=False)
     with pytest.raises(UserError, match="hint, relations compare layers"):
-        check_cacheable(["hint", "relations"], sharded=False)
+        check_cacheable(["hint", "relations"], task=task, sharded=False)
     with pytest.raises(UserError, match="its shards need all"):
-        check_cacheable([], sharded=True)
+        check_cacheable([], task=task, sharded=True)
+    with pytest.raises(UserError, match="a row of numbers a sample, task='segmentation' answers"):
+        check_cacheable([], task=task_of("segmentation"), sharded=False)

@@ -10,19 +10,25 @@ from lighten.distillation.batch_checks import first_non_finite
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.teacher import Teacher
 from lighten.errors import UserError
+from lighten.tasks.task import Task
 from lighten.utils.inputs import Call
 
 
-def check_cacheable(compared: Sequence[str], *, sharded: bool) -> None:
+def check_cacheable(compared: Sequence[str], *, task: Task, sharded: bool) -> None:
     """Raise ``UserError`` where a cache does not replace the teacher.
 
     Args:
         compared: the losses that compare layers.
+        task: what is answered.
         sharded: whether the teacher is.
     """
     if compared:
         names = ", ".join(compared)
         raise UserError(f"cache keeps logits alone, {names} compare layers; leave the cache out, or these losses")
+    if task.answer_dims not in (None, 2):
+        raise UserError(
+            f"cache keeps a row of numbers a sample, task={task.name!r} answers {task.answer_text}; leave the cache out"
+        )
     if sharded:
         raise UserError("cache asks the teacher on one rank and not on another, its shards need all; leave one out")
 

@@ -59,7 +59,7 @@ class Teaching:
             matches = matches_of(terms.compared, layers, student, teacher.module)
             self.layers = MatchedLayers(matches, student, teacher, projections)
         if cache is not None:
-            check_cacheable(terms.compared, sharded=sharded)
+            check_cacheable(terms.compared, task=terms.task, sharded=sharded)
         self.last: dict[str, Tensor] = {}
         self.begin()
 
