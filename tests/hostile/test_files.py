@@ -610,7 +610,16 @@ def test_names_that_are_html_stay_text(home, answered):
     run = write_run(home.folder / "runs" / "x" / "a", quantized=True)
     scores = make_scores()
     scores["recipe"] = SCRIPT
-    scores["classes"]["names"] = [SCRIPT] * len(scores["classes"]["names"])
+    scores["parts"]["names"] = [SCRIPT] * len(scores["parts"]["names"])
+    scores["parts"] |= {"label": SCRIPT, "kind": SCRIPT}
+    scores["task"] |= {"unit": SCRIPT, "name": SCRIPT}
+    for meaning in (*scores["task"]["metrics"].values(), *scores["task"]["alike"].values()):
+        meaning |= {"label": SCRIPT, "format": "amount"}
+    points = {"target": SCRIPT, "true": [1.0, 2.0], "models": {r: [1.0, 2.5] for r in scores["models"]}}
+    (run / "points.json").write_text(json.dumps(points))
+    sample = {"sample": SCRIPT, "rank": SCRIPT, "score": 0.0, "input": SCRIPT, "truth": SCRIPT}
+    pictures = {"classes": [SCRIPT], "samples": [sample | dict.fromkeys(scores["models"], SCRIPT)]}
+    (run / "pictures.json").write_text(json.dumps(pictures))
     scores["provenance"]["machine"]["processor"] = SCRIPT
     scores["provenance"]["data"]["licence"] = SCRIPT
     (run / "scores.json").write_text(

@@ -55,7 +55,7 @@ def test_a_teacher_alone_is_enough_to_do():
 
 
 UNSOUND = [
-    ({"student": "resnet_20"}, "student='resnet_20': did you mean 'resnet20'? Choices: bert_rows, cnn"),
+    ({"student": "resnet_20"}, "student='resnet_20': did you mean 'resnet20'? Choices: auto, bert_rows, cnn"),
     ({"data": "fashion_mnits"}, "data='fashion_mnits': did you mean 'fashion_mnist'?"),
     ({"logger": "wndb"}, "logger='wndb': did you mean 'wandb'?"),
     ({"optimizer__name": "adam"}, "optimizer.name='adam': did you mean 'adamw'?"),
