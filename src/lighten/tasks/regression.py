@@ -118,7 +118,7 @@ class ByDecile(PartScores):
         order = labels.argsort(stable=True)
         names, values = [], []
         for part in order.tensor_split(min(MAX_PARTS, len(order))):
-            names.append(f"{float(labels[part[0]]):.4g} to {float(labels[part[-1]]):.4g}")
+            names.append(f"{_shown(float(labels[part[0]]))} to {_shown(float(labels[part[-1]]))}")
             values.append(float((answers[part] - labels[part]).abs().mean()))
         return names, list(values)
 
@@ -149,6 +149,10 @@ class ByTarget(PartScores):
     def compute(self) -> tuple[list[str], list[float | None]]:
         """Return each target's error."""
         return self.names, (self.sums / max(1, self.rows)).tolist()
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _columns(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
