@@ -11,6 +11,7 @@ from PIL import Image
 
 import lighten
 from lighten.cli.main import main as cli
+from lighten.errors import UserError
 from lighten.recipe.compose import compose_all
 from lighten.run.pipeline import run
 
@@ -104,6 +105,11 @@ def test_numbers_are_measured_in_their_unit_and_shown_against_the_truth(tmp_path
     ((_, torch_says),) = lighten.predict(folder / "student", [row])
     ((_, file_says),) = lighten.predict(folder / "student", [row], file=folder / "student.onnx")
     assert torch_says == pytest.approx(file_says, rel=0.05)
+    with pytest.raises(UserError, match="answers task regression, the data are of classification; choose a teacher"):
+        go(tmp_path, "smoke", f"teacher_checkpoint={folder / 'teacher'}", "id=two")
+    other = "data_options.validation=0.4"  # other training rows, another mean price
+    with pytest.raises(UserError, match="answers in numbers standardised by mean"):
+        go(tmp_path, "distil_table", f"teacher_checkpoint={folder / 'teacher'}", "id=three", other)
 
 
 def test_a_folder_of_images_is_all_that_the_recipe_needs(tmp_path, capsys):

@@ -117,3 +117,13 @@ def test_a_task_of_ones_own_that_lacks_a_part_is_named():
         register_task("nothing")(type("Nothing", (Task,), {}))
     with pytest.raises(UserError, match="expected a subclass"):
         register_task("nothing")(int)
+
+
+def test_a_teacher_of_another_task_or_unit_is_not_understood():
+    price = build_task("regression", mean=[4000.0], std=[3000.0])
+    assert price.misunderstands(build_task("regression", mean=[4000.0], std=[3000.0], unit="USD")) is None
+    assert "standardised by mean [1.0] and deviation [3000.0]" in (
+        price.misunderstands(build_task("regression", mean=[1.0], std=[3000.0])) or ""
+    )
+    assert price.misunderstands(task_of("classification")) == "answers task classification, the data are of regression"
+    assert task_of("segmentation").misunderstands(build_task("segmentation", ignored=0)) is None

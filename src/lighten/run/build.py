@@ -13,6 +13,7 @@ from torch import nn
 from lighten.data import build_data
 from lighten.delivery.folders.model import CONFIG, load, save
 from lighten.delivery.folders.provenance import lineage_of
+from lighten.delivery.folders.run import read_json
 from lighten.distillation.cache import TeacherCache
 from lighten.distillation.initialise import student_from_teacher
 from lighten.distillation.module import DistillationModule
@@ -101,15 +102,18 @@ def given_teacher(recipe: Recipe, data: Any, folder: str) -> nn.Module:
     """Return the trained teacher of a folder.
 
     Raises:
-        UserError: if it cannot be read, or gives another number of classes than the data have.
+        UserError: if it cannot be read, answers something else than the data's task, or another number of classes.
     """
     teacher = load(folder)
+    taught = read_json(Path(folder) / CONFIG, made_by="lighten.save").get("task")
+    problem = task_of(data.task).misunderstands(task_of(taught)) if taught is not None else None
+    if problem is not None:
+        raise UserError(f"teacher_checkpoint={folder} {problem}; choose a teacher of this task")
     classes = record_of(teacher).spec["num_classes"]
     if classes != data.num_classes:
         raise UserError(
             f"teacher_checkpoint={folder} gives {classes} {task_of(data.task).outputs_are}, {recipe.data} has "
-            f"{data.num_classes}; "
-            "choose a teacher of this task"
+            f"{data.num_classes}; choose a teacher of this task"
         )
     return teacher
 

@@ -1,5 +1,6 @@
 """What tasks share whose answers are numbers: standardised by a mean and a deviation, and read in their own unit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -38,6 +39,17 @@ class NumberTask(Task):
         for value in self.std:
             if not 0 < value < float("inf"):
                 raise UserError(f"{self.name}: std={value}, expected a number above zero; a target must vary")
+
+    def misunderstands(self, other: Task) -> str | None:
+        """Return why answers to ``other`` mean something else here: also where they are standardised in another way."""
+        problem = super().misunderstands(other)
+        if problem is not None:
+            return problem
+        pairs = [(self.mean, getattr(other, "mean", ())), (self.std, getattr(other, "std", ()))]
+        if all(len(a) == len(b) and all(map(math.isclose, a, b)) for a, b in pairs):
+            return None
+        theirs = f"mean {list(pairs[0][1])} and deviation {list(pairs[1][1])}"
+        return f"answers in numbers standardised by {theirs}, the data by {list(self.mean)} and {list(self.std)}"
 
     def label_shape(self, samples: int, outputs: int, tokens: Sequence[int] | None) -> tuple[int | None, ...] | None:
         """Return (samples, targets)."""

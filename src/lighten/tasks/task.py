@@ -108,6 +108,10 @@ class Task:
         """Return name and settings in JSON types, from which ``task_of`` makes the same again."""
         return {"name": self.name, **{key: _plain(value) for key, value in asdict(self).items()}}
 
+    def misunderstands(self, other: "Task") -> str | None:
+        """Return why answers to ``other`` mean something else here, the end of a sentence; ``None`` if they do not."""
+        return None if self.name == other.name else f"answers task {other.name}, the data are of {self.name}"
+
     # What is given to a loss
 
     def check_labels(self, labels: Any) -> Tensor:
