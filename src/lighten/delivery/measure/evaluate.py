@@ -45,7 +45,7 @@ class Evaluation:
         parts: names and values part by part, where the task has parts.
         part_scores: which they are; ``None`` for a task without.
         differences: by pairs of names.
-        sample_scores: one number a sample, more for better.
+        sample_scores: one number a sample, more for better, where a report shows pictures.
     """
 
     samples: int
@@ -112,7 +112,7 @@ def evaluate(
         {name: model.parts.compute() for name, model in models.items() if model.parts is not None},
         next((model.parts for model in models.values()), None),
         {names_: pair.difference() for names_, pair in compared.items()},
-        {name: np.concatenate(model.samples) for name, model in models.items()},
+        {name: np.concatenate(model.samples) for name, model in models.items() if model.samples},
     )
 
 
@@ -132,7 +132,8 @@ class _Model:
         self.scorer.update(rows, kept)
         if self.parts is not None:
             self.parts.update(rows, kept)
-        self.samples.append(task.sample_scores(answers, labels).float().numpy())
+        if task.exhibit == "pictures":
+            self.samples.append(task.sample_scores(answers, labels).float().numpy())
         return rows, kept
 
     def metrics(self) -> dict[str, float]:
@@ -158,15 +159,19 @@ class _Pair:
         if same is not None:
             self.flips = (self.flips or 0) + int((~same).sum())
             self.flips_of += same.numel()
-        mine, other = ours[0].double(), theirs[0].double()
-        self.gap += float((mine - other).square().sum())
-        self.size += float(other.square().sum())
+        self.gap += _square_sum(ours[0] - theirs[0])
+        self.size += _square_sum(theirs[0])
 
     def difference(self) -> Difference:
         found = (self.scorer.compute() if self.scorer is not None else None) or {}
         likeness = {name: _number(value) for name, value in found.items()}
         error = round(self.gap**0.5 / max(self.size**0.5, 1e-6), 12)
         return Difference(likeness, self.flips, self.flips_of, error)
+
+
+def _square_sum(values: Tensor) -> float:
+    """Return the sum of squares in float64, without a copy in it."""
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
 
 
 def _number(value: Tensor) -> float:
