@@ -215,7 +215,7 @@ def _value_problems(
         yield Problem(
             ERROR, f"{part.name} {place} has the label {labels[bad][0].item():g}, expected {task.range_text(outputs)}"
         )
-    elif len(kept) >= MIN_SAMPLES and len(kept.unique(dim=0)) == 1 and not task.next_tokens:
+    elif len(kept) >= MIN_SAMPLES and kept.ndim <= 2 and len(kept.unique(dim=0)) == 1 and not task.next_tokens:
         value = name_of(int(kept[0]), names) if task.ranks else kept[0].tolist()
         yield Problem(
             WARNING,

@@ -184,7 +184,7 @@ def _labels(task: Task, labels: Any, name: str) -> Tensor:
     try:
         return task.check_labels(given.cpu() if isinstance(given, Tensor) else given)
     except UserError as error:
-        raise UserError(f"{name}: {error}, as task={task.name!r} has them") from error
+        raise UserError(f"{name}: {error}, as task={task.name!r} has them; task= says what else is answered") from error
 
 
 def _answers(task: Task, runner: Runner, call: Any, labels: Tensor) -> Tensor:
