@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lighten.data.checks import check_at_least
-from lighten.data.loaders import check_validation, in_order, shuffled
+from lighten.data.loaders import SplitData, check_validation
 from lighten.data.split import stratified
 from lighten.errors import UserError
-from lighten.training.order import OrderedLoader, Place, draw_below
+from lighten.training.order import Place, draw_below
 from lighten.utils.batch import KeyedBatch
 
 
@@ -131,7 +129,7 @@ def augment(pixels: Tensor, down: Tensor, right: Tensor, flip: Tensor) -> Tensor
     return torch.where(flip[:, None, None, None], moved.flip(3), moved)
 
 
-class ImageData(L.LightningDataModule):
+class ImageData(SplitData):
     """An image data set with a validation split taken out of its training part.
 
     Args:
@@ -156,9 +154,6 @@ class ImageData(L.LightningDataModule):
     """
 
     task: str = "classification"
-    name: str = ""
-    options: dict[str, Any]
-    keyed: bool = False
 
     def __init__(
         self,
@@ -250,18 +245,6 @@ class ImageData(L.LightningDataModule):
         )
         self.val_set = ImageSet(images.train[held_out], images.train_labels[held_out], **statistics)
         self.test_set = ImageSet(images.test, images.test_labels, **statistics)
-
-    def train_dataloader(self) -> OrderedLoader:
-        """Return shuffled, augmented batches; a last one that is not full is dropped."""
-        return shuffled(self)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the held-out samples in order: every choice is made on these."""
-        return in_order(self, self.val_set)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test samples in order: every reported figure comes from these."""
-        return in_order(self, self.test_set)
 
 
 def _digest(images: Images) -> str:

@@ -7,23 +7,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import lightning as L
 import pyarrow as pa
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lighten.data.checks import check_at_least
 from lighten.data.coding import Coding, encode, learn
 from lighten.data.features import Choice, choose_features, read_cells
-from lighten.data.loaders import in_order, shuffled
+from lighten.data.loaders import SplitData
 from lighten.data.row_split import Shares, group_keys, split_rows
 from lighten.data.target import CLASSIFICATION, MULTILABEL, REGRESSION, Target, check_varies, find_target, read_target
 from lighten.errors import UserError
 from lighten.tasks.registry import build_task
 from lighten.tasks.task import Task
-from lighten.training.order import OrderedLoader, Place
+from lighten.training.order import Place
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class _Parts:
     notes: tuple[str, ...]
 
 
-class NumberData(L.LightningDataModule):
+class NumberData(SplitData):
     """A table of numbers and categories, with splits taken out of its training part.
 
     Medians, means, deviations and the known categories come from the training rows alone. What a column holds, and
@@ -104,9 +102,6 @@ class NumberData(L.LightningDataModule):
         UserError: if ``batch_size`` is below 1 or ``workers`` below 0.
     """
 
-    name: str = ""
-    options: dict[str, Any]
-    keyed: bool = False
     views = 1
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -227,18 +222,6 @@ class NumberData(L.LightningDataModule):
     def train_samples(self) -> int:
         """Samples of the training part, without those held out."""
         return len(self.parts.sets["train"])
-
-    def train_dataloader(self) -> OrderedLoader:
-        """Return shuffled batches; a last one that is not full is dropped."""
-        return shuffled(self)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the held-out samples in order: every choice is made on these."""
-        return in_order(self, self.val_set)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test samples in order: every reported figure comes from these."""
-        return in_order(self, self.test_set)
 
 
 def _scale(target: Target, labels: Tensor, unit: str) -> tuple[Task, Callable[[Tensor], Tensor]]:

@@ -4,28 +4,25 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from lighten.data.augmentation import Augmentation
 from lighten.data.checks import check_at_least
 from lighten.data.decode import GREY, settings_of
 from lighten.data.find_images import PARTS, TRAIN, Found
 from lighten.data.frame import Looks
-from lighten.data.loaders import in_order, shuffled
+from lighten.data.loaders import SplitData
 from lighten.data.own_image_set import Answers, OwnImageSet
 from lighten.data.prepared_images import PreparedImages, Wishes
 from lighten.errors import UserError
 from lighten.tasks.task import Task
-from lighten.training.order import OrderedLoader
 from lighten.utils.fingerprint import fingerprint_of
 
 _TOLD: set[str] = set()  # what was found, once in a process
 
 
-class OwnImageData(L.LightningDataModule):
+class OwnImageData(SplitData):
     """Images of one's own, with what is to be answered for each.
 
     Args:
@@ -48,9 +45,6 @@ class OwnImageData(L.LightningDataModule):
         UserError: if a value is out of range, or ``views`` has no effect.
     """
 
-    name: str = ""
-    options: dict[str, Any]
-    keyed: bool = False
     validation: int = 0
 
     def __init__(
@@ -180,18 +174,6 @@ class OwnImageData(L.LightningDataModule):
         """Return how an image becomes an input, in JSON types, for :func:`lighten.data.preprocessing.reader_of`."""
         frame = self.prepared.frames[0]
         return {"kind": "images", **settings_of(frame), "mean": list(self.mean), "std": list(self.std)}
-
-    def train_dataloader(self) -> OrderedLoader:
-        """Return shuffled, augmented batches; a last one that is not full is dropped."""
-        return shuffled(self)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation samples in order: every choice is made on these."""
-        return in_order(self, self.val_set)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test samples in order: every reported figure comes from these."""
-        return in_order(self, self.test_set)
 
 
 def describe(data: OwnImageData) -> str:

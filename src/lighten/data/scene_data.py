@@ -5,21 +5,19 @@ import json
 from functools import cached_property, lru_cache
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lighten.data.checks import check_at_least
 from lighten.data.fashion_mnist import CLASSES, EMBEDDED, read_embedded
-from lighten.data.loaders import in_order, shuffled
+from lighten.data.loaders import SplitData
 from lighten.data.scene_layout import draw_counts, draw_layout, paint
 from lighten.data.split import stratified
 from lighten.errors import UserError
 from lighten.tasks import build_task
 from lighten.tasks.task import Task
-from lighten.training.order import OrderedLoader, Place, draw, draw_below
+from lighten.training.order import Place, draw, draw_below
 from lighten.utils.batch import KeyedBatch
 
 PARTS = TRAIN, VALIDATION, TEST = range(3)
@@ -147,7 +145,7 @@ def sources_of(part: int) -> tuple[Tensor, Tensor]:
     return images.train[kept], images.train_labels[kept]
 
 
-class SceneData(L.LightningDataModule):
+class SceneData(SplitData):
     """Scenes of garments, painted when they are first needed.
 
     Args:
@@ -174,9 +172,6 @@ class SceneData(L.LightningDataModule):
             effect, or all training counts are alike.
     """
 
-    name: str = ""
-    options: dict[str, Any]
-    keyed: bool = False
     mean = MEAN
     std = STD
     licence = "scenes of Fashion-MNIST: MIT, Copyright (c) 2017 Zalando SE, https://tech.zalando.com"
@@ -245,18 +240,6 @@ class SceneData(L.LightningDataModule):
             counts = torch.from_numpy(draw_counts(part, scenes, self.items))[:, None]
             answers = ((counts - task.mean[0]) / task.std[0]).float()
         return SceneSet(pictures, answers, noise=self.noise, **changes)
-
-    def train_dataloader(self) -> OrderedLoader:
-        """Return shuffled, augmented batches; a last one that is not full is dropped."""
-        return shuffled(self)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation scenes in order: every choice is made on these."""
-        return in_order(self, self.val_set)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test scenes in order: every reported figure comes from these."""
-        return in_order(self, self.test_set)
 
 
 def _task(answer: str, scenes: int, items: int) -> Task:

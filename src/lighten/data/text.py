@@ -6,25 +6,22 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-import lightning as L
 import numpy as np
-from torch.utils.data import DataLoader
 
 from lighten.data.checks import check_at_least
-from lighten.data.loaders import check_validation, in_order, shuffled
+from lighten.data.loaders import SplitData, check_validation
 from lighten.data.text_part import Texts, check_part, hold_out
 from lighten.data.text_set import Masking, TextSet
 from lighten.data.tokens import Tokenizer, Tokens, cached_tokens
 from lighten.errors import UserError, did_you_mean
 from lighten.tasks import task_of
-from lighten.training.order import OrderedLoader
 
 OBJECTIVES = ("labels", "mlm")
 _FIXED_SEED = 20181011
 """Of the masks of validation and test; any constant would do, so that all runs are asked for the same tokens."""
 
 
-class TextData(L.LightningDataModule):
+class TextData(SplitData):
     """A text data set with a validation split taken out of its training part.
 
     Batches are dicts of ``input_ids``, ``attention_mask``, for pairs ``token_type_ids`` where the tokenizer gives
@@ -53,9 +50,6 @@ class TextData(L.LightningDataModule):
     """
 
     task: str = "classification"
-    keyed: bool = False
-    name: str = ""
-    options: dict[str, Any]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -212,17 +206,10 @@ class TextData(L.LightningDataModule):
         """Samples of an epoch, after ``setup``."""
         return len(self.train_set)
 
-    def train_dataloader(self) -> OrderedLoader:
-        """Return shuffled batches; a last one that is not full is dropped."""
-        return shuffled(self, self.train_set.lengths if self.bucket else None)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the held-out samples in order: every choice is made on these."""
-        return in_order(self, self.val_set)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test samples in order: every reported figure comes from these."""
-        return in_order(self, self.test_set)
+    @property
+    def lengths(self) -> Any:
+        """Lengths of the training texts where batches go by them."""
+        return self.train_set.lengths if self.bucket else None
 
     def _set(self, key: str, rows: np.ndarray, *, training: bool = False) -> TextSet:
         part = self.texts.train if key == "train" else self.texts.test
