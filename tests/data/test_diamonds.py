@@ -43,7 +43,7 @@ def test_facts(data):
     assert data.input_shape == {"numbers": 6, "categories": [6, 8, 9]}
     assert (data.num_classes, data.class_names, data.mean, data.std) == (1, ("price",), (), ())
     assert data.task.settings() == {
-        "name": "regression", "mean": (pytest.approx(3931.2, abs=0.1),), "std": (pytest.approx(3984.8, abs=0.1),),
+        "name": "regression", "mean": [pytest.approx(3931.2, abs=0.1)], "std": [pytest.approx(3984.8, abs=0.1)],
         "unit": "USD",
     }  # fmt: skip
     assert "MIT" in data.licence
