@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import fields
 
 import pytest
+from finished_run import write_run
 
 from lighten.cli.completion import SHELLS, keys, options_of, script, values_of
 from lighten.cli.main import COMMANDS as STEPS
@@ -91,7 +92,8 @@ def test_words_that_are_offered_are_taken(capsys, tmp_path):
     for mode in values_of("quantize")["--mode"]:
         assert main(["quantize", str(tmp_path), "--mode", mode]) == 1
         assert "did you mean" not in capsys.readouterr().err
-    assert main(["compare", str(tmp_path), str(tmp_path), "--sort", "hash"]) == 1
+    runs = [str(write_run(tmp_path / "recipe" / name)) for name in ("one", "two")]
+    assert main(["compare", *runs, "--sort", "hash"]) == 1
     told = capsys.readouterr().err
     assert all(re.search(rf"\b{word}\b", told) for word in values_of("compare")["--sort"])
 

@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _columns() -> Sequence[str]:
-    from lighten.delivery.report.compare import COLUMNS
+    from lighten.delivery.report.columns import COLUMNS
 
     return ("name", *(column.name for column in COLUMNS))
 

@@ -9,8 +9,10 @@ from browser import title_in_browser
 from finished_run import write_run
 
 from lighten.cli.main import main as cli
+from lighten.delivery.measure.scores import describe_task
+from lighten.delivery.report.columns import COLUMNS
 from lighten.delivery.report.compare import (
-    COLUMNS,
+    by_task,
     compare_runs,
     comparison_json,
     comparison_table,
@@ -19,6 +21,7 @@ from lighten.delivery.report.compare import (
 )
 from lighten.delivery.report.figures import figure
 from lighten.errors import UserError
+from lighten.tasks import build_task
 
 
 @pytest.fixture
@@ -211,3 +214,35 @@ def cut(folder):
 def torn(folder):
     (folder / "recipe.yaml").write_text("a: [1")
     return folder
+
+
+def numbers(folder):
+    """Make the run one that answers with numbers."""
+    path = folder / "scores.json"
+    scores = json.loads(path.read_text())
+    scores["task"] = describe_task(build_task("regression", mean=[0.0], std=[1.0], unit="USD"))
+    scores["comparison"] = {
+        k: v for k, v in scores["comparison"].items() if k not in ("agreement", "flips", "flips_of")
+    }
+    scores["comparison"]["likeness"] = {"relative_error": 0.02}
+    for model in scores["models"].values():
+        model |= {"r2": model["accuracy"], "mae": 100 * model["bytes"] / 1e6, "rmse": 2.0, "pearson": 0.9}
+    path.write_text(json.dumps(scores))
+    return folder
+
+
+def test_runs_of_another_task_have_its_columns_and_are_not_mixed_with_others(runs):
+    with pytest.raises(UserError, match=r"is of task regression, .* of classification; compare runs that"):
+        compare_runs([runs[0], numbers(runs[1])])
+    found = compare_runs([numbers(run) if run != runs[1] else run for run in runs[:3]])
+    assert "r2" in found[0].figures
+    assert found[0].figures["mae"].text.endswith("USD")
+    assert [run.figures["r2"].value for run in found] == sorted(
+        (run.figures["r2"].value for run in found), reverse=True
+    )
+    cheapest = compare_runs(runs[:3], sort="mae")
+    assert [run.figures["mae"].value for run in cheapest] == sorted(run.figures["mae"].value for run in cheapest)
+    page = render(found)
+    assert "best in R², size and latency" in page or "on the Pareto front" in page
+    assert "Relative difference" in page
+    assert [sorted(group) for group in by_task(runs)] == [sorted(runs[:3]), sorted(runs[3:])]

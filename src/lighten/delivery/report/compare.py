@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from lighten.delivery.folders.run import open_run, write_text
 from lighten.delivery.measure.scores import Scores, read_scores
+from lighten.delivery.report.columns import Column, columns_of
 from lighten.delivery.report.figures import FORMATS, Figure, figure, milliseconds
 from lighten.delivery.report.plots import within_share
 from lighten.delivery.report.svg import Frame, circle, shorten, spread, text
 from lighten.delivery.report.templates import environment
-from lighten.delivery.report.wording import CLASSES, Told, format_of, label_of, noun_of
+from lighten.delivery.report.wording import Told, format_of, label_of, noun_of
 from lighten.errors import UserError, did_you_mean
 from lighten.utils.safe_yaml import flatten, read_plain
 
@@ -24,49 +25,6 @@ if TYPE_CHECKING:
 PAGE = "compare.html"
 
 
-@dataclass(frozen=True)
-class Column:
-    """A figure of every run: its name for ``--sort``, heading, place in ``scores.json``, and which way is better."""
-
-    name: str
-    heading: str
-    key: str
-    more_is_better: bool
-
-
-OTHERS = (
-    Column("kept", "Kept", "comparison.retention", True),
-    Column("bytes", "Size", "models.compressed.bytes", False),
-    Column("smaller", "Smaller", "comparison.size_ratio", True),
-    Column("latency", "Batch 1", "models.compressed.latency_ms.batch_1.median", False),
-    Column("faster", "Faster", "comparison.speedup_batch_1", True),
-    Column("latency_32", "Batch 32", "models.compressed.latency_ms.batch_32.median", False),
-    Column("faster_32", "Faster", "comparison.speedup_batch_32", True),
-    Column("macs", "MACs", "models.compressed.macs", False),
-)
-"""What runs of all tasks have."""
-
-
-def columns_of(task: Told) -> tuple[Column, ...]:
-    """Return the columns of runs of a task: its metrics, the leading one first, how alike answers are, the rest."""
-    metrics = [
-        Column(name, label_of(task, name), f"models.compressed.{name}", not meaning["lower_is_better"])
-        for name, meaning in task["metrics"].items()
-    ]
-    alike = [
-        Column(
-            name if name not in task["metrics"] else f"{name}_alike",
-            label_of(task, name),
-            f"comparison.{name if name == 'agreement' else f'likeness.{name}'}",
-            not meaning["lower_is_better"],
-        )
-        for name, meaning in list(task["alike"].items())[:1]
-    ]
-    return (*metrics, OTHERS[0], *alike, *OTHERS[1:])
-
-
-COLUMNS = columns_of(CLASSES)
-"""The columns of runs that answer with classes."""
 _SETTINGS = 6
 """The most settings that a row of the page names."""
 _LABELLED = 12
