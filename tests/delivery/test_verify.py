@@ -44,7 +44,7 @@ def test_a_run_is_verified(folder, capsys):
         "SHA-256 of student_float32.onnx", "bytes of student.onnx", "size_ratio", "recipe of recipe.yaml",
         "teacher of teacher/", "packages of student/", "recipe of checkpoints/", "teacher of checkpoints/",
         "data of checkpoints/", "report.html", "student/README.md", "data that were measured on",
-        "data that were learned from", "accuracy of student.onnx", "macro-F1 of teacher.onnx",
+        "data that were learned from", "accuracy of student.onnx", "macro_f1 of teacher.onnx",
         "each class of dense.onnx", "MACs of student.onnx", "agreement", "flips",
     } <= names  # fmt: skip
 

@@ -31,6 +31,7 @@ COMPARISON = {
     "parameter_ratio",
     "speedup_batch_1",
     "speedup_batch_32",
+    "likeness",
     "agreement",
     "logit_error",
     "flips",
@@ -73,8 +74,9 @@ def test_folder_holds_what_the_design_says(folder):
 
 
 def test_scores_are_the_contract(folder, scores):
-    assert scores["schema"] == 1
+    assert scores["schema"] == 2
     assert scores["recipe"] == "smoke"
+    assert (scores["task"]["name"], scores["task"]["metric"]) == ("classification", "accuracy")
     assert set(scores["models"]) == {"teacher", "student", "compressed"}
     assert all(set(model) == MODEL for model in scores["models"].values())
     assert set(scores["comparison"]) == COMPARISON
