@@ -290,8 +290,8 @@ def test_every_runtime_gets_its_file_and_is_compared_and_verified(tmp_path, caps
     checks = [line.split() for line in capsys.readouterr().out.splitlines()]
     for name in ("student.xml", "student.tflite", "student.pte", "student.pt2"):
         assert [check[1:4] for check in checks if name in check] == [
-            ["SHA-256", "of", name], ["bytes", "of", name], ["accuracy", "of", name], ["agreement", "of", name],
-            ["flips", "of", name],
+            ["SHA-256", "of", name], ["bytes", "of", name], ["accuracy", "of", name], ["macro_f1", "of", name],
+            ["agreement", "of", name], ["kl", "of", name], ["flips", "of", name], ["answers", "of", name],
         ]  # fmt: skip
 
 
