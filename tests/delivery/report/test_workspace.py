@@ -48,6 +48,16 @@ def test_a_dry_run_prints_what_the_snapshot_has_and_asks_no_network(no_network, 
     assert brief(view) == SNAPSHOT.read_text(encoding="utf-8"), "write tests/workspace.txt anew if this is meant"
 
 
+def test_another_task_has_its_metrics_and_an_unknown_one_its_line(no_network, capsys) -> None:
+    assert main(["dashboard", "--entity", "me", "--task", "image", "--dry-run"]) == 0
+    shown = brief(json.loads(capsys.readouterr().out))
+    assert '["teacher/psnr", "student/psnr"]' in shown
+    assert "delivery/compressed/psnr" in shown
+    assert "accuracy" not in shown
+    assert main(["dashboard", "--entity", "me", "--task", "imag", "--dry-run"]) == 1
+    assert "did you mean 'image'" in capsys.readouterr().err
+
+
 def test_it_is_the_same_every_time() -> None:
     assert as_json(workspace("me", "mine")) == as_json(workspace("me", "mine"))
 

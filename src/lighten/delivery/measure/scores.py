@@ -70,7 +70,7 @@ def describe_task(task: Task) -> dict[str, Any]:
 
     Returns:
         ``settings`` from which ``task_of`` makes it again, ``name``, ``metric`` (the one that leads),
-        ``lower_is_better``, ``unit``, ``metrics`` and ``alike``: label, format and direction by name.
+        ``lower_is_better``, ``unit``, ``exhibit``, ``metrics`` and ``alike``: label, format and direction by name.
     """
     return {
         "name": task.name,
@@ -78,6 +78,7 @@ def describe_task(task: Task) -> dict[str, Any]:
         "metric": task.metric,
         "lower_is_better": task.lower_is_better,
         "unit": getattr(task, "unit", ""),
+        "exhibit": task.exhibit,
         "metrics": {name: meaning._asdict() for name, meaning in task.reported.items()},
         "alike": {name: meaning._asdict() for name, meaning in task.alike.items()},
     }

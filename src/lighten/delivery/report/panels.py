@@ -43,6 +43,7 @@ def sections_of(task: Mapping[str, Any]) -> dict[str, list[Panel]]:
     name, quality = noun_of(task, leads), f"delivery/compressed/{leads}"
     metrics = [_both(metric, label_of(task, metric)) for metric in task["metrics"]]
     classes = [_both("ece", "Calibration error"), Panel("table", "Confusion on the test split", ["confusion"])]
+    classes = classes if task.get("exhibit") == "confusion" else []
     gaps = [f"gap/{metric}" for metric in (*task["metrics"], "loss")]
     shares = [f"gap/{key}" for key, meaning in task["alike"].items() if meaning["format"] == "percent"]
     others = [key for key in task["alike"] if f"gap/{key}" not in shares]

@@ -4,8 +4,10 @@ import json
 import warnings
 from typing import Any
 
-from lighten.delivery.report.panels import SECTIONS, Panel
+from lighten.delivery.measure.scores import describe_task
+from lighten.delivery.report.panels import Panel, sections_of
 from lighten.errors import UserError
+from lighten.tasks import task_of
 from lighten.training.wandb_run import STEP
 
 NAME = "lighten"
@@ -13,11 +15,16 @@ MAX_RUNS = 30
 """Shown at once."""
 
 
-def workspace(entity: str, project: str) -> Any:
+def workspace(entity: str, project: str, *, task: str = "classification") -> Any:
     """Return the workspace, a ``wandb_workspaces.workspaces.Workspace``; nothing is sent.
 
+    Args:
+        entity: user or team.
+        project: of theirs.
+        task: what the runs answer; its metrics are drawn.
+
     Raises:
-        UserError: if ``wandb-workspaces`` is not installed.
+        UserError: if ``wandb-workspaces`` is not installed, or the task is unknown.
     """
     ws, wr = _packages()
     sections = [
@@ -26,7 +33,7 @@ def workspace(entity: str, project: str) -> Any:
             is_open=name != "System",
             panels=[_made(wr, panel, f"{number}-{place}") for place, panel in enumerate(panels)],
         )
-        for number, (name, panels) in enumerate(SECTIONS.items())
+        for number, (name, panels) in enumerate(sections_of(describe_task(task_of(task))).items())
     ]
     settings = ws.WorkspaceSettings(x_axis=STEP, max_runs=MAX_RUNS)
     return ws.Workspace(entity=entity, project=project, name=NAME, sections=sections, settings=settings)
