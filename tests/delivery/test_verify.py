@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from finished_run import schema_1
 
 from lighten.cli.main import main as cli
 from lighten.data import build_data
@@ -47,6 +48,11 @@ def test_a_run_is_verified(folder, capsys):
         "data that were learned from", "accuracy of student.onnx", "macro_f1 of teacher.onnx",
         "each class of dense.onnx", "MACs of student.onnx", "agreement", "flips",
     } <= names  # fmt: skip
+
+
+def test_scores_of_the_first_schema_are_verified(copied, scores, capsys):
+    write_scores(copied, schema_1(scores))
+    assert cli(["verify", str(copied)]) == 0, capsys.readouterr().out
 
 
 def flip(path):
