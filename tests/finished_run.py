@@ -126,7 +126,7 @@ def schema_1(scores: dict[str, Any]) -> dict[str, Any]:
 
 def write_confusion(run: Path, names: Sequence[str], predicted: dict[str, Any], labels: Any) -> Path:
     """Write a confusion table of class indices, which is counted from logits."""
-    table = ConfusionTable(len(names))
+    table = ConfusionTable()
     rows = {name: torch.eye(len(names))[torch.as_tensor(answers)] for name, answers in predicted.items()}
     table(torch.as_tensor(labels), torch.as_tensor(labels), {name: (row, row) for name, row in rows.items()})
     return table.write(run, names, list(predicted))

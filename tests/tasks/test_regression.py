@@ -38,3 +38,11 @@ def test_numbers_are_scored_in_their_own_unit(targets) -> None:
     other = labels + 0.1
     error = np.mean([np.sqrt(0.01 * 50 / ((y[:, i] - y[:, i].mean()) ** 2).sum()) * std[i] for i in range(targets)])
     assert alike(targets, other, labels, "regression")["relative_error"] == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The variance of predictions")
+def test_a_model_that_answers_the_same_for_all_has_finite_scores() -> None:
+    labels = torch.randn(50, 1, generator=torch.Generator().manual_seed(0))
+    found = scored(1, torch.zeros(50, 1), labels, "regression")
+    assert found["pearson"] == found["worst_class"] == 0.0
+    assert all(np.isfinite(value) for value in found.values())

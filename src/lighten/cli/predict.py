@@ -9,6 +9,7 @@ from typing import Any
 
 from lighten.cli.arguments import add_command, errors_of_folder
 from lighten.cli.output import print_json, stdout_aside
+from lighten.errors import UserError
 
 
 def add_parser(commands: Any) -> None:
@@ -32,6 +33,10 @@ def _predict(arguments: argparse.Namespace) -> None:
 
         with stdout_aside(arguments.json):
             found = predict(arguments.folder, arguments.sources, file=arguments.file)
+            targets = [_target(source, arguments.out) for source, answer in found if not _is_plain(answer)]
+            twice = next((path for path in targets if targets.count(path) > 1), None)
+            if twice is not None:
+                raise UserError(f"two sources would be answered in {twice}; rename one, or leave --out away")
             shown = [(source, _shown(source, answer, arguments.out)) for source, answer in found]
         if arguments.json:
             print_json([{"source": source, "answer": answer} for source, answer in shown])
@@ -42,17 +47,25 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 def _shown(source: str, answer: Any, out: Path | None) -> Any:
     """Return an answer in JSON types; an array goes into a file first."""
-    import numpy as np
-
-    if not isinstance(answer, np.ndarray):
+    if _is_plain(answer):
         return answer
     from lighten.utils.files import write_whole
 
-    path = Path(source)
-    target = (out or path.parent) / f"{path.stem}.answer.png"
+    target = _target(source, out)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, lambda temporary: _save(answer, temporary))
     return str(target)
+
+
+def _is_plain(answer: Any) -> bool:
+    import numpy as np
+
+    return not isinstance(answer, np.ndarray)
+
+
+def _target(source: str, out: Path | None) -> Path:
+    path = Path(source)
+    return (out or path.parent) / f"{path.stem}.answer.png"
 
 
 def _save(pixels: Any, path: Path) -> None:

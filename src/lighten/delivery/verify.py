@@ -12,7 +12,7 @@ from lighten.delivery.folders.run import FLOAT_FILE, open_run, read_json, sha256
 from lighten.delivery.folders.student import FIT
 from lighten.delivery.measure.evaluate import Evaluation, evaluate
 from lighten.delivery.measure.latency import batch_of
-from lighten.delivery.measure.measure import FILES, NETWORK, test_data
+from lighten.delivery.measure.measure import FILES, NETWORK, load_test_data
 from lighten.delivery.measure.scores import (
     SEAL,
     ModelScores,
@@ -171,7 +171,7 @@ def _answers(run: Path, scores: Scores, stages: Stages) -> Iterator[Check]:
     from lighten.delivery.folders import model as folder
 
     config = read_json(run / "student" / "config.json", made_by=f"lighten shrink {run}")
-    data = test_data(config)
+    data = load_test_data(config)
     yield _same("data that were measured on", scores["provenance"].get("data", {}), "fingerprint", data.fingerprint)
     yield _same("data that were learned from", scores["provenance"].get("made_of", {}), "data", data.fingerprint)
     task = task_of(scores["task"]["settings"])

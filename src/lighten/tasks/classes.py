@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from lighten.errors import UserError
 from lighten.tasks.losses import IGNORED, cross_entropy, soft_labels
-from lighten.tasks.task import Meaning, Measured, PartScores, Task
+from lighten.tasks.task import Meaning, Measured, PartScores, Task, named
 
 AGREEMENT = Meaning("Same answers", "percent")
 KL = Meaning("KL divergence in nats", lower_is_better=True)
@@ -114,7 +114,7 @@ class ClassTask(Task):
         """Return the classes, a name a sample, token or pixel; with the odds where there is one a sample."""
         odds = answers.movedim(self.channel_dim, -1).float().softmax(-1)
         best, classes = odds.max(-1)
-        name = list(names) if len(names) == odds.shape[-1] else [str(i) for i in range(odds.shape[-1])]
+        name = named(names, odds.shape[-1])
         if answers.ndim == 2:
             return [{"class": name[c], "odds": p} for c, p in zip(classes.tolist(), best.tolist(), strict=True)]
         return [[name[c] for c in row] for row in classes.flatten(1).tolist()]
@@ -170,7 +170,7 @@ class ByClass(PartScores):
     kind = "class"
 
     def __init__(self, outputs: int, names: Sequence[str], metric: str, label: str) -> None:
-        self.names = [str(name) for name in names] or [str(i) for i in range(outputs)]
+        self.names = named(names, outputs)
         self.metric = metric
         self.meaning = Meaning(label, "percent")
         self.matrix = torch.zeros(outputs, outputs, dtype=torch.int64)

@@ -13,7 +13,7 @@ from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score
 from lighten.tasks.classes import AGREEMENT
 from lighten.tasks.losses import binary_cross_entropy, soft_binary_labels
 from lighten.tasks.registry import register_task
-from lighten.tasks.task import Meaning, Measured, PartScores, Task
+from lighten.tasks.task import Meaning, Measured, PartScores, Task, named
 
 
 @register_task("multilabel")
@@ -109,7 +109,7 @@ class MultiLabel(Task):
 
     def readable(self, answers: Tensor, names: Sequence[str]) -> list[Any]:
         """Return the odds of each label, by name."""
-        name = list(names) if len(names) == answers.shape[1] else [str(i) for i in range(answers.shape[1])]
+        name = named(names, answers.shape[1])
         return [dict(zip(name, row, strict=True)) for row in torch.sigmoid(answers.float()).tolist()]
 
 
@@ -124,7 +124,7 @@ class ByLabel(PartScores):
     kind, metric, meaning = "label", "f1", Meaning("F1", "percent")
 
     def __init__(self, outputs: int, names: Sequence[str]) -> None:
-        self.names = [str(name) for name in names] or [str(i) for i in range(outputs)]
+        self.names = named(names, outputs)
         self.counts = torch.zeros(3, outputs)
 
     def update(self, answers: Tensor, labels: Tensor) -> None:

@@ -11,7 +11,7 @@ from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, Pearson
 
 from lighten.tasks.numbers import NumberTask, as_floats
 from lighten.tasks.registry import register_task
-from lighten.tasks.task import Meaning, Measured, PartScores
+from lighten.tasks.task import Meaning, Measured, PartScores, named
 
 MAX_PARTS = 10
 """The parts that the range of one target is cut into."""
@@ -23,8 +23,9 @@ class Regression(NumberTask):
     """Numbers: labels (batch,) or (batch, targets), answers (batch, targets), both standardised by mean and std.
 
     Metrics are ``r2`` (coefficient of determination, mean over targets), ``mae`` and ``rmse`` (mean absolute and root
-    mean squared error in the targets' unit, mean over targets), ``pearson`` (mean over targets), ``worst_class``, the
-    lowest Pearson correlation of a target, and ``loss``, the squared error of the standardised numbers.
+    mean squared error in the targets' unit, mean over targets), ``pearson`` (mean over targets; zero of one that does
+    not vary), ``worst_class``, the lowest Pearson correlation of a target, and ``loss``, the squared error of the
+    standardised numbers.
 
     Attributes:
         unit: of the targets, for tables, such as ``"USD"``.
@@ -136,7 +137,7 @@ class ByTarget(PartScores):
 
     def __init__(self, task: Regression, outputs: int, names: Sequence[str]) -> None:
         self.task = task
-        self.names = [str(name) for name in names] or [str(i) for i in range(outputs)]
+        self.names = named(names, outputs)
         self.sums = torch.zeros(outputs, dtype=torch.float64)
         self.rows = 0
 
@@ -161,5 +162,6 @@ def _columns(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_targets(each: Tensor) -> dict[str, Tensor]:
-    each = torch.atleast_1d(each)
+    """Return mean and lowest correlation; a target that does not vary, in labels or answers, has none: zero."""
+    each = torch.atleast_1d(each).nan_to_num(0.0)
     return {"pearson": each.mean(), "worst_class": each.min()}

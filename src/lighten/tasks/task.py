@@ -301,6 +301,11 @@ class PartScores:
         raise NotImplementedError
 
 
+def named(names: Sequence[str], outputs: int) -> list[str]:
+    """Return the names of classes, labels or targets; their numbers where there is not a name for each."""
+    return [str(name) for name in names] if len(names) == outputs else [str(i) for i in range(outputs)]
+
+
 def output_count(task: Task, answers: Tensor) -> int:
     """Return how many classes, targets or channels answers have."""
     return answers.shape[task.channel_dim] if answers.ndim > 1 or task.channel_dim < answers.ndim else 1

@@ -73,6 +73,11 @@ def test_masks_are_written_as_pictures_of_class_numbers(photos, capsys):
     (row,) = json.loads(capsys.readouterr().out)
     assert row == {"source": str(file), "answer": str(photos / "answers" / "3.answer.png")}
     np.testing.assert_array_equal(np.asarray(Image.open(row["answer"])), mask)
+    (photos / "other").mkdir()
+    twin = photos / "other" / "3.png"
+    twin.write_bytes(file.read_bytes())
+    assert cli(["predict", str(folder), str(file), str(twin), "--out", str(photos / "answers")]) == 1
+    assert "two sources would be answered in" in capsys.readouterr().err
     assert cli(["predict", str(folder), str(photos / "none.png")]) == 1
     assert "none.png" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from lighten.delivery.measure.confusion import ConfusionTable, confusion_rows
 from lighten.delivery.measure.evaluate import evaluate
 from lighten.delivery.runtimes.runners import TorchRunner
 from lighten.errors import UserError
@@ -100,3 +101,15 @@ def test_labels_and_answers_that_do_not_fit_are_one_line(task, labels, says) -> 
     with pytest.raises(UserError, match=says) as error:
         evaluate(task_of(task), runners, batches(torch.zeros(12, 3, 6, 6), labels))
     assert "\n" not in str(error.value)
+
+
+def test_classes_without_names_are_numbered(tmp_path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    model = nn.Linear(3, 4)
+    table = ConfusionTable()
+    data = batches(torch.randn(12, 3, generator=draw), torch.randint(0, 4, (12,), generator=draw))
+    found = evaluate(task_of("classification"), {"file": TorchRunner(model.eval())}, data, listeners=[table])
+    assert found.parts["file"][0] == ["0", "1", "2", "3"]
+    table.write(tmp_path, [], ["file"])
+    _, rows = confusion_rows(tmp_path)
+    assert sum(count for *_, count in rows) == 12

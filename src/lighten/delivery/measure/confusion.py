@@ -9,24 +9,22 @@ import numpy as np
 from torch import Tensor
 
 from lighten.delivery.folders.run import read_json, write_text
+from lighten.tasks.task import named
 
 FILE = "confusion.json"
 
 
 class ConfusionTable:
-    """Counts how often each model gives each answer for each label.
+    """Counts how often each model gives each answer for each label."""
 
-    Args:
-        outputs: classes.
-    """
-
-    def __init__(self, outputs: int) -> None:
-        self.outputs = outputs
+    def __init__(self) -> None:
+        self.outputs = 0
         self.counts: dict[str, np.ndarray] = {}
 
     def __call__(self, labels: Tensor, kept: Tensor, found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Add a batch: labels that count, and each model's logits (rows, classes)."""
         for name, (_, rows) in found.items():
+            self.outputs = rows.shape[-1]
             pairs = (kept * self.outputs + rows.argmax(-1)).numpy()
             counted = np.bincount(pairs, minlength=self.outputs**2)
             self.counts[name] = self.counts.get(name, 0) + counted
@@ -34,7 +32,8 @@ class ConfusionTable:
     def write(self, run: Path, names: Sequence[str], models: Sequence[str]) -> Path:
         """Write ``confusion.json``; pairs that never occur are left out."""
         counts = {name: self._rows(self.counts[name]) for name in models}
-        return write_text(run / FILE, json.dumps({"schema": 1, "classes": list(names), "models": counts}) + "\n")
+        table = {"schema": 1, "classes": named(names, self.outputs), "models": counts}
+        return write_text(run / FILE, json.dumps(table) + "\n")
 
     def _rows(self, counts: np.ndarray) -> list[list[int]]:
         return [[int(i // self.outputs), int(i % self.outputs), int(counts[i])] for i in np.flatnonzero(counts)]

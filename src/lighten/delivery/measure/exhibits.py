@@ -55,10 +55,10 @@ class Points:
         return write_json(run / POINTS, {**about, "models": answers})
 
 
-def exhibit_of(task: Task, outputs: int) -> Any:
+def exhibit_of(task: Task) -> Any:
     """Return what collects a task's exhibit while models are evaluated; ``None`` where that takes no batch."""
     if task.exhibit == "confusion":
-        return ConfusionTable(outputs)
+        return ConfusionTable()
     return Points(task) if task.exhibit == "scatter" else None
 
 

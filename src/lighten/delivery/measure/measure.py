@@ -150,7 +150,7 @@ def measure_run(run: str | Path, *, threads: int = 1, on_progress: ProgressCallb
     targets = [] if settings.get("targets", ["onnx"]) == ["onnx"] else settings["targets"]
     stages = Stages(on_progress, 5 if targets else 4)
     stages("test data")
-    data = test_data(config)
+    data = load_test_data(config)
     task, loader, names = task_of(config.get("task", "classification")), data.test_dataloader(), list(config["classes"])
     reference: Role = "teacher" if "teacher" in files else "student"
     with ExitStack() as stack:
@@ -162,7 +162,7 @@ def measure_run(run: str | Path, *, threads: int = 1, on_progress: ProgressCallb
         pairs = [(str(reference), "compressed"), ("compressed", NETWORK)]
         pairs += [(name, other) for name in also for other in ("compressed", NETWORK)]
         stages("answers on the test split")
-        exhibit = exhibit_of(task, len(names))
+        exhibit = exhibit_of(task)
         found = evaluate(
             task, {**runners, **also}, stages.each(loader), pairs=pairs, names=names,
             listeners=[exhibit] if exhibit else [],
@@ -201,7 +201,7 @@ def measure_run(run: str | Path, *, threads: int = 1, on_progress: ProgressCallb
     return scores
 
 
-def test_data(config: Mapping[str, Any]) -> Any:
+def load_test_data(config: Mapping[str, Any]) -> Any:
     """Return the data module that a model folder's ``config.json`` names, set up for testing."""
     from lighten.data import build_data
 
@@ -256,8 +256,15 @@ def _targets(
 
 
 def _reported(task: Task, found: Evaluation, name: str) -> dict[str, float]:
-    """Return the metrics of a model that scores speak of; one that too few samples cannot tell is zero."""
-    return {metric: found.metrics[name].get(metric, 0.0) for metric in task.reported}
+    """Return the metrics of a model that scores speak of.
+
+    Raises:
+        UserError: if there are too few samples for one of them.
+    """
+    lacking = next((metric for metric in task.reported if metric not in found.metrics[name]), None)
+    if lacking is not None:
+        raise UserError(f"{name}: {found.samples} test samples are too few for {lacking}; measure on more")
+    return {metric: found.metrics[name][metric] for metric in task.reported}
 
 
 def _likeness(likeness: Mapping[str, float]) -> dict[str, Any]:
