@@ -69,6 +69,7 @@ def allocate(
     share: Share | None = None,
     sensitivities: Sequence[GroupSensitivity] = (),
     counts: Sequence[int] | None = None,
+    exact: bool = False,
 ) -> list[list[int]]:
     """Return the channels of each group that are removed, the ones already gone among them.
 
@@ -87,6 +88,7 @@ def allocate(
         share: what ``amount`` is a share of; ``None``: of all channels.
         sensitivities: of each group, for that scope.
         counts: channels of each group to remove at full strength, where that was decided before.
+        exact: keep the proportions that the forward wants also below full strength, as the widths will be cut.
 
     Raises:
         UserError: if ``amount`` cannot be reached, or ``scope`` is unknown.
@@ -101,7 +103,7 @@ def allocate(
             [candidates[which] for which in moving], amount, scope=scope, align=align, ramp=ramp,
             share=None if share is None else lambda counts: share(_spread(candidates, moving, counts)),
             sensitivities=[sensitivities[which] for which in moving] if sensitivities else (),
-            counts=None if counts is None else [counts[which] for which in moving],
+            counts=None if counts is None else [counts[which] for which in moving], exact=exact,
         )  # fmt: skip
         return [found[moving.index(which)] if which in moving else lowest(c, 0) for which, c in enumerate(candidates)]
     if counts is None and scope == "global":
@@ -110,6 +112,8 @@ def allocate(
         if counts is None:
             counts = final_counts(candidates, amount, scope, align=align, share=share, sensitivities=sensitivities)
         counts = [_nearest(c.start + ramp * (count - c.start)) for c, count in zip(candidates, counts, strict=True)]
+    if exact and ramp < 1.0:
+        counts = in_proportion(candidates, counts)
     return [lowest(c, n) for c, n in zip(candidates, counts, strict=True)]
 
 

@@ -1,36 +1,40 @@
 """Pruning callback."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lighten.errors import UserError
+from lighten.pruning.agreement import agree
 from lighten.pruning.copies import Copies
+from lighten.pruning.live import add_cuts_, lay_out_
+from lighten.pruning.live_cut import check_holders, take_shapes_
 from lighten.pruning.mask import mask_
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
 from lighten.pruning.planner import trace_structure
-from lighten.pruning.pruner import Decision, Pruner
-from lighten.pruning.settings import PruneSettings, Settings, check_times
+from lighten.pruning.pruner import Pruner
+from lighten.pruning.settings import PruneSettings, Settings, check_live, check_times
 from lighten.pruning.updates import Updates
-from lighten.pruning.widths import Allocation
 from lighten.training.example_inputs import example_calls, find_part
 from lighten.training.loading import before_loading
 from lighten.training.progress import fell_short, fit_position, logs_now
 from lighten.training.record import log_now
+from lighten.training.rewrap import check_rewrap, rewrap_
 from lighten.utils.inputs import ExampleInput, as_call
+from lighten.utils.optimizer_state import check_state, optimizers_of, slice_state_
 
 SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
 class Prune(L.Callback):
-    """Gradually remove whole channels during the fit, by zero; :func:`~lighten.pruning.shrink` then cuts them.
+    """Gradually remove whole channels during the fit, by zero or by cuts; :func:`~lighten.pruning.shrink` cuts them.
 
     Works on any LightningModule. Groups are found, tried and printed in ``setup``. From ``begin`` to ``end`` the
     removed share rises to ``amount``, in at most 30 updates evenly spaced in optimizer steps. What is removed stays
@@ -57,6 +61,13 @@ class Prune(L.Callback):
         calibration: inputs of the pruned module for ``"sensitivity"``; by default 128 samples of the train data.
         module: name of the part to prune; by default ``student`` where there is one, else all.
         of: see there; what an earlier fit has masked stays masked.
+        live: cut what goes out of the module while it trains, so that the fit gets faster. Parameters stay the same
+            objects; gradients, optimizer state, averages and the strategy's wrapper follow, and checkpoints of any
+            moment load (``load_from_checkpoint`` too, once ``Prune`` is imported). The weights end as they do with
+            masks, up to rounding, but for what depends on a tensor's size or place: dropout's draws, gradient norms
+            where a masked channel has a gradient (behind a sigmoid, say), optimizers that look at whole tensors
+            (LAMB, Muon, Adafactor), and widths that a forward wants in proportion, which keep it at each cut.
+        cuts: how often on the way, before the last one at ``end``.
 
     Attributes:
         plan: the current plan during the fit, the final one after it; ``None`` before.
@@ -88,13 +99,16 @@ class Prune(L.Callback):
         calibration: Sequence[ExampleInput] | None = None,
         module: str | None = None,
         of: str = Settings.of,
+        live: bool = PruneSettings.live,
+        cuts: int = PruneSettings.cuts,
     ) -> None:
         self.settings = Settings(
             amount, score=score, scope=scope, target=target, align=align, rate_norm=rate_norm, of=of
         )
         check_times(begin, end, schedule)
+        check_live(live, cuts, soft=soft)
         self.begin, self.end, self.exclude, self.module = begin, end, tuple(exclude), module
-        self.schedule, self.soft = schedule, soft
+        self.schedule, self.soft, self.live, self.cuts = schedule, soft, live, cuts
         self.calibration = None if calibration is None else [as_call(given) for given in calibration]
         self._calibrated = calibration is not None
         self.preview: Plan | None = None
@@ -128,16 +142,24 @@ class Prune(L.Callback):
                 f"Prune needs whole weights on every device, {type(trainer.strategy).__name__} shards them; use ddp"
             )
         self._pruner, self._plan, self._state, self._updates = None, None, {}, self._new_updates()
+        for cut in pl_module.modules():
+            lay_out_(cut)  # what an earlier fit has cut is masked again: a checkpoint may be of any shape
         part, target, call = find_part(trainer, pl_module, self.module)
         structure = trace_structure(target, call, exclude=self.exclude)
         if self.settings.scope == "sensitivity" and not self._calibrated:
             self.calibration = example_calls(trainer, pl_module, target)
-        copies = Copies((c for c in trainer.callbacks if c is not self), pl_module, part)  # type: ignore[attr-defined]
-        copies.before_loading(_mask_as)
+        others = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
+        averages = [c._average_model for c in others if isinstance(c, StochasticWeightAveraging)]
+        copies = Copies(others, pl_module, part, averages, inside=self.live)
+        copies.with_hooks(_mask_as, add_cuts_)
         self._pruner = Pruner(
             target, structure, self.settings, copies=copies, calibration=self.calibration, soft=self.soft, part=part,
-            precision=str(trainer.precision), agree=partial(_agree, trainer),
+            precision=str(trainer.precision), agree=partial(agree, trainer),
+            everywhere=lambda holds: trainer.strategy.reduce_boolean_decision(holds, all=True),
         )  # fmt: skip
+        if self.live:
+            check_holders(pl_module, target, self._pruner.cuttable)
+            check_rewrap(trainer)
         self.preview = self._pruner.preview
         if trainer.is_global_zero:
             from rich import print as show
@@ -146,9 +168,13 @@ class Prune(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mask what an earlier part of the fit removed, and what goes at its start."""
-        self._seen = trainer.global_step
+        self._seen, self._checked = trainer.global_step, not self.live
         self._fitted.mask()
         self._update_if_due(trainer)
+        if self.live and not trainer.fast_dev_run and self.cuts > self._updates.length:  # type: ignore[attr-defined]
+            raise UserError(
+                f"cuts={self.cuts}: the ramp has {self._updates.length:g} steps; cut less often, or set end later"
+            )
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Note what the gradients say of each channel, where the score asks for it."""
@@ -163,10 +189,15 @@ class Prune(L.Callback):
         if trainer.global_step != self._seen or last:
             self._seen = trainer.global_step
             pruner.zero()
+            if not self._checked:
+                self._checked = True
+                shapes: dict[Tensor, Sequence[int]] = {p: p.shape for p in pl_module.parameters()}
+                check_state(optimizers_of(pl_module, trainer.optimizers), shapes)
             if self._update_if_due(trainer, last=last):
                 log_now(trainer, {f"prune/kept/{g.name}": g.width_after / g.width_before for g in pruner.plan.groups})
         if logs_now(trainer):
             values = {"prune/amount": self.settings.amount * pruner.ramp, "prune/sparsity": pruner.plan.sparsity}
+            values |= {"prune/width": pruner.width} if self.live else {}
             pl_module.log_dict({**values, "prune/macs": pruner.plan.saved["macs"]})
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -204,6 +235,9 @@ class Prune(L.Callback):
         """Let nobody's average bring back what is masked."""
         if self._pruner is not None:
             self._pruner.mask_state_(checkpoint["state_dict"])
+        for state in (checkpoint["state_dict"], checkpoint.get("current_model_state")):  # the latter of WeightAveraging
+            if state is not None:
+                add_cuts_(pl_module, state)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Zero once more what a callback that averages weights over the fit has put back."""
@@ -220,7 +254,7 @@ class Prune(L.Callback):
             self._loading.remove()
         if stage != "fit" or self._pruner is None:
             return
-        self._pruner.mask_again()
+        self._pruner.finish()
         self._plan, self._state = self._pruner.plan, {**self._pruner.state_dict(), "gone": None}
         self._pruner = None
         unfinished, self._unfinished = self._unfinished, None
@@ -274,8 +308,13 @@ class Prune(L.Callback):
         due = updates.reached(*fit_position(trainer), last=last)
         if due is None:
             return False
-        pruner.update(updates.ramp_at(due, pruner.ramp), final=updates.is_last(due))
+        ramp, last = updates.ramp_at(due, pruner.ramp), updates.is_last(due)
+        cut = self.live and updates.cuts_at(pruner.ramp, ramp, due, self.cuts)
+        slices = pruner.update(ramp, final=last, cut=cut)
         updates.made(due)
+        if slices:
+            slice_state_(optimizers_of(trainer.lightning_module, trainer.optimizers), slices)
+            rewrap_(trainer)
         return True
 
     def _mask_loaded(self, pl_module: L.LightningModule) -> None:
@@ -286,44 +325,18 @@ class Prune(L.Callback):
             self._loaded = False
 
 
-def _agree(trainer: L.Trainer, before: str | None, decide: Callable[[], Decision]) -> Decision:
-    """Decide on rank zero; return the decision, or raise its error, on every rank.
-
-    Raises:
-        UserError: what the decision raised.
-        RuntimeError: if ranks held different plans.
-    """
-    if trainer.world_size == 1:
-        return decide()
-    answer = json.loads(trainer.strategy.broadcast(_answer(before, decide) if trainer.is_global_zero else ""))
-    if not trainer.strategy.reduce_boolean_decision(answer["before"] == before, all=True):
-        raise RuntimeError(
-            f"ranks hold different pruning plans at step {trainer.global_step}: their weights have drifted apart; "
-            "resume from the last checkpoint"
-        )
-    if "error" in answer:
-        raise UserError(answer["error"])
-    found = answer["allocation"]
-    return Plan.from_json(answer["plan"]), None if found is None else Allocation.from_json(found)
-
-
-def _answer(before: str | None, decide: Callable[[], Decision]) -> str:
-    try:
-        plan, allocation = decide()
-    except UserError as error:
-        return json.dumps({"before": before, "error": str(error)})
-    found = None if allocation is None else allocation.to_json()
-    return json.dumps({"before": before, "plan": plan.to_json(), "allocation": found})
-
-
 @before_loading
 def _prepare(module: nn.Module, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    state_dict = take_shapes_(module, state_dict)
     restore_masks_(module, state_dict)
     return state_dict
 
 
 def _mask_as(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Mask the norms of ``module`` as a state dict says that is about to be loaded."""
+    """Cut ``module``, and mask its norms, as a state dict says that is about to be loaded."""
+    kept = take_shapes_(module, state_dict, prefix)
+    for key in state_dict.keys() - kept.keys():
+        del state_dict[key]
     restore_masks_(module, {n.removeprefix(prefix): t for n, t in state_dict.items() if n.startswith(prefix)})
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from lighten.pruning.allocate import Candidate
 from lighten.pruning.groups import Group, Structure
 from lighten.pruning.importance import GroupScores, score_group
-from lighten.pruning.mask import tensors_of
 from lighten.pruning.plan import GroupPlan, Plan
 from lighten.pruning.settings import Settings
+from lighten.pruning.tensors import tensors_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def score_groups(
 def candidate_of(state: GroupState, scores: GroupScores, settings: Settings) -> Candidate:
     """Return a group with the scores of its live channels; the others keep the score with which they went."""
     row, group = state.row, state.group
-    every = torch.tensor(row.scores) if row is not None else torch.zeros(group.width)
+    kind = scores.scores.dtype
+    every = torch.zeros(group.width, dtype=kind) if row is None else torch.tensor(row.scores, dtype=kind)
     every[state.live] = scores.scores
     index = next(index for slot, index in group.positions.items() if slot.role == "filter")
     return Candidate(

@@ -124,7 +124,7 @@ def trial_run(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype, 
     Raises:
         RuntimeError: what the model raises, if it cannot be run so.
     """
-    seen = _Types()
+    seen = ComputedTypes()
     outputs = outputs_of(_copy_in(dtype, model) if copies else model, example, dtype, under=seen)
     return TrialRun(
         undefined=any(bool(value.isnan().any()) for value in outputs),
@@ -133,7 +133,7 @@ def trial_run(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype, 
     )
 
 
-class _Types(TorchDispatchMode):
+class ComputedTypes(TorchDispatchMode):
     """Notes the types of all tensors that are computed."""
 
     def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from lighten.pruning.cut import restate_
+from lighten.pruning.live import kept_of, slots_of
 from lighten.pruning.mask import ZEROED
-from lighten.pruning.norms import LIVE, choose_paths_, leave_out_as_, masked_norms
+from lighten.pruning.norms import LIVE, choose_paths_, leave_out_as_, masked_norms, restore_
 from lighten.pruning.plan import Plan
+from lighten.pruning.tensors import keep_
+from lighten.utils.compression import record_, record_of
 
 MAX_DEPTH = 3
 """How many containers or objects deep a copy is looked for."""
@@ -27,17 +32,23 @@ class Copies:
         holders: objects whose attributes may hold copies.
         whole: the module that is trained.
         part: name of the pruned part in it.
+        averages: what is an average for certain, though it may not change yet.
+        inside: look for copies of the pruned part within ``whole`` too, such as the slow encoder of momentum contrast.
     """
 
-    def __init__(self, holders: Iterable[Any], whole: nn.Module, part: str) -> None:
-        self._holders, self._whole, self._part = list(holders), whole, part
-        self._seen = {copy.key: copy.sum for copy in self._found()}
+    def __init__(
+        self, holders: Iterable[Any], whole: nn.Module, part: str, averages: Iterable[Any] = (), *, inside: bool = False
+    ) -> None:
+        self._holders, self._whole, self._part, self._inside = list(holders), whole, part, inside
+        self._averages = {id(average) for average in averages}
+        self._seen = {copy.key: copy.sum for copy in self._found(inside=inside)}
 
-    def before_loading(self, hook: Callable[..., None]) -> None:
-        """Have ``hook`` called before modules that are copies load a state dict."""
-        for copy in self._found():
+    def with_hooks(self, before_loading: Callable[..., None], after_saving: Callable[..., None]) -> None:
+        """Have hooks called before modules that are copies load a state dict, and after they have made one."""
+        for copy in self._found(inside=False):
             if copy.module is not None:
-                copy.module.register_load_state_dict_pre_hook(hook)
+                copy.module.register_load_state_dict_pre_hook(before_loading)
+                copy.module.register_state_dict_post_hook(after_saving)
 
     @torch.no_grad()
     def mask_(self, plan: Plan) -> None:
@@ -46,22 +57,37 @@ class Copies:
         for copy in self._found():
             if copy.averaged or self._seen.setdefault(copy.key, copy.sum) != copy.sum:
                 zero_(copy.weights, plan)
-                for name, norm in copy.norms(norms):
+                for name, norm in copy.modules_at(norms):
                     leave_out_as_(norm, norms[name].live)
                 if copy.module is not None:
                     choose_paths_(copy.module)
                 self._seen[copy.key] = math.nan  # it changes, as has been seen
 
-    def _found(self) -> Iterator["_Copy"]:
+    def following(self) -> list["_Copy"]:
+        """Return the copies that follow the model, by the shapes that it has now: before it is cut."""
+        found = self._found(inside=self._inside)
+        return [copy for copy in found if copy.averaged or self._seen.setdefault(copy.key, copy.sum) != copy.sum]
+
+    def _found(self, *, inside: bool = False) -> Iterator["_Copy"]:
         averages = [module for module in self._whole.modules() if isinstance(module, AveragedModel)]
         ours = {id(module) for module in self._whole.modules()} - {id(module) for module in averages}
         for value in (*_held(self._holders), *averages):
             if id(value) not in ours and (copy := self._copy(value)):
                 yield copy
+        if inside:
+            part = self._whole.get_submodule(self._part)
+            own = {id(module) for module in part.modules()}
+            for module in self._whole.modules():
+                if id(module) not in own and module is not self._whole and (found := _copied_weights(module, part)):
+                    yield _Copy(id(module), found, module, self._prefix, self._prefix, id(module) in self._averages)
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self._part}." if self._part else ""
 
     def _copy(self, value: Any) -> "_Copy | None":
         """Return what ``value`` is a copy of: all, or a part that stands for itself; None where that is not certain."""
-        prefix = f"{self._part}." if self._part else ""
+        prefix = self._prefix
         around = {name for name, _ in self._whole.named_modules() if not name or prefix.startswith(f"{name}.")}
         inside = {name for name, _ in self._whole.named_modules() if name.rpartition(".")[0] in around and name}
         found = {}
@@ -74,7 +100,8 @@ class Copies:
         before = "" if "" in found else next(iter(found))
         own = {n.removeprefix(prefix): t for n, t in found[before].items() if n.startswith(prefix)}
         module = _inner(value) if isinstance(value, nn.Module) else None
-        return _Copy(id(value), own, module, before, prefix, isinstance(value, AveragedModel)) if own else None
+        average = isinstance(value, AveragedModel) or id(value) in self._averages
+        return _Copy(id(value), own, module, before, prefix, average) if own else None
 
 
 @dataclass(frozen=True)
@@ -94,13 +121,40 @@ class _Copy:
         values = (tensor for tensor in self.weights.values() if tensor.is_floating_point())
         return sum(float(tensor.detach().double().sum()) for tensor in values)
 
-    def norms(self, names: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+    @torch.no_grad()
+    def cut_(self, plan: Plan, model: nn.Module) -> None:
+        """Cut as the pruned part was: gradients and numbers, and the attributes of modules that follow.
+
+        Args:
+            plan: of what the copy is now.
+            model: the pruned part, after the cut.
+        """
+        for cut, slot in slots_of(plan):
+            tensor = self.weights.get(slot.tensor)
+            if tensor is not None:
+                keep_(tensor, slot.dim, kept_of(cut, tensor.device))
+        if self.module is None:
+            return
+        record = record_of(model)
+        ours = dict(model.named_modules())
+        for name, module in self.modules_at(ours):
+            restore_(module)
+            restate_(module)
+            for owner, key in record.live.attributes:
+                if owner == name and key in vars(module):
+                    vars(module)[key] = deepcopy(vars(ours[name])[key])
+            if not name:
+                record_(module, live=record.live, plan=record.plan)
+        choose_paths_(self.module)
+
+    def modules_at(self, names: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
         """Yield the modules that have these names in the pruned part."""
         inside = {} if self.module is None else dict(self.module.named_modules())
         for name in names:
-            whole = f"{self.prefix}{name}"
-            if whole.startswith(self.before) and (norm := inside.get(whole.removeprefix(self.before))) is not None:
-                yield name, norm
+            whole = f"{self.prefix}{name}." if name else self.prefix
+            key = whole.removeprefix(self.before).removesuffix(".")
+            if whole.startswith(self.before) and (module := inside.get(key)) is not None:
+                yield name, module
 
 
 @torch.no_grad()

@@ -12,10 +12,12 @@ from lighten.pruning.attention import restate_attention_, restate_transformer_
 from lighten.pruning.attributes import set_attributes_
 from lighten.pruning.check import COARSE, TOLERANCES, difference, drop_cached_tensors_, trial_run
 from lighten.pruning.earlier import compose, part_of_plan
-from lighten.pruning.mask import check_fits, mask_, part_of, tensors_of, whole_norms
+from lighten.pruning.live import laid_out, remaining
+from lighten.pruning.mask import check_fits, mask_, part_of, whole_norms
 from lighten.pruning.norms import choose_paths_, narrowed_attributes, restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.pretrained import follow_config_
+from lighten.pruning.tensors import keep_, tensors_of
 from lighten.utils.clone import clone
 from lighten.utils.compression import record_, record_of
 from lighten.utils.layout import is_narrow
@@ -39,7 +41,8 @@ class CutsChannels(Protocol):
 def shrink(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a copy of ``model`` without the channels that ``plan`` removes.
 
-    A pure function: ``model`` is left as it is. Parameters keep their names, flags and hooks, modules their classes
+    A pure function: ``model`` is left as it is. What ``Prune(live=True)`` has cut already is cut here too, so that the
+    plan means the same after masks and after cuts. Parameters keep their names, flags and hooks, modules their classes
     and modes; widths such as ``out_channels`` follow the weights. Where ``nn.MultiheadAttention`` refuses its new
     widths it becomes a :class:`~lighten.pruning.attention.HeadAttention`, which is one too. The result carries what
     was removed, by this plan and by earlier ones, in its :class:`~lighten.utils.compression.CompressionRecord`.
@@ -68,7 +71,8 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
         whole.set_submodule(plan.part, shrink(part, plan))
         return whole
     with preserved(model):
-        small = masked_and_cut(model, plan)
+        before = model if remaining(model, plan) is plan else laid_out(model)  # where a fit has cut some of it already
+        small = masked_and_cut(before, plan)
         follow_config_(small, plan)
     _remember(small, plan)
     return small
@@ -98,7 +102,7 @@ def _remember(small: nn.Module, plan: Plan) -> None:
         if not name or record.plan is not None or record.spec is not None:
             own = part_of_plan(plan, f"{name}.") if name else plan
             before = record_of(module, own=True).plan
-            record_(module, plan=own if before is None else compose(before, own))
+            record_(module, plan=own if before is None else compose(before, own), live=None)
 
 
 @torch.no_grad()
@@ -113,8 +117,7 @@ def cut_(model: nn.Module, plan: Plan) -> None:
             if slot.role == "live":
                 continue
             tensor = tensors[slot.tensor]
-            layout = _layout(tensor)
-            tensor.data = tensor.data.index_select(slot.dim, kept.to(tensor.device)).contiguous(memory_format=layout)
+            keep_(tensor, slot.dim, kept)
             for owner, name in owners.get(id(tensor), ()):
                 if isinstance(owner, CutsChannels):
                     owner.cut_channels_(name, slot.dim, kept)
@@ -122,7 +125,7 @@ def cut_(model: nn.Module, plan: Plan) -> None:
     for module, _, cut in whole_norms(model, plan):
         module.__dict__.update(narrowed_attributes(module, cut.size, cut.size - len(cut.removed)))
     for module in model.modules():
-        _restate(module)
+        restate_(module)
     choose_paths_(model)
     if is_narrow(model):
         cast(Any, model).to(memory_format=torch.contiguous_format)
@@ -179,7 +182,7 @@ def _trained_in(model: nn.Module, plan: Plan) -> Iterator[tuple[torch.dtype, tor
         yield torch.float32, HALVES[precision.removesuffix("-mixed")]
 
 
-def _restate(module: nn.Module) -> None:
+def restate_(module: nn.Module) -> None:
     """Make the widths that a module remembers those of its weight."""
     restore_(module)
     if isinstance(module, nn.modules.conv._ConvNd):
@@ -243,8 +246,3 @@ def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             owners.setdefault(id(tensor), []).append((module, name))
     return owners
-
-
-def _layout(tensor: Tensor) -> torch.memory_format:
-    last = tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format

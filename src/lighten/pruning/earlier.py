@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lighten.pruning.groups import Group, Structure
-from lighten.pruning.mask import ZEROED, tensors_of
+from lighten.pruning.mask import ZEROED
 from lighten.pruning.plan import Cut, GroupPlan, Plan, Slot
+from lighten.pruning.tensors import tensors_of
 from lighten.utils.compression import record_of
 
 

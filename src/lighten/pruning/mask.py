@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from lighten.errors import UserError
 from lighten.pruning.attributes import check_attributes
+from lighten.pruning.live import remaining
 from lighten.pruning.norms import choose_paths_, leave_out_, restore_
 from lighten.pruning.plan import Cut, Plan
+from lighten.pruning.tensors import tensors_of
 from lighten.pruning.trace import layer_of
 from lighten.utils.modules import refuse_unfit
 
@@ -17,7 +19,8 @@ from lighten.utils.modules import refuse_unfit
 def mask_(model: nn.Module, plan: Plan) -> None:
     """Zero the removed channels: their filters, biases and norms, and what the next layers read of them.
 
-    With this, removed channels reach no output, and no weight range of a layer that reads them depends on them.
+    With this, removed channels reach no output, and no weight range of a layer that reads them depends on them. What a
+    fit has cut already, where it cut while it trained, is left out.
 
     Raises:
         UserError: if ``plan`` was made for a model of other shapes, such as this one before it was cut.
@@ -31,6 +34,7 @@ def mask_(model: nn.Module, plan: Plan) -> None:
         (4, 4)
     """
     model = part_of(model, plan)
+    plan = remaining(model, plan)
     check_fits(model, plan)
     for tensor, dim, cut in masked(model, plan):
         tensor.index_fill_(dim, torch.tensor(cut.removed, device=tensor.device), 0)
@@ -114,20 +118,6 @@ def masked(model: nn.Module, plan: Plan, *, roles: Collection[str] = ZEROED) -> 
         for slot in cut.slots:
             if slot.role in roles:
                 yield tensors[slot.tensor], slot.dim, cut
-
-
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters, buffers and other tensors that modules keep as attributes, by every name that they have."""
-    return {
-        **{
-            f"{name}.{key}" if name else key: value
-            for name, module in model.named_modules(remove_duplicate=False)
-            for key, value in vars(module).items()
-            if isinstance(value, Tensor)
-        },
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
 
 
 def check_fits(model: nn.Module, plan: Plan) -> None:

@@ -137,6 +137,7 @@ def make_plan(
     accumulated_gradients: Mapping[str, Tensor] | None = None,
     costs: Costs | None = None,
     trial: Trial | None = None,
+    exact: bool = False,
 ) -> Plan:
     """Score the live channels and plan which go.
 
@@ -150,6 +151,7 @@ def make_plan(
         accumulated_gradients: see :func:`~lighten.pruning.importance.score_group`.
         costs: of ``structure``, where they are known already.
         trial: of this model as it is, where there is one already.
+        exact: the plan will be cut, whatever the ramp: attributes follow, and widths keep their proportions.
 
     Raises:
         UserError: if weights are not finite, or the amount cannot be reached.
@@ -173,7 +175,7 @@ def make_plan(
     removed = allocate(
         candidates, settings.amount, scope=settings.scope, align=settings.align, ramp=ramp,
         share=share_of_target(costs, structure, candidates, settings),
-        counts=allocation.counts if allocation and not again else None,
+        counts=allocation.counts if allocation and not again else None, exact=exact,
     )  # fmt: skip
     if ramp == 1.0:
         with long_work("plan") as report:
@@ -195,7 +197,7 @@ def make_plan(
         settings={**asdict(settings), "strength": ramp},
         example=structure.example,
         saved=saved,
-        attributes=structure.changes(removed) if ramp == 1.0 else {},
+        attributes=structure.changes(removed) if exact or ramp == 1.0 else {},
     )
 
 

@@ -28,6 +28,8 @@ class PruneSettings:
         target: what ``amount`` is a share of.
         align: widths become multiples of this where they can.
         rate_norm: for the score ``mix``: share of the filters that a norm lets pass.
+        live: cut what goes out of the network while it trains, so that steps become faster.
+        cuts: how often on the way, before the last one at ``end``.
     """
 
     amount: float | None = None
@@ -41,6 +43,8 @@ class PruneSettings:
     target: str = "channels"
     align: int = 1
     rate_norm: float = 0.9
+    live: bool = False
+    cuts: int = 4
 
     def check(self, prefix: str = "") -> None:
         """Raise ``UserError`` on the first setting that makes no sense, named with ``prefix``."""
@@ -48,6 +52,7 @@ class PruneSettings:
             check_amount(self.amount, prefix)
         check_choice(self, prefix)
         check_times(self.begin, self.end, self.schedule, prefix)
+        check_live(self.live, self.cuts, soft=self.soft, prefix=prefix)
 
 
 @dataclass(frozen=True)
@@ -100,3 +105,10 @@ def check_times(begin: object, end: object, schedule: object, prefix: str = "") 
     check_number(f"{prefix}end", end, least=0, most=1)
     if end < begin:  # type: ignore[operator]
         raise UserError(f"{prefix}end={end}: expected at least {prefix}begin={begin}")
+
+
+def check_live(live: bool, cuts: object, *, soft: bool, prefix: str = "") -> None:
+    """Raise ``UserError`` unless cuts during the fit make sense."""
+    check_whole(f"{prefix}cuts", cuts, 1)
+    if live and soft:
+        raise UserError(f"{prefix}soft with {prefix}live: what is cut cannot grow again; choose one of them")

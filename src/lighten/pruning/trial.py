@@ -22,9 +22,10 @@ from lighten.pruning.check import (
 )
 from lighten.pruning.cut import cut_, masked_and_cut
 from lighten.pruning.groups import Group, Structure
-from lighten.pruning.mask import mask_, masked, tensors_of
+from lighten.pruning.mask import mask_, masked
 from lighten.pruning.parts import source_of
 from lighten.pruning.plan import Plan
+from lighten.pruning.tensors import tensors_of
 from lighten.utils.clone import clone
 from lighten.utils.preserve import Snapshot, random_state_kept
 

@@ -65,6 +65,19 @@ class Updates:
         """Return whether no update follows."""
         return due == self._due[-1]
 
+    def cuts_at(self, before: float, now: float, due: int, cuts: int) -> bool:
+        """Return whether one of ``cuts`` real cuts, or the last one, comes with a ramp from ``before`` to ``now``.
+
+        They lie evenly in what is removed, so that the first steps after a steep ramp are faster already.
+        """
+        place = lambda ramp: int(ramp * (cuts + 1) + 1e-9)  # noqa: E731
+        return self.is_last(due) or place(before) < place(now)
+
+    @property
+    def length(self) -> float:
+        """Optimizer steps from the start of the ramp to its end, by what is known now."""
+        return self._due[-1] - math.floor(self._begin * self.steps) if self._due else math.inf
+
     def made(self, due: int) -> None:
         """Note that update ``due`` was made."""
         self.updated, self.ended = due, self.is_last(due)

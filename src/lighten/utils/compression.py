@@ -20,6 +20,7 @@ class CompressionRecord:
         plan: of pruning: what was cut out of the model as it was before the first cut.
         quantization: settings, JSON types.
         example: of what it was quantized with, the input as :func:`~lighten.utils.descriptions.describe` puts it.
+        live: the part of ``plan`` that a fit has cut while it trained, as :mod:`lighten.pruning.live` notes it.
     """
 
     spec: Any = None
@@ -27,6 +28,7 @@ class CompressionRecord:
     plan: Any = None
     quantization: Any = None
     example: Any = None
+    live: Any = None
 
 
 FIELDS = tuple(field.name for field in fields(CompressionRecord))

@@ -1,0 +1,43 @@
+"""The tensors of a module by name, and new data for them."""
+
+import torch
+from torch import Tensor, nn
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters, buffers and other tensors that modules keep as attributes, by every name that they have."""
+    return {
+        **{
+            f"{name}.{key}" if name else key: value
+            for name, module in model.named_modules(remove_duplicate=False)
+            for key, value in vars(module).items()
+            if isinstance(value, Tensor)
+        },
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def set_data_(tensor: Tensor, data: Tensor, grad: Tensor | None = None) -> None:
+    """Give a tensor other data, of another shape, and a gradient of that shape.
+
+    What autograd remembers of a parameter's shape goes with a change of type alone, so that one comes between: else a
+    graph that somebody still holds would have the next backward pass expect the old shape.
+    """
+    if tensor.is_leaf:
+        tensor.grad = None
+    if isinstance(tensor, nn.Parameter):
+        tensor.data = torch.empty(0, dtype=torch.float16 if data.dtype != torch.float16 else torch.float32)
+    tensor.data = data
+    if grad is not None:
+        tensor.grad = grad
+
+
+def keep_(tensor: Tensor, dim: int, kept: Tensor) -> None:
+    """Keep the positions ``kept`` along a dimension, of a tensor and of its gradient."""
+    places = kept.to(tensor.device)
+    last = tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    grad = tensor.grad if tensor.is_leaf else None
+    data = tensor.data.index_select(dim, places).contiguous(memory_format=layout)
+    set_data_(tensor, data, None if grad is None else grad.index_select(dim, places).contiguous(memory_format=layout))
