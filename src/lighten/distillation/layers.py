@@ -1,6 +1,7 @@
 """MatchedLayers: records the features of student and teacher that losses compare."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from lighten.distillation.match import (
 from lighten.distillation.settings import UNIFORM
 from lighten.distillation.teacher import Teacher, filter_kwargs
 from lighten.errors import UserError
+from lighten.utils.compression import record_of
 from lighten.utils.inputs import Call
 from lighten.utils.modules import modes_kept
 
@@ -69,6 +71,8 @@ class MatchedLayers:
         self.matches = dict(matches)
         self.student, self.teacher, self.projections = student, teacher, projections
         self._recorders: tuple[FeatureRecorder, FeatureRecorder] | None = None
+        self._cuts: list[Any] = []
+        self._layouts: dict[str, Callable[[Tensor], Tensor]] = {}
 
     def open(self, call: Call) -> None:
         """Begin to record; run both once on ``call`` and make the projections that are missing.
@@ -91,7 +95,7 @@ class MatchedLayers:
                 args, kwargs = filter_kwargs(self.student.eval(), call)
                 self.student(*args, **kwargs)
                 self.teacher.logits(call, device)
-            self._project(*(recorder.take() for recorder in recorders))
+            self._project(self.take(), recorders[1].take())
         except BaseException:
             self.close()
             raise
@@ -112,8 +116,15 @@ class MatchedLayers:
         return self._recorders is not None
 
     def take(self) -> dict[str, Tensor]:
-        """Return the features of the student's last pass by name, and forget them."""
-        return {} if self._recorders is None else self._recorders[0].take()
+        """Return the features of the student's last pass by name, and forget them.
+
+        Where pruning cuts the student while it trains, they have the width of before, with zeros for what is gone.
+        """
+        if self._recorders is None:
+            return {}
+        found = self._recorders[0].take()
+        self._follow_cuts()
+        return {name: self._layouts[name](x) if name in self._layouts else x for name, x in found.items()}
 
     def pairs(self, ours: Mapping[str, Tensor] | None = None) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """Return the features of both, by loss, the student's projected where it has to be.
@@ -136,6 +147,20 @@ class MatchedLayers:
         for recorder in self._recorders or ():
             recorder.close()
         self._recorders = None
+
+    def _follow_cuts(self) -> None:
+        """Learn anew where channels were, once the student has been cut."""
+        parts = [(name, part, record_of(part, own=True).live) for name, part in self.student.named_modules()]
+        cut = [part for part in parts if part[2] is not None]
+        if len(cut) == len(self._cuts) and all(a[2] is b for a, b in zip(cut, self._cuts, strict=True)):
+            return
+        self._cuts, self._layouts = [live for _, _, live in cut], {}
+        names = [match.student for matches in self.matches.values() for match in matches]
+        for part, module, live in cut:
+            prefix = f"{part}." if part else ""
+            inside = [name.removeprefix(prefix) for name in names if f"{name}.".startswith(prefix) and name != part]
+            found = live.layouts(module, list(dict.fromkeys(inside)))
+            self._layouts |= {f"{prefix}{name}": layout for name, layout in found.items()}
 
     def _paired(
         self, loss: str, matches: list[Match], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]

@@ -149,8 +149,10 @@ class Prune(L.Callback):
         if self.settings.scope == "sensitivity" and not self._calibrated:
             self.calibration = example_calls(trainer, pl_module, target)
         others = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
-        averages = [c._average_model for c in others if isinstance(c, StochasticWeightAveraging)]
-        copies = Copies(others, pl_module, part, averages, inside=self.live)
+        swa = [c for c in others if isinstance(c, StochasticWeightAveraging)]
+        copies = Copies(
+            others, pl_module, part, averages=lambda: [vars(c).get("_average_model") for c in swa], inside=self.live
+        )
         copies.with_hooks(_mask_as, add_cuts_)
         self._pruner = Pruner(
             target, structure, self.settings, copies=copies, calibration=self.calibration, soft=self.soft, part=part,

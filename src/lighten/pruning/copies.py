@@ -32,15 +32,21 @@ class Copies:
         holders: objects whose attributes may hold copies.
         whole: the module that is trained.
         part: name of the pruned part in it.
-        averages: what is an average for certain, though it may not change yet.
+        averages: returns what is an average for certain, though it may not change yet.
         inside: look for copies of the pruned part within ``whole`` too, such as the slow encoder of momentum contrast.
     """
 
     def __init__(
-        self, holders: Iterable[Any], whole: nn.Module, part: str, averages: Iterable[Any] = (), *, inside: bool = False
+        self,
+        holders: Iterable[Any],
+        whole: nn.Module,
+        part: str,
+        *,
+        averages: Callable[[], Iterable[Any]] = tuple,
+        inside: bool = False,
     ) -> None:
-        self._holders, self._whole, self._part, self._inside = list(holders), whole, part, inside
-        self._averages = {id(average) for average in averages}
+        self._holders, self._whole, self._part = list(holders), whole, part
+        self._averages, self._inside = averages, inside
         self._seen = {copy.key: copy.sum for copy in self._found(inside=inside)}
 
     def with_hooks(self, before_loading: Callable[..., None], after_saving: Callable[..., None]) -> None:
@@ -79,7 +85,7 @@ class Copies:
             own = {id(module) for module in part.modules()}
             for module in self._whole.modules():
                 if id(module) not in own and module is not self._whole and (found := _copied_weights(module, part)):
-                    yield _Copy(id(module), found, module, self._prefix, self._prefix, id(module) in self._averages)
+                    yield _Copy(id(module), found, module, self._prefix, self._prefix, averaged=False)
 
     @property
     def _prefix(self) -> str:
@@ -100,7 +106,7 @@ class Copies:
         before = "" if "" in found else next(iter(found))
         own = {n.removeprefix(prefix): t for n, t in found[before].items() if n.startswith(prefix)}
         module = _inner(value) if isinstance(value, nn.Module) else None
-        average = isinstance(value, AveragedModel) or id(value) in self._averages
+        average = isinstance(value, AveragedModel) or any(value is known for known in self._averages())
         return _Copy(id(value), own, module, before, prefix, average) if own else None
 
 

@@ -3,7 +3,7 @@
 All plans here speak of the network as it was before the first of these cuts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +37,18 @@ class LiveCut:
     before: Plan | None = None
     classes: Mapping[str, type] = field(default_factory=dict)
     attributes: Mapping[tuple[str, str], Any] = field(default_factory=dict)
+
+    def layouts(self, model: nn.Module, names: Sequence[str]) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """Return for layers whose output is narrower now what lays it out as before, with zeros for what is cut.
+
+        For who compares features of ``model``, which is left as it is, by their places.
+
+        Raises:
+            UserError: as :func:`~lighten.pruning.layouts.layouts_of`.
+        """
+        from lighten.pruning.layouts import layouts_of
+
+        return layouts_of(model, self, names)
 
 
 def live_cut_of(model: nn.Module) -> LiveCut | None:
