@@ -85,7 +85,11 @@ class Copies:
             own = {id(module) for module in part.modules()}
             for module in self._whole.modules():
                 if id(module) not in own and module is not self._whole and (found := _copied_weights(module, part)):
-                    yield _Copy(id(module), found, module, self._prefix, self._prefix, averaged=False)
+                    yield _Copy(id(module), found, self._learned, module, self._prefix, self._prefix, averaged=False)
+
+    @property
+    def _learned(self) -> set[str]:
+        return {name for name, _ in self._whole.get_submodule(self._part).named_parameters()}
 
     @property
     def _prefix(self) -> str:
@@ -107,15 +111,19 @@ class Copies:
         own = {n.removeprefix(prefix): t for n, t in found[before].items() if n.startswith(prefix)}
         module = _inner(value) if isinstance(value, nn.Module) else None
         average = isinstance(value, AveragedModel) or any(value is known for known in self._averages())
-        return _Copy(id(value), own, module, before, prefix, average) if own else None
+        return _Copy(id(value), own, self._learned, module, before, prefix, average) if own else None
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """Weights by their names in the pruned part; and the module, where it is one, ``before`` its names in the whole."""
+    """Weights by their names in the pruned part; and the module, where it is one, ``before`` its names in the whole.
+
+    Those ``learned`` tell whether it changes: a teacher that runs in training mode has moving statistics.
+    """
 
     key: int
     weights: dict[str, Tensor]
+    learned: set[str]
     module: nn.Module | None
     before: str
     prefix: str
@@ -124,7 +132,7 @@ class _Copy:
     @property
     def sum(self) -> float:
         """Tell whether the weights have changed."""
-        values = (tensor for tensor in self.weights.values() if tensor.is_floating_point())
+        values = (tensor for name, tensor in self.weights.items() if name in self.learned)
         return sum(float(tensor.detach().double().sum()) for tensor in values)
 
     @torch.no_grad()

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lighten.pruning.planner import trace_structure
 from lighten.pruning.pruner import Pruner
 from lighten.pruning.settings import Settings
-from lighten.pruning.planner import trace_structure
 from lighten.utils.inputs import as_call
 from lighten.utils.optimizer_state import slice_state_
 
