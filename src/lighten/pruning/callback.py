@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lighten.errors import UserError
@@ -149,16 +149,15 @@ class Prune(L.Callback):
         if self.settings.scope == "sensitivity" and not self._calibrated:
             self.calibration = example_calls(trainer, pl_module, target)
         others = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
-        swa = [c for c in others if isinstance(c, StochasticWeightAveraging)]
-        copies = Copies(
-            others, pl_module, part, averages=lambda: [vars(c).get("_average_model") for c in swa], inside=self.live
-        )
-        copies.with_hooks(_mask_as, add_cuts_)
+        swa = [vars(c) for c in others if isinstance(c, StochasticWeightAveraging)]
+        averages = lambda: [held.get("_average_model") for held in swa]  # noqa: E731
+        copies = Copies(others, pl_module, part, averages=averages, inside=self.live)
         self._pruner = Pruner(
             target, structure, self.settings, copies=copies, calibration=self.calibration, soft=self.soft, part=part,
             precision=str(trainer.precision), agree=partial(agree, trainer),
             everywhere=lambda holds: trainer.strategy.reduce_boolean_decision(holds, all=True),
         )  # fmt: skip
+        self._pruner.hook_copies(_mask_as, add_cuts_)
         if self.live:
             check_holders(pl_module, target, self._pruner.cuttable)
             check_rewrap(trainer)
@@ -171,6 +170,7 @@ class Prune(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mask what an earlier part of the fit removed, and what goes at its start."""
         self._seen, self._checked = trainer.global_step, not self.live
+        self._fitted.hook_copies(_mask_as, add_cuts_)
         self._fitted.mask()
         self._update_if_due(trainer)
         if self.live and not trainer.fast_dev_run and self.cuts > self._updates.length:  # type: ignore[attr-defined]
@@ -193,8 +193,7 @@ class Prune(L.Callback):
             pruner.zero()
             if not self._checked:
                 self._checked = True
-                shapes: dict[Tensor, Sequence[int]] = {p: p.shape for p in pl_module.parameters()}
-                check_state(optimizers_of(pl_module, trainer.optimizers), shapes)
+                check_state(optimizers_of(pl_module, trainer.optimizers), {p: p.shape for p in pl_module.parameters()})
             if self._update_if_due(trainer, last=last):
                 log_now(trainer, {f"prune/kept/{g.name}": g.width_after / g.width_before for g in pruner.plan.groups})
         if logs_now(trainer):
@@ -237,9 +236,13 @@ class Prune(L.Callback):
         """Let nobody's average bring back what is masked."""
         if self._pruner is not None:
             self._pruner.mask_state_(checkpoint["state_dict"])
-        for state in (checkpoint["state_dict"], checkpoint.get("current_model_state")):  # the latter of WeightAveraging
-            if state is not None:
-                add_cuts_(pl_module, state)
+        for key in {"state_dict", "current_model_state"} & checkpoint.keys():  # the latter is of WeightAveraging
+            add_cuts_(pl_module, checkpoint[key])
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Be there when averages that other callbacks have made since ``setup`` are loaded."""
+        if self._pruner is not None:
+            self._pruner.hook_copies(_mask_as, add_cuts_)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Zero once more what a callback that averages weights over the fit has put back."""

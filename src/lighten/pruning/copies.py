@@ -46,15 +46,23 @@ class Copies:
         inside: bool = False,
     ) -> None:
         self._holders, self._whole, self._part = list(holders), whole, part
-        self._averages, self._inside = averages, inside
+        self._averages, self._inside, self._hooked = averages, inside, set[nn.Module]()
         self._seen = {copy.key: copy.sum for copy in self._found(inside=inside)}
 
     def with_hooks(self, before_loading: Callable[..., None], after_saving: Callable[..., None]) -> None:
-        """Have hooks called before modules that are copies load a state dict, and after they have made one."""
-        for copy in self._found(inside=False):
-            if copy.module is not None:
-                copy.module.register_load_state_dict_pre_hook(before_loading)
-                copy.module.register_state_dict_post_hook(after_saving)
+        """Have hooks called before modules that are copies load a state dict, and after they have made one.
+
+        Copies are known by the names of their parameters: by the time that they load, the model may have other shapes.
+        """
+        makes = [dict(m.named_parameters()).keys() for m in (self._whole, self._whole.get_submodule(self._part))]
+        for value in (*_held(self._holders), *self._averaged()):
+            module = _inner(value) if isinstance(value, nn.Module) else None
+            if module is None or module is self._whole or module in self._hooked:
+                continue
+            if dict(module.named_parameters()).keys() in makes:
+                self._hooked.add(module)
+                module.register_load_state_dict_pre_hook(before_loading)
+                module.register_state_dict_post_hook(after_saving)
 
     @torch.no_grad()
     def mask_(self, plan: Plan) -> None:
@@ -75,7 +83,7 @@ class Copies:
         return [copy for copy in found if copy.averaged or self._seen.setdefault(copy.key, copy.sum) != copy.sum]
 
     def _found(self, *, inside: bool = False) -> Iterator["_Copy"]:
-        averages = [module for module in self._whole.modules() if isinstance(module, AveragedModel)]
+        averages = self._averaged()
         ours = {id(module) for module in self._whole.modules()} - {id(module) for module in averages}
         for value in (*_held(self._holders), *averages):
             if id(value) not in ours and (copy := self._copy(value)):
@@ -86,6 +94,9 @@ class Copies:
             for module in self._whole.modules():
                 if id(module) not in own and module is not self._whole and (found := _copied_weights(module, part)):
                     yield _Copy(id(module), found, self._learned, module, self._prefix, self._prefix, averaged=False)
+
+    def _averaged(self) -> list[nn.Module]:
+        return [module for module in self._whole.modules() if isinstance(module, AveragedModel)]
 
     @property
     def _learned(self) -> set[str]:

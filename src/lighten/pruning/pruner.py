@@ -191,6 +191,10 @@ class Pruner:
         if self.active and not self.soft:
             self._copies.mask_(remaining(self._model, self.plan))
 
+    def hook_copies(self, before_loading: Callable[..., None], after_saving: Callable[..., None]) -> None:
+        """Have hooks called as copies load and save; what is hooked already stays so."""
+        self._copies.with_hooks(before_loading, after_saving)
+
     def mask_state_(self, state: dict[str, Any]) -> None:
         """Make a state dict of the module that trains that of the masked one, and mask the copies."""
         if self.active and not self.soft:

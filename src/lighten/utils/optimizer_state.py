@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class Kept:
     along: Sequence[tuple[int, Tensor]]
 
 
-Slices = Mapping[Tensor, Kept]
+Slices = Mapping[Any, Kept]
 """What stays of the parameters that were cut."""
 
 
@@ -54,7 +55,7 @@ def slice_state_(optimizers: Iterable[Optimizer], slices: Slices) -> None:
                 state[key] = tree_map(lambda v, kept=kept: _cut(v, kept) if isinstance(v, Tensor) else v, value)
 
 
-def check_state(optimizers: Iterable[Optimizer], shapes: Mapping[Tensor, Sequence[int]]) -> None:
+def check_state(optimizers: Iterable[Optimizer], shapes: Mapping[Any, Sequence[int]]) -> None:
     """Check that what optimizers keep of parameters can be cut with them.
 
     Args:
