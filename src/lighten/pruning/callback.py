@@ -24,7 +24,7 @@ from lighten.pruning.settings import PruneSettings, Settings, check_live, check_
 from lighten.pruning.updates import Updates
 from lighten.training.example_inputs import example_calls, find_part
 from lighten.training.loading import before_loading
-from lighten.training.progress import fell_short, fit_position, logs_now
+from lighten.training.progress import StepClock, fell_short, fit_position, is_last_step, logs_now
 from lighten.training.record import log_now
 from lighten.training.rewrap import check_rewrap, rewrap_
 from lighten.utils.inputs import ExampleInput, as_call
@@ -40,7 +40,8 @@ class Prune(L.Callback):
     removed share rises to ``amount``, in at most 30 updates evenly spaced in optimizer steps. What is removed stays
     removed: it is zeroed again after every optimizer step. Rank zero decides for all. Logs ``prune/amount`` (asked
     now), ``prune/sparsity`` (share of the channels that can be pruned and are) and ``prune/macs`` (share saved); with
-    each update also ``prune/kept/<group>``, the share of each group's channels that stay.
+    each update also ``prune/kept/<group>``, the share of each group's channels that stay; ``fit/step_ms`` and
+    ``fit/samples_per_second`` of this process; and under ``live`` ``prune/width``, the share of channels not yet cut.
 
     Args:
         amount: share of ``target`` to remove, in (0, 1).
@@ -170,6 +171,7 @@ class Prune(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mask what an earlier part of the fit removed, and what goes at its start."""
         self._seen, self._checked = trainer.global_step, not self.live
+        self._clock = StepClock()
         self._fitted.hook_copies(_mask_as, add_cuts_)
         self._fitted.mask()
         self._update_if_due(trainer)
@@ -187,7 +189,8 @@ class Prune(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Zero what the optimizer has revived, and remove more where an update is due."""
-        pruner, last = self._fitted, _is_last_step(trainer)
+        pruner, last = self._fitted, is_last_step(trainer)
+        self._clock.count(batch, stepped=trainer.global_step != self._seen)
         if trainer.global_step != self._seen or last:
             self._seen = trainer.global_step
             pruner.zero()
@@ -195,11 +198,13 @@ class Prune(L.Callback):
                 self._checked = True
                 check_state(optimizers_of(pl_module, trainer.optimizers), {p: p.shape for p in pl_module.parameters()})
             if self._update_if_due(trainer, last=last):
-                log_now(trainer, {f"prune/kept/{g.name}": g.width_after / g.width_before for g in pruner.plan.groups})
+                kept = {f"prune/kept/{g.name}": g.width_after / g.width_before for g in pruner.plan.groups}
+                log_now(trainer, {**kept, **({"prune/width": pruner.width} if self.live else {})})
         if logs_now(trainer):
             values = {"prune/amount": self.settings.amount * pruner.ramp, "prune/sparsity": pruner.plan.sparsity}
-            values |= {"prune/width": pruner.width} if self.live else {}
-            pl_module.log_dict({**values, "prune/macs": pruner.plan.saved["macs"]})
+            pl_module.log_dict({**values, "prune/macs": pruner.plan.saved["macs"], **self._clock.look()})
+            if self.live:
+                pl_module.log("prune/width", pruner.width, prog_bar=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note where the fit stopped before the ramp was over."""
@@ -343,9 +348,3 @@ def _mask_as(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
     for key in state_dict.keys() - kept.keys():
         del state_dict[key]
     restore_masks_(module, {n.removeprefix(prefix): t for n, t in state_dict.items() if n.startswith(prefix)})
-
-
-def _is_last_step(trainer: L.Trainer) -> bool:
-    """Say whether no optimizer step follows, however many were foreseen."""
-    by_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 == trainer.max_epochs
-    return (by_epochs and trainer.is_last_batch) or 0 <= trainer.max_steps <= trainer.global_step

@@ -167,6 +167,7 @@ def _prune(recipe: Recipe) -> Prune | None:
     return Prune(
         s.amount, score=s.score, begin=s.begin, end=s.end, scope=s.scope, exclude=s.exclude, schedule=s.schedule,
         soft=s.soft, target=s.target, align=s.align, rate_norm=s.rate_norm, module="student",
+        live=s.live, cuts=s.cuts,
     )  # fmt: skip
 
 

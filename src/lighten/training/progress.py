@@ -1,10 +1,13 @@
 """Progress of a fit, and its expected length."""
 
 import math
+import time
 from typing import Any, NamedTuple
 
 import lightning as L
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lighten.errors import UserError
 
@@ -80,6 +83,34 @@ def logs_now(trainer: L.Trainer) -> bool:
     At other steps ``self.log`` costs as much, up to a millisecond for some values, and the Trainer passes none on.
     """
     return bool(trainer._logger_connector.should_update_logs or trainer.is_last_batch)
+
+
+def is_last_step(trainer: L.Trainer) -> bool:
+    """Say whether no optimizer step follows, however many were foreseen."""
+    by_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 == trainer.max_epochs
+    return (by_epochs and trainer.is_last_batch) or 0 <= trainer.max_steps <= trainer.global_step
+
+
+class StepClock:
+    """Measures steps and samples from one look to the next."""
+
+    def __init__(self) -> None:
+        self._begun, self._steps, self._samples = time.monotonic(), 0, 0
+
+    def count(self, batch: Any, *, stepped: bool) -> None:
+        """Count one batch, and the optimizer step that it ended, if it did."""
+        self._steps += stepped
+        sizes = {t.shape[0] for t in tree_leaves(batch) if isinstance(t, Tensor) and t.ndim}
+        self._samples += max(sizes, default=0)
+
+    def look(self) -> dict[str, float]:
+        """Return milliseconds of a step and samples a second on this process since the last look."""
+        passed = max(time.monotonic() - self._begun, 1e-9)
+        found = {"fit/samples_per_second": self._samples / passed} if self._samples else {}
+        if self._steps:
+            found["fit/step_ms"] = 1000 * passed / self._steps
+        self.__init__()  # type: ignore[misc]
+        return found
 
 
 def _bounds(trainer: L.Trainer) -> tuple[int | None, int | None]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from lighten.delivery.folders.run import HistoryRows
 from lighten.delivery.report.drawings import Drawing
@@ -20,13 +21,14 @@ from lighten.delivery.report.line_chart import (
 )
 from lighten.delivery.report.panels import Panel, sections_of
 from lighten.delivery.report.plots import phases
-from lighten.delivery.report.svg import Frame, Point, circle, downsample, ticks
+from lighten.delivery.report.svg import Frame, Point, circle, downsample, line, ticks
 from lighten.delivery.report.wording import CLASSES, Told, label_of
 
 ABOVE = ("Training loss", "Int8: on, ranges frozen")
 """Panels that the report draws larger, beside the leading metric's."""
 
 KEPT = "prune/kept/"
+WIDTH = "prune/width"
 SPEED = "Optimizer steps a second"
 
 FEW_POINTS = 40
@@ -85,11 +87,22 @@ def _drawn(panel: Panel, series: Series, bands: Sequence[Phase], last: float) ->
         Curve("" if own else _word(name, panel), _colour(name, number), series[name])
         for number, name in enumerate(names)
     ]
-    return _few(panel.title, lines, bands, show)
+    cuts = [at for (_, before), (at, now) in pairwise(series.get(WIDTH, ())) if now < before]
+    marked = cuts if names[0].startswith(("fit/", WIDTH)) else ()
+    note = (f"Dashed: {len(cuts)} cuts, at which channels leave the network.",) if marked else ()
+    return replace(_few(panel.title, lines, bands, show, marked), notes=note)
 
 
-def _few(title: str, curves: Sequence[Curve], bands: Sequence[Phase], show: Callable[[float], str]) -> Drawing:
+def _few(
+    title: str,
+    curves: Sequence[Curve],
+    bands: Sequence[Phase],
+    show: Callable[[float], str],
+    cuts: Sequence[float] = (),
+) -> Drawing:
     frame = _frame(curves, bands, show)
+    for at in cuts:
+        frame.add(line(frame.at(at, frame.y[0]), frame.at(at, frame.y[1]), "cut"))
     return Drawing(title, frame.drawing(title, draw_curves(frame, curves, show, SMALL, title)), ())
 
 
@@ -99,10 +112,10 @@ def _many(panel: Panel, names: Sequence[str], series: Series, show: Callable[[fl
     ranked = ranked if len(ranked) <= MAX_NAMED else [*ranked[:half], *ranked[-half:]]
     lines = [Curve(name.removeprefix(panel.metrics[0]), "student", series[name]) for name in ranked]
     frame = _frame(lines, (), show)
-    for line in lines:
-        frame.path(inside(frame, downsample(line.points, FEW_POINTS)), f"pale {line.css}")
-        caption = f"{line.name}: {show(line.points[-1][1])} at the end"
-        frame.add(circle(end_of(frame, line), 2, f"dot {line.css}", caption))
+    for curve in lines:
+        frame.path(inside(frame, downsample(curve.points, FEW_POINTS)), f"pale {curve.css}")
+        caption = f"{curve.name}: {show(curve.points[-1][1])} at the end"
+        frame.add(circle(end_of(frame, curve), 2, f"dot {curve.css}", caption))
     ends = (lines[0], lines[-1])
     name_curves(frame, ends, show, replace(SMALL, letters=12))
     left = f", {len(lines)} drawn" if len(lines) < len(names) else ""
