@@ -54,6 +54,7 @@ def test_a_resumed_fit_ends_with_the_same_bits(ranks):
     assert resumed["hashes"] == whole["hashes"][-len(resumed["hashes"]) :]
 
 
+@pytest.mark.slow
 def test_four_ranks_hold_the_same_bits(tmp_path):
     for found in seen(tmp_path, 4).values():
         assert all(one["hashes"] == found[0]["hashes"] for one in found)
