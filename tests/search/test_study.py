@@ -134,7 +134,9 @@ def test_of_several_goals_the_best_are_those_that_no_other_beats(tmp_path):
     sweep = Sweep(("recipe=a",), {"x": Interval(0.0, 1.0)}, trials=4, goal="pareto")
     study = Study(tmp_path, sweep)
     for values in ((0.9, 5.0, 100), (0.8, 1.0, 50), (0.7, 2.0, 60), (0.9, 6.0, 90)):
-        study.complete(study.next(), values, tmp_path)
+        claimed = study.next()
+        assert not claimed.report(0.1, 0)
+        study.complete(claimed, values, tmp_path)
     assert study.best() == [0, 1, 3]
 
 

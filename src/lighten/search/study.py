@@ -35,6 +35,8 @@ class Claimed:
 
     def report(self, value: float, step: int) -> bool:
         """Report a validation, more for better, and return whether the trial is hopeless."""
+        if len(self.trial.study.directions) > 1:
+            return False  # who is behind cannot be told before latency and size are measured
         seen = self.trial.study.trials[self.number].intermediate_values
         if step not in seen:
             self.trial.report(value, step)
