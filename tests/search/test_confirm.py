@@ -131,6 +131,18 @@ def test_answers_that_do_not_differ_are_bounded_by_what_was_not_seen(name):
     assert found.samples_needed == pytest.approx(math.log(0.05) / math.log(0.99), abs=10)
 
 
+@pytest.mark.parametrize("skew", [0.0, 1.0])
+def test_the_level_is_efrons(skew):
+    """Efron's formula by hand: bias from the share of draws below the value, acceleration from parts."""
+    drawn = np.linspace(0, 1, 100_001)
+    without = np.array([1.0, -1.0, 2.0, -2.0]) if not skew else np.array([0.0, 0.0, 0.0, -4.0])
+    away = without.mean() - without
+    a = (away**3).sum() / (6 * (away**2).sum() ** 1.5)
+    z0, z = stats.norm.ppf(0.3), stats.norm.ppf(0.95)
+    level = stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
+    assert accelerated_bound(0.3, drawn, without, 0.95) == pytest.approx(level, abs=1e-4)
+
+
 def test_the_bound_of_a_mean_covers_as_often_as_it_says():
     """A skewed drop of few samples, where a plain percentile falls short."""
     g = np.random.default_rng(0)
