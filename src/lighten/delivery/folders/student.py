@@ -9,6 +9,7 @@ from torch import nn
 from lighten.delivery.folders.model import CONFIG, build, cut, load, save, save_tokenizer
 from lighten.delivery.folders.run import open_run, read_json, write_json, write_text
 from lighten.errors import UserError, first_line
+from lighten.pruning.live_cut import take_shapes_
 from lighten.pruning.norms import restore_masks_
 from lighten.pruning.plan import Plan
 from lighten.quantization.post_training import quantize_post_training
@@ -126,6 +127,7 @@ def _load_student(model: nn.Module, checkpoint: Path) -> str | None:
     prefix = "student."
     state = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     try:
+        state = take_shapes_(model, state)
         restore_masks_(model, state)
         model.load_state_dict(state)
     except RuntimeError as error:
