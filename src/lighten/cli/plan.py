@@ -54,8 +54,9 @@ def print_plans(recipes: Sequence["Recipe"]) -> None:
             print(f"{loss}: student's layer, teacher's")
             print("\n".join(f"  {match.student:{width}}  {match.teacher}" for match in pairs))
         if _prunes(recipe) or not (_quantizes(recipe) or matches):
-            planned, times = plan(recipe)
+            planned, times, fit = plan(recipe)
             console.print(planned.rich(times))
+            print(fit)
         if _quantizes(recipe):
             print(format_rows(quantization_plan(recipe)))
 
@@ -76,7 +77,8 @@ def plan_json(recipe: "Recipe") -> dict[str, Any]:
 
     Returns:
         ``recipe``, its name; ``match``, pairs of ``student`` and ``teacher`` layers by loss; ``prune``, what
-        ``plan.json`` of a run holds and ``milliseconds``, of each layer before and after; and ``quantize``, a row of
+        ``plan.json`` of a run holds, ``milliseconds`` of each layer before and after, and ``fit``, those of a step
+        as ``whole`` and ``cut``, and the ``share`` of a fit's time that is left with cuts; and ``quantize``, a row of
         ``name``, ``kind``, ``weight_bits``, ``input``, ``output`` and ``note`` a layer, whose note begins with
         ``floating point`` where it stays so. ``null`` where it does not prune or not quantize through int8.
 
@@ -88,8 +90,8 @@ def plan_json(recipe: "Recipe") -> dict[str, Any]:
     matches = {loss: [asdict(match) for match in pairs] for loss, pairs in matched_layers(recipe).items()}
     found: dict[str, Any] = {"recipe": recipe.name, "match": matches, "prune": None, "quantize": None}
     if _prunes(recipe) or not (_quantizes(recipe) or matches):
-        planned, times = plan(recipe)
-        found["prune"] = json.loads(planned.to_json()) | {"milliseconds": times}
+        planned, times, fit = plan(recipe)
+        found["prune"] = json.loads(planned.to_json()) | {"milliseconds": times, "fit": asdict(fit)}
     if _quantizes(recipe):
         found["quantize"] = [asdict(row) for row in quantization_plan(recipe)]
     return found

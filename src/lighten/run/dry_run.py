@@ -29,6 +29,7 @@ from lighten.quantization.table import Row, quantization_rows
 from lighten.recipe.checks import checkpoints
 from lighten.recipe.schema import Recipe
 from lighten.run.build import data_of, given_teacher, module_of, seed, untrained_student, untrained_teacher
+from lighten.run.fit_time import FitTime, predict_fit
 from lighten.schedule import value_at
 from lighten.tasks import task_of
 from lighten.utils.batch import BatchFormat
@@ -38,8 +39,10 @@ _PREFLIGHT = 8.0
 """Seconds for looking at the data and all teachers before the fit."""
 
 
-def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]]]:
-    """Return what a run would prune, and each layer's milliseconds before and after; nothing is trained or written.
+def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]], FitTime]:
+    """Return what a run would prune, each layer's milliseconds before and after, and what steps of its fit take.
+
+    Nothing is trained or written.
 
     The student has the weights of its checkpoint, or those that training starts from: scores, and with them which
     channels go, change while it trains.
@@ -59,7 +62,8 @@ def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]]]:
     planned = make_plan(
         structure, student, settings, allocation=allocate_widths(structure, student, settings, calibration=calibration)
     )
-    return planned, predict(structure, [len(row.removed) for row in planned.groups])
+    time = predict_fit(student, planned, s, example_of(data.input_shape, recipe.batch_size))
+    return planned, predict(structure, [len(row.removed) for row in planned.groups]), time
 
 
 def quantization_plan(recipe: Recipe) -> list[Row]:
