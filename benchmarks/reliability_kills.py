@@ -13,6 +13,7 @@ HOW is one or several of
             forks of it; after each kill the latest is loaded, and at last the run is done by itself
     resumes likewise, and the run is started again after each
     steps   between the optimizer's step and the mask that follows it
+    cuts    in a fit that cuts while it trains: before, within and right after a cut
     fill    between the answers of a batch on their way into the cache
     damage  no kills: bits flipped and ends cut off in checkpoints and manifests, which must all be noticed
 """
@@ -43,8 +44,8 @@ SETTINGS = [
     "distil.cache=true", "distil.preflight=false", "trainer.limit_train_batches=1.0", "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false", "logger=none",
 ]  # fmt: skip
-COUNTS = {"random": 100, "saves": 300, "resumes": 40, "steps": 30, "fill": 30, "damage": 300}
-EPOCHS = {"random": 40, "saves": 6, "resumes": 6, "steps": 4, "fill": 4, "damage": 3}
+COUNTS = {"random": 100, "saves": 300, "resumes": 40, "steps": 30, "cuts": 50, "fill": 30, "damage": 300}
+EPOCHS = {"random": 40, "saves": 6, "resumes": 6, "steps": 4, "cuts": 4, "fill": 4, "damage": 3}
 HERE, ELSEWHERE = tempfile.gettempdir(), "/dev/shm"
 
 Doom = Callable[[random.Random], "Death"]
@@ -80,11 +81,12 @@ def main(argv: list[str]) -> int:
     failed = False
     print("| kills | asked | good | runs, starts | what failed |\n|---|---:|---:|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        benches: dict[int, Bench] = {}
+        benches: dict[str, Bench] = {}
         for how in arguments.how or COUNTS:
             count = arguments.count or COUNTS[how]
             epochs = arguments.epochs or EPOCHS[how]
-            bench = benches.setdefault(epochs, Bench(Path(scratch) / str(epochs), epochs))
+            name = f"{epochs}-{'cuts' if how == 'cuts' else 'masks'}"
+            bench = benches.setdefault(name, Bench(Path(scratch) / name, epochs, live=how == "cuts"))
             tally = bench.count(how, count, random.Random(f"{arguments.seed}/{how}"))
             good = tally.killed - len(tally.failures)
             failed |= good < count
@@ -98,11 +100,11 @@ def main(argv: list[str]) -> int:
 class Bench:
     """Runs of one recipe in scratch folders, and what an undisturbed one comes to."""
 
-    def __init__(self, scratch: Path, epochs: int) -> None:
+    def __init__(self, scratch: Path, epochs: int, *, live: bool = False) -> None:
         self.scratch = scratch
         self.epochs = epochs
         self.pace = 0.0
-        self.settings = [*SETTINGS, f"trainer.max_epochs={epochs}"]
+        self.settings = [*SETTINGS, f"trainer.max_epochs={epochs}", f"compress.prune.live={live}"]
         self._numbers = itertools.count()
 
     @functools.cached_property
@@ -322,12 +324,20 @@ def before_a_mask(draw: random.Random) -> Death:
     return Death(functools.partial(_die_at, Masks, "apply_", draw.randrange(1, 25)))
 
 
+def at_a_cut(draw: random.Random) -> Death:
+    """Die before a cut, between the cut and the optimizer's state, or in the step after it."""
+    from lighten.pruning import callback, pruner
+
+    owner, name = draw.choice([(pruner, "prove_cut_"), (callback, "slice_state_"), (callback, "rewrap_")])
+    return Death(functools.partial(_die_at, owner, name, draw.randrange(1, 6)))
+
+
 def in_the_fill(draw: random.Random) -> Death:
     """Die between the answers of a batch."""
     return Death(functools.partial(_die_at, os, "pwrite", draw.randrange(1, 700)))
 
 
-DOOMS: dict[str, Doom] = {"resumes": in_a_save, "steps": before_a_mask, "fill": in_the_fill}
+DOOMS: dict[str, Doom] = {"resumes": in_a_save, "steps": before_a_mask, "cuts": at_a_cut, "fill": in_the_fill}
 
 
 def _warm_up() -> None:

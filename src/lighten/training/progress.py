@@ -106,9 +106,9 @@ class StepClock:
     def look(self) -> dict[str, float]:
         """Return milliseconds of a step and samples a second on this process since the last look."""
         passed = max(time.monotonic() - self._begun, 1e-9)
-        found = {"fit/samples_per_second": self._samples / passed} if self._samples else {}
+        found = {"system/samples_per_second": self._samples / passed} if self._samples else {}
         if self._steps:
-            found["fit/step_ms"] = 1000 * passed / self._steps
+            found["system/step_ms"] = 1000 * passed / self._steps
         self.__init__()  # type: ignore[misc]
         return found
 

@@ -88,7 +88,7 @@ def _drawn(panel: Panel, series: Series, bands: Sequence[Phase], last: float) ->
         for number, name in enumerate(names)
     ]
     cuts = [at for (_, before), (at, now) in pairwise(series.get(WIDTH, ())) if now < before]
-    marked = cuts if names[0].startswith(("fit/", WIDTH)) else ()
+    marked = cuts if names[0].startswith(("system/s", WIDTH)) else ()
     note = (f"Dashed: {len(cuts)} cuts, at which channels leave the network.",) if marked else ()
     return replace(_few(panel.title, lines, bands, show, marked), notes=note)
 

@@ -66,8 +66,8 @@ def sections_of(task: Mapping[str, Any]) -> dict[str, list[Panel]]:
         "Compression": [
             Panel("lines", "Pruned: asked, channels, MACs", ["prune/amount", "prune/sparsity", "prune/macs"]),
             Panel("lines", "Cut while it trains: channels there", ["prune/width"]),
-            Panel("lines", "Milliseconds a step", ["fit/step_ms"]),
-            Panel("lines", "Samples a second", ["fit/samples_per_second"]),
+            Panel("lines", "Milliseconds a step", ["system/step_ms"]),
+            Panel("lines", "Samples a second", ["system/samples_per_second"]),
             Panel("family", "Channels kept of each group", ["prune/kept/"]),
             Panel("lines", "Int8: on, ranges frozen", ["quantize/enabled", "quantize/frozen"]),
             Panel("family", "Activations: lowest", ["quantize/low/"]),
