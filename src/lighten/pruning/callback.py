@@ -41,7 +41,7 @@ class Prune(L.Callback):
     removed: it is zeroed again after every optimizer step. Rank zero decides for all. Logs ``prune/amount`` (asked
     now), ``prune/sparsity`` (share of the channels that can be pruned and are) and ``prune/macs`` (share saved); with
     each update also ``prune/kept/<group>``, the share of each group's channels that stay; ``system/step_ms`` and
-    ``system/samples_per_second`` of this process; and under ``live`` ``prune/width``, the share of channels not yet cut.
+    ``system/samples_per_second`` of this process; and under ``live`` ``prune/width``, the share not cut yet.
 
     Args:
         amount: share of ``target`` to remove, in (0, 1).
