@@ -15,6 +15,7 @@ from lighten.pruning.plan import Cut, Plan, Slot
 from lighten.pruning.tensors import set_data_, tensors_of
 from lighten.utils.clone import clone
 from lighten.utils.compression import record_, record_of
+from lighten.utils.layout import laid_as
 
 STATE_KEY = "cut while it trained (load it after: from lighten import Prune)"
 """The entry of a checkpoint's state dict that holds the plan; where nobody knows it, torch prints it as unexpected."""
@@ -185,7 +186,5 @@ def kept_of(cut: Cut, device: torch.device) -> Tensor:
 def _laid_out(tensor: Tensor, dim: int, cut: Cut) -> Tensor:
     shape = list(tensor.shape)
     shape[dim] = cut.size
-    wide = tensor.new_zeros(shape)
-    if tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
-        wide = wide.contiguous(memory_format=torch.channels_last)
-    return wide.index_copy_(dim, kept_of(cut, tensor.device), tensor)
+    wide = tensor.new_zeros(shape).index_copy_(dim, kept_of(cut, tensor.device), tensor)
+    return laid_as(wide, tensor)

@@ -14,6 +14,7 @@ from lighten.pruning.check import TOLERANCES, ComputedTypes, SwitchesOff, distan
 from lighten.pruning.cut import CutsChannels, cut_, masked_and_cut
 from lighten.pruning.earlier import compose
 from lighten.pruning.live import STATE_KEY, LiveCut, beyond, kept_of, laid_out, lay_out_, live_cut_of, slots_of
+from lighten.pruning.mask import mask_
 from lighten.pruning.norms import FUSED, SWITCHES, restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.tensors import tensors_of
@@ -63,15 +64,18 @@ def cut_live_(model: nn.Module, plan: Plan) -> Slices:
     return slices
 
 
-def prove_cut_(model: nn.Module, plan: Plan, everywhere: Callable[[bool], bool] = bool) -> Slices:
+def prove_cut_(
+    model: nn.Module, plan: Plan, *, of: Plan | None = None, everywhere: Callable[[bool], bool] = bool
+) -> Slices:
     """Cut in place, as :func:`cut_live_`, a masked model, and compare what it puts out before and after.
 
     Both run in place, in eval mode, with fake-quantizers off; where they differ, copies tell: what a forward selects by
     its values may depend on rounding.
 
     Args:
-        model: masked by ``plan``.
+        model: masked by ``of``.
         plan: see there.
+        of: a plan of which this one is a part; the rest is masked again. By default this one is all.
         everywhere: takes whether the cut holds here, returns whether it does on every rank.
 
     Raises:
@@ -80,6 +84,7 @@ def prove_cut_(model: nn.Module, plan: Plan, everywhere: Callable[[bool], bool] 
     """
     masked, tolerance = _answers(model, plan)
     slices = cut_live_(model, plan)
+    mask_(model, of or plan)
     why = ""
     try:
         holds = distance(masked, _answers(model, plan)[0]) <= tolerance

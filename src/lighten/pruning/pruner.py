@@ -21,6 +21,7 @@ from lighten.pruning.plan import Plan
 from lighten.pruning.planner import make_plan
 from lighten.pruning.settings import Settings
 from lighten.pruning.widths import Allocation, allocate_widths
+from lighten.pruning.worthwhile import worthwhile
 from lighten.utils.compression import record_
 from lighten.utils.inputs import Call
 from lighten.utils.optimizer_state import Slices
@@ -147,6 +148,8 @@ class Pruner:
     def cut(self, *, final: bool = True) -> Slices:
         """Cut what the current plan removes, in place, where the model then puts out what the masked one does.
 
+        Before the final cut, what is not worth it stays masked.
+
         Args:
             final: whether a cut that does not hold is an error; else it is left out, with a warning, and masks stay.
 
@@ -156,12 +159,13 @@ class Pruner:
         Raises:
             RuntimeError: if the cut would change the network.
         """
-        due, live = remaining(self._model, self.plan), live_cut_of(self._model)
+        plan = self.plan if final else worthwhile(self._structure, self._model, self.plan)
+        due, live = remaining(self._model, plan), live_cut_of(self._model)
         if not due.cuts:
             return {}
         following = self._copies.following()
         try:
-            slices = prove_cut_(self._model, self.plan, self._everywhere)
+            slices = prove_cut_(self._model, plan, of=self.plan, everywhere=self._everywhere)
         except RuntimeError as error:
             lay_out_(self._model)
             if live is not None:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from lighten.utils.layout import laid_as
+
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters, buffers and other tensors that modules keep as attributes, by every name that they have."""
@@ -36,8 +38,6 @@ def set_data_(tensor: Tensor, data: Tensor, grad: Tensor | None = None) -> None:
 def keep_(tensor: Tensor, dim: int, kept: Tensor) -> None:
     """Keep the positions ``kept`` along a dimension, of a tensor and of its gradient."""
     places = kept.to(tensor.device)
-    last = tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
     grad = tensor.grad if tensor.is_leaf else None
-    data = tensor.data.index_select(dim, places).contiguous(memory_format=layout)
-    set_data_(tensor, data, None if grad is None else grad.index_select(dim, places).contiguous(memory_format=layout))
+    data = laid_as(tensor.data.index_select(dim, places), tensor)
+    set_data_(tensor, data, None if grad is None else laid_as(grad.index_select(dim, places), grad))

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.errors import UserError
+from lighten.utils.layout import laid_as
 
 SHARDED = ("ZeroRedundancyOptimizer", "PostLocalSGDOptimizer", "DistributedOptimizer")
 """Optimizers of torch that keep more of parameters than a state for each."""
@@ -95,8 +96,8 @@ def _follows(state: Tensor, shape: Sequence[int]) -> bool:
 
 
 def _cut(state: Tensor, kept: Kept) -> Tensor:
-    last = state.ndim == 4 and not state.is_contiguous() and state.is_contiguous(memory_format=torch.channels_last)
+    found = state
     for dim, places in kept.along:
         if state.ndim == len(kept.shape) and state.shape[dim] == kept.shape[dim]:
-            state = state.index_select(dim, places.to(state.device))
-    return state.contiguous(memory_format=torch.channels_last) if last else state
+            found = found.index_select(dim, places.to(state.device))
+    return laid_as(found, state)
