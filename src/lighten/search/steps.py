@@ -14,7 +14,9 @@ from lighten.delivery.measure.scores import describe_task
 from lighten.errors import UserError
 from lighten.quantization.settings import DYNAMIC, STATIC
 from lighten.search.budget import Allotment, hopeless
-from lighten.search.choose import Next, Setting, Tried, after_training, base_setting, next_setting
+from lighten.search.choose import (
+    Next, Setting, Tried, after_training, base_setting, first_strength, next_setting, sentences,
+)  # fmt: skip
 from lighten.search.frontier import best_of, frontier_of
 from lighten.search.look import look_at
 from lighten.search.needs import Budget, Needs
@@ -183,7 +185,7 @@ class Search:
         if not path.exists():
             begun = time.monotonic()
             self.tell("a look at the network: what can be cut, and what it costs")
-            look = look_at(self.subject, self.quality, self.splits, self.needs, self.data, limit=self.budget.seconds)
+            look = look_at(self.subject, self.data, self.splits, self.needs)
             look["seconds"] = round(time.monotonic() - begun, 2)
             self._spend("look", look["seconds"])
             write_json(path, look)
@@ -200,9 +202,9 @@ class Search:
             )
         allotment = Allotment(**self.state["allotment"])
         distil = self.subject.task is not None
-        base = base_setting(look, self.needs, exclude=look.get("exclude", ()), distil=distil)
-        first, why = look["first"], look["why_first"]
-        self.state["plan"] = [*look["sentences"], allotment.sentence]
+        base = base_setting(look, self.needs, exclude=look["exclude"], distil=distil)
+        first = first_strength(look, base, self.needs, self.state["original"], self._at_once_figures())
+        self.state["plan"] = [*sentences(look, base, first, distil=distil), allotment.sentence]
         self._write()
         while True:
             self._check_signals()
@@ -222,7 +224,7 @@ class Search:
                 return
             found = next_setting(
                 base, [self._tried(row) for row in rows], self.needs, epochs=(allotment.first, allotment.next),
-                first=first, prunable=bool(look["prunable"]), why_first=why,
+                first=first, prunable=bool(look["prunable"]),
             )  # fmt: skip
             if found is None:
                 return
