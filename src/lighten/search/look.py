@@ -33,7 +33,7 @@ from lighten.quantization.sensitivity import find_float_layers
 from lighten.search.choose import CONVOLUTIONAL, DENSE, TRANSFORMER
 from lighten.search.needs import Needs
 from lighten.search.splits import Splits
-from lighten.search.subject import Subject
+from lighten.search.subject import Subject, size_of
 from lighten.utils.clone import clone
 from lighten.utils.inputs import Call, as_call, logits_of, run
 from lighten.utils.targets import TARGETS
@@ -67,7 +67,7 @@ def look_at(
         of each group and leaves of MACs and parameters; ``latency``, measured; ``steps_per_epoch`` and
         ``seconds_per_epoch`` of training; ``prunable``.
     """
-    calls = _first(subject.calls, SAMPLES)
+    calls = subject.some(SAMPLES)
     found: dict[str, Any] = {"kind": kind_of(subject.network), "groups": [], "frozen": {}, "foreseen": []}
     try:
         structure = trace_structure(subject.network, as_call(subject.example))
@@ -228,20 +228,7 @@ def _call_of(subject: Subject, batch: Any) -> Call:
 
     if subject.owner is None:
         return BatchFormat().split(batch).call
-    held = [t for t in torch.utils._pytree.tree_leaves(batch) if isinstance(t, torch.Tensor) and t.ndim]
-    return batch_of(subject.calls[0], len(held[0]) if held else 1)
-
-
-def _first(calls: Sequence[Call], samples: int) -> list[Call]:
-    kept = []
-    for call in calls:
-        held = [t for t in torch.utils._pytree.tree_leaves(call) if isinstance(t, torch.Tensor) and t.ndim]
-        size = len(held[0]) if held else 1
-        kept.append(batch_of(call, min(size, samples)))
-        samples -= size
-        if samples <= 0:
-            break
-    return kept
+    return batch_of(subject.calls[0], size_of(batch))
 
 
 def _labelled(loader: Any, samples: int) -> list[Mapping[str, Any] | tuple[Any, ...]]:

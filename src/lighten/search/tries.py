@@ -99,15 +99,12 @@ class Tries:
     def _watch(
         self, row: Mapping[str, Any], setting: Setting, needs: Needs, left: Callable[[], float | None]
     ) -> OnEpoch:
-        number, begun, here = row["number"], time.monotonic(), 0
+        number, total = row["number"], max(1, round(setting.epochs))
 
-        def ask(done: int, value: float) -> str | None:
-            nonlocal here
-            here += 1
+        def ask(done: int, value: float, seconds: float) -> str | None:
             self.storage.report(number, self.quality.drop(self.guide, value), done)
             reported = self.storage.reported(number)
             drops = [reported[step] for step in sorted(reported) if step <= done]
-            total, pace = max(1, round(setting.epochs)), (time.monotonic() - begun) / here
-            return hopeless(drops, done, total, needs, left=left(), pace=pace)
+            return hopeless(drops, done, total, needs, left=left(), pace=seconds)
 
         return ask
