@@ -144,8 +144,8 @@ def _fit(
     if setting.amount and not pruned:
         calls = [kwargs if kwargs and not args else args for args, kwargs in subject.some(PRUNING)]
         prune = _QuietPrune(
-            setting.amount, score=setting.score, scope=setting.scope, target=setting.target, of="original",
-            begin=0.0, end=PRUNE_END, calibration=calls, module=name,
+            setting.amount, score=setting.score, scope=setting.scope, target=setting.target, align=setting.align,
+            of="original", begin=0.0, end=PRUNE_END, calibration=calls, module=name,
         )  # fmt: skip
         callbacks.append(prune)
     if setting.quantize == "qat":
