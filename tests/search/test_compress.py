@@ -190,7 +190,6 @@ def told(line):
         os.kill(os.getpid(), signal.SIGKILL)
 if dies == "in a fit":
     from lighten.search.storage import Storage
-from lighten.training.signals import Preempted
     report = Storage.report
     def reported(self, number, value, step):
         report(self, number, value, step)
