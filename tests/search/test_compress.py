@@ -208,9 +208,10 @@ def run_script(tmp_path, folder, dies):
 
 
 def essence(folder):
-    state = state_of(folder)
-    rows = [(row["setting"], row["state"], row["measured"]["drop"], row["warm_from"]) for row in state["trials"]]
-    return rows, state["chosen"], state["confirmation"]
+    """All but what a clock says: two searches of a network that takes 0.03 ms differ in that anyway."""
+    known = ("drop", "expected", "bound", "metric", "bytes", "macs", "parameters")
+    rows = state_of(folder)["trials"]
+    return [(r["setting"], r["state"], r["warm_from"], [r["measured"][name] for name in known]) for r in rows]
 
 
 def test_killed_searches_resume_and_end_as_the_one_that_was_not(searched, net, tmp_path):
