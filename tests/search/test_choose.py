@@ -130,17 +130,22 @@ def test_what_cannot_be_pruned_is_trained_once():
 
 
 def test_after_training():
-    assert after_training(None, []) == "static"
-    assert after_training({"kind": "convolutional"}, ["static"]) is None
-    assert after_training({"kind": "transformer"}, ["static"]) == "dynamic"
-    assert after_training({"kind": "transformer"}, ["static", "dynamic"]) is None
+    first = after_training("convolutional", [], None)
+    assert first.setting.quantize == "static"
+    assert after_training("convolutional", [first.setting], None) is None
+    second = after_training("transformer", [first.setting], None)
+    assert second.setting.quantize == "dynamic"
+    assert after_training("transformer", [first.setting, second.setting], None) is None
+    third = after_training("transformer", [first.setting, second.setting], ["head"])
+    assert (third.setting.quantize, third.setting.exclude) == ("static", ("head",))
+    assert after_training("transformer", [first.setting, second.setting, third.setting], ["head"]) is None
 
 
 def test_base_setting_follows_kind_and_needs():
-    assert base_setting(LOOK, Needs(max_drop=0.1), exclude=(), distil=True).target == "macs"
-    assert base_setting(LOOK, Needs(bytes=5), exclude=(), distil=True).target == "parameters"
-    slow = base_setting({**LOOK, "kind": "transformer"}, Needs(max_drop=0.1), exclude=("head",), distil=False)
-    assert (slow.lr, slow.exclude, slow.distil) == (1e-4, ("head",), False)
+    assert base_setting(LOOK, Needs(max_drop=0.1), distil=True).target == "macs"
+    assert base_setting(LOOK, Needs(bytes=5), distil=True).target == "parameters"
+    slow = base_setting({**LOOK, "kind": "transformer"}, Needs(max_drop=0.1), distil=False)
+    assert (slow.lr, slow.exclude, slow.distil) == (1e-4, (), False)
 
 
 @pytest.mark.parametrize(

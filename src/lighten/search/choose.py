@@ -103,10 +103,10 @@ class Next:
     predicted: Mapping[str, float | None] | None = None
 
 
-def base_setting(look: Mapping[str, Any], needs: Needs, *, exclude: Sequence[str], distil: bool) -> Setting:
-    """Return what all fine-tunes have in common."""
+def base_setting(look: Mapping[str, Any], needs: Needs, *, distil: bool) -> Setting:
+    """Return what all fine-tunes have in common; they train all layers through int8."""
     target = "parameters" if look["kind"] == DENSE or set(needs.limits) & {"bytes", "parameters"} else "macs"
-    return Setting(target=target, exclude=tuple(exclude), distil=distil, lr=RATES[look["kind"]], align=look["align"])
+    return Setting(target=target, distil=distil, lr=RATES[look["kind"]], align=look["align"])
 
 
 def align_of(kind: str, widths: Sequence[int]) -> int:
@@ -119,16 +119,27 @@ def align_of(kind: str, widths: Sequence[int]) -> int:
     return next((align for align in ALIGNS if median(widths) >= WIDE * align), 1)
 
 
-def after_training(look: Mapping[str, Any] | None, tried: Sequence[str]) -> str | None:
-    """Return the mode of post-training quantization that is tried next, if any is left.
+def after_training(kind: str, tried: Sequence[Setting], exclude: Sequence[str] | None) -> Next | None:
+    """Return the quantization after training that is tried next, where those before are not good enough.
 
-    Static first. Dynamic is for networks that are linear layers for the most part, where static has failed or costs too
-    much: convolutions get slower by it.
+    Static first. Dynamic is for networks of linear layers: convolutions get slower by it. Last come the layers that
+    int8 costs most in float, once they are known.
+
+    Args:
+        kind: of the network.
+        tried: settings before.
+        exclude: layers that are to stay in float; ``None`` before the look.
     """
-    if STATIC not in tried:
-        return STATIC
-    linear = look is not None and look["kind"] in (TRANSFORMER, DENSE)
-    return DYNAMIC if linear and DYNAMIC not in tried else None
+    modes = [setting.quantize for setting in tried]
+    plain = Setting(quantize=STATIC, distil=False, scope="uniform")
+    if STATIC not in modes:
+        return Next(plain, "static int8 after training, at once: a first result")
+    if kind in (TRANSFORMER, DENSE) and DYNAMIC not in modes:
+        return Next(replace(plain, quantize=DYNAMIC), "dynamic int8 after training: static is not good enough")
+    if exclude and not any(setting.exclude for setting in tried):
+        names = ", ".join(exclude)
+        return Next(replace(plain, exclude=tuple(exclude)), f"static int8 after training, with {names} in float")
+    return None
 
 
 def towards(needs: Needs, figures: Mapping[str, float], drop: float) -> int:
@@ -234,10 +245,8 @@ def sentences(look: Mapping[str, Any], base: Setting, first: float, *, why: str)
             found.append(f"widths become multiples of {base.align}, at which convolutions in integers are fast")
     else:
         found.append(f"nothing is pruned: {look['why_not']}")
-    if base.exclude:
-        found.append(f"{', '.join(base.exclude)} would stay in float without training; training goes through int8")
-    elif layers:
-        found.append(f"all layers are in int8; {layers[0]['name']} suffers most by it")
+    if layers:
+        found.append(f"all layers are trained through int8; {layers[0]['name']} suffers most by it")
     if base.distil:
         found.append("the original teaches its compressed self")
     else:

@@ -19,7 +19,7 @@ from lighten.delivery.measure.measure import batches_of, model_scores
 from lighten.delivery.measure.scores import SCHEMA, write_scores
 from lighten.delivery.runtimes.runners import Runner, open_runner
 from lighten.errors import UserError
-from lighten.search.confirm import DRAWS, Confirmation, bootstrap_bound
+from lighten.search.confirm import Confirmation, confirm_logged
 from lighten.search.needs import Needs
 from lighten.search.quality import figures_of, latency_sizes, reckoned
 from lighten.search.splits import Part, Splits
@@ -28,7 +28,6 @@ from lighten.utils.clone import clone
 
 CHUNKS = 50
 """Parts of a split whose metrics are compared in pairs, at most."""
-CONFIDENCE = 0.95
 SCRAMBLES = 3
 """Networks with their weights in disorder, to see what one that knows nothing would come to."""
 
@@ -101,30 +100,22 @@ class ByName:
             files = {"original": original, "compressed": file}
             runners = {n: stack.enter_context(open_runner(path, threads=needs.threads)) for n, path in files.items()}
             parts = _chunks(loader)
-            sizes = np.array([float(len(part)) for part, _ in parts])
+            sizes = [len(part) for part, _ in parts]
             loaders = [part for _, part in parts]
-            values = {name: np.array(self._values(_Answering(runner), loaders)) for name, runner in runners.items()}
+            values = {name: self._values(_Answering(runner), loaders) for name, runner in runners.items()}
             scores = self._figures(runners, needs, latency_sizes(needs))
-        means = {name: float(each @ sizes / sizes.sum()) for name, each in values.items()}
-
-        def drops(weights: np.ndarray) -> np.ndarray:
-            one, other = ((weights * sizes) @ values[name] / (weights @ sizes) for name in files)
-            return np.array([self.drop(a, b) for a, b in zip(one, other, strict=True)])
-
-        drop, samples = self.drop(means["original"], means["compressed"]), int(sizes.sum())
-        least = 1 - (1 - CONFIDENCE) ** (1 / samples)
-        same = bool((values["original"] == values["compressed"]).all())
-        bound = least if same else max(drop, bootstrap_bound(drops, len(parts), CONFIDENCE, 0))
-        method = f"paired bootstrap of {len(parts)} parts, {DRAWS} draws"
-        needed = None
-        if needs.max_drop is not None and drop < needs.max_drop < bound:
-            needed = math.ceil(samples * ((bound - drop) / (needs.max_drop - drop)) ** 2)
+        confirmation = confirm_logged(
+            self.drop, sizes, values["original"], values["compressed"], max_drop=needs.max_drop
+        )
+        means = {
+            name: sum(v * n for v, n in zip(each, sizes, strict=True)) / sum(sizes) for name, each in values.items()
+        }
         for name, each in scores.items():
             each[self.metric] = means[name]
         self._write(folder, scores)
         timed = {"original_ms": scores["original"]["latency_ms"][f"batch_{needs.batch}"]["median"]}
         figures = {"metric": means["compressed"], **figures_of(scores["compressed"], needs), **timed}
-        return Confirmation(drop, bound, samples, CONFIDENCE, method, needed), figures
+        return confirmation, figures
 
     def _figures(self, runners: dict[str, Runner], needs: Needs, sizes: list[int]) -> dict[str, dict[str, Any]]:
         call = self.subject.calls[0]

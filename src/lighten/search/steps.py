@@ -13,12 +13,11 @@ from lighten.delivery.folders.model import WEIGHTS, save
 from lighten.delivery.folders.run import read_json, write_json
 from lighten.delivery.measure.scores import describe_task
 from lighten.errors import UserError
-from lighten.quantization.settings import DYNAMIC, STATIC
 from lighten.search.budget import Allotment, check_time
 from lighten.search.choose import Next, Setting, Tried, after_training, aim_of, base_setting, next_setting, sentences
 from lighten.search.foresight import Foresight
 from lighten.search.frontier import best_of, frontier_of
-from lighten.search.look import look_at
+from lighten.search.look import kind_of, look_at
 from lighten.search.needs import FIGURES, Budget, Needs
 from lighten.search.outcome import keep, outcome, points_of, verdict
 from lighten.search.quality import Quality
@@ -95,6 +94,8 @@ class Search:
         self._original()
         self._at_once()
         look = self._look()
+        if not any(row["setting"]["epochs"] for row in self.state["trials"]):
+            self._at_once(look["exclude"])
         self._fine_tunes(look)
         return self._finish()
 
@@ -160,22 +161,20 @@ class Search:
         self.needs = self.needs.resolved({name: original[name] for name in FIGURES})
         self._write()
 
-    def _at_once(self) -> None:
-        """Quantize after training, at once."""
+    def _at_once(self, exclude: Sequence[str] | None = None) -> None:
+        """Quantize after training, at once, as long as it is not good enough and there is another way."""
+        kind = kind_of(self.subject.network)
         while True:
-            tried = [row for row in self.state["trials"] if row["setting"]["quantize"] in (STATIC, DYNAMIC)]
-            done = [row for row in tried if row["state"] != "running"]
-            if any(row["state"] == "complete" for row in done):
+            rows = [row for row in self.state["trials"] if not row["setting"]["epochs"]]
+            done = [self._tried(row) for row in rows if row["state"] == "complete"]
+            if any(not self.needs.met_by({**one.figures, **self.needs.limits}, one.drop) for one in done):
                 return
-            running = [row for row in tried if row["state"] == "running"]
-            if running:
-                self._trial(Next(Setting.from_json(running[0]["setting"]), running[0]["why"]))
-                continue
-            mode = after_training(None, [row["setting"]["quantize"] for row in done])
-            if mode is None:
+            running = next((row for row in rows if row["state"] == "running"), None)
+            settings = [Setting.from_json(row["setting"]) for row in rows]
+            found = after_training(kind, settings, exclude) if running is None else _open(running)
+            if found is None:
                 return
-            setting = Setting(quantize=mode, distil=False, scope="uniform")
-            self._trial(Next(setting, f"{mode} int8 after training, at once: a first result"))
+            self._trial(found)
 
     def _look(self) -> dict[str, Any]:
         path = self.storage.folder / LOOK
@@ -205,7 +204,7 @@ class Search:
             self.state["allotment"] = asdict(shares)
         allotment = Allotment(**self.state["allotment"])
         distil = self.subject.task is not None
-        base = base_setting(look, self.needs, exclude=look["exclude"], distil=distil)
+        base = base_setting(look, self.needs, distil=distil)
         base = replace(base, epochs=allotment.first)
         aim, why = aim_of(self._foresight(look, []), base, self.needs)
         self.state["plan"] = [*sentences(look, base, aim, why=why), allotment.sentence]
@@ -215,14 +214,7 @@ class Search:
             rows = [row for row in self.state["trials"] if row["setting"]["epochs"]]
             running = next((row for row in rows if row["state"] == "running"), None)
             if running is not None:
-                self._trial(
-                    Next(
-                        Setting.from_json(running["setting"]),
-                        running["why"],
-                        running["warm_from"],
-                        running["predicted"],
-                    )
-                )
+                self._trial(_open(running))
                 continue
             if sum(row["state"] == "failed" for row in rows) >= MOST_FAILURES:
                 return
@@ -335,3 +327,8 @@ class Search:
             reasons=[*self.state["reasons"], *self.state["help"]],
             frontier=frontier, search=self.state, load=lambda: subject.load(best / STUDENT),
         )  # fmt: skip
+
+
+def _open(row: Mapping[str, Any]) -> Next:
+    """Return a trial that a stop has left open."""
+    return Next(Setting.from_json(row["setting"]), row["why"], row["warm_from"], row["predicted"])
