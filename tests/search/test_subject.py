@@ -160,6 +160,8 @@ def test_network_is_left_as_it_is_and_taught_by_a_copy():
     assert (part, callbacks) == ("student", [])
     assert module.teacher.module is not net
     assert module.optimizer.lr == 0.01
+    assert not any(p.requires_grad for p in module.teacher.module.parameters())
+    assert all(p.requires_grad for p in subject.network.parameters())
 
 
 def test_calibration_is_the_guide_part_in_order():
