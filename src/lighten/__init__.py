@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lighten.quantization.insert import quantize_ as quantize_
     from lighten.quantization.post_training import quantize_post_training as quantize_post_training
     from lighten.quantization.sensitivity import find_float_layers as find_float_layers
+    from lighten.search.compress import compress as compress
     from lighten.tasks import register_task as register_task
 
 _HOMES = {
@@ -50,6 +51,7 @@ _HOMES = {
     "build_data": "data",
     "build_model": "models",
     "calibrate_": "quantization.calibrate",
+    "compress": "search.compress",
     "export": "delivery.export.targets",
     "export_onnx": "delivery.export.targets",
     "find_float_layers": "quantization.sensitivity",

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lighten.data import build_data
+from lighten.delivery.folders.about import about_data
 from lighten.delivery.folders.model import CONFIG, load, save
 from lighten.delivery.folders.provenance import lineage_of
 from lighten.delivery.folders.run import read_json
@@ -158,12 +159,7 @@ def config_of(recipe: Recipe, data: Any, teacher: str | None = None) -> dict[str
     """Return what a model folder says beside the model itself; ``teacher`` is the fingerprint of who taught it."""
     return {
         "made_of": lineage_of(fingerprint_of(**settings_of(recipe)), teacher, data.fingerprint),
-        "data": {"name": data.name, "options": dict(data.options), "fingerprint": data.fingerprint},
-        "task": task_of(data.task).settings(),
-        **({"preprocessing": data.preprocessing()} if hasattr(data, "preprocessing") else {}),
-        "classes": list(data.class_names),
-        "mean": list(data.mean),
-        "std": list(data.std),
+        **about_data(data),
         "training": {"recipe": recipe.name, "seed": recipe.seed, "epochs": recipe.trainer.max_epochs},
     }
 

@@ -94,8 +94,8 @@ def measure(
         pairs = [("model", "network")] if network is not None else []
         found = evaluate(task, models, chain(first, batches), pairs=pairs, form=form)
         call = form.split(first[0]).call
-        latency = interleaved_latency({"model": runner}, _batches(call, batch_sizes))["model"]
-        scores = _model_scores(runner, runner.count(batch_of(call, 1)), found.metrics["model"], latency)
+        latency = interleaved_latency({"model": runner}, batches_of(call, batch_sizes))["model"]
+        scores = model_scores(runner, runner.count(batch_of(call, 1)), found.metrics["model"], latency)
         for difference in found.differences.values():
             scores["logit_error"] = difference.error
             line = doubt(runner.name, difference.error)
@@ -173,11 +173,11 @@ def measure_run(run: str | Path, *, threads: int = 1, on_progress: ProgressCallb
         timed: dict[str, Runner] = {str(role): runners[role] for role in files}
         if in_float.exists():
             timed["float"] = stack.enter_context(open_runner(in_float, threads=threads))
-        latency = interleaved_latency(timed, _batches(call, BATCH_SIZES), tell=stages.part)
+        latency = interleaved_latency(timed, batches_of(call, BATCH_SIZES), tell=stages.part)
         models: dict[Role, ModelScores | None] = {"teacher": None}
         for role in files:
             size = runners[role].count(batch_of(call, 1))
-            models[role] = _model_scores(runners[role], size, _reported(task, found, role), latency[role])
+            models[role] = model_scores(runners[role], size, _reported(task, found, role), latency[role])
         scores = _scores(run, task, models, reference, found)
         if "float" in timed:
             compared = {"int8": latency["compressed"], "float": latency["float"]}
@@ -239,7 +239,7 @@ def _targets(
     call: Call, stages: Stages,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what each runtime makes of the student's file; latencies are taken in turn."""
-    latency = interleaved_latency(runners, _batches(call, BATCH_SIZES), tell=stages.part)
+    latency = interleaved_latency(runners, batches_of(call, BATCH_SIZES), tell=stages.part)
     measured = {
         target: {
             "file": Path(runner.name).name,
@@ -291,11 +291,13 @@ def _first_call(dataloader: Iterable[Any]) -> Call:
     return BatchFormat().split(next(iter(dataloader))).call
 
 
-def _batches(call: Call, sizes: Sequence[int]) -> dict[str, Call]:
+def batches_of(call: Call, sizes: Iterable[int]) -> dict[str, Call]:
+    """Return calls of several sizes, as latencies are named after them."""
     return {f"batch_{size}": batch_of(call, size) for size in sizes}
 
 
-def _model_scores(runner: Runner, size: Size, metrics: Mapping[str, float], latency: dict[str, Latency]) -> ModelScores:
+def model_scores(runner: Runner, size: Size, metrics: Mapping[str, float], latency: dict[str, Latency]) -> ModelScores:
+    """Return what is measured of one model, as ``scores.json`` has it."""
     return {
         **metrics,
         "parameters": size["parameters"],

@@ -1,0 +1,172 @@
+"""Storage of a search: ``search.json``, one folder a trial, and Optuna's journal; one process at a time."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lighten.delivery.folders.run import read_json, write_json
+from lighten.errors import UserError
+from lighten.utils.files import disk_errors_as_user_errors, remove_stale
+
+STATE, LOOK, STUDY, LOCK, TRIALS, BEST = "search.json", "look.json", "study.log", "search.lock", "trials", "best"
+SCHEMA = 1
+MADE_BY = "lighten.compress"
+
+
+class Storage:
+    """The folder of a search, which this process alone writes while the block runs.
+
+    Args:
+        folder: made where missing.
+        made_of: what decides the search, in JSON types; a folder that holds another one is refused.
+
+    Attributes:
+        state: the content of ``search.json``.
+
+    Raises:
+        UserError: if another process searches there, or the folder holds another search.
+    """
+
+    def __init__(self, folder: Path, made_of: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.state: dict[str, Any] = {"schema": SCHEMA, "made_of": dict(made_of)}
+        self._lock: int | None = None
+        self._study: Any = None
+
+    def __enter__(self) -> "Storage":
+        with disk_errors_as_user_errors(self.folder, "be made"):
+            (self.folder / TRIALS).mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder / LOCK)
+        try:
+            remove_stale(self.folder, deep=True)
+            if (self.folder / STATE).exists():
+                self._resume()
+            self._study = _open_study(self.folder / STUDY)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """The rows of all trials so far."""
+        return self.state.setdefault("trials", [])
+
+    def trial_folder(self, number: int) -> Path:
+        """Return where a trial's files are."""
+        return self.folder / TRIALS / str(number)
+
+    def write(self) -> None:
+        """Write ``search.json``, whole or not at all."""
+        write_json(self.folder / STATE, self.state)
+
+    def ask(self, setting: Mapping[str, Any]) -> None:
+        """Tell Optuna which setting is tried next; a trial that a kill has interrupted is taken up again."""
+        import optuna
+
+        if self._open_trial() is None:
+            self._study.enqueue_trial({}, user_attrs=dict(setting))
+            self._study.ask()
+        assert optuna
+
+    def report(self, value: float, step: int) -> None:
+        """Report what the running trial comes to at a step."""
+        running = self._open_trial()
+        if running is not None and step not in running.intermediate_values:
+            self._trial(running.number).report(value, step)
+
+    def tell(self, row: Mapping[str, Any]) -> None:
+        """Tell Optuna how the running trial has ended, and keep its row."""
+        from optuna.trial import TrialState
+
+        running = self._open_trial()
+        if running is not None:
+            states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+            measured = row.get("measured") or {}
+            for name, value in measured.items():
+                self._trial(running.number).set_user_attr(name, value)
+            done = row["state"] == "complete"
+            self._study.tell(running.number, measured["drop"] if done else None, state=states[row["state"]])
+
+    def _open_trial(self) -> Any:
+        from optuna.trial import TrialState
+
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return running[-1] if running else None
+
+    def _trial(self, number: int) -> Any:
+        import optuna
+
+        return optuna.trial.Trial(self._study, self._study.trials[number]._trial_id)
+
+    def _resume(self) -> None:
+        found = read_json(self.folder / STATE, made_by=MADE_BY)
+        if found.get("schema") != SCHEMA:
+            raise UserError(
+                f"{self.folder / STATE}: schema {found.get('schema')!r}, expected {SCHEMA}; give another folder"
+            )
+        there, here = found.get("made_of", {}), self.state["made_of"]
+        differs = [key for key in here if there.get(key) != here[key]]
+        if differs:
+            said = ", ".join(f"{key} {_short(there.get(key))} and not {_short(here[key])}" for key in differs)
+            raise UserError(
+                f"{self.folder}: holds another search, with {said}; repeat that call to resume it, or give another "
+                "folder"
+            )
+        self.state = found
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:12]}…"
+
+
+def _locked(path: Path) -> int:
+    """Return an open lock that goes with this process, however it ends.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    with disk_errors_as_user_errors(path, "be written"):
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(lock, 20).decode(errors="replace").strip()
+        os.close(lock)
+        raise UserError(
+            f"{path.parent}: process {holder or '?'} searches in this folder now; wait for it, or give another folder"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    return lock
+
+
+def _open_study(path: Path) -> Any:
+    """Return the study of a journal, mended where a kill has cut its last line short or left its lock behind."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for left in path.parent.glob(f"{path.name}.lock*"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    return optuna.create_study(study_name="compress", storage=storage, direction="minimize", load_if_exists=True)
