@@ -91,9 +91,7 @@ def _cuts(network: nn.Module, structure: Structure, calls: Sequence[Call]) -> di
     scores = score_groups(states, network, settings, None)
     candidates = [candidate_of(state, found, settings) for state, found in zip(states, scores, strict=True)]
     curves = measure_sensitivity(network, structure, candidates, calls)
-    groups = [
-        _group(structure, which, scores[which], curve, costs) for which, curve in enumerate(curves)
-    ]
+    groups = [_group(structure, which, scores[which], curve, costs) for which, curve in enumerate(curves)]
     foreseen = [
         row for target in ("macs", "parameters") for row in _foreseen(structure, candidates, curves, costs, target)
     ]
