@@ -63,14 +63,16 @@ def _compress(arguments: argparse.Namespace) -> None:
             print(stop, file=sys.stderr)
             raise
         except KeyboardInterrupt:
-            print(f"stopped; {out} has the best so far, the same command resumes", file=sys.stderr)
+            print(f"stopped, the best so far is saved in {out}; the same command resumes", file=sys.stderr)
             raise SystemExit(130) from None
     if arguments.json:
         print_json(as_json(result, out))
     else:
         print(f"{result}\n{result.folder}\n{result.path}\nreport {out / 'report.html'}")
     if not result.met:
-        raise not_met(result)
+        from lighten.run.search import not_met
+
+        raise NeedNotMetError(not_met(result))
 
 
 def as_json(result: Any, out: Path) -> dict[str, Any]:
@@ -89,12 +91,6 @@ def as_json(result: Any, out: Path) -> dict[str, Any]:
         ],
         "confirmation": read_search(out).told.get("confirmation"),
     }
-
-
-def not_met(result: Any) -> NeedNotMetError:
-    """Return what is raised after a search that ended without meeting its need: its reasons in one line."""
-    said = "; ".join(str(reason).rstrip(".") for reason in result.reasons)
-    return NeedNotMetError(f"not met: {said or 'no trial is within the need'}; the nearest is {result.folder}")
 
 
 def _loaded(folder: Path, name: str | None, words: Sequence[str]) -> tuple[Any, Any]:

@@ -69,11 +69,18 @@ def search_run(recipe: Recipe, folder: Path) -> str | None:
         if is_rank_zero() and is_search(folder) and recipe.logger == "wandb":
             publish_search(folder)
     if not is_rank_zero():
-        return None if result.met else "not met"
+        return None if result.met else not_met(result)
     _deliver(result, folder)
     console.print(str(result), highlight=False, markup=False)
     console.print(f"report {write_search_report(folder)}")
-    return None if result.met else f"not met: {'; '.join(map(str, result.reasons))}; the nearest is {result.folder}"
+    return None if result.met else not_met(result)
+
+
+def not_met(result: Any) -> str:
+    """Return in a line what a search has missed, and where the nearest is."""
+    said = [str(reason).rstrip(".") for reason in result.reasons]
+    missed = [reason for reason in said if reason.startswith("not met")] or [f"not met: {'; '.join(said)}"]
+    return f"{missed[-1]}; it is saved in {result.folder}"
 
 
 def _deliver(result: Any, folder: Path) -> None:

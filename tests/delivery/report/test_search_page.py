@@ -54,7 +54,7 @@ def test_every_figure_on_the_page_is_the_one_in_the_file(tmp_path):
         parts = key.split(".")
         if parts[0] == "ratio":
             value = told["original"][parts[2]] / told["trials"][int(parts[1])]["measured"][parts[2]]
-            assert text == f"{value:.1f}×", key
+            assert text == f"{max(value, 1 / value):.1f}×", key
             continue
         value = told
         for part in parts:
@@ -82,10 +82,17 @@ def test_the_plan_the_reasons_and_the_confirmation_are_told(tmp_path):
     for sentence in (*told["plan"], *told["reasons"]):
         assert sentence in page.text
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "with 95 % confidence at most 0.92 points (Newcombe, paired, one-sided)" in text
+    assert "with 95 % confidence at most 0.92 points (Newcombe, one-sided)" in text
     assert "need met, and confirmed" in text
     assert "20 % of it is not fine-tuning" in text
     assert "fcis the network's output" in re.sub(r"\s*\n\s*", "", text)
+
+
+def test_what_became_slower_is_not_called_faster(tmp_path):
+    original = make_search()["original"] | {"latency_ms": 0.03}
+    text = page_of(write_search(tmp_path / "one", original=original)).text
+    assert re.search(r"2\.5×\s*slower", text)
+    assert "faster" not in text.partition("The frontier")[0]
 
 
 def test_a_need_that_is_not_met_is_said_with_the_nearest_and_with_what_would_help(tmp_path):

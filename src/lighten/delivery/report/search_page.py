@@ -8,7 +8,7 @@ from typing import Any
 from lighten.delivery.folders.run import write_text
 from lighten.delivery.report import search_plots as plots
 from lighten.delivery.report.drawings import Drawings
-from lighten.delivery.report.figures import Figure
+from lighten.delivery.report.figures import Figure, times
 from lighten.delivery.report.search_figures import (
     FILE,
     Search,
@@ -30,6 +30,14 @@ EVERY = 15
 PAGE = "report.html"
 SHOWN = {"predicted": ("drop", "latency_ms"), "measured": ("metric", "drop", "latency_ms", "bytes")}
 """The figures of a trial that the table has."""
+
+GAINS = {
+    "bytes": ("smaller", "larger"),
+    "latency_ms": ("faster", "slower"),
+    "macs": ("fewer MACs", "more MACs"),
+    "parameters": ("fewer parameters", "more parameters"),
+}
+"""What a network costs, in words for less and for more of it."""
 
 STATES = {
     "running": "still searching",
@@ -94,8 +102,7 @@ def _context(search: Search, folder: Path) -> dict[str, Any]:
         "confirmation_plot": plots.confirmation_plot(search),
         "nearest": told.get("nearest"),
         "help": list(told.get("help") or []),
-        "reasons": list(told.get("reasons") or []),
-        "plan": list(told.get("plan") or []),
+        "sentences": [_sentence(said) for key in ("plan", "reasons") for said in told.get(key) or [] if said != "met"],
         "frontiers": _frontiers(search),
         "rows": [_row(search, trial) for trial in search.trials],
         "predictions": _predictions(search),
@@ -117,13 +124,7 @@ def _headline(search: Search, leader: Mapping[str, Any] | None) -> list[tuple[Fi
     """Return the best so far in three figures and the words that follow each."""
     if leader is None:
         return []
-    found = []
-    for key, better, worse in (("bytes", "smaller", "larger"), ("latency_ms", "faster", "slower")):
-        ratio = search.ratio(leader, key)
-        if ratio is not None and ratio.value < 1:
-            found.append((Figure(ratio.key, 1 / ratio.value, f"{1 / ratio.value:.1f}×"), worse))
-        elif ratio is not None:
-            found.append((ratio, better))
+    found = [_times_less(search, leader, key, *words) for key, words in GAINS.items() if key in ("bytes", "latency_ms")]
     confirmed = search.told.get("confirmation")
     if confirmed:
         drop: Figure | None = Figure("confirmation.drop", confirmed["drop"], search.drop_text(confirmed["drop"]))
@@ -132,7 +133,17 @@ def _headline(search: Search, leader: Mapping[str, Any] | None) -> list[tuple[Fi
     if drop is not None:
         text = drop.text.lstrip("\N{MINUS SIGN}")
         found.append((Figure(drop.key, drop.value, text), "gained" if drop.value < 0 else "lost"))
-    return found
+    return [figure for figure in found if figure is not None]
+
+
+def _times_less(
+    search: Search, trial: Mapping[str, Any], key: str, better: str, worse: str
+) -> tuple[Figure, str] | None:
+    """Return how many times less a trial costs than the original, or how many times more."""
+    ratio = search.ratio(trial, key)
+    if ratio is None or ratio.value >= 1:
+        return ratio and (ratio, better)
+    return Figure(ratio.key, ratio.value, times(1 / ratio.value)), worse
 
 
 def _cards(search: Search, leader: Mapping[str, Any] | None) -> list[tuple[Figure, str, tuple[Figure | str, ...]]]:
@@ -140,18 +151,22 @@ def _cards(search: Search, leader: Mapping[str, Any] | None) -> list[tuple[Figur
     if leader is None or not search.original:
         return []
     cards: list[tuple[Figure, str, tuple[Figure | str, ...]]] = []
-    labels = {"bytes": "smaller file", "latency_ms": "faster", "macs": "fewer MACs", "parameters": "fewer parameters"}
-    for key, label in labels.items():
-        ratio, now = search.ratio(leader, key), search.at(leader, "measured", key)
-        if ratio is not None and now is not None:
+    for key, words in GAINS.items():
+        gain, now = _times_less(search, leader, key, *words), search.at(leader, "measured", key)
+        if gain is not None and now is not None:
             was = Figure(f"original.{key}", search.original[key], search.show(key)(search.original[key]))
-            cards.append((ratio, label, (was, " → ", now)))
+            cards.append((*gain, (was, " → ", now)))
     metric = search.at(leader, "measured", "metric")
     if metric is not None:
         was = Figure("original.metric", search.original["metric"], search.show("metric")(search.original["metric"]))
         split = leader["measured"].get("split", "select")
         cards.insert(0, (metric, f"{noun_of(search.task, search.metric)}, {split} split", (was, " → ", metric)))
     return cards
+
+
+def _sentence(said: str) -> str:
+    text = str(said).strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
 
 
 def _confirmation(search: Search) -> str | None:
@@ -163,7 +178,7 @@ def _confirmation(search: Search) -> str | None:
     words = (
         f"On {found['samples']:,} samples that neither the search nor the choice has seen, it loses "
         f"{search.drop_text(found['drop'])}; with {sure} confidence at most {search.drop_text(found['bound'])} "
-        f"({found['method']}, paired, one-sided)."
+        f"({found['method']}, one-sided)."
     )
     if found.get("samples_needed"):
         words += f" To decide the need it would take about {found['samples_needed']:,} samples."
