@@ -1,8 +1,10 @@
 """Budget of a search: how it is shared out, and when a trial is given up."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lighten.errors import UserError
 from lighten.search.needs import Budget, Needs, percent
 
 FIRST, NEXT = 0.4, 0.2
@@ -11,6 +13,8 @@ LEAST, MOST = 0.25, 60.0
 """Epochs of one fine-tune."""
 KEPT = 0.08
 """Share of the time that is kept for the end."""
+A_TRIAL = 2.0
+"""Of the original's export and measurement, what a trial after training takes beside."""
 SLACK = 0.02
 """How much worse than needed a trial must be foreseen to be before it is given up."""
 
@@ -68,6 +72,30 @@ class Allotment:
         if left < least:
             return None
         return wanted if wanted <= left else (_rounded(left) or None)
+
+
+def check_epochs(budget: Budget) -> None:
+    """Raise ``UserError`` where a budget of epochs does not reach for one fine-tune."""
+    if budget.epochs is not None and budget.epochs < LEAST:
+        raise UserError(
+            f"budget of {budget.epochs:g} epochs: too small for one trial, which takes {LEAST:g} of one or more; give "
+            "some epochs"
+        )
+
+
+def check_time(budget: Budget, taken: float) -> None:
+    """Raise ``UserError`` where a budget of time does not reach for one trial.
+
+    Args:
+        budget: as given.
+        taken: seconds that export and measurement of the original took.
+    """
+    least = taken * (1 + A_TRIAL)
+    if budget.seconds is not None and budget.seconds < least:
+        raise UserError(
+            f"budget of {budget.seconds:.3g} s: too small for one trial, which takes about {math.ceil(least)} s with the "
+            "original's export; give at least that, and minutes for fine-tunes"
+        )
 
 
 def _rounded(epochs: float) -> float:

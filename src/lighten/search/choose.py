@@ -15,8 +15,12 @@ MOST = 0.95
 """The largest amount that is tried."""
 NEAR = 0.12
 """A bracket of strengths is closed when what they keep differs by less than this share."""
-FIRST, STEP = 0.5, 0.5
-"""What is pruned first where nothing predicts it; and which share of what is left goes next, while all is well."""
+STEP = 0.5
+"""Which share of what is left goes next, while all is well and nothing better is foreseen."""
+LEAST, MOST_AT_FIRST = 0.2, 0.85
+"""Bounds of the first amount: predictions begin with what is known before any training."""
+EDGE = 0.2
+"""How far within its bracket an amount must lie, as a share."""
 
 
 @dataclass(frozen=True)
@@ -121,53 +125,46 @@ def towards(needs: Needs, figures: Mapping[str, float], drop: float) -> int:
 
 
 def next_setting(
-    base: Setting, tried: Sequence[Tried], needs: Needs, *, epochs: Sequence[float], first: float, prunable: bool,
-    why_first: str = "",
-) -> Next | None:  # fmt: skip
+    base: Setting, tried: Sequence[Tried], needs: Needs, *, aim: float, why: str, again: float, prunable: bool
+) -> Next | None:
     """Return the next fine-tune, or ``None`` where nothing more is to be won.
 
-    The amount is bracketed by what was measured, in the share that is kept. A trial begins with the cut weights of the
-    strongest one that pruned no more.
+    The amount is bracketed by what was measured; within the bracket it is the one that predictions aim at. A trial
+    begins with the cut weights of the strongest one that pruned less.
 
     Args:
-        base: what all have in common.
+        base: what all have in common, with the epochs of the first.
         tried: fine-tunes so far.
         needs: resolved.
-        epochs: of the first, of each that follows.
-        first: the amount to begin with.
+        aim: the amount that predictions, corrected by what was measured, say is right.
+        why: that is so.
+        again: epochs of each that follows.
         prunable: whether anything can be pruned; without, one fine-tune through int8 is all there is.
-        why_first: the reason for ``first``.
     """
     if not tried:
-        amount = first if prunable else 0.0
-        return Next(replace(base, amount=amount, epochs=epochs[0]), why_first or _first_reason(amount))
-    if not prunable:
-        return None
-    low, high, why = 0.0, 1.0, ""
-    stopped = False
+        return Next(replace(base, amount=round(aim, 3) if prunable else 0.0), why)
+    low, high = 0.0, 1.0
     for one in tried:
         where = towards(needs, one.figures, one.drop)
+        if where == 0:
+            return None
         if where > 0:
             low = max(low, one.setting.amount)
-        elif where < 0:
+        else:
             high = min(high, one.setting.amount)
-        stopped = stopped or where == 0
-    last = tried[-1]
-    if stopped or high <= 0.0:
+    if not prunable or low >= high or low >= MOST - 0.01 or _width(low, high) < NEAR:
         return None
-    if low >= high:  # what was measured contradicts itself: noise
-        return None
-    if high >= 1.0:
-        amount, why = min(MOST, 1 - (1 - low) * STEP), f"trial {last.number} leaves room: half of what is left goes"
-        if amount - low < 0.01:
-            return None
+    bracket = f"{percent(low)} leaves room" if low else "no pruning has not been tried"
+    bracket += f", {percent(high)} is too much" if high < 1.0 else ""
+    least, most = _between(low, high, EDGE), _between(low, high, 1 - EDGE)
+    if least < aim < most:
+        amount, reason = aim, f"{bracket}: {why}"
     else:
-        if _kept(low, high) < NEAR:
-            return None
-        amount = 1 - math.sqrt((1 - low) * (1 - high))
-        why = f"{percent(low)} is {_word(tried, low)}, {percent(high)} is {_word(tried, high)}: halfway between"
-    amount = round(amount, 4)
-    return Next(replace(base, amount=amount, epochs=epochs[1]), why, warm_from=warm_from(tried, amount))
+        amount, reason = _between(low, high, 0.5), f"{bracket}: halfway in what is kept"
+    amount = round(min(MOST, amount), 3)
+    if amount <= low or amount >= high:
+        return None
+    return Next(replace(base, amount=amount, epochs=again), reason, warm_from(tried, amount))
 
 
 def warm_from(tried: Sequence[Tried], amount: float) -> int | None:
@@ -176,14 +173,52 @@ def warm_from(tried: Sequence[Tried], amount: float) -> int | None:
     return max(fit, key=lambda one: (one.setting.amount, one.number)).number if fit else None
 
 
-def _kept(low: float, high: float) -> float:
-    return math.log((1 - low) / (1 - high))
+def sentences(look: Mapping[str, Any], base: Setting, first: float, *, why: str) -> list[str]:
+    """Return what was chosen and why, in plain sentences."""
+    groups, layers = look["groups"], look["layers"]
+    found = [f"the network is {look['kind']}"]
+    if look["prunable"]:
+        ranked = sum(group["norms_rank_well"] for group in groups)
+        found.append(
+            f"of {len(groups)} groups of channels norms rank {ranked} well: these go by magnitude, the others by FPGM"
+        )
+        hurt = sorted(groups, key=lambda group: -max((damage for _, damage in group["curve"]), default=0.0))[:2]
+        names = " and ".join(group["name"] for group in hurt)
+        found.append(f"each group loses channels where that harms least for what it saves; {names} are spared most")
+        found.append(f"{percent(first)} of the {base.target} go at first: {why}")
+    else:
+        found.append(f"nothing is pruned: {look['why_not']}")
+    if base.exclude:
+        found.append(f"{', '.join(base.exclude)} would stay in float without training; training goes through int8")
+    elif layers:
+        found.append(f"all layers are in int8; {layers[0]['name']} suffers most by it")
+    if base.distil:
+        found.append("the original teaches its compressed self")
+    else:
+        found.append("nobody teaches: nothing says what kind of answer the network gives")
+    return found
 
 
-def _word(tried: Sequence[Tried], amount: float) -> str:
-    known = any(abs(one.setting.amount - amount) < 1e-9 for one in tried)
-    return "the original" if not known and not amount else "tried"
+def aim_of(foresight: Any, base: Setting, needs: Needs) -> tuple[float, str]:
+    """Return the amount that predictions say is right, and why.
+
+    Args:
+        foresight: a :class:`~lighten.search.foresight.Foresight`.
+        base: what all fine-tunes have in common.
+        needs: resolved.
+    """
+    if needs.limits:
+        return max(LEAST, foresight.weakest(base, needs)), "the least that is foreseen to meet the target"
+    assert needs.max_drop is not None
+    aim = foresight.strongest(base, needs.max_drop)
+    return min(MOST_AT_FIRST, max(LEAST, aim)), f"the most whose foreseen drop is within {percent(needs.max_drop)}"
 
 
-def _first_reason(amount: float) -> str:
-    return f"{percent(amount)} pruned first" if amount else "nothing can be pruned: trained through int8 alone"
+def _between(low: float, high: float, share: float) -> float:
+    """Return the amount at a share of the way from ``low`` to ``high``, in the logarithm of what is kept."""
+    least = 1 - (1 - low) * STEP**2 if high >= 1.0 else high
+    return 1 - math.exp((1 - share) * math.log(1 - low) + share * math.log(1 - least))
+
+
+def _width(low: float, high: float) -> float:
+    return math.log((1 - low) / (1 - high)) if high < 1.0 else math.inf

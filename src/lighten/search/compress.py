@@ -11,6 +11,7 @@ from torch import nn
 
 from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
+from lighten.search.budget import check_epochs
 from lighten.search.needs import Budget, Needs, budget_of, needs_of
 from lighten.search.quality import ByTask, Quality
 from lighten.search.result import Result
@@ -76,6 +77,7 @@ def compress(
     needs, limit = needs_of(max_drop, target), budget_of(budget)
     if limit == Budget():
         limit = Budget(epochs=DEFAULT_EPOCHS)
+    check_epochs(limit)
     if metric is not None:
         metric = _checked_metric(metric)
     splits = splits_of(datamodule, seed=seed)

@@ -3,8 +3,8 @@
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,22 @@ THROUGH_INT8 = 1.4
 """How much longer a step takes, on the whole, by masks, fake-quantizers and logging."""
 
 
-def look_at(subject: Subject, data: L.LightningDataModule, splits: Splits, needs: Needs) -> dict[str, Any]:
+def look_at(
+    subject: Subject, data: L.LightningDataModule, splits: Splits, needs: Needs, *, files: Mapping[int, Path]
+) -> dict[str, Any]:
     """Return a look at a network, in JSON types: the content of ``look.json``.
+
+    Args:
+        subject: what is compressed.
+        data: is trained on.
+        splits: of it.
+        needs: say in which runtime latency is measured.
+        files: of the whole network that are there already, by bits.
 
     Returns:
         ``kind``; ``groups`` with what a norm says and the damage of each share; ``frozen``, what cannot be cut and why;
-        ``layers`` by what int8 costs; ``exclude``, those that stay in float; ``foreseen``, what each strength leaves of
-        MACs and parameters and what it damages; ``latency``, measured; ``seconds_per_epoch``; ``prunable``.
+        ``layers`` by what int8 costs; ``exclude``, those that stay in float; ``foreseen``, what each strength takes
+        of each group and leaves of MACs and parameters; ``latency``, measured; ``seconds_per_epoch``; ``prunable``.
     """
     calls = _first(subject.calls, SAMPLES)
     found: dict[str, Any] = {"kind": kind_of(subject.network), "groups": [], "frozen": {}, "foreseen": []}
@@ -66,7 +75,7 @@ def look_at(subject: Subject, data: L.LightningDataModule, splits: Splits, needs
     else:
         found |= {"prunable": True, "why_not": None, **_cuts(subject.network, structure, calls)}
     found |= _layers(subject, splits, needs)
-    found["latency"] = _latency(subject, needs, found["prunable"])
+    found["latency"] = _latency(subject, needs, files, found["prunable"])
     found["seconds_per_epoch"] = _seconds_per_epoch(subject, data)
     return found
 
@@ -123,25 +132,15 @@ def _foreseen(
             )  # fmt: skip
         except UserError:  # more than can go
             break
-        damage = sum(
-            _damage_at(curve, count / candidate.width)
-            for curve, count, candidate in zip(curves, counts, candidates, strict=True)
-        )
+        shares = {c.name: round(count / c.width, 4) for c, count in zip(candidates, counts, strict=True)}
         rows.append(
             {
-                "target": target, "amount": amount, "damage": float(f"{damage:.4g}"),
+                "target": target, "amount": amount, "shares": shares,
                 "macs": round(1 - costs.removed(counts, "macs"), 4),
                 "parameters": round(1 - costs.removed(counts, "parameters"), 4),
             }
         )  # fmt: skip
     return rows
-
-
-def _damage_at(curve: DamageCurve, share: float) -> float:
-    for (a, low), (b, high) in zip(curve, curve[1:], strict=False):
-        if share <= b:
-            return low + (high - low) * (share - a) / (b - a)
-    return curve[-1][1]
 
 
 def _layers(subject: Subject, splits: Splits, needs: Needs) -> dict[str, Any]:
@@ -164,31 +163,26 @@ def _layers(subject: Subject, splits: Splits, needs: Needs) -> dict[str, Any]:
     return {"layers": [], "exclude": []}
 
 
-def _latency(subject: Subject, needs: Needs, prunable: bool) -> list[dict[str, Any]]:
-    """Return milliseconds by strength and bits, in the runtime that is asked for; what fails is left out."""
-    networks: dict[tuple[float, int], Callable[[], nn.Module]] = {
-        (0.0, 32): lambda: subject.network, (0.0, 8): lambda: _int8(subject, subject.network),
-    }  # fmt: skip
-    if prunable:
-        networks[TIMED, 32] = lambda: _narrow(subject)
-        networks[TIMED, 8] = lambda: _int8(subject, _narrow(subject))
+def _latency(subject: Subject, needs: Needs, files: Mapping[int, Path], prunable: bool) -> list[dict[str, Any]]:
+    """Return milliseconds by strength and bits, in the runtime that is asked for; without what cannot be exported."""
     suffix = TARGETS[needs.runtime].suffix
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        runners: dict[str, Any] = {}
-        for (amount, bits), made in networks.items():
-            path = Path(folder) / f"{amount}-{bits}{suffix}"
-            try:
-                export(made(), subject.example, path, target=needs.runtime)
-                runners[f"{amount}-{bits}"] = stack.enter_context(open_runner(path, threads=needs.threads))
-            except Exception:  # the trial that comes to it says why
-                continue
-        if not runners:
-            return []
-        batch = {"asked": batch_of(subject.calls[0], needs.batch)}
-        taken = interleaved_latency(runners, batch, seconds=1.0)
+        known = {(0.0, bits): path for bits, path in files.items()}
+        with suppress(Exception):  # the trial that comes to it says why
+            if prunable:
+                narrow = _narrow(subject)
+                for bits, network in ((32, narrow), (8, _int8(subject, narrow))):
+                    path = Path(folder) / f"{bits}{suffix}"
+                    export(network, subject.example, path, target=needs.runtime)
+                    known[TIMED, bits] = path
+        runners = {
+            f"{amount} {bits}": stack.enter_context(open_runner(path, threads=needs.threads))
+            for (amount, bits), path in known.items()
+        }
+        taken = interleaved_latency(runners, {"asked": batch_of(subject.calls[0], needs.batch)}, seconds=1.0)
     return [
-        {"amount": float(name.split("-")[0]), "bits": int(name.split("-")[1]), "ms": round(found["asked"]["median"], 5)}
+        {"amount": float(name.split()[0]), "bits": int(name.split()[1]), "ms": round(found["asked"]["median"], 5)}
         for name, found in taken.items()
     ]
 

@@ -1,5 +1,6 @@
 """Quality of files: by a task's metrics, or by what a LightningModule of somebody's own logs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ class ByTask:
     ) -> dict[str, Any]:
         """Measure a file in turn with the original's, and write ``scores.json``."""
         found, figures = self._pair(folder, original, file, loader, needs)
-        return {"drop": found.drop, "bound": safe_drop(found, confirming), **figures}
+        return {**reckoned(found, confirming), **figures}
 
     def original(self, file: Path, splits: Splits, needs: Needs) -> dict[str, Any]:
         """Return the original's metric on both parts, and its figures."""
@@ -150,6 +151,18 @@ class ByTask:
         found = confirm_drop(self.task, answers.labels, answers.original, answers.compressed, max_drop=needs.max_drop)
         timed = {"original_ms": one["latency_ms"][f"batch_{needs.batch}"]["median"]}
         return found, {"metric": other[self.metric], **figures_of(other, needs), **timed}
+
+
+def reckoned(found: Confirmation, confirming: int) -> dict[str, float]:
+    """Return a drop on the part that is chosen on, and what it stands for on the part that confirms.
+
+    Returns:
+        ``drop`` as measured; ``expected``, the bound there if the drop is the same; ``bound``, that is likely not to be
+        exceeded, by which the choice is made.
+    """
+    own = max(0.0, found.bound - found.drop)
+    expected = found.drop + own * math.sqrt(found.samples / confirming)
+    return {"drop": found.drop, "expected": expected, "bound": safe_drop(found, confirming)}
 
 
 def figures_of(scores: Mapping[str, Any], needs: Needs) -> dict[str, float]:

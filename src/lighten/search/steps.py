@@ -1,7 +1,8 @@
 """The steps of one search, in order: each reads what the folder has, so that a stopped one goes on."""
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,20 @@ from lighten.delivery.folders.run import read_json, write_json
 from lighten.delivery.measure.scores import describe_task
 from lighten.errors import UserError
 from lighten.quantization.settings import DYNAMIC, STATIC
-from lighten.search.budget import Allotment, hopeless
-from lighten.search.choose import (
-    Next, Setting, Tried, after_training, base_setting, first_strength, next_setting, sentences,
-)  # fmt: skip
+from lighten.search.budget import Allotment, check_time
+from lighten.search.choose import Next, Setting, Tried, after_training, aim_of, base_setting, next_setting, sentences
+from lighten.search.foresight import Foresight
 from lighten.search.frontier import best_of, frontier_of
 from lighten.search.look import look_at
-from lighten.search.needs import Budget, Needs
+from lighten.search.needs import FIGURES, Budget, Needs
 from lighten.search.outcome import keep, outcome, points_of, verdict
 from lighten.search.quality import Quality
 from lighten.search.result import Result
 from lighten.search.splits import Splits
 from lighten.search.storage import BEST, LOOK, MADE_BY, Storage
 from lighten.search.subject import Subject
-from lighten.search.trial import (
-    FILE,
-    STUDENT,
-    HopelessError,
-    export_files,
-    failure_of,
-    read_row,
-    run_trial,
-    warm_start,
-    write_row,
-)  # fmt: skip
+from lighten.search.trial import FILE, STUDENT, export_files, read_row
+from lighten.search.tries import Tries, new_row
 from lighten.training import signals
 from lighten.training.signals import Preempted
 from lighten.utils.targets import TARGETS
@@ -69,6 +60,13 @@ class Search:
         self.needs, self.budget, self.seed, self.trainer, self.tell = needs, budget, seed, trainer, tell
         self._storage: Storage | None = None
         self._begun, self._before = time.monotonic(), 0.0
+
+    @property
+    def _tries(self) -> Tries:
+        return Tries(
+            self.subject, self.quality, self.data, self.splits, self.storage, self.original_file,
+            self.state["original"]["guide"], trainer=self.trainer, seed=self.seed,
+        )  # fmt: skip
 
     @property
     def storage(self) -> Storage:
@@ -157,10 +155,9 @@ class Search:
             self.state["original"] = {**figures, "folder": ORIGINAL, "file": f"{ORIGINAL}.onnx"}
             self._spend("export", exported - begun)
             self._spend("measure", time.monotonic() - exported)
+            check_time(self.budget, time.monotonic() - begun)
         original = self.state["original"]
-        self.needs = self.needs.resolved(
-            {name: original[name] for name in ("latency_ms", "bytes", "macs", "parameters")}
-        )
+        self.needs = self.needs.resolved({name: original[name] for name in FIGURES})
         self._write()
 
     def _at_once(self) -> None:
@@ -185,7 +182,7 @@ class Search:
         if not path.exists():
             begun = time.monotonic()
             self.tell("a look at the network: what can be cut, and what it costs")
-            look = look_at(self.subject, self.data, self.splits, self.needs)
+            look = look_at(self.subject, self.data, self.splits, self.needs, files=self._files())
             look["seconds"] = round(time.monotonic() - begun, 2)
             self._spend("look", look["seconds"])
             write_json(path, look)
@@ -193,6 +190,13 @@ class Search:
         self.state["look"] = look
         self._write()
         return look
+
+    def _files(self) -> dict[int, Path]:
+        """Return the files that are there already, by bits."""
+        name = f"student{TARGETS[self.needs.runtime].suffix}"
+        rows = [row for row in self.state["trials"] if row["state"] == "complete" and not row["setting"]["amount"]]
+        files = {32: self.original_file}
+        return files | ({8: self.storage.folder / rows[0]["folder"] / name} if rows else {})
 
     def _fine_tunes(self, look: Mapping[str, Any]) -> None:
         if "allotment" not in self.state:
@@ -203,8 +207,9 @@ class Search:
         allotment = Allotment(**self.state["allotment"])
         distil = self.subject.task is not None
         base = base_setting(look, self.needs, exclude=look["exclude"], distil=distil)
-        first = first_strength(look, base, self.needs, self.state["original"], self._at_once_figures())
-        self.state["plan"] = [*sentences(look, base, first, distil=distil), allotment.sentence]
+        base = replace(base, epochs=allotment.first)
+        aim, why = aim_of(self._foresight(look, []), base, self.needs)
+        self.state["plan"] = [*sentences(look, base, aim, why=why), allotment.sentence]
         self._write()
         while True:
             self._check_signals()
@@ -222,9 +227,11 @@ class Search:
                 continue
             if sum(row["state"] == "failed" for row in rows) >= MOST_FAILURES:
                 return
+            foresight = self._foresight(look, rows)
+            aim, why = aim_of(foresight, base, self.needs)
             found = next_setting(
-                base, [self._tried(row) for row in rows], self.needs, epochs=(allotment.first, allotment.next),
-                first=first, prunable=bool(look["prunable"]),
+                base, [self._tried(row) for row in rows], self.needs, aim=aim, why=why, again=allotment.next,
+                prunable=look["prunable"],
             )  # fmt: skip
             if found is None:
                 return
@@ -233,7 +240,8 @@ class Search:
             if epochs is None:
                 self.state["plan"] = [*self.state["plan"], "the budget is used up"]
                 return
-            self._trial(Next(replace(found.setting, epochs=epochs), found.why, found.warm_from, found.predicted))
+            setting = replace(found.setting, epochs=epochs)
+            self._trial(replace(found, setting=setting, predicted=foresight.predicted(setting)))
 
     def _finish(self) -> Result:
         points = points_of(self.state)
@@ -257,84 +265,47 @@ class Search:
         self._write()
         return self._result()
 
-    # One trial
-
     def _trial(self, chosen: Next) -> None:
-        storage = self.storage
-        row = next((row for row in self.state["trials"] if row["state"] == "running"), None)
+        """Try what was chosen, or go on with the trial that is open."""
+        rows = self.state["trials"]
+        row = next((row for row in rows if row["state"] == "running"), None)
         if row is None:
-            number = len(self.state["trials"])
-            row = {
-                "number": number, "state": "running", "setting": chosen.setting.as_json(),
-                "predicted": dict(chosen.predicted) if chosen.predicted else None, "measured": None, "seconds": None,
-                "epochs": None, "warm_from": chosen.warm_from, "why": chosen.why, "dropped": None,
-                "folder": f"trials/{number}",
-            }  # fmt: skip
-            self.state["trials"].append(row)
+            row = new_row(len(rows), chosen)
+            rows.append(row)
             self._write()
-        number, folder = row["number"], storage.trial_folder(row["number"])
-        storage.ask(row["setting"])
-        finished = read_row(folder)
-        if finished is None:
-            self.tell(f"trial {number}: {row['why']}")
-            finished = self._tried_out(row, chosen, folder)
-            write_row(folder, finished)
-        row.update(finished)
-        storage.tell(row)
+        self.storage.ask(row["number"], row["setting"])
+        if read_row(self.storage.trial_folder(row["number"])) is None:
+            self.tell(f"trial {row['number']}: {row['why']}")
+        row.update(self._tries.tried(row, self.needs, left=self._left))
+        self.storage.tell(row)
         if row["state"] == "complete":
-            self._keep_best()
+            points = points_of(self.state)
+            self.state["frontier"] = [point.trial for point in frontier_of(points, self.needs)]
+            best, nearest = best_of(points, self.needs)
+            keep(self.storage.folder, best or nearest)
+            self.state["chosen"] = (best or nearest).trial
         for stage, seconds in (row.get("stages") or {}).items():
             self._spend(stage, seconds)
         self._write()
-        self.tell(f"trial {number}: {outcome(row)}")
+        self.tell(f"trial {row['number']}: {outcome(row)}")
         self._check_signals()
 
-    def _tried_out(self, row: Mapping[str, Any], chosen: Next, folder: Path) -> dict[str, Any]:
-        begun = time.monotonic()
-        setting = Setting.from_json(row["setting"])
-        given: dict[str, Any] = {"state": "complete", "dropped": None}
-        try:
-            warm = (
-                None
-                if row["warm_from"] is None
-                else warm_start(self.subject, self.storage.trial_folder(row["warm_from"]))
-            )
-            found = run_trial(
-                setting, subject=self.subject, quality=self.quality, data=self.data, splits=self.splits, folder=folder,
-                needs=self.needs, original=self.original_file, warm=warm, on_epoch=self._on_epoch(setting),
-                trainer=self.trainer, seed=self.seed + row["number"],
-            )  # fmt: skip
-            given |= {"measured": found["measured"], "epochs": found["epochs"], "stages": found["seconds"]}
-        except HopelessError as error:
-            given |= {"state": "pruned", "dropped": str(error), "epochs": self._epochs_done}
-        except (Exception, AssertionError) as error:  # a network may refuse anything
-            given |= {"state": "failed", "dropped": failure_of(error), "epochs": 0.0}
-        return {**given, "seconds": round(time.monotonic() - begun, 2)}
-
-    def _on_epoch(self, setting: Setting) -> Callable[[int, float, L.Trainer], str | None]:
-        values: list[float] = []
-        begun = time.monotonic()
-        self._epochs_done = 0.0
-
-        def ask(done: int, value: float, trainer: L.Trainer) -> str | None:
-            values.append(self.quality.drop(self.state["original"]["guide"], value))
-            self._epochs_done = float(done)
-            self.storage.report(value, done)
-            left = None if self.budget.seconds is None else self.budget.seconds - self.elapsed
-            total = max(1, round(setting.epochs))
-            pace = (time.monotonic() - begun) / len(values)
-            return hopeless(values, done, total, self.needs, left=left, pace=pace)
-
-        return ask
+    def _left(self) -> float | None:
+        """Return the seconds of the budget that are left, where it is one of time."""
+        return None if self.budget.seconds is None else self.budget.seconds - self.elapsed
 
     # What it has come to
 
     def _tried(self, row: Mapping[str, Any]) -> Tried:
-        point = next((point for point in points_of(self.state) if point.trial == row["number"]), None)
-        setting = Setting.from_json(row["setting"])
-        if point is None:
-            return Tried(row["number"], setting, float("inf"), {})
-        return Tried(row["number"], setting, point.reckoned, point.figures)
+        setting, found = Setting.from_json(row["setting"]), row["measured"]
+        if found is None:
+            return Tried(row["number"], setting, math.inf, {})
+        return Tried(row["number"], setting, found["expected"], {name: found[name] for name in FIGURES})
+
+    def _foresight(self, look: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Foresight:
+        at_once = next((p.figures for p in points_of(self.state) if not self.state["trials"][p.trial]["epochs"]), None)
+        drops = {row["number"]: row["measured"]["drop"] for row in rows if row["measured"]}
+        return Foresight(look, self.state["original"], at_once, [self._tried(row) for row in rows], drops)
 
     def _overhead(self) -> float:
         """Return the seconds that a trial takes beside its fit, by those before."""
@@ -353,13 +324,6 @@ class Search:
             if row["state"] == "complete" and row["epochs"] and row["stages"]["fit"] > 1.0
         ]
         return fits[-1] if fits else float(look["seconds_per_epoch"])
-
-    def _keep_best(self) -> None:
-        points = points_of(self.state)
-        self.state["frontier"] = [point.trial for point in frontier_of(points, self.needs)]
-        best, nearest = best_of(points, self.needs)
-        keep(self.storage.folder, best or nearest)
-        self.state["chosen"] = (best or nearest).trial
 
     def _result(self) -> Result:
         folder = self.storage.folder

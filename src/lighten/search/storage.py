@@ -73,44 +73,38 @@ class Storage:
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             warnings.warn(f"{self.folder}: report.html is not written ({first_line(error)})", stacklevel=2)
 
-    def ask(self, setting: Mapping[str, Any]) -> None:
-        """Tell Optuna which setting is tried next; a trial that a kill has interrupted is taken up again."""
-        import optuna
-
-        if self._open_trial() is None:
+    def ask(self, number: int, setting: Mapping[str, Any]) -> None:
+        """Tell Optuna which setting trial ``number`` tries, unless it knows of it from before a stop."""
+        if len(self._study.trials) <= number:
             self._study.enqueue_trial({}, user_attrs=dict(setting))
             self._study.ask()
-        assert optuna
 
-    def report(self, value: float, step: int) -> None:
-        """Report what the running trial comes to at a step."""
-        running = self._open_trial()
-        if running is not None and step not in running.intermediate_values:
-            self._trial(running.number).report(value, step)
+    def report(self, number: int, value: float, step: int) -> None:
+        """Keep what a running trial comes to at a step."""
+        if step not in self.reported(number):
+            self._trial(number).report(value, step)
+
+    def reported(self, number: int) -> dict[int, float]:
+        """Return what was reported of a trial, by step."""
+        return dict(self._study.trials[number].intermediate_values)
 
     def tell(self, row: Mapping[str, Any]) -> None:
-        """Tell Optuna how the running trial has ended, and keep its row."""
+        """Tell Optuna how a trial has ended, unless it knows."""
         from optuna.trial import TrialState
 
-        running = self._open_trial()
-        if running is not None:
-            states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-            measured = row.get("measured") or {}
-            for name, value in measured.items():
-                self._trial(running.number).set_user_attr(name, value)
-            done = row["state"] == "complete"
-            self._study.tell(running.number, measured["drop"] if done else None, state=states[row["state"]])
-
-    def _open_trial(self) -> Any:
-        from optuna.trial import TrialState
-
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return running[-1] if running else None
+        number = row["number"]
+        if self._study.trials[number].state.is_finished():
+            return
+        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+        for name, value in (row.get("measured") or {}).items():
+            self._trial(number).set_user_attr(name, value)
+        value = row["measured"]["drop"] if row["state"] == "complete" else None
+        self._study.tell(number, value, state=states[row["state"]])
 
     def _trial(self, number: int) -> Any:
-        import optuna
+        from optuna.trial import Trial
 
-        return optuna.trial.Trial(self._study, self._study.trials[number]._trial_id)
+        return Trial(self._study, self._study.trials[number]._trial_id)
 
     def _resume(self) -> None:
         found = read_json(self.folder / STATE, made_by=MADE_BY)

@@ -1,10 +1,12 @@
 """Trial: one setting tried, from a network to a measured file in a folder of its own."""
 
 import io
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,8 @@ class HopelessError(Exception):
     """A trial is given up before its end: what it would come to is known well enough."""
 
 
-OnEpoch = Callable[[int, float, L.Trainer], str | None]
-"""From epochs done, the metric on the guide part and the trainer to why the trial is hopeless, or ``None``."""
+OnEpoch = Callable[[int, float], str | None]
+"""From epochs done and the metric on the guide part to why the trial is hopeless, or ``None``."""
 
 
 def run_trial(
@@ -157,7 +159,7 @@ def _fit(
         settings.pop("gradient_clip_val")
     fit = make_trainer(folder=folder, stage="trial", settings=settings, callbacks=callbacks, monitor=None, seed=seed)
     resumed = latest_good(folder / "checkpoints")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _interrupts():
         warnings.simplefilter("ignore")
         fit.fit(
             module, datamodule=GuidedData(data, splits), ckpt_path=str(resumed) if resumed else None, weights_only=True
@@ -166,6 +168,22 @@ def _fit(
     if isinstance(student, L.LightningModule):
         student._trainer = None
     return cut(student, prune.plan) if prune is not None and prune.plan is not None else student
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Let Ctrl-C be what it is: the Trainer makes an exit of it, and leaves the key dead."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 class _QuietPrune(Prune):
@@ -184,7 +202,7 @@ class _Epochs(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         value = self._subject.guided_metric(trainer)
-        why = self._ask(trainer.current_epoch + 1, value, trainer) if value is not None else None
+        why = self._ask(trainer.current_epoch + 1, value) if value is not None else None
         if why:
             raise HopelessError(why)
 
