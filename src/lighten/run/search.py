@@ -8,21 +8,25 @@ from typing import Any
 from rich.console import Console
 
 from lighten.delivery.folders.model import CONFIG
+from lighten.delivery.folders.run import read_json, write_json
+from lighten.delivery.measure.measure import measure_run
+from lighten.delivery.progress import progress
 from lighten.delivery.report.card import write_card
 from lighten.delivery.report.publish_search import publish_search
 from lighten.delivery.report.search_figures import is_search
 from lighten.delivery.report.search_page import write_search_report
 from lighten.errors import RecipeError, UserError
 from lighten.recipe.schema import Recipe, Trainer
-from lighten.run.build import data_of, seed, student_of
+from lighten.run.build import config_of, data_of, seed, student_of
 from lighten.run.choose import describe_choice
+from lighten.training.preempt import stop_between_steps
 from lighten.training.rank import is_rank_zero
 from lighten.utils.files import write_whole
 
 LENGTH = ("max_epochs", "max_steps")
 """Settings of the trainer that a search decides itself."""
-DELIVERED = ("student", "student.onnx", "scores.json")
-"""What the best trial has, and with it the run folder, as that of every run."""
+ORIGINAL = "original"
+"""Of a search: the network that came."""
 
 
 def check_needs(recipe: Recipe) -> None:
@@ -70,8 +74,8 @@ def search_run(recipe: Recipe, folder: Path) -> str | None:
             publish_search(folder)
     if not is_rank_zero():
         return None if result.met else not_met(result)
-    _deliver(result, folder)
-    console.print(str(result), highlight=False, markup=False)
+    _deliver(recipe, data, Path(result.folder).parent, folder, console)
+    console.print(str(result), highlight=False, markup=False, soft_wrap=True)
     console.print(f"report {write_search_report(folder)}")
     return None if result.met else not_met(result)
 
@@ -83,14 +87,17 @@ def not_met(result: Any) -> str:
     return f"{missed[-1]}; it is saved in {result.folder}"
 
 
-def _deliver(result: Any, folder: Path) -> None:
-    """Put the best network where every run has it, so that each later step finds it."""
-    best = Path(result.folder).parent
-    for name in DELIVERED:
-        source, target = best / name, folder / name
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        elif source.exists():
-            write_whole(target, lambda path, source=source: shutil.copyfile(source, path))  # type: ignore[misc]
-    if (folder / "scores.json").exists() and (folder / "student" / CONFIG).exists():
-        write_card(folder)
+def _deliver(recipe: Recipe, data: Any, best: Path, folder: Path, console: Console) -> None:
+    """Make a run folder as every run leaves: original and best network with files, scores and a card."""
+    for source, name in ((folder / ORIGINAL, "dense"), (best / "student", "student")):
+        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+        about = read_json(folder / name / CONFIG, made_by="lighten compress")
+        write_json(folder / name / CONFIG, about | config_of(recipe, data))
+    for file, name in ((folder / f"{ORIGINAL}.onnx", "dense.onnx"), (best / "student.onnx", "student.onnx")):
+        write_whole(folder / name, lambda path, file=file: shutil.copyfile(file, path))  # type: ignore[misc]
+    if hasattr(data, "tokenizer"):
+        data.tokenizer.save_pretrained(folder / "student")
+    stop_between_steps()
+    with progress("measure", console, ticks=False) as on_progress:
+        measure_run(folder, on_progress=on_progress)
+    write_card(folder)

@@ -124,7 +124,8 @@ def _headline(search: Search, leader: Mapping[str, Any] | None) -> list[tuple[Fi
     """Return the best so far in three figures and the words that follow each."""
     if leader is None:
         return []
-    found = [_times_less(search, leader, key, *words) for key, words in GAINS.items() if key in ("bytes", "latency_ms")]
+    gains = [_times_less(search, leader, key, *GAINS[key]) for key in ("bytes", "latency_ms")]
+    found = [gain for gain in gains if gain is not None]
     confirmed = search.told.get("confirmation")
     if confirmed:
         drop: Figure | None = Figure("confirmation.drop", confirmed["drop"], search.drop_text(confirmed["drop"]))
@@ -133,7 +134,7 @@ def _headline(search: Search, leader: Mapping[str, Any] | None) -> list[tuple[Fi
     if drop is not None:
         text = drop.text.lstrip("\N{MINUS SIGN}")
         found.append((Figure(drop.key, drop.value, text), "gained" if drop.value < 0 else "lost"))
-    return [figure for figure in found if figure is not None]
+    return found
 
 
 def _times_less(
@@ -141,8 +142,10 @@ def _times_less(
 ) -> tuple[Figure, str] | None:
     """Return how many times less a trial costs than the original, or how many times more."""
     ratio = search.ratio(trial, key)
-    if ratio is None or ratio.value >= 1:
-        return ratio and (ratio, better)
+    if ratio is None:
+        return None
+    if ratio.value >= 1:
+        return ratio, better
     return Figure(ratio.key, ratio.value, times(1 / ratio.value)), worse
 
 
