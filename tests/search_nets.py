@@ -28,7 +28,7 @@ class Blobs(L.LightningDataModule):
         return DataLoader(TensorDataset(pictures, labels), batch_size=40, **options)
 
     def train_dataloader(self):
-        return self._loader(0, self.samples, shuffle=True, generator=torch.Generator().manual_seed(0))
+        return self._loader(0, self.samples)
 
     def val_dataloader(self):
         return self._loader(1, 160)

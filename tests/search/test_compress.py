@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,14 +14,15 @@ import onnxruntime
 import optuna
 import pytest
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from search_nets import Blobs, Net, trained
 
 import lighten
 from lighten import UserError, compress, load
 from lighten.pruning.planner import plan_pruning
 from lighten.quantization.post_training import quantize_post_training
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from lighten.search.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -190,15 +192,10 @@ if dies == "in a fit":
     report = Storage.report
     def reported(self, number, value, step):
         report(self, number, value, step)
-        if number == 2:
+        if number == 1 and step == 2:
             os.kill(os.getpid(), signal.SIGKILL)
     Storage.report = reported
-if dies == "wait":
-    real = told
-    def told(line):
-        real(line)
-        time.sleep(60)
-result = compress(net, Blobs(), max_drop=0.2, budget="5 epochs", folder=sys.argv[2], on_progress=told)
+result = compress(net, Blobs(), max_drop=0.2, budget="6 epochs", folder=sys.argv[2], on_progress=told)
 """
 
 
@@ -215,13 +212,40 @@ def essence(folder):
     return rows, state["chosen"], state["confirmation"]
 
 
-def test_killed_searches_resume_and_end_as_the_one_that_was_not(tmp_path):
-    whole = run_script(tmp_path, tmp_path / "whole", "never")
-    assert whole.returncode == 0, whole.stderr[-2000:]
-    for dies in ("in a fit", "trial 1: drop"):
-        killed = run_script(tmp_path, tmp_path / "killed", dies)
+def test_killed_searches_resume_and_end_as_the_one_that_was_not(searched, net, tmp_path):
+    folder = tmp_path / "killed"
+    for dies in ("in a fit", "trial 2: drop"):
+        killed = run_script(tmp_path, folder, dies)
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-        assert state_of(tmp_path / "killed")["state"] == "running"
-    resumed = run_script(tmp_path, tmp_path / "killed", "never")
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
-    assert essence(tmp_path / "killed") == essence(tmp_path / "whole")
+        assert state_of(folder)["state"] == "running"
+    told = []
+    compress(net, Blobs(), max_drop=0.2, budget="6 epochs", folder=folder, on_progress=told.append)
+    assert not any(line.startswith(("trial 0:", "trial 1:")) for line in told)
+    assert essence(folder) == essence(searched[1])
+    study = optuna.load_study(study_name="compress", storage=JournalStorage(JournalFileBackend(f"{folder}/study.log")))
+    assert len(study.trials) == len(state_of(folder)["trials"])
+
+
+def test_two_runs_on_one_storage_are_refused(net, tmp_path):
+    with Storage(tmp_path, {}), pytest.raises(UserError, match=f"process {os.getpid()} searches in this folder now"):
+        compress(net, Blobs(), max_drop=0.2, folder=tmp_path)
+
+
+def test_ctrl_c_leaves_the_best_so_far_and_the_key_alive(net, tmp_path, monkeypatch):
+    report = Storage.report
+
+    def interrupted(self, number, value, step):
+        report(self, number, value, step)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Storage, "report", interrupted)
+    before, told = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(KeyboardInterrupt):
+        compress(net, Blobs(), max_drop=0.2, budget="3 epochs", folder=tmp_path, on_progress=told.append)
+    assert signal.getsignal(signal.SIGINT) is before
+    state = state_of(tmp_path)
+    assert state["state"] == "stopped"
+    assert state["chosen"] == 0
+    assert [row["state"] for row in state["trials"]] == ["complete", "running"]
+    assert load(tmp_path / "best" / "student", model=Net())
+    assert "goes on" in told[-1]

@@ -11,6 +11,8 @@ FIRST, NEXT = 0.4, 0.2
 """Shares of all training that the first fine-tune gets, and each that follows."""
 LEAST, MOST = 0.25, 60.0
 """Epochs of one fine-tune."""
+FEWEST = 5
+"""Optimizer steps of one fine-tune."""
 KEPT = 0.08
 """Share of the time that is kept for the end."""
 A_TRIAL = 2.0
@@ -28,15 +30,17 @@ class Allotment:
         next: of each that follows, from weights that are trained already.
         epochs: of all of them; ``None`` where only time counts.
         seconds: of all of it; ``None`` where only epochs count.
+        least: epochs that a fine-tune needs to have some steps.
     """
 
     first: float
     next: float
     epochs: float | None
     seconds: float | None
+    least: float = LEAST
 
     @classmethod
-    def of(cls, budget: Budget, pace: float, elapsed: float, overhead: float) -> "Allotment":
+    def of(cls, budget: Budget, pace: float, elapsed: float, overhead: float, *, steps: int) -> "Allotment":
         """Share a budget out.
 
         Args:
@@ -44,6 +48,7 @@ class Allotment:
             pace: seconds per epoch, foreseen.
             elapsed: seconds that have gone.
             overhead: seconds that a trial takes beside its fit.
+            steps: of an epoch.
         """
         if budget.epochs is not None:
             whole = budget.epochs
@@ -51,7 +56,9 @@ class Allotment:
             assert budget.seconds is not None
             left = budget.seconds * (1 - KEPT) - elapsed - 3 * overhead
             whole = max(0.0, left) / max(1e-6, pace)
-        return cls(_rounded(FIRST * whole), _rounded(NEXT * whole), budget.epochs, budget.seconds)
+        least = max(LEAST, math.ceil(100 * FEWEST / steps) / 100)
+        first, further = (max(least, _rounded(share * whole)) for share in (FIRST, NEXT))
+        return cls(first, further, budget.epochs, budget.seconds, least)
 
     @property
     def sentence(self) -> str:
@@ -68,8 +75,7 @@ class Allotment:
             left = self.epochs - spent
         if self.seconds is not None:
             left = min(left, (self.seconds * (1 - KEPT) - elapsed - overhead) / max(1e-6, pace))
-        least = min(LEAST, self.next or LEAST)
-        if left < least:
+        if left < self.least:
             return None
         return wanted if wanted <= left else (_rounded(left) or None)
 
@@ -93,15 +99,15 @@ def check_time(budget: Budget, taken: float) -> None:
     least = taken * (1 + A_TRIAL)
     if budget.seconds is not None and budget.seconds < least:
         raise UserError(
-            f"budget of {budget.seconds:.3g} s: too small for one trial, which takes about {math.ceil(least)} s with the "
-            "original's export; give at least that, and minutes for fine-tunes"
+            f"budget of {budget.seconds:.3g} s: too small for one trial, which takes about {math.ceil(least)} s with "
+            "the original's export; give at least that, and minutes for fine-tunes"
         )
 
 
 def _rounded(epochs: float) -> float:
-    """Return whole epochs from one on, else a share of one."""
+    """Return whole epochs from one on, else a share of one; never more."""
     epochs = min(MOST, epochs)
-    return float(int(epochs)) if epochs >= 1 else round(epochs, 2)
+    return float(int(epochs)) if epochs >= 1 else int(100 * epochs) / 100
 
 
 def hopeless(

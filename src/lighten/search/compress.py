@@ -12,10 +12,11 @@ from torch import nn
 from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
 from lighten.search.budget import check_epochs
+from lighten.search.named import ByName
 from lighten.search.needs import Budget, Needs, budget_of, needs_of
 from lighten.search.quality import ByTask, Quality
 from lighten.search.result import Result
-from lighten.search.splits import splits_of
+from lighten.search.splits import Splits, splits_of
 from lighten.search.steps import Search
 from lighten.search.storage import Storage
 from lighten.search.subject import Subject, subject_of
@@ -83,7 +84,7 @@ def compress(
     splits = splits_of(datamodule, seed=seed)
     logged = metric[0] if metric else None
     subject = subject_of(model, datamodule, splits, task=task, module=module, logged=logged)
-    quality = _quality(subject, metric)
+    quality = _quality(subject, datamodule, splits, metric)
     quality.check_trained(subject, splits)
     place = Path("runs") / "auto" / time.strftime("%Y%m%d-%H%M%S") if folder is None else Path(folder)
     made_of = _made_of(subject, datamodule, needs, limit, quality, seed)
@@ -105,7 +106,9 @@ def _signals() -> Any:
     return nullcontext() if signals.is_armed() else signals.armed()
 
 
-def _quality(subject: Subject, metric: tuple[str, str] | None) -> Quality:
+def _quality(subject: Subject, data: L.LightningDataModule, splits: Splits, metric: tuple[str, str] | None) -> Quality:
+    if metric is not None:
+        return ByName(subject, data, splits, metric[0], metric[1] == "min")
     assert subject.task is not None
     return ByTask(subject.task)
 

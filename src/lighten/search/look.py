@@ -64,7 +64,8 @@ def look_at(
     Returns:
         ``kind``; ``groups`` with what a norm says and the damage of each share; ``frozen``, what cannot be cut and why;
         ``layers`` by what int8 costs; ``exclude``, those that stay in float; ``foreseen``, what each strength takes
-        of each group and leaves of MACs and parameters; ``latency``, measured; ``seconds_per_epoch``; ``prunable``.
+        of each group and leaves of MACs and parameters; ``latency``, measured; ``steps_per_epoch`` and
+        ``seconds_per_epoch`` of training; ``prunable``.
     """
     calls = _first(subject.calls, SAMPLES)
     found: dict[str, Any] = {"kind": kind_of(subject.network), "groups": [], "frozen": {}, "foreseen": []}
@@ -76,7 +77,7 @@ def look_at(
         found |= {"prunable": True, "why_not": None, **_cuts(subject.network, structure, calls)}
     found |= _layers(subject, splits, needs)
     found["latency"] = _latency(subject, needs, files, found["prunable"])
-    found["seconds_per_epoch"] = _seconds_per_epoch(subject, data)
+    found |= _pace(subject, data)
     return found
 
 
@@ -201,8 +202,8 @@ def _int8(subject: Subject, network: nn.Module) -> nn.Module:
     return quantize_post_training(network, subject.inputs[:1], ranges="min_max", batch=subject.roles)
 
 
-def _seconds_per_epoch(subject: Subject, data: Any) -> float:
-    """Return what an epoch of a fine-tune is going to take, from a few steps on training data."""
+def _pace(subject: Subject, data: Any) -> dict[str, Any]:
+    """Return the steps of an epoch, and what one of a fine-tune is going to take, from a few on training data."""
     loader = data.train_dataloader()
     try:
         batches = len(loader)
@@ -217,7 +218,8 @@ def _seconds_per_epoch(subject: Subject, data: Any) -> float:
             run(teacher, call)
         logits_of(run(student, call)).float().square().mean().backward()
         taken.append(time.perf_counter() - begun)
-    return round(min(taken, default=1.0) * THROUGH_INT8 * batches, 4)
+    seconds = min(taken, default=1.0) * THROUGH_INT8 * batches
+    return {"steps_per_epoch": batches, "seconds_per_epoch": round(seconds, 4)}
 
 
 def _call_of(subject: Subject, batch: Any) -> Call:

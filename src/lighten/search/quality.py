@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lighten.delivery.measure.measure import measure
+from lighten.delivery.measure.measure import BATCH_SIZES, measure
 from lighten.delivery.measure.pair import measure_pair
 from lighten.delivery.measure.scores import SCHEMA, compare, describe_task, write_scores
 from lighten.errors import UserError
@@ -139,7 +139,7 @@ class ByTask:
     def _pair(
         self, folder: Path, original: Path, file: Path, loader: Any, needs: Needs
     ) -> tuple[Confirmation, dict[str, Any]]:
-        sizes = sorted({1, needs.batch, 32})
+        sizes = latency_sizes(needs)
         one, other, answers = measure_pair(self.task, original, file, loader, threads=needs.threads, batch_sizes=sizes)
         ratios = compare(self.task, one, other)
         scores: Any = {
@@ -151,6 +151,11 @@ class ByTask:
         found = confirm_drop(self.task, answers.labels, answers.original, answers.compressed, max_drop=needs.max_drop)
         timed = {"original_ms": one["latency_ms"][f"batch_{needs.batch}"]["median"]}
         return found, {"metric": other[self.metric], **figures_of(other, needs), **timed}
+
+
+def latency_sizes(needs: Needs) -> list[int]:
+    """Return the batch sizes that are timed: the one that is asked for, and those that reports show."""
+    return sorted({*BATCH_SIZES, needs.batch})
 
 
 def reckoned(found: Confirmation, confirming: int) -> dict[str, float]:

@@ -200,10 +200,9 @@ class Search:
 
     def _fine_tunes(self, look: Mapping[str, Any]) -> None:
         if "allotment" not in self.state:
-            reserve = self._overhead()
-            self.state["allotment"] = asdict(
-                Allotment.of(self.budget, look["seconds_per_epoch"], self.elapsed, reserve)
-            )
+            pace, steps = look["seconds_per_epoch"], look["steps_per_epoch"]
+            shares = Allotment.of(self.budget, pace, self.elapsed, self._overhead(), steps=steps)
+            self.state["allotment"] = asdict(shares)
         allotment = Allotment(**self.state["allotment"])
         distil = self.subject.task is not None
         base = base_setting(look, self.needs, exclude=look["exclude"], distil=distil)

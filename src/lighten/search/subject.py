@@ -1,7 +1,7 @@
 """The subject of a search: a trained network, what it answers, and how it learns."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,12 @@ class GuidedData(L.LightningDataModule):
     Args:
         data: the user's, set up already; what it does to batches is done.
         splits: of it.
+        validation: another part than the guide.
     """
 
-    def __init__(self, data: L.LightningDataModule, splits: Splits) -> None:
+    def __init__(self, data: L.LightningDataModule, splits: Splits, *, validation: Any = None) -> None:
         super().__init__()
-        self._data, self._splits = data, splits
+        self._data, self._validation = data, splits.guide if validation is None else validation
         for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
             setattr(self, hook, getattr(data, hook))
 
@@ -138,8 +139,8 @@ class GuidedData(L.LightningDataModule):
         return self._data.train_dataloader()
 
     def val_dataloader(self) -> Any:
-        """Return the guide part."""
-        return self._splits.guide
+        """Return what is validated on."""
+        return self._validation
 
 
 def subject_of(
@@ -196,7 +197,8 @@ def subject_of(
         "enable_checkpointing": False,
         "enable_model_summary": False,
     }
-    with _silent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         L.Trainer(**quiet, accelerator="cpu", devices=1, limit_val_batches=1, callbacks=[look]).validate(
             owner, datamodule=GuidedData(data, splits), verbose=False
         )
@@ -216,21 +218,6 @@ class _Look(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.part, target, _ = find_part(trainer, pl_module, self.module, called=True)
         self.calls = example_calls(trainer, pl_module, target, samples=CALIBRATION)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    import logging
-
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 def _calls(batches: Any, samples: int) -> Iterator[Call]:

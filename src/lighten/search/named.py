@@ -1,0 +1,228 @@
+"""Quality by a metric that a LightningModule of somebody's own logs: its validation step runs the file itself."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lighten.delivery.measure.latency import batch_of, interleaved_latency
+from lighten.delivery.measure.measure import batches_of, model_scores
+from lighten.delivery.measure.scores import SCHEMA, write_scores
+from lighten.delivery.runtimes.runners import Runner, open_runner
+from lighten.errors import UserError
+from lighten.search.confirm import DRAWS, Confirmation, bootstrap_bound
+from lighten.search.needs import Needs
+from lighten.search.quality import figures_of, latency_sizes, reckoned
+from lighten.search.splits import Part, Splits
+from lighten.search.subject import GuidedData, Subject
+from lighten.utils.clone import clone
+
+CHUNKS = 50
+"""Parts of a split whose metrics are compared in pairs, at most."""
+CONFIDENCE = 0.95
+SCRAMBLES = 3
+"""Networks with their weights in disorder, to see what one that knows nothing would come to."""
+
+
+@dataclass(frozen=True)
+class ByName:
+    """By a metric that ``validation_step`` logs, the mean over samples of something.
+
+    The step runs as it is, and the file answers in the network's place. The drop is in points where more is better and
+    the original's is at most 1, else the share of its quality that goes, as ratios say it.
+
+    Args:
+        subject: with an owner.
+        data: what it does to batches is done.
+        splits: of the data.
+        metric: the name that is logged.
+        lower_is_better: its direction.
+    """
+
+    subject: Subject
+    data: L.LightningDataModule
+    splits: Splits
+    metric: str
+    lower_is_better: bool
+
+    def drop(self, reference: float, value: float) -> float:
+        """Return what is lost between two values of the metric."""
+        if self.lower_is_better:
+            return 1 - reference / value if value > 0 else 0.0
+        return reference - value if 0 <= reference <= 1 else 1 - value / reference
+
+    def original(self, file: Path, splits: Splits, needs: Needs) -> dict[str, Any]:
+        """Return the original's metric on both parts, and its figures."""
+        with open_runner(file, threads=needs.threads) as runner:
+            values = [self._value(_Answering(runner), loader) for loader in (splits.select, splits.guide)]
+            scores = self._figures({"original": runner}, needs, [needs.batch])["original"]
+        return {"metric": values[0], "guide": values[1], **figures_of(scores, needs)}
+
+    def measure(
+        self, folder: Path, original: Path, file: Path, loader: Any, needs: Needs, *, confirming: int
+    ) -> dict[str, Any]:
+        """Measure a file in turn with the original's, and write ``scores.json``."""
+        found, figures = self._pair(folder, original, file, loader, needs)
+        return {**reckoned(found, confirming), **figures}
+
+    def confirm(self, folder: Path, original: Path, file: Path, loader: Any, needs: Needs) -> Confirmation:
+        """Return the drop on samples that nothing was chosen on, with its bound."""
+        return self._pair(folder, original, file, loader, needs)[0]
+
+    def check_trained(self, subject: Subject, splits: Splits) -> None:
+        """Compare the network with copies whose weights are in disorder.
+
+        Raises:
+            UserError: if it is no better, or the metric is not logged.
+        """
+        own = self._value(None, splits.guide)
+        draws = torch.Generator().manual_seed(0)
+        others = [self._value(_scrambled(subject.network, draws), splits.guide) for _ in range(SCRAMBLES)]
+        best = min(others) if self.lower_is_better else max(others)
+        if not (own < best if self.lower_is_better else own > best):
+            raise UserError(
+                f"the model is not trained: its {self.metric} is {own:.4g}, and {best:.4g} with its weights in "
+                "disorder; train it first"
+            )
+
+    def _pair(
+        self, folder: Path, original: Path, file: Path, loader: Any, needs: Needs
+    ) -> tuple[Confirmation, dict[str, Any]]:
+        with ExitStack() as stack:
+            files = {"original": original, "compressed": file}
+            runners = {n: stack.enter_context(open_runner(path, threads=needs.threads)) for n, path in files.items()}
+            parts = _chunks(loader)
+            sizes = np.array([float(len(part)) for part, _ in parts])
+            values = {
+                name: np.array([self._value(_Answering(runner), part) for _, part in parts])
+                for name, runner in runners.items()
+            }
+            scores = self._figures(runners, needs, latency_sizes(needs))
+        means = {name: float(each @ sizes / sizes.sum()) for name, each in values.items()}
+
+        def drops(weights: np.ndarray) -> np.ndarray:
+            one, other = ((weights * sizes) @ values[name] / (weights @ sizes) for name in files)
+            return np.array([self.drop(a, b) for a, b in zip(one, other, strict=True)])
+
+        drop, samples = self.drop(means["original"], means["compressed"]), int(sizes.sum())
+        least = 1 - (1 - CONFIDENCE) ** (1 / samples)
+        same = bool((values["original"] == values["compressed"]).all())
+        bound = least if same else max(drop, bootstrap_bound(drops, len(parts), CONFIDENCE, 0))
+        method = f"paired bootstrap of {len(parts)} parts, {DRAWS} draws"
+        needed = None
+        if needs.max_drop is not None and drop < needs.max_drop < bound:
+            needed = math.ceil(samples * ((bound - drop) / (needs.max_drop - drop)) ** 2)
+        for name, each in scores.items():
+            each[self.metric] = means[name]
+        self._write(folder, scores)
+        timed = {"original_ms": scores["original"]["latency_ms"][f"batch_{needs.batch}"]["median"]}
+        figures = {"metric": means["compressed"], **figures_of(scores["compressed"], needs), **timed}
+        return Confirmation(drop, bound, samples, CONFIDENCE, method, needed), figures
+
+    def _figures(self, runners: dict[str, Runner], needs: Needs, sizes: list[int]) -> dict[str, dict[str, Any]]:
+        call = self.subject.calls[0]
+        latency = interleaved_latency(runners, batches_of(call, sizes), seconds=1.0)
+        return {n: model_scores(r, r.count(batch_of(call, 1)), {}, latency[n]) for n, r in runners.items()}
+
+    def _write(self, folder: Path, scores: dict[str, dict[str, Any]]) -> None:
+        meaning = {"label": self.metric, "format": "number", "lower_is_better": self.lower_is_better}
+        one, other = scores["original"], scores["compressed"]
+        task = {
+            "name": "own", "settings": None, "metric": self.metric, "lower_is_better": self.lower_is_better, "unit": "",
+            "exhibit": "", "metrics": {self.metric: meaning}, "alike": {},
+        }  # fmt: skip
+        ratios = {
+            "retention": 1 - self.drop(one[self.metric], other[self.metric]),
+            "size_ratio": one["bytes"] / other["bytes"],
+            "mac_ratio": one["macs"] / max(1, other["macs"]),
+            "parameter_ratio": one["parameters"] / max(1, other["parameters"]),
+            **{f"speedup_{b}": one["latency_ms"][b]["median"] / t["median"] for b, t in other["latency_ms"].items()},
+        }
+        content: Any = {
+            "schema": SCHEMA, "recipe": "compress", "task": task,
+            "models": {"teacher": None, "student": one, "compressed": other},
+            "comparison": {**ratios, "likeness": {}}, "parts": {}, "provenance": {},
+        }  # fmt: skip
+        write_scores(folder, content)
+
+    def _value(self, network: nn.Module | None, loader: Any) -> float:
+        """Return what the owner logs on ``loader`` with ``network`` in its part's place.
+
+        Raises:
+            UserError: if it does not log the metric.
+        """
+        owner = self.subject.copied_owner()
+        if network is not None and self.subject.part:
+            owner.set_submodule(self.subject.part, network)
+        elif isinstance(network, _Answering):
+            owner.forward = network.forward  # type: ignore[method-assign]
+        elif network is not None:
+            owner = network  # type: ignore[assignment]
+        options: dict[str, Any] = {
+            "logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False,
+            "accelerator": "cpu", "devices": 1,
+        }  # fmt: skip
+        with silent():
+            trainer = L.Trainer(**options)
+            trainer.validate(owner, datamodule=GuidedData(self.data, self.splits, validation=loader), verbose=False)
+        if self.metric not in trainer.callback_metrics:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            raise UserError(
+                f"metric={self.metric!r}: validation_step of {type(owner).__name__} does not log it, it logs {logged}"
+            )
+        return float(trainer.callback_metrics[self.metric])
+
+
+class _Answering(nn.Module):
+    """A file in a network's place."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__()
+        self._runner = [runner]  # a list, so that nobody copies it as a part
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the file."""
+        runner = self._runner[0]
+        return torch.from_numpy(np.ascontiguousarray(runner.run(runner.feed((args, kwargs)))))
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keep Lightning from telling of each Trainer."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _scrambled(network: nn.Module, draws: torch.Generator) -> nn.Module:
+    """Return a copy with the numbers of each weight in another order."""
+    copied = clone(network)
+    with torch.no_grad():
+        for weight in copied.parameters():
+            flat = weight.flatten()
+            weight.copy_(flat[torch.randperm(len(flat), generator=draws)].view_as(weight))
+    return copied
+
+
+def _chunks(loader: DataLoader[Any]) -> list[tuple[Part, DataLoader[Any]]]:
+    """Return the samples of a loader in parts of about one size, each with its own loader."""
+    whole: Any = loader.dataset
+    samples = range(len(whole))
+    size = min(max(1, math.ceil(len(samples) / CHUNKS)), loader.batch_size or 1)
+    parts = [Part(whole, samples[i : i + size]) for i in range(0, len(samples), size)]
+    return [(part, DataLoader(part, batch_size=size, collate_fn=loader.collate_fn)) for part in parts]

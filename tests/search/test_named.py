@@ -1,0 +1,103 @@
+"""A LightningModule of somebody's own: its training step, its metric by name and direction."""
+
+import json
+
+import lightning as L
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from search_nets import Blobs, Net, trained
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lighten import UserError, compress
+from lighten.search.named import ByName
+from lighten.search.splits import splits_of
+from lighten.search.subject import subject_of
+
+
+class Triples(Blobs):
+    """Batches of three parts, which nobody but the module below can read."""
+
+    task = None
+
+    def _loader(self, seed, samples, **options):
+        pictures, labels = super()._loader(seed, samples).dataset.tensors
+        return DataLoader(TensorDataset(labels, pictures, torch.ones(samples)), batch_size=40, **options)
+
+
+class Own(L.LightningModule):
+    """Calls its network in a step of its own, and logs an error that is to be small."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.steps = net, 0
+
+    def training_step(self, batch, batch_idx):
+        labels, pictures, _ = batch
+        self.steps += 1
+        return nn.functional.cross_entropy(self.net(pictures), labels)
+
+    def validation_step(self, batch, batch_idx):
+        labels, pictures, _ = batch
+        self.log("val_error", (self.net(pictures).argmax(-1) != labels).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return trained(Net(), Blobs(), epochs=4)
+
+
+def test_own_module_is_searched_by_its_own_metric(net, tmp_path):
+    module = Own(net)
+    result = compress(
+        module, Triples(), max_drop=0.9, budget="4 epochs", folder=tmp_path, metric=("val_error", "min"), module="net",
+        on_progress=lambda line: None,
+    )  # fmt: skip
+    state = json.loads((tmp_path / "search.json").read_text())
+    assert module.steps == 0
+    assert (state["metric"], state["lower_is_better"]) == ("val_error", True)
+    assert [row["setting"]["quantize"] for row in state["trials"]][:2] == ["static", "qat"]
+    assert state["trials"][1]["state"] == "complete"
+    labels, pictures, _ = Triples().test_dataloader().dataset.tensors
+
+    def error(file):
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        return float((np.argmax(session.run(None, {"input": pictures.numpy()})[0], -1) != labels.numpy()).mean())
+
+    assert result.scores["models"]["compressed"]["val_error"] == pytest.approx(error(result.path))
+    assert result.scores["models"]["student"]["val_error"] == pytest.approx(error(tmp_path / "original.onnx"))
+    assert isinstance(result.model, Net)
+
+
+def quality_of(net, metric="val_error"):
+    data = Triples()
+    splits = splits_of(data)
+    subject = subject_of(Own(net), data, splits, module="net", logged=metric)
+    return ByName(subject, data, splits, metric, lower_is_better=True), subject, splits
+
+
+def test_untrained_module_is_refused():
+    torch.manual_seed(1)
+    quality, subject, splits = quality_of(Net())
+    with pytest.raises(UserError, match="is not trained: its val_error"):
+        quality.check_trained(subject, splits)
+
+
+def test_metric_that_is_not_logged_is_named(net):
+    quality, subject, splits = quality_of(net, "val_acc")
+    with pytest.raises(UserError, match="does not log it, it logs val_error"):
+        quality.check_trained(subject, splits)
+
+
+@pytest.mark.parametrize(
+    ("lower", "pair", "drop"), [(False, (0.9, 0.8), 0.1), (False, (40, 30), 0.25), (True, (1, 2), 0.5)]
+)
+def test_drop(lower, pair, drop):
+    quality = ByName(None, None, None, "any", lower_is_better=lower)
+    assert quality.drop(*pair) == pytest.approx(drop)
