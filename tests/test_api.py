@@ -25,6 +25,7 @@ NAMES = [
     "build_data",
     "build_model",
     "calibrate_",
+    "compress",
     "export",
     "export_onnx",
     "find_float_layers",

@@ -85,12 +85,33 @@ def test_a_target_and_a_drop_end_the_search_when_both_are_met():
         (Needs(max_drop=0.01), {}, math.inf, -1),
         (Needs(macs=5), {"macs": 6}, 0.5, 1),
         (Needs(macs=5), {"macs": 4}, 0.5, -1),
+        (Needs(macs=5), {"macs": 4.8}, 0.5, 0),
         (Needs(macs=5, max_drop=0.01), {"macs": 4}, 0.0, 0),
         (Needs(macs=5, max_drop=0.01), {"macs": 6}, 0.5, 1),
     ],
 )
 def test_towards(needs, figures, drop, way):
     assert towards(needs, figures, drop) == way
+
+
+def test_what_just_misses_is_trained_on_once():
+    needs = Needs(max_drop=0.01)
+    done = [tried(1, 0.5, 0.0), tried(2, 0.53, 0.02)]
+    found = next_setting(BASE, done, needs, aim=0.5, why="", again=2.0, prunable=True)
+    assert (found.setting.amount, found.warm_from, found.setting.epochs) == (0.53, 2, 2.0)
+    healed = [*done, tried(3, 0.53, 0.005)]
+    stronger = next_setting(BASE, healed, needs, aim=0.5, why="", again=2.0, prunable=True)
+    assert (stronger.setting.amount > 0.53, stronger.warm_from) == (True, 3)
+    same = [*done, tried(3, 0.53, 0.02)]
+    assert next_setting(BASE, same, needs, aim=0.5, why="", again=2.0, prunable=True) is None
+    far = [done[0], tried(2, 0.53, 0.5)]
+    assert next_setting(BASE, far, needs, aim=0.5, why="", again=2.0, prunable=True) is None
+
+
+def test_what_meets_a_target_closely_is_trained_on_instead_of_pruned_less():
+    needs = Needs(macs=0.5)
+    found = next_setting(BASE, [tried(1, 0.51, 0.2)], needs, aim=0.5, why="", again=2.0, prunable=True)
+    assert (found.setting.amount, found.warm_from) == (0.51, 1)
 
 
 def test_each_begins_with_the_strongest_that_pruned_less():

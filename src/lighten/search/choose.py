@@ -1,6 +1,7 @@
 """Choice of what is tried next, with reasons, from what a look at the network and the trials so far say."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,6 +20,10 @@ STEP = 0.5
 """Which share of what is left goes next, while all is well and nothing better is foreseen."""
 LEAST, MOST_AT_FIRST = 0.2, 0.85
 """Bounds of the first amount: predictions begin with what is known before any training."""
+TIGHT = 0.95
+"""Share of a limit from which on a figure is as near as it need be."""
+REACH, REACH_MORE = 2.0, 0.005
+"""A drop that is at most so many times as large as allowed, and so much more, may be mended by more training."""
 EDGE = 0.2
 """How far within its bracket an amount must lie, as a share."""
 
@@ -118,7 +123,8 @@ def towards(needs: Needs, figures: Mapping[str, float], drop: float) -> int:
     if needs.met_by(figures, -math.inf):
         return 1
     if needs.max_drop is None:
-        return -1
+        tight = any(figures[name] >= TIGHT * limit for name, limit in needs.limits.items())
+        return 0 if tight else -1
     if drop > needs.max_drop:
         return -1
     return 0 if needs.limits else 1
@@ -144,16 +150,16 @@ def next_setting(
     if not tried:
         return Next(replace(base, amount=round(aim, 3) if prunable else 0.0), why)
     low, high = 0.0, 1.0
-    for one in tried:
+    for one in _latest(tried):
         where = towards(needs, one.figures, one.drop)
         if where == 0:
-            return None
+            return None if needs.max_drop is not None else _again(tried, needs, again)
         if where > 0:
             low = max(low, one.setting.amount)
         else:
             high = min(high, one.setting.amount)
     if not prunable or low >= high or low >= MOST - 0.01 or _width(low, high) < NEAR:
-        return None
+        return _again(tried, needs, again)
     bracket = f"{percent(low)} leaves room" if low else "no pruning has not been tried"
     bracket += f", {percent(high)} is too much" if high < 1.0 else ""
     least, most = _between(low, high, EDGE), _between(low, high, 1 - EDGE)
@@ -163,8 +169,31 @@ def next_setting(
         amount, reason = _between(low, high, 0.5), f"{bracket}: halfway in what is kept"
     amount = round(min(MOST, amount), 3)
     if amount <= low or amount >= high:
-        return None
+        return _again(tried, needs, again)
     return Next(replace(base, amount=amount, epochs=again), reason, warm_from(tried, amount))
+
+
+def _latest(tried: Sequence[Tried]) -> list[Tried]:
+    """Return the last trial of each amount."""
+    return list({one.setting.amount: one for one in tried}.values())
+
+
+def _again(tried: Sequence[Tried], needs: Needs, epochs: float) -> Next | None:
+    """Return a trial that trains another one on, once: the bracket is closed, and training is what is left.
+
+    Of a drop that is allowed the one that just exceeds it; else the one that meets the target and loses least.
+    """
+    counts = Counter(one.setting.amount for one in tried)
+    fit = [
+        one for one in tried
+        if one.figures and counts[one.setting.amount] == 1 and not needs.met_by(one.figures, -math.inf)
+        and (needs.max_drop is None or needs.max_drop < one.drop <= REACH * needs.max_drop + REACH_MORE)
+    ]  # fmt: skip
+    if not fit:
+        return None
+    one = min(fit, key=lambda one: one.drop)
+    why = f"trial {one.number} is trained on: the strength is found, and more training loses less"
+    return Next(replace(one.setting, epochs=epochs), why, one.number)
 
 
 def warm_from(tried: Sequence[Tried], amount: float) -> int | None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ class ByName:
     def original(self, file: Path, splits: Splits, needs: Needs) -> dict[str, Any]:
         """Return the original's metric on both parts, and its figures."""
         with open_runner(file, threads=needs.threads) as runner:
-            values = [self._value(_Answering(runner), loader) for loader in (splits.select, splits.guide)]
+            values = self._values(_Answering(runner), [splits.select, splits.guide])
             scores = self._figures({"original": runner}, needs, [needs.batch])["original"]
         return {"metric": values[0], "guide": values[1], **figures_of(scores, needs)}
 
@@ -84,9 +84,9 @@ class ByName:
         Raises:
             UserError: if it is no better, or the metric is not logged.
         """
-        own = self._value(None, splits.guide)
+        (own,) = self._values(None, [splits.guide])
         draws = torch.Generator().manual_seed(0)
-        others = [self._value(_scrambled(subject.network, draws), splits.guide) for _ in range(SCRAMBLES)]
+        others = [self._values(_scrambled(subject.network, draws), [splits.guide])[0] for _ in range(SCRAMBLES)]
         best = min(others) if self.lower_is_better else max(others)
         if not (own < best if self.lower_is_better else own > best):
             raise UserError(
@@ -102,10 +102,8 @@ class ByName:
             runners = {n: stack.enter_context(open_runner(path, threads=needs.threads)) for n, path in files.items()}
             parts = _chunks(loader)
             sizes = np.array([float(len(part)) for part, _ in parts])
-            values = {
-                name: np.array([self._value(_Answering(runner), part) for _, part in parts])
-                for name, runner in runners.items()
-            }
+            loaders = [part for _, part in parts]
+            values = {name: np.array(self._values(_Answering(runner), loaders)) for name, runner in runners.items()}
             scores = self._figures(runners, needs, latency_sizes(needs))
         means = {name: float(each @ sizes / sizes.sum()) for name, each in values.items()}
 
@@ -154,32 +152,36 @@ class ByName:
         }  # fmt: skip
         write_scores(folder, content)
 
-    def _value(self, network: nn.Module | None, loader: Any) -> float:
-        """Return what the owner logs on ``loader`` with ``network`` in its part's place.
+    def _values(self, network: nn.Module | None, loaders: Sequence[Any]) -> list[float]:
+        """Return what the owner logs on each of ``loaders`` with ``network`` in its part's place.
 
         Raises:
             UserError: if it does not log the metric.
         """
-        owner = self.subject.copied_owner()
+        owner: Any = self.subject.copied_owner()
         if network is not None and self.subject.part:
             owner.set_submodule(self.subject.part, network)
         elif isinstance(network, _Answering):
-            owner.forward = network.forward  # type: ignore[method-assign]
+            owner.forward = network.forward
         elif network is not None:
-            owner = network  # type: ignore[assignment]
+            owner = network
         options: dict[str, Any] = {
             "logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False,
             "accelerator": "cpu", "devices": 1,
         }  # fmt: skip
+        found = []
         with silent():
             trainer = L.Trainer(**options)
-            trainer.validate(owner, datamodule=GuidedData(self.data, self.splits, validation=loader), verbose=False)
-        if self.metric not in trainer.callback_metrics:
-            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            raise UserError(
-                f"metric={self.metric!r}: validation_step of {type(owner).__name__} does not log it, it logs {logged}"
-            )
-        return float(trainer.callback_metrics[self.metric])
+            for loader in loaders:
+                trainer.validate(owner, datamodule=GuidedData(self.data, self.splits, validation=loader), verbose=False)
+                if self.metric not in trainer.callback_metrics:
+                    logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+                    raise UserError(
+                        f"metric={self.metric!r}: validation_step of {type(owner).__name__} does not log it, it logs "
+                        f"{logged}"
+                    )
+                found.append(float(trainer.callback_metrics[self.metric]))
+        return found
 
 
 class _Answering(nn.Module):

@@ -57,6 +57,7 @@ def run_trial(
     needs: Needs,
     original: Path,
     warm: nn.Module | None = None,
+    pruned: bool = False,
     on_epoch: OnEpoch | None = None,
     trainer: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -76,6 +77,7 @@ def run_trial(
         needs: under which conditions latency is measured.
         original: the float original's file, measured in turn with the trial's.
         warm: what to begin with, pruned or not, in float; by default the original.
+        pruned: whether ``warm`` has lost all of the amount already.
         on_epoch: asked after each epoch whether to go on.
         trainer: further arguments of Lightning's Trainer.
         seed: of the fit.
@@ -89,7 +91,7 @@ def run_trial(
     if not (folder / STUDENT / WEIGHTS).exists():
         start = clone(warm if warm is not None else subject.network)
         if setting.epochs:
-            student = _fit(setting, subject, data, splits, folder, start, on_epoch, trainer or {}, seed)
+            student = _fit(setting, subject, data, splits, folder, start, pruned, on_epoch, trainer or {}, seed)
         else:
             student = _after_training(setting, subject, start)
         save(student.eval(), folder / STUDENT, **subject.about)
@@ -133,12 +135,12 @@ def _after_training(setting: Setting, subject: Subject, model: nn.Module) -> nn.
 
 def _fit(
     setting: Setting, subject: Subject, data: L.LightningDataModule, splits: Splits, folder: Path, start: nn.Module,
-    on_epoch: OnEpoch | None, trainer: Mapping[str, Any], seed: int,
+    pruned: bool, on_epoch: OnEpoch | None, trainer: Mapping[str, Any], seed: int,
 ) -> nn.Module:  # fmt: skip
     module, part, callbacks = subject.learner(start.train(), lr=setting.lr, distil=setting.distil)
     name = part or None
     prune = None
-    if setting.amount:
+    if setting.amount and not pruned:
         calls = [kwargs if kwargs and not args else args for args, kwargs in subject.calls]
         prune = _QuietPrune(
             setting.amount, score=setting.score, scope=setting.scope, target=setting.target, of="original",

@@ -78,10 +78,11 @@ class Tries:
         setting, before = Setting.from_json(row["setting"]), row["warm_from"]
         try:
             warm = None if before is None else warm_start(self.subject, self.storage.trial_folder(before))
+            pruned = before is not None and self.storage.trials[before]["setting"]["amount"] == setting.amount
             found = run_trial(
                 setting, subject=self.subject, quality=self.quality, data=self.data, splits=self.splits, folder=folder,
-                needs=needs, original=self.original, warm=warm, on_epoch=self._watch(row, setting, needs, left),
-                trainer=self.trainer, seed=self.seed + row["number"],
+                needs=needs, original=self.original, warm=warm, pruned=pruned,
+                on_epoch=self._watch(row, setting, needs, left), trainer=self.trainer, seed=self.seed + row["number"],
             )  # fmt: skip
         except HopelessError as error:
             done = max(self.storage.reported(row["number"]), default=0)
