@@ -39,6 +39,20 @@ def test_a_run(ran, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_sweep_by_a_sampler_is_told_from_every_combination(monkeypatch, capsys):
+    told = []
+    monkeypatch.setattr("lighten.run.sweep.run_sweep", lambda sweep, compose, in_job: told.append((sweep, compose)))
+    assert main(["-m", "recipe=smoke", "seed=1,2", "sweep.trials=3"], RECIPES) == 0
+    ((sweep, compose),) = told
+    assert (sweep.trials, sweep.space) == (3, {"seed": ("1", "2")})
+    assert compose(sweep.drawn({"seed": "2"})).seed == 2
+    assert main(["recipe=smoke", "seed=1,2", "sweep.trials=3"], RECIPES) == 2
+    assert main(["-m", "recipe=smoke", "seed=interval(1,2)"], RECIPES) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "error: sweep.trials=3: is of a sweep; add -m"
+    assert said[1].endswith("or add sweep.trials=N to draw from it")
+
+
 def test_several_runs_in_a_row(ran):
     assert main(["-m", "recipe=smoke,prune_cnn", "seed=1,2"], RECIPES) == 0
     assert [(r.name, r.seed) for r in ran] == [("smoke", 1), ("smoke", 2), ("prune_cnn", 1), ("prune_cnn", 2)]

@@ -30,6 +30,7 @@ from train_py import train_py as train
 from lighten.cli.main import COMMANDS as STEPS
 from lighten.cli.main import main as lighten
 from lighten.recipe.compose import compose_all
+from lighten.recipe.sweep import sweep_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -147,7 +148,7 @@ def follow(command, shorter, run, place, capsys):
         words = ["lighten", *words[2:]]
     if words[:2] in (["python", "train.py"], ["lighten", "train"]):
         if not shorter:
-            assert compose_all(words[2:], Path("recipes")), place
+            assert composed(words[2:]), place
             return None
         assert train([*words[2:], *shorter], Path("recipes")) == 0, (place, capsys.readouterr().err)
         return max(Path("runs").glob("*/*/recipe.yaml"), key=lambda path: path.stat().st_mtime).parent
@@ -175,7 +176,12 @@ def check_job(words, place):
     assert all(word.startswith("--") for word in words[:script]), place
     subprocess.run(["bash", "-n", words[script]], check=True)
     several = ["-m"] if any("," in word for word in words[script + 1 :]) else []
-    assert compose_all([*several, *words[script + 1 :]], Path("recipes")), place
+    assert composed([*several, *words[script + 1 :]]), place
+
+
+def composed(words):
+    sweep = sweep_of(words)
+    return compose_all(words if sweep is None else sweep.drawn(sweep.first()), Path("recipes"))
 
 
 def check_installation(words, place):

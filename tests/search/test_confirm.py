@@ -7,7 +7,7 @@ import torch
 from scipy import optimize, stats
 
 from lighten.errors import UserError
-from lighten.search.confirm import accelerated_bound, confirm_drop, paired_bound, safe_drop
+from lighten.search.confirm import accelerated_bound, confirm_drop, confirm_logged, paired_bound, safe_drop
 from lighten.tasks import task_of
 
 
@@ -131,6 +131,18 @@ def test_answers_that_do_not_differ_are_bounded_by_what_was_not_seen(name):
     assert found.samples_needed == pytest.approx(math.log(0.05) / math.log(0.99), abs=10)
 
 
+@pytest.mark.parametrize("skew", [0.0, 1.0])
+def test_the_level_is_efrons(skew):
+    """Efron's formula by hand: bias from the share of draws below the value, acceleration from parts."""
+    drawn = np.linspace(0, 1, 100_001)
+    without = np.array([1.0, -1.0, 2.0, -2.0]) if not skew else np.array([0.0, 0.0, 0.0, -4.0])
+    away = without.mean() - without
+    a = (away**3).sum() / (6 * (away**2).sum() ** 1.5)
+    z0, z = stats.norm.ppf(0.3), stats.norm.ppf(0.95)
+    level = stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
+    assert accelerated_bound(0.3, drawn, without, 0.95) == pytest.approx(level, abs=1e-4)
+
+
 def test_the_bound_of_a_mean_covers_as_often_as_it_says():
     """A skewed drop of few samples, where a plain percentile falls short."""
     g = np.random.default_rng(0)
@@ -151,6 +163,19 @@ def test_a_choice_reckons_with_both_splits():
     assert safe_drop(found, 300) == pytest.approx(found.drop + own * (1 + math.sqrt(2)))
     assert found.bound < safe_drop(found, 10**9) == pytest.approx(found.bound, abs=1e-4)
     assert safe_drop(found, 10**9) < safe_drop(found, 3000) < safe_drop(found, 300)
+
+
+def test_a_metric_that_was_logged_is_bounded_by_its_batches():
+    g = np.random.default_rng(0)
+    before = g.normal(0.9, 0.02, size=40)
+    after = before - g.normal(0.01, 0.01, size=40)
+    found = confirm_logged(lambda a, b: a - b, [32] * 40, before, after, max_drop=0.011)
+    t = stats.ttest_rel(before, after).confidence_interval(0.90).high
+    assert found.drop == pytest.approx((before - after).mean())
+    assert found.bound == pytest.approx(t, abs=0.15 * (t - found.drop))
+    assert found.samples == 1280
+    assert confirm_logged(lambda a, b: a - b, [30, 10], [1.0, 0.0], [0.0, 0.0]).drop == pytest.approx(0.75)
+    assert confirm_logged(lambda a, b: a - b, [32] * 40, before, before).bound == pytest.approx(1 - 0.05 ** (1 / 1280))
 
 
 def test_bad_answers_are_one_line():

@@ -1,4 +1,7 @@
+import random
+
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
@@ -131,8 +134,12 @@ class Drawn(L.LightningDataModule):
 
 def test_a_draw_without_a_generator_is_repeated_and_leaves_the_process_alone():
     torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    random.seed(1)
     first = splits_of(Drawn())
     after = torch.rand(1)
+    assert np.random.random() == np.random.RandomState(1).random()  # noqa: NPY002
+    assert random.random() == random.Random(1).random()
     torch.manual_seed(2)
     second = splits_of(Drawn())
     assert parts(first) == parts(second)

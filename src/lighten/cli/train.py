@@ -20,6 +20,7 @@ from lighten.training.signals import Preempted, armed, die_with_parent
 
 if TYPE_CHECKING:
     from lighten.recipe.schema import Recipe
+    from lighten.recipe.sweep import Sweep
 
 RECIPE_CODES = f"{COMMON_CODES} or recipe"
 CODES = f"{RECIPE_CODES},\n{NOT_MET} need not met, 143 stopped by a signal: the same command resumes"
@@ -38,7 +39,11 @@ def add_settings(commands: Any, name: str, summary: str, **options: Any) -> None
     command = add_command(commands, name, summary, None, **options)
     command.add_argument("recipe", metavar="recipe=NAME", help="a recipe of ./recipes; `lighten recipes` lists them")
     command.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="other settings, as compress.prune.amount=0")
-    command.add_argument("-m", action="store_true", help="each combination of values with commas: seed=0,1,2")
+    command.add_argument(
+        "-m",
+        action="store_true",
+        help="each combination of values with commas: seed=0,1,2; with sweep.trials=N a sampler draws N",
+    )
 
 
 def run_words(argv: Sequence[str], recipes: Path) -> int:
@@ -55,11 +60,37 @@ def run_words(argv: Sequence[str], recipes: Path) -> int:
 
 
 def _train(argv: Sequence[str], recipes: Path) -> None:
-    jobs = composed(argv, recipes)
+    sweep = _sweep_of(argv)
+    jobs = [] if sweep else composed(argv, recipes)
     from lighten.training.peers import failures_shared
 
     with failures_shared():
-        _run_all(jobs)
+        if sweep:
+            _run_sweep(sweep, recipes)
+        else:
+            _run_all(jobs)
+
+
+def _sweep_of(argv: Sequence[str]) -> "Sweep | None":
+    if not any(word.startswith("sweep.") for word in argv):
+        return None
+    from lighten.recipe.sweep import sweep_of
+
+    return sweep_of(argv)
+
+
+def _run_sweep(sweep: "Sweep", recipes: Path) -> None:
+    """Run the trials of a sampler."""
+    from lighten.run.sweep import run_sweep
+
+    warnings.formatwarning = cast(Any, _warning_line)
+    run_sweep(sweep, lambda words: composed(words, recipes)[0], _one_of_several)
+
+
+@contextmanager
+def _one_of_several(number: int) -> Iterator[None]:
+    with _job(number), _leaving_in_order():
+        yield
 
 
 def _run_all(jobs: Sequence["Recipe"]) -> None:

@@ -99,7 +99,8 @@ def _values(text: str, override: Override) -> list[str]:
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), MAX_RUNS + 1))
     except (HydraException, ValueError):
-        raise RecipeError(f"{text}: cannot be enumerated, expected values with commas, choice(…) or range(…)") from None
+        ways = "expected values with commas, choice(…) or range(…)"
+        raise RecipeError(f"{text}: cannot be enumerated, {ways}; or add sweep.trials=N to draw from it") from None
     return [f"{override.get_key_element()}={value}" for value in values]
 
 

@@ -1,6 +1,6 @@
 """One run: from a checked recipe to a measured int8 file and its report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -46,10 +46,14 @@ from lighten.utils.compression import record_of
 from lighten.utils.files import disk_errors_as_user_errors, remove_stale, suppress_thread_disk_errors
 
 
-def run(recipe: Recipe) -> Path:
+def run(recipe: Recipe, *, callbacks: Sequence[L.Callback] = ()) -> Path:
     """Train, compress, export, measure and report; return the run folder.
 
     The same recipe with the same ``id`` resumes an earlier run that was stopped.
+
+    Args:
+        recipe: checked.
+        callbacks: of the fit, beside those that the recipe asks for.
 
     Raises:
         RecipeError: if the recipe cannot be run, or the folder holds a run of another one.
@@ -65,13 +69,13 @@ def run(recipe: Recipe) -> Path:
         if recipe.searches:
             missed = search_run(recipe, folder)
         else:
-            _run(recipe, folder)
+            _run(recipe, folder, callbacks)
     if missed is not None:  # no failure: all of it is there
         raise NeedNotMetError(missed)
     return folder
 
 
-def _run(recipe: Recipe, folder: Path) -> None:
+def _run(recipe: Recipe, folder: Path, callbacks: Sequence[L.Callback]) -> None:
     console = Console(quiet=not is_rank_zero())
     console.print(f"run {folder}")
     seed(recipe)
@@ -84,7 +88,7 @@ def _run(recipe: Recipe, folder: Path) -> None:
         teachers = teachers_of(recipe, data, folder)
         student = student_of(recipe, data, teachers, folder)
         run_preflight(recipe, data, student, teachers, console)
-        _fit(recipe, data, student, teachers, folder, logger)
+        _fit(recipe, data, student, teachers, folder, logger, callbacks)
         leave_processes()
         if is_rank_zero():
             _deliver(folder, console)
@@ -98,6 +102,7 @@ def _fit(
     teachers: list[nn.Module],
     folder: Path,
     logger: Logger | Literal[False],
+    more: Sequence[L.Callback],
 ) -> None:
     module = module_of(recipe, data, student, teachers)
     config = config_of(recipe, data, module.teacher.fingerprint if module.teacher else None)
@@ -109,7 +114,13 @@ def _fit(
     changed = recipe.resume == CHANGED
     accept = partial(keep_recipe, recipe, folder) if changed else None
     lineage = Lineage(settings_of(recipe), _made_of(data, module), accept=accept)
-    callbacks: list[L.Callback] = [lineage, dense, *([prune] if prune else []), *([quantize] if quantize else [])]
+    callbacks: list[L.Callback] = [
+        lineage,
+        dense,
+        *([prune] if prune else []),
+        *([quantize] if quantize else []),
+        *more,
+    ]
     trainer = make_trainer(
         folder=folder, stage="student", settings=settings, callbacks=callbacks, logger=logger, seed=recipe.seed,
         on_bad_batch=recipe.on_bad_batch, **monitor_of(data),

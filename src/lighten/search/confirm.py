@@ -98,6 +98,43 @@ def confirm_drop(
     return Confirmation(float(drop), float(bound), samples, confidence, method, needed)
 
 
+def confirm_logged(
+    drop: Callable[[float, float], float], sizes: Sequence[int], original: Sequence[float],
+    compressed: Sequence[float], *, confidence: float = 0.95, seed: int = 0, max_drop: float | None = None,
+) -> Confirmation:  # fmt: skip
+    """Return the drop of a metric of somebody's own, of which only the value of each batch is known.
+
+    The metric is the mean over batches, by their samples; the bound is the bootstrap's, of batches.
+
+    Args:
+        drop: from the original's value and the compressed network's to what is lost.
+        sizes: samples of each batch.
+        original: its value of each batch.
+        compressed: likewise, of the same batches.
+        confidence: as :func:`confirm_drop` takes it.
+        seed: likewise.
+        max_drop: likewise.
+    """
+    values, weight = np.array([original, compressed], float), np.array(sizes, float)
+    if not weight.sum():
+        raise UserError("no samples to confirm the drop by, expected some")
+
+    def drops(times: np.ndarray) -> np.ndarray:
+        means = (times * weight) @ values.T / (times @ weight)[:, None]
+        return np.array([drop(one, other) for one, other in means.tolist()])
+
+    found, samples = float(drops(np.ones((1, len(weight))))[0]), int(weight.sum())
+    bound = bootstrap_bound(drops, len(weight), confidence, seed)
+    if np.array_equal(*values):
+        bound = 1 - (1 - confidence) ** (1 / samples)
+
+    def shrunk(factor: float) -> float:
+        return found + (bound - found) / math.sqrt(factor)
+
+    needed = None if max_drop is None or bound <= max_drop else _needed(samples, found, max_drop, shrunk)
+    return Confirmation(found, bound, samples, confidence, f"paired bootstrap of {len(weight)} batches", needed)
+
+
 def paired_bound(lost: float, won: float, samples: float, confidence: float = 0.95) -> float:
     """Return the upper bound of (lost - won) / samples, as proportions of a population.
 
