@@ -93,7 +93,7 @@ def rows_of(name: str, seed: int, given: argparse.Namespace) -> Iterator[dict[st
         told = json.loads((folder / "search.json").read_text())
         if "search" in given.parts:
             found = judged(original, result.path, splits, task, given.max_drop)
-            made = [t["number"] for t in told["trials"] if t["state"] == "complete"][0]
+            made = next(t["number"] for t in told["trials"] if t["state"] == "complete")
             first = (folder / f"trials/{made}/trial.json").stat().st_mtime - started  # below 0 of a search done before
             yield about | {
                 "part": "search",
