@@ -89,4 +89,4 @@ def test_the_bound_is_green_within_the_need_and_orange_beyond():
 def test_each_group_that_can_be_cut_has_its_curve():
     drawings = damage_drawings(Search(make_search()))
     assert [d.name for d in drawings] == [f"layer{s}.{b}.conv1" for s in (1, 2, 3) for b in (0, 1)]
-    assert drawings[0].notes == ("75\xa0% cut: 1.1\xa0points", "norms do not rank it")
+    assert drawings[0].notes == ("75\xa0% cut: 0.01125", "norms do not rank it")

@@ -244,20 +244,27 @@ def _time_note(search: Search) -> str:
 
 def _damage(search: Search) -> Drawings | None:
     drawings = plots.damage_drawings(search)
-    caption = "What the network loses on the guide split when a group is cut by that share, before any training."
+    caption = (
+        "How far the network’s answers move on the guide split when a group is cut by that share, before any training."
+    )
     return Drawings("Sensitivity to pruning", drawings, caption) if drawings else None
 
 
-def _group(group: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _group(group: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     macs = group.get("macs")
     share = "" if macs is None else percent(macs, 1) if macs <= 1 else f"{macs:,.0f}"
-    return str(group["name"]), str(group.get("width", "")), share, "yes" if group.get("norms_rank_well") else "no"
+    return str(group["name"]), str(group.get("width", "")), share, str(group.get("score") or ""), _norms(group)
+
+
+def _norms(group: Mapping[str, Any]) -> str:
+    ranks = "rank it well" if group.get("norms_rank_well") else "do not rank it"
+    return f"{ranks}: {group['norms']}" if group.get("norms") else ranks
 
 
 def _layer(search: Search, layer: Mapping[str, Any]) -> tuple[str, str, str, str]:
     error, drop = layer.get("error"), layer.get("drop")
     return (
-        str(layer["name"]), str(layer.get("kind", "")), "" if error is None else percent(error, 2),
+        str(layer["name"]), str(layer.get("kind", "")), "" if error is None else f"{error:.2g}",
         "" if drop is None else search.drop_text(drop),
     )  # fmt: skip
 

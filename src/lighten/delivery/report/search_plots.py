@@ -7,7 +7,7 @@ from typing import Any
 from lighten.delivery.report.drawings import SMALLEST, Drawing
 from lighten.delivery.report.search_figures import COSTS, Search, pairs_of, seconds_text, setting_in_words, spent
 from lighten.delivery.report.svg import Frame, Point, circle, line, rectangle, shorten, spread, text, ticks
-from lighten.delivery.report.wording import percent
+from lighten.delivery.report.wording import four_digits, percent
 
 HEADROOM = 3.0
 """So many times the largest drop of interest is drawn; what loses more stands at the upper edge."""
@@ -144,6 +144,7 @@ def confirmation_plot(search: Search) -> str | None:
     within = most is None or bound <= most
     css = "compressed" if within else "prune"
     (a, _), (b, _) = frame.at(drop, 0), frame.at(bound, 0)
+    late = b > frame.width / 2
     if most is not None:
         x = frame.at(most, 0)[0]
         frame.add(line((x, top - 8), (x, bottom), "cut"), text(x, top - 13, "need", "mark mid total"))
@@ -152,31 +153,31 @@ def confirmation_plot(search: Search) -> str | None:
         line((b, middle - 7), (b, middle + 7), f"curve {css}"),
         circle((a, middle), 5.5, f"dot {css}", f"drop {search.drop_text(drop)}"),
         text(a, middle - 12, search.drop_text(drop), f"mark mid {css}"),
-        text(b - 2, middle + 22, f"at most {search.drop_text(bound)}", f"mark end {css}"),
+        text(b - 2 if late else a, middle + 22, f"at most {search.drop_text(bound)}", f"mark {'end ' * late}{css}"),
     )
     told = f"drop {search.drop_text(drop)}, at most {search.drop_text(bound)}"
     return frame.drawing("The confirmation", told)
 
 
 def damage_drawings(search: Search) -> list[Drawing]:
-    """Return a small curve for each group of the look: the drop over the share of it that is cut."""
+    """Return a small curve for each group of the look: the damage over the share of it that is cut."""
     groups = [group for group in (search.told.get("look") or {}).get("groups") or [] if group.get("curve")]
     if not groups:
         return []
     most = max(float(damage) for group in groups for _, damage in group["curve"]) or 1.0
     least = min(0.0, *(float(damage) for group in groups for _, damage in group["curve"]))
-    return [_damage(search, group, (least, most * 1.08)) for group in groups]
+    return [_damage(group, (least, most * 1.08)) for group in groups]
 
 
-def _damage(search: Search, group: Mapping[str, Any], span: tuple[float, float]) -> Drawing:
+def _damage(group: Mapping[str, Any], span: tuple[float, float]) -> Drawing:
     width, height = SMALLEST
     frame = Frame((0, 1), span, width=width, height=height, margin=(6.0, 14.0, 6.0, 16.0))
     left, _, right, bottom = frame.box
     frame.add(line((left, bottom), (right, bottom), "axis"))
-    points = [(0.0, 0.0), *((float(share), float(damage)) for share, damage in group["curve"])]
+    points = sorted({(0.0, 0.0), *((float(share), float(damage)) for share, damage in group["curve"])})
     frame.path(points, "curve prune")
     share, damage = points[-1]
-    said = f"{percent(share, 0)} cut: {search.drop_text(damage, 1)}"
+    said = f"{percent(share, 0)} cut: {four_digits(damage)}"
     frame.add(circle(frame.at(share, damage), 3, "dot prune", said))
     frame.add(text(left, bottom + 13, "0", "mark"), text(right, bottom + 13, "all cut", "mark end"))
     norms = "norms rank it well" if group.get("norms_rank_well") else "norms do not rank it"
