@@ -12,6 +12,7 @@ from lighten.search.choose import (
     Tried,
     after_training,
     aim_of,
+    align_of,
     base_setting,
     next_setting,
     sentences,
@@ -22,7 +23,7 @@ from lighten.search.needs import Needs
 
 BASE = Setting(epochs=4.0)
 LOOK = {
-    "kind": "convolutional", "prunable": True, "why_not": None, "layers": [{"name": "conv1", "drop": 0.1}],
+    "align": 8, "kind": "convolutional", "prunable": True, "why_not": None, "layers": [{"name": "conv1", "drop": 0.1}],
     "groups": [
         {"name": "a", "norms_rank_well": True, "curve": [[0, 0], [0.5, 0.1]]},
         {"name": "b", "norms_rank_well": False, "curve": [[0, 0], [0.5, 3.0]]},
@@ -140,6 +141,17 @@ def test_base_setting_follows_kind_and_needs():
     assert base_setting(LOOK, Needs(bytes=5), exclude=(), distil=True).target == "parameters"
     slow = base_setting({**LOOK, "kind": "transformer"}, Needs(max_drop=0.1), exclude=("head",), distil=False)
     assert (slow.lr, slow.exclude, slow.distil) == (1e-4, ("head",), False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "widths", "align"),
+    [
+        ("convolutional", [16, 16, 32, 64], 8), ("convolutional", [64, 64, 128], 16), ("convolutional", [8, 12], 1),
+        ("dense", [512], 1), ("convolutional", [], 1),
+    ],
+)  # fmt: skip
+def test_widths_of_convolutions_are_aligned(kind, widths, align):
+    assert align_of(kind, widths) == align
 
 
 def test_setting_survives_json():

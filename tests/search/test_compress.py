@@ -23,6 +23,7 @@ from lighten import UserError, compress, load
 from lighten.pruning.planner import plan_pruning
 from lighten.quantization.post_training import quantize_post_training
 from lighten.search.storage import Storage
+from lighten.training.signals import Preempted
 
 
 @pytest.fixture(scope="module")
@@ -231,21 +232,25 @@ def test_two_runs_on_one_storage_are_refused(net, tmp_path):
         compress(net, Blobs(), max_drop=0.2, folder=tmp_path)
 
 
-def test_ctrl_c_leaves_the_best_so_far_and_the_key_alive(net, tmp_path, monkeypatch):
-    report = Storage.report
+def test_ctrl_c_and_sigterm_leave_the_best_so_far_and_signals_as_they_were(net, tmp_path, monkeypatch):
+    report, sent, told = Storage.report, [signal.SIGINT, signal.SIGTERM], []
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     def interrupted(self, number, value, step):
         report(self, number, value, step)
-        os.kill(os.getpid(), signal.SIGINT)
+        if sent:
+            os.kill(os.getpid(), sent.pop(0))
+
+    def stopped_by(error):
+        with pytest.raises(error):
+            compress(net, Blobs(), max_drop=0.2, budget="3 epochs", folder=tmp_path, on_progress=told.append)
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        state = state_of(tmp_path)
+        assert state["state"] == "stopped"
+        assert load(tmp_path / "best" / "student", model=Net())
+        assert "goes on" in told[-1]
+        return [row["state"] for row in state["trials"]]
 
     monkeypatch.setattr(Storage, "report", interrupted)
-    before, told = signal.getsignal(signal.SIGINT), []
-    with pytest.raises(KeyboardInterrupt):
-        compress(net, Blobs(), max_drop=0.2, budget="3 epochs", folder=tmp_path, on_progress=told.append)
-    assert signal.getsignal(signal.SIGINT) is before
-    state = state_of(tmp_path)
-    assert state["state"] == "stopped"
-    assert state["chosen"] == 0
-    assert [row["state"] for row in state["trials"]] == ["complete", "running"]
-    assert load(tmp_path / "best" / "student", model=Net())
-    assert "goes on" in told[-1]
+    assert stopped_by(KeyboardInterrupt) == ["complete", "running"]
+    assert stopped_by(Preempted) == ["complete", "complete"]

@@ -30,10 +30,10 @@ from lighten.pruning.sensitivity import measure_sensitivity
 from lighten.pruning.settings import Settings
 from lighten.quantization.post_training import quantize_post_training
 from lighten.quantization.sensitivity import find_float_layers
-from lighten.search.choose import CONVOLUTIONAL, DENSE, TRANSFORMER
+from lighten.search.choose import CONVOLUTIONAL, DENSE, TRANSFORMER, align_of
 from lighten.search.needs import Needs
 from lighten.search.splits import Splits
-from lighten.search.subject import Subject
+from lighten.search.subject import Subject, size_of
 from lighten.utils.clone import clone
 from lighten.utils.inputs import Call, as_call, logits_of, run
 from lighten.utils.targets import TARGETS
@@ -65,18 +65,20 @@ def look_at(
         ``kind``; ``groups`` with what a norm says and the damage of each share; ``frozen``, what cannot be cut and why;
         ``layers`` by what int8 costs; ``exclude``, those that stay in float; ``foreseen``, what each strength takes
         of each group and leaves of MACs and parameters; ``latency``, measured; ``steps_per_epoch`` and
-        ``seconds_per_epoch`` of training; ``prunable``.
+        ``seconds_per_epoch`` of training; ``prunable``; ``align``, of what widths are made multiples.
     """
-    calls = _first(subject.calls, SAMPLES)
-    found: dict[str, Any] = {"kind": kind_of(subject.network), "groups": [], "frozen": {}, "foreseen": []}
+    calls = subject.some(SAMPLES)
+    kind = kind_of(subject.network)
+    found: dict[str, Any] = {"kind": kind, "groups": [], "frozen": {}, "foreseen": [], "align": 1}
     try:
         structure = trace_structure(subject.network, as_call(subject.example))
     except UserError as error:
         found |= {"prunable": False, "why_not": str(error)}
     else:
-        found |= {"prunable": True, "why_not": None, **_cuts(subject.network, structure, calls)}
+        align = align_of(kind, [group.width for group in structure.groups])
+        found |= {"prunable": True, "why_not": None, "align": align, **_cuts(subject.network, structure, calls, align)}
     found |= _layers(subject, splits, needs)
-    found["latency"] = _latency(subject, needs, files, found["prunable"])
+    found["latency"] = _latency(subject, needs, files, found)
     found |= _pace(subject, data)
     return found
 
@@ -94,7 +96,7 @@ def kind_of(network: nn.Module) -> str:
     return CONVOLUTIONAL if convolves else DENSE
 
 
-def _cuts(network: nn.Module, structure: Structure, calls: Sequence[Call]) -> dict[str, Any]:
+def _cuts(network: nn.Module, structure: Structure, calls: Sequence[Call], align: int) -> dict[str, Any]:
     """Return groups, and what each strength of pruning leaves and damages."""
     settings = Settings(0.5, score="auto", scope="sensitivity", target="macs")
     states, costs = group_states(structure), costs_of(structure)
@@ -102,9 +104,7 @@ def _cuts(network: nn.Module, structure: Structure, calls: Sequence[Call]) -> di
     candidates = [candidate_of(state, found, settings) for state, found in zip(states, scores, strict=True)]
     curves = measure_sensitivity(network, structure, candidates, calls)
     groups = [_group(structure, which, scores[which], curve, costs) for which, curve in enumerate(curves)]
-    foreseen = [
-        row for target in ("macs", "parameters") for row in _foreseen(structure, candidates, curves, costs, target)
-    ]
+    foreseen = [row for target in ("macs", "parameters") for row in _foreseen(candidates, curves, costs, target, align)]
     return {"groups": groups, "frozen": dict(structure.frozen), "foreseen": foreseen}
 
 
@@ -118,7 +118,7 @@ def _group(structure: Structure, which: int, scores: GroupScores, curve: DamageC
 
 
 def _foreseen(
-    structure: Structure, candidates: Sequence[Candidate], curves: Sequence[DamageCurve], costs: Costs, target: str
+    candidates: Sequence[Candidate], curves: Sequence[DamageCurve], costs: Costs, target: str, align: int
 ) -> list[dict[str, Any]]:
     known = []
     for which, curve in enumerate(curves):
@@ -128,7 +128,7 @@ def _foreseen(
     for amount in AMOUNTS:
         try:
             counts = final_counts(
-                candidates, amount, "sensitivity", align=1, sensitivities=known,
+                candidates, amount, "sensitivity", align=align, sensitivities=known,
                 share=lambda gone: costs.removed(gone, target),
             )  # fmt: skip
         except UserError:  # more than can go
@@ -164,15 +164,17 @@ def _layers(subject: Subject, splits: Splits, needs: Needs) -> dict[str, Any]:
     return {"layers": [], "exclude": []}
 
 
-def _latency(subject: Subject, needs: Needs, files: Mapping[int, Path], prunable: bool) -> list[dict[str, Any]]:
+def _latency(
+    subject: Subject, needs: Needs, files: Mapping[int, Path], found: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Return milliseconds by strength and bits, in the runtime that is asked for; without what cannot be exported."""
     suffix = TARGETS[needs.runtime].suffix
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         known = {(0.0, bits): path for bits, path in files.items()}
         with suppress(Exception):  # the trial that comes to it says why
-            if prunable:
-                narrow = _narrow(subject)
+            if found["prunable"]:
+                narrow = _narrow(subject, found["align"])
                 for bits, network in ((32, narrow), (8, _int8(subject, narrow))):
                     path = Path(folder) / f"{bits}{suffix}"
                     export(network, subject.example, path, target=needs.runtime)
@@ -188,11 +190,11 @@ def _latency(subject: Subject, needs: Needs, files: Mapping[int, Path], prunable
     ]
 
 
-def _narrow(subject: Subject) -> nn.Module:
+def _narrow(subject: Subject, align: int) -> nn.Module:
     """Return a copy with the same share of each group cut, ``TIMED`` of the MACs."""
     from lighten.pruning.planner import plan_pruning
 
-    plan = plan_pruning(subject.network, subject.example, TIMED, target="macs")
+    plan = plan_pruning(subject.network, subject.example, TIMED, target="macs", align=align)
     small = clone(subject.network)
     mask_(small, plan)
     return shrink(small, plan)
@@ -228,20 +230,7 @@ def _call_of(subject: Subject, batch: Any) -> Call:
 
     if subject.owner is None:
         return BatchFormat().split(batch).call
-    held = [t for t in torch.utils._pytree.tree_leaves(batch) if isinstance(t, torch.Tensor) and t.ndim]
-    return batch_of(subject.calls[0], len(held[0]) if held else 1)
-
-
-def _first(calls: Sequence[Call], samples: int) -> list[Call]:
-    kept = []
-    for call in calls:
-        held = [t for t in torch.utils._pytree.tree_leaves(call) if isinstance(t, torch.Tensor) and t.ndim]
-        size = len(held[0]) if held else 1
-        kept.append(batch_of(call, min(size, samples)))
-        samples -= size
-        if samples <= 0:
-            break
-    return kept
+    return batch_of(subject.calls[0], size_of(batch))
 
 
 def _labelled(loader: Any, samples: int) -> list[Mapping[str, Any] | tuple[Any, ...]]:

@@ -62,6 +62,16 @@ class Subject:
         args, kwargs = map_tensors(lambda t: t[:2] if t.ndim else t, self.calls[0])
         return kwargs if kwargs and not args else args
 
+    def some(self, samples: int) -> list[Call]:
+        """Return the first of its calls, until they hold so many samples; the last one is cut."""
+        kept: list[Call] = []
+        for call in self.calls:
+            kept.append(batch_of(call, min(size_of(call), samples)))
+            samples -= size_of(call)
+            if samples <= 0:
+                break
+        return kept
+
     @property
     def inputs(self) -> list[Any]:
         """Batches of inputs alone, as calibration takes them with :attr:`roles`."""
@@ -220,12 +230,17 @@ class _Look(L.Callback):
         self.calls = example_calls(trainer, pl_module, target, samples=CALIBRATION)
 
 
+def size_of(batch: Any) -> int:
+    """Return how many samples a batch or call has, by its first tensor."""
+    held = [t for t in torch.utils._pytree.tree_leaves(batch) if isinstance(t, torch.Tensor) and t.ndim]
+    return len(held[0]) if held else 1
+
+
 def _calls(batches: Any, samples: int) -> Iterator[Call]:
     form = BatchFormat()
     for batch in batches:
         call = form.split(batch).call
-        held = [t for t in torch.utils._pytree.tree_leaves(call) if isinstance(t, torch.Tensor) and t.ndim]
-        size = len(held[0]) if held else 1
+        size = size_of(call)
         yield batch_of(call, min(size, samples))
         samples -= size
         if samples <= 0:

@@ -35,15 +35,16 @@ from lighten.utils.targets import TARGETS
 FILE, STUDENT, ROW = "student.onnx", "student", "trial.json"
 PRUNE_END, QUANTIZE_BEGIN, FREEZE = 0.5, 0.6, 0.9
 """Shares of a fine-tune: the ramp ends, int8 begins once the pruned network has settled, ranges stand still."""
-GUIDED = "guide"
+PRUNING = 128
+"""Samples that sensitivities of a fine-tune are measured on, as ``Prune`` takes by itself."""
 
 
 class HopelessError(Exception):
     """A trial is given up before its end: what it would come to is known well enough."""
 
 
-OnEpoch = Callable[[int, float], str | None]
-"""From epochs done and the metric on the guide part to why the trial is hopeless, or ``None``."""
+OnEpoch = Callable[[int, float, float], str | None]
+"""From epochs done, the metric on the guide part and the epoch's seconds to why it is hopeless, or ``None``."""
 
 
 def run_trial(
@@ -141,10 +142,10 @@ def _fit(
     name = part or None
     prune = None
     if setting.amount and not pruned:
-        calls = [kwargs if kwargs and not args else args for args, kwargs in subject.calls]
+        calls = [kwargs if kwargs and not args else args for args, kwargs in subject.some(PRUNING)]
         prune = _QuietPrune(
-            setting.amount, score=setting.score, scope=setting.scope, target=setting.target, of="original",
-            begin=0.0, end=PRUNE_END, calibration=calls, module=name,
+            setting.amount, score=setting.score, scope=setting.scope, target=setting.target, align=setting.align,
+            of="original", begin=0.0, end=PRUNE_END, calibration=calls, module=name,
         )  # fmt: skip
         callbacks.append(prune)
     if setting.quantize == "qat":
@@ -200,11 +201,15 @@ class _Epochs(L.Callback):
     """Asks after each epoch's validation whether to go on."""
 
     def __init__(self, ask: OnEpoch, subject: Subject) -> None:
-        self._ask, self._subject = ask, subject
+        self._ask, self._subject, self._begun = ask, subject, 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begun = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         value = self._subject.guided_metric(trainer)
-        why = self._ask(trainer.current_epoch + 1, value) if value is not None else None
+        taken = time.monotonic() - self._begun
+        why = self._ask(trainer.current_epoch + 1, value, taken) if value is not None else None
         if why:
             raise HopelessError(why)
 

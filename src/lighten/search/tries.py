@@ -17,6 +17,9 @@ from lighten.search.subject import Subject
 from lighten.search.trial import HopelessError, OnEpoch, failure_of, read_row, run_trial, warm_start, write_row
 from lighten.utils.files import DiskError
 
+SAME = 0.005
+"""Shares that differ by less are the same: widths are whole numbers."""
+
 
 def new_row(number: int, chosen: Next) -> dict[str, Any]:
     """Return the row of a trial that begins."""
@@ -78,7 +81,7 @@ class Tries:
         setting, before = Setting.from_json(row["setting"]), row["warm_from"]
         try:
             warm = None if before is None else warm_start(self.subject, self.storage.trial_folder(before))
-            pruned = before is not None and self.storage.trials[before]["setting"]["amount"] == setting.amount
+            pruned = before is not None and self._gone(before, setting) > setting.amount - SAME
             found = run_trial(
                 setting, subject=self.subject, quality=self.quality, data=self.data, splits=self.splits, folder=folder,
                 needs=needs, original=self.original, warm=warm, pruned=pruned,
@@ -96,18 +99,21 @@ class Tries:
             "stages": {stage: round(seconds, 3) for stage, seconds in found["seconds"].items()},
         }  # fmt: skip
 
+    def _gone(self, number: int, setting: Setting) -> float:
+        """Return what share of a setting's target a finished trial has pruned, by what was asked and by its figures."""
+        row, original = self.storage.trials[number], self.storage.state["original"]
+        asked = row["setting"]["amount"] if row["setting"]["target"] == setting.target else 0.0
+        return max(float(asked), 1.0 - row["measured"][setting.target] / original[setting.target])
+
     def _watch(
         self, row: Mapping[str, Any], setting: Setting, needs: Needs, left: Callable[[], float | None]
     ) -> OnEpoch:
-        number, begun, here = row["number"], time.monotonic(), 0
+        number, total = row["number"], max(1, round(setting.epochs))
 
-        def ask(done: int, value: float) -> str | None:
-            nonlocal here
-            here += 1
+        def ask(done: int, value: float, seconds: float) -> str | None:
             self.storage.report(number, self.quality.drop(self.guide, value), done)
             reported = self.storage.reported(number)
             drops = [reported[step] for step in sorted(reported) if step <= done]
-            total, pace = max(1, round(setting.epochs)), (time.monotonic() - begun) / here
-            return hopeless(drops, done, total, needs, left=left(), pace=pace)
+            return hopeless(drops, done, total, needs, left=left(), pace=seconds)
 
         return ask
