@@ -15,6 +15,10 @@ class RecipeError(UserError):
     """A recipe that cannot be run; the message is one line, the exit code 2."""
 
 
+class NeedNotMetError(UserError):
+    """A search that ended without meeting its need; what it found is saved. The exit code is 4."""
+
+
 def one_line(error: BaseException, most: int = 1000) -> str:
     """Return an error's message for a terminal: one line that is not endless and cannot colour or move anything."""
     return shown(" ".join(str(error).split()), most)

@@ -31,7 +31,7 @@ OF_A_RUN = ("shrink", "export", "measure", "card", "report", "verify")
 
 CALLS = {
     "train": ["recipe=none"], "plan": ["recipe=none"], "recipes": [], "doctor": [], "completion": ["bash"],
-    "compare": ["a", "b"], "quantize": ["none"],
+    "compare": ["a", "b"], "quantize": ["none"], "compress": ["none"],
     "predict": ["none", "x.png"], "push": ["none", "me/x"], "dashboard": ["--entity", "me"],
 }  # fmt: skip
 """Arguments that each step takes; all others take a run folder."""
@@ -49,7 +49,7 @@ def test_help_fits_a_screen_and_shows_an_example_and_the_exit_codes(capsys, monk
     shown = "\n".join(lines)
     assert f"\nexample: lighten {step or 'train'} " in shown
     assert "\nexit codes: 0 done, 1 stopped (a line says why), 2 wrong arguments" in shown
-    assert ("143 stopped by a signal" in shown) == (step in (None, "train"))
+    assert ("143 stopped by a signal" in shown) == (step in (None, "train", "compress"))
     assert all(re.search(rf"^    {name} ", shown, re.MULTILINE) for name in (() if step else STEPS))
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from lighten.errors import RecipeError
 from lighten.recipe.checks import RecipeWarning, check
-from lighten.recipe.schema import Recipe
+from lighten.recipe.schema import Recipe, settings_of
 
 
 def recipe(**changes):
@@ -177,3 +177,52 @@ def test_unsound_recipes_are_told_in_one_line(changes, says):
 def test_a_setting_without_effect_warns():
     with pytest.warns(RecipeWarning, match="distil has no effect, as teacher is null"):
         check(recipe(distil__temperature=2.0))
+
+
+def searching(**changes):
+    plain = {"compress__prune__amount": None, "compress__quantize__begin": None, "student_checkpoint": "folder"}
+    return recipe(**({"max_drop": 0.01} | plain | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"max_drop": "1%"},
+        {"max_drop": None, "budget": "20 min"},
+        {"max_drop": None, "target": {"latency_ms": 2.0, "bytes": "50%"}},
+        {"student_checkpoint": None, "student_fit__max_epochs": 2},
+    ],
+    ids=str,
+)
+def test_a_search_needs_a_trained_student_and_nothing_else(changes):
+    made = searching(**changes)
+    assert made.searches
+    assert check(made) is made
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_drop": [1]}, r"max_drop=\[1\]: expected a number, or text such as '1%'"),
+        ({"budget": True}, "budget=True: expected a number, or text such as '20min'"),
+        ({"target": {"bytes": {"of": 3}}}, r"target\.bytes=.*expected a number, or text such as '50%'"),
+        ({"teacher": "cnn"}, "teacher: a recipe with max_drop searches for it"),
+        ({"compress__prune__amount": 0.5}, r"compress\.prune\.amount: a recipe with max_drop searches for it"),
+        ({"compress__quantize__begin": 0.5}, r"compress\.quantize\.begin: a recipe with max_drop searches for it"),
+        ({"compress__quantize__mode": "static"}, r"compress\.quantize\.mode: a recipe with max_drop searches for it"),
+        ({"student_checkpoint": None}, "max_drop: a trained model is compressed; give student_checkpoint"),
+        ({"student": "from_teacher"}, "student=from_teacher: a recipe with max_drop has no teacher"),
+        ({"delivery__targets": ["onnx", "litert"]}, r"delivery\.targets: a recipe with max_drop measures onnx"),
+    ],
+    ids=str,
+)
+def test_what_a_search_decides_itself_is_refused_beside_it(changes, said):
+    with pytest.raises(RecipeError, match=said):
+        check(searching(**changes))
+
+
+def test_settings_of_a_run_that_does_not_search_are_what_they_were():
+    """Checkpoints and fingerprints of before there were searches stay good."""
+    assert not {"max_drop", "target", "budget"} & set(settings_of(recipe()))
+    assert settings_of(searching(target={"bytes": "50%"}))["target.bytes"] == "50%"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 RUN = "runs/distil_cnn/20260101-120000"
 """A run folder, for examples."""
+NOT_MET = 4
+"""The exit code of a search that did not meet its need."""
 CODES = "exit codes: 0 done, 1 stopped (a line says why), 2 wrong arguments"
 
 

@@ -56,7 +56,7 @@ _lighten() {
             [[ -d $path && $path == "$current"* ]] && COMPREPLY+=("$(printf %q "${path%/}")")
         done
         ;;
-    quantize)
+    quantize|compress)
         for path in runs/*/*/{dense,student}/; do
             [[ -d $path && $path == "$current"* ]] && COMPREPLY+=("$(printf %q "${path%/}")")
         done
@@ -100,7 +100,7 @@ _lighten() {
         found=(runs/*/*(N/))
         compadd -- $found || _files -/
         ;;
-    quantize)
+    quantize|compress)
         found=(runs/*/*/{dense,student}(N/))
         compadd -- $found || _files -/
         ;;
@@ -123,8 +123,8 @@ complete -c lighten -f
 complete -c lighten -n '__fish_seen_subcommand_from @BY_RECIPE@' -a '(for file in recipes/*.yaml; echo recipe=(basename $file .yaml); end)'
 complete -c lighten -n '__fish_seen_subcommand_from @BY_RECIPE@' -a '@KEYS@'
 complete -c lighten -n '__fish_seen_subcommand_from @OF_RUNS@' -a '(for run in runs/*/*/; string trim -rc / $run; end)'
-complete -c lighten -n '__fish_seen_subcommand_from quantize' -a '(for folder in runs/*/*/dense/ runs/*/*/student/; string trim -rc / $folder; end)'
-complete -c lighten -n '__fish_seen_subcommand_from @OF_RUNS@ quantize' -a '(__fish_complete_directories)'
+complete -c lighten -n '__fish_seen_subcommand_from quantize compress' -a '(for folder in runs/*/*/dense/ runs/*/*/student/; string trim -rc / $folder; end)'
+complete -c lighten -n '__fish_seen_subcommand_from @OF_RUNS@ quantize compress' -a '(__fish_complete_directories)'
 complete -c lighten -n '__fish_seen_subcommand_from completion' -a '@SHELLS@'
 """  # noqa: E501
 
@@ -163,7 +163,7 @@ def script(shell: str) -> str:
 def options_of(step: str) -> dict[str, str]:
     """Return the long options of a step, and ``-m``, with their help."""
     return {
-        option: action.help or ""
+        option: (action.help or "").replace(argparse.SUPPRESS, "")
         for action in _actions(step)
         for option in action.option_strings
         if option.startswith("--") or option == "-m"

@@ -15,11 +15,12 @@ def add_parser(commands: Any) -> None:
     dashboard.add_argument("--entity", required=True, help="the W&B user or team that the project belongs to")
     dashboard.add_argument("--project", default="lighten", help="the W&B project (default: lighten, as runs have it)")
     dashboard.add_argument("--task", default="classification", help="what runs answer (default: classification)")
+    dashboard.add_argument("--search", action="store_true", help="of searches, whose trials are a run each")
     dashboard.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON, and send nothing")
 
 
 def _dashboard(arguments: argparse.Namespace) -> None:
     from lighten.delivery.report.workspace import as_json, publish, workspace
 
-    made = workspace(arguments.entity, arguments.project, task=arguments.task)
+    made = workspace(arguments.entity, arguments.project, task=arguments.task, search=arguments.search)
     print(as_json(made) if arguments.dry_run else publish(made))

@@ -1,8 +1,8 @@
 """The entry point of ``lighten STEP`` and of ``python train.py``.
 
-Exit codes: 0 done, 1 stopped for a reason that one line explains, 2 wrong arguments or a wrong recipe, 143 a run that a
-signal stopped and that the same command resumes. With ``--json`` a command prints JSON, and that alone, to standard
-output; progress and errors go to standard error.
+Exit codes: 0 done, 1 stopped for a reason that one line explains, 2 wrong arguments or a wrong recipe, 4 a search that
+did not meet its need, 143 a run that a signal stopped and that the same command resumes. With ``--json`` a command
+prints JSON, and that alone, to standard output; progress and errors go to standard error.
 """
 
 import argparse
@@ -13,13 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lighten.cli.arguments import new_parser
-from lighten.errors import UserError, one_line
+from lighten.cli.arguments import NOT_MET, new_parser
+from lighten.errors import NeedNotMetError, UserError, one_line
 from lighten.training.signals import release
 
 COMMANDS = (
     "train", "plan", "recipes", "shrink", "export", "measure", "card", "report", "verify", "compare", "predict",
-    "quantize", "push", "dashboard", "doctor", "completion",
+    "quantize", "compress", "push", "dashboard", "doctor", "completion",
 )  # fmt: skip
 """Each is a file beside this one, with its parser (``add_parser``) and its action."""
 
@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None, *, recipes: Path = RECIPES, default:
     except BrokenPipeError:  # whoever reads has enough, as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
+    except NeedNotMetError as error:
+        print(one_line(error), file=sys.stderr)
+        return NOT_MET
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lighten.cli.arguments import CODES as COMMON_CODES
-from lighten.cli.arguments import add_command
-from lighten.errors import RecipeError, UserError, one_line
+from lighten.cli.arguments import NOT_MET, add_command
+from lighten.errors import NeedNotMetError, RecipeError, UserError, one_line
 from lighten.run.environment import JOB, LAUNCHER
 from lighten.training.signals import Preempted, armed, die_with_parent
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lighten.recipe.sweep import Sweep
 
 RECIPE_CODES = f"{COMMON_CODES} or recipe"
-CODES = f"{RECIPE_CODES},\n143 stopped by a signal: the same command resumes"
+CODES = f"{RECIPE_CODES},\n{NOT_MET} need not met, 143 stopped by a signal: the same command resumes"
 
 
 def add_parser(commands: Any) -> None:
@@ -98,13 +98,19 @@ def _run_all(jobs: Sequence["Recipe"]) -> None:
 
     warnings.formatwarning = cast(Any, _warning_line)  # here, as Lightning sets its own when it is imported
     chosen = os.environ.get(JOB) if "LOCAL_RANK" in os.environ else None
-    folders = []
+    folders: list[Path] = []
+    missed: list[str] = []
     for number, recipe in enumerate(jobs):
         if chosen in (None, str(number)):
             with _job(number), _leaving_in_order():
-                folders.append(run(recipe))
+                try:
+                    folders.append(run(recipe))
+                except NeedNotMetError as error:  # the others run all the same
+                    missed.append(str(error))
     if chosen is None and os.environ.get("SLURM_PROCID", "0") == "0":
         _compare([folder for folder in folders if (folder / "scores.json").exists()])
+    if missed:
+        raise NeedNotMetError("; ".join(missed))
 
 
 def _compare(folders: Sequence[Path]) -> None:
@@ -124,6 +130,9 @@ def exit_code(work: Callable[[], None]) -> int:
     except RecipeError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
+    except NeedNotMetError as error:
+        print(one_line(error), file=sys.stderr)
+        return NOT_MET
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1

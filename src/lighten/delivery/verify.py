@@ -24,8 +24,9 @@ from lighten.delivery.measure.scores import (
     seal_of,
 )
 from lighten.delivery.progress import ProgressCallback, Stages, ignore_progress
-from lighten.delivery.report import card
+from lighten.delivery.report import card, search_page
 from lighten.delivery.report import page as report
+from lighten.delivery.report.search_figures import is_search
 from lighten.delivery.runtimes.packages import require
 from lighten.delivery.runtimes.runners import open_runner
 from lighten.errors import UserError
@@ -161,7 +162,8 @@ def _checkpoints(run: Path, scores: Scores) -> Iterator[Check]:
 
 def _pages(run: Path) -> Iterator[Check]:
     """Yield whether report and model card are what these scores give."""
-    for name, render, step in (("report.html", report.render, "report"), ("student/README.md", card.render, "card")):
+    page = search_page.render if is_search(run) else report.render
+    for name, render, step in (("report.html", page, "report"), ("student/README.md", card.render, "card")):
         if (run / name).exists():
             same = (run / name).read_bytes() == render(run).encode()
             yield Check(name, "of these scores", "so it is" if same else f"another; `lighten {step} {run}`", same)

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from typing import Any
 
 from lighten.data import check_data, data_names
 from lighten.distillation.settings import DistilSettings
@@ -9,7 +10,7 @@ from lighten.errors import RecipeError, UserError, shown
 from lighten.models import check_model, model_names
 from lighten.pruning.settings import PruneSettings
 from lighten.quantization.settings import QuantizeSettings
-from lighten.recipe.schema import AUTO, CHANGED, FROM_TEACHER, Delivery, Recipe, Trainer
+from lighten.recipe.schema import AUTO, CHANGED, FROM_TEACHER, SEARCH, Delivery, Recipe, Trainer
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.settings import ON_BAD_BATCH
 from lighten.utils.checks import check_number, check_one_of, check_whole
@@ -21,6 +22,8 @@ MAX_SEED = 2**32 - 1
 RESUME = ("same", CHANGED)
 """Whether a resumed run may have other settings than it began with."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
+EXAMPLES = {"max_drop": "1%", "budget": "20min"}
+"""Of needs, as text."""
 PRECISIONS = ("auto", "32-true", "32", "16-mixed", "bf16-mixed")
 
 
@@ -39,7 +42,7 @@ def check(recipe: Recipe) -> Recipe:
         for key, settings in _nodes(recipe).items():
             settings.check(f"{key}.")
         _check_delivery(recipe.delivery)
-        _check_techniques(recipe)
+        (_check_search if recipe.searches else _check_techniques)(recipe)
         _check_trainer(recipe.trainer)
         _check_options(recipe)
     except UserError as error:
@@ -86,6 +89,31 @@ def _check_delivery(delivery: Delivery) -> None:
         raise RecipeError(f"delivery.targets=[{given}]: the others are compared with onnx; name it as well")
     if delivery.opset is not None:
         check_whole("delivery.opset", delivery.opset, 18, 23)
+
+
+def _check_search(recipe: Recipe) -> None:
+    """Check what stands beside needs and budget; what they say themselves is read before the run begins."""
+    for key, given in {"max_drop": recipe.max_drop, "budget": recipe.budget, **_targets(recipe)}.items():
+        if isinstance(given, bool) or not isinstance(given, int | float | str | None):
+            raise RecipeError(f"{key}={given!r}: expected a number, or text such as {EXAMPLES.get(key, '50%')!r}")
+    key = next(key for key in SEARCH if getattr(recipe, key) not in (None, {}))
+    prune, quantize = recipe.compress.prune, recipe.compress.quantize
+    chosen = {
+        "teacher": recipe.teacher is not None, "compress.prune.amount": prune.amount is not None,
+        "compress.quantize.begin": quantize.begin is not None, "compress.quantize.mode": quantize.after_training,
+    }  # fmt: skip
+    for setting in (setting for setting, given in chosen.items() if given):
+        raise RecipeError(f"{setting}: a recipe with {key} searches for it; leave it out, or set {key} to null")
+    if recipe.student_checkpoint is None and recipe.student_fit.max_epochs < 1:
+        raise RecipeError(f"{key}: a trained model is compressed; give student_checkpoint, or student_fit.max_epochs")
+    if recipe.student == FROM_TEACHER:
+        raise RecipeError(f"student=from_teacher: a recipe with {key} has no teacher; name a student")
+    if recipe.delivery.targets != ["onnx"]:
+        raise RecipeError(f"delivery.targets: a recipe with {key} measures onnx; export to others afterwards")
+
+
+def _targets(recipe: Recipe) -> dict[str, Any]:
+    return {f"target.{name}": value for name, value in recipe.target.items()}
 
 
 def _check_techniques(recipe: Recipe) -> None:

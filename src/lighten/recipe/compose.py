@@ -24,7 +24,7 @@ from lighten.utils.typecheck import type_error
 
 _OPEN = (
     "data_options.", "teacher_options.", "student_options.", "distil.losses.", "distil.loss_options.", "distil.layers.",
-    "distil.temperature.",
+    "distil.temperature.", "target.",
 )  # fmt: skip
 """Keys whose own keys are those of the choice that they belong to."""
 

@@ -107,9 +107,16 @@ class Delivery:
 
 @dataclass
 class Recipe:
-    """Everything that decides a run."""
+    """Everything that decides a run.
+
+    With ``max_drop`` (0.01, or 1%), ``target`` (``latency_ms``, ``bytes``, …) or ``budget`` (20min, 12 epochs) it is a
+    search: how the trained student is compressed is found, and it becomes as small and fast as that allows.
+    """
 
     name: str = field(default=MISSING, metadata={"internal": True})
+    max_drop: Any = None
+    target: dict[str, Any] = field(default_factory=dict)
+    budget: Any = None
     seed: int = 0
     data: str = "fashion_mnist"
     data_options: dict[str, Any] = field(default_factory=dict)
@@ -134,7 +141,17 @@ class Recipe:
     resume: str = "same"
     on_bad_batch: str = "stop"
 
+    @property
+    def searches(self) -> bool:
+        """Whether how the student is compressed is searched."""
+        return self.max_drop is not None or bool(self.target) or self.budget is not None
+
+
+SEARCH = ("max_drop", "target", "budget")
+"""Keys of a search; where they are not set, runs are what they were before there were searches."""
+
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """Return all that decides what is learned, by dotted keys."""
-    return {key: value for key, value in flatten(asdict(recipe)) if not key.startswith(RUNTIME_SETTINGS)}
+    settings = {key: value for key, value in flatten(asdict(recipe)) if not key.startswith(RUNTIME_SETTINGS)}
+    return {key: value for key, value in settings.items() if key not in SEARCH or value not in (None, {})}

@@ -52,7 +52,8 @@ def plan(recipe: Recipe) -> tuple[Plan, dict[str, tuple[float, float]], FitTime]
     """
     s = recipe.compress.prune
     if s.amount is None:
-        raise UserError(f"recipe {recipe.name} does not prune; set compress.prune.amount")
+        advice = "it searches what to prune; run it" if recipe.searches else "set compress.prune.amount"
+        raise UserError(f"recipe {recipe.name} does not prune; {advice}")
     data = data_of(recipe, workers=0)
     seed(recipe)
     student = untrained_student(recipe, data)

@@ -23,7 +23,7 @@ from lighten.delivery.report.card import write_card
 from lighten.delivery.report.page import write_report
 from lighten.delivery.report.publish import publish
 from lighten.delivery.report.table import closing_table
-from lighten.errors import UserError
+from lighten.errors import NeedNotMetError, UserError
 from lighten.pruning.callback import Prune
 from lighten.quantization.callback import Quantize
 from lighten.quantization.sensitivity import find_float_layers
@@ -32,6 +32,7 @@ from lighten.run.build import build, config_of, data_of, module_of, monitor_of, 
 from lighten.run.choose import describe_choice
 from lighten.run.dry_run import dry_run, run_preflight
 from lighten.run.folder import keep_recipe, open_folder
+from lighten.run.search import check_needs, search_run
 from lighten.tasks import task_of
 from lighten.training.checkpoint import latest_good
 from lighten.training.failure import failure_kept
@@ -56,14 +57,21 @@ def run(recipe: Recipe, *, callbacks: Sequence[L.Callback] = ()) -> Path:
 
     Raises:
         RecipeError: if the recipe cannot be run, or the folder holds a run of another one.
+        NeedNotMetError: if a search ends without meeting its need; all of it is saved.
         UserError: if something else that one line explains stops it.
         DiskError: if that is a disk: what was saved before is kept.
     """
-    folder = open_folder(recipe)
+    check_needs(recipe)
+    folder, missed = open_folder(recipe), None
     with failure_kept(folder), disk_errors_as_user_errors(folder), suppress_thread_disk_errors():
         if is_rank_zero():
             remove_stale(folder, deep=True)
-        _run(recipe, folder, callbacks)
+        if recipe.searches:
+            missed = search_run(recipe, folder)
+        else:
+            _run(recipe, folder, callbacks)
+    if missed is not None:  # no failure: all of it is there
+        raise NeedNotMetError(missed)
     return folder
 
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lighten.delivery.folders.run import read_json, write_json
-from lighten.errors import UserError
+from lighten.delivery.report.search_page import write_search_report
+from lighten.errors import UserError, first_line
 from lighten.utils.files import disk_errors_as_user_errors, remove_stale
 
 STATE, LOOK, STUDY, LOCK, TRIALS, BEST = "search.json", "look.json", "study.log", "search.lock", "trials", "best"
@@ -64,8 +66,12 @@ class Storage:
         return self.folder / TRIALS / str(number)
 
     def write(self) -> None:
-        """Write ``search.json``, whole or not at all."""
+        """Write ``search.json``, whole or not at all, and its report, of which no mistake may end a search."""
         write_json(self.folder / STATE, self.state)
+        try:
+            write_search_report(self.folder)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            warnings.warn(f"{self.folder}: report.html is not written ({first_line(error)})", stacklevel=2)
 
     def ask(self, number: int, setting: Mapping[str, Any]) -> None:
         """Tell Optuna which setting trial ``number`` tries, unless it knows of it from before a stop."""

@@ -39,9 +39,13 @@ class WandbRun(WandbLogger):
         project: W&B's project.
         config: what W&B shows as the run's settings, instead of the module's hyperparameters.
         again: send again what the fit does again, as it may differ: the run is resumed with other settings.
+        named: group and name in W&B, where the run folder's own place does not say them: a trial of a search.
     """
 
-    def __init__(self, folder: Path, project: str, config: Mapping[str, Any], *, again: bool = False) -> None:
+    def __init__(
+        self, folder: Path, project: str, config: Mapping[str, Any], *, again: bool = False,
+        named: tuple[str, str] | None = None,
+    ) -> None:  # fmt: skip
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)  # wandb falls back to another place without it
@@ -55,9 +59,11 @@ class WandbRun(WandbLogger):
             console="off", disable_git=True, disable_code=True, x_disable_meta=True, x_save_requirements=False,
             allow_val_change=True, max_end_of_run_history_metrics=0, max_end_of_run_summary_metrics=0,
         )  # fmt: skip
+        group, name = named or (folder.absolute().parent.name, folder.name)
+        self.id_in_wandb = as_id(f"{group}-{name}")
         super().__init__(
-            name=folder.name, id=run_id(folder), save_dir=folder, project=project, group=folder.absolute().parent.name,
-            config=dict(config), settings=settings,
+            name=name, id=self.id_in_wandb, save_dir=folder, project=project, group=group, config=dict(config),
+            settings=settings,
         )  # fmt: skip
         self._wandb_init.pop("anonymous", None)  # which W&B warns of
 
@@ -131,7 +137,7 @@ class WandbRun(WandbLogger):
 
     def _check(self) -> None:
         """Warn of a log that does not go up to the end: W&B continues without a word where its disk is full."""
-        newest = logs(self.folder, run_id(self.folder))[-1:]
+        newest = logs(self.folder, self.id_in_wandb)[-1:]
         if not (newest and is_whole(newest[0])):
             rank_zero_warn(
                 f"logger=wandb: {self.folder / 'wandb'} holds the run only in part, as its disk was full or failed; "
@@ -165,7 +171,12 @@ class WandbRun(WandbLogger):
 def run_id(folder: Path) -> str:
     """Return W&B's id of a run folder: of its recipe's name and its own, so that a resumed fit finds it."""
     path = folder.absolute()
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{path.parent.name}-{path.name}")[-64:]
+    return as_id(f"{path.parent.name}-{path.name}")
+
+
+def as_id(name: str) -> str:
+    """Return a name as W&B takes ids: 64 letters, digits, ``-`` and ``_`` at most."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[-64:]
 
 
 def _key(step: int, names: Mapping[str, Any]) -> Key:

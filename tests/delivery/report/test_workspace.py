@@ -1,11 +1,16 @@
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from search_run import make_search, make_trials
 
 from lighten.cli.main import main
-from lighten.delivery.report.panels import SECTIONS
+from lighten.delivery.report.panels import SECTIONS, search_sections
+from lighten.delivery.report.publish_search import figures_of_trial
+from lighten.delivery.report.search_figures import Search
+from lighten.delivery.report.wording import CLASSES
 from lighten.delivery.report.workspace import as_json, publish, workspace
 from lighten.errors import UserError
 
@@ -128,3 +133,15 @@ def test_a_refusal_is_told_with_its_reason() -> None:
 
     with pytest.raises(UserError, match=r"me/mine: W&B takes no dashboard \(permission denied\); log in"):
         publish(Refused())
+
+
+def test_searches_have_a_workspace_of_their_trials(no_network, capsys) -> None:
+    assert main(["dashboard", "--entity", "me", "--search", "--dry-run"]) == 0
+    view = json.loads(capsys.readouterr().out)
+    assert view["name"] == "lighten searches"
+    assert list(dict.fromkeys(section for section, _ in panels(view))) == list(search_sections(CLASSES))
+    shown = brief(view)
+    known = set(figures_of_trial(Search(make_search()), make_trials()[4]))
+    for name in re.findall(r"(?:trial|predicted|setting)/\w+", shown):
+        assert name in known, name  # what publication sends
+    assert "trial/latency_ms" in shown

@@ -96,5 +96,35 @@ def sections_of(task: Mapping[str, Any]) -> dict[str, list[Panel]]:
     }
 
 
+def search_sections(task: Mapping[str, Any]) -> dict[str, list[Panel]]:
+    """Return the panels of searches, of which each trial is a run, by section.
+
+    Args:
+        task: what ``scores.json`` says of it.
+    """
+    drop, time, size = "trial/drop", "trial/latency_ms", "trial/bytes"
+    leads = task["metric"]
+    return {
+        "Frontier": [
+            Panel("scatter", "Drop over latency (ms)", [time, drop, size], log=True),
+            Panel("scatter", "Drop over bytes", [size, drop, time], log=True),
+            Panel("axes", "Settings and what came of them", ["setting/amount", "setting/epochs", size, time, drop]),
+            Panel("bars", "Drop", [drop]),
+            Panel("bars", "Latency (ms)", [time]),
+            Panel("bars", "Bytes", [size]),
+        ],
+        "Predicted against measured": [
+            Panel("scatter", "Drop", ["predicted/drop", drop, "setting/amount"]),
+            Panel("scatter", "Latency (ms)", ["predicted/latency_ms", time, "setting/amount"]),
+        ],
+        "Along the fits": [
+            Panel("lines", f"{label_of(task, leads)} on the guide split", [f"student/{leads}"]),
+            Panel("lines", "Training loss", ["train/loss"]),
+            Panel("lines", "Pruned: asked, channels, MACs", ["prune/amount", "prune/sparsity", "prune/macs"]),
+        ],
+        "Time": [Panel("bars", "Seconds", ["trial/seconds"]), Panel("bars", "Epochs", ["trial/epochs"])],
+    }
+
+
 SECTIONS = sections_of(CLASSES)
 """The panels of runs that answer with classes."""

@@ -5,38 +5,41 @@ import warnings
 from typing import Any
 
 from lighten.delivery.measure.scores import describe_task
-from lighten.delivery.report.panels import Panel, sections_of
+from lighten.delivery.report.panels import Panel, search_sections, sections_of
 from lighten.errors import UserError
 from lighten.tasks import task_of
 from lighten.training.wandb_run import STEP
 
-NAME = "lighten"
+NAME, SEARCH = "lighten", "lighten searches"
 MAX_RUNS = 30
 """Shown at once."""
 
 
-def workspace(entity: str, project: str, *, task: str = "classification") -> Any:
+def workspace(entity: str, project: str, *, task: str = "classification", search: bool = False) -> Any:
     """Return the workspace, a ``wandb_workspaces.workspaces.Workspace``; nothing is sent.
 
     Args:
         entity: user or team.
         project: of theirs.
         task: what the runs answer; its metrics are drawn.
+        search: of the trials of searches, a run each, instead.
 
     Raises:
         UserError: if ``wandb-workspaces`` is not installed, or the task is unknown.
     """
     ws, wr = _packages()
+    told = describe_task(task_of(task))
     sections = [
         ws.Section(
             name=name,
             is_open=name != "System",
             panels=[_made(wr, panel, f"{number}-{place}") for place, panel in enumerate(panels)],
         )
-        for number, (name, panels) in enumerate(sections_of(describe_task(task_of(task))).items())
+        for number, (name, panels) in enumerate((search_sections if search else sections_of)(told).items())
     ]
     settings = ws.WorkspaceSettings(x_axis=STEP, max_runs=MAX_RUNS)
-    return ws.Workspace(entity=entity, project=project, name=NAME, sections=sections, settings=settings)
+    name = SEARCH if search else NAME
+    return ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
 
 
 def as_json(made: Any) -> str:
