@@ -59,7 +59,7 @@ OTHERWISE = {
 """Defaults of Python that are not the recipe's."""
 OF_RECIPES_ALONE = {"distil.preflight"}
 
-SWITCHES = {"soft", "cache", "compile_teacher", "preflight", "nesterov"}
+SWITCHES = {"live", "soft", "cache", "compile_teacher", "preflight", "nesterov"}
 NAMES_OF_LAYERS = {"exclude"}
 """What they are depends on the model."""
 
@@ -81,6 +81,7 @@ WRONG = {
     "compress.prune.schedule": ("qubic", lambda **s: Prune(0.5, **s)),
     "compress.prune.target": ("mac", lambda **s: Prune(0.5, **s), lambda **s: Settings(0.5, **s)),
     "compress.prune.align": (0, lambda **s: Prune(0.5, **s), lambda **s: Settings(0.5, **s)),
+    "compress.prune.cuts": (0, lambda **s: Prune(0.5, **s)),
     "compress.prune.rate_norm": (0.0, lambda **s: Prune(0.5, **s), lambda **s: Settings(0.5, **s)),
     "compress.quantize.mode": ("statik", lambda **s: quantize_post_training(linear(), **s)),
     "compress.quantize.begin": (1.0, Quantize),

@@ -151,7 +151,12 @@ SEARCH = ("max_drop", "target", "budget")
 """Keys of a search; where they are not set, runs are what they were before there were searches."""
 
 
+LATER = {"compress.prune.live": (False,), "compress.prune.cuts": (4,)}
+"""Settings that came later, with the values at which earlier runs are the same."""
+
+
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """Return all that decides what is learned, by dotted keys."""
     settings = {key: value for key, value in flatten(asdict(recipe)) if not key.startswith(RUNTIME_SETTINGS)}
-    return {key: value for key, value in settings.items() if key not in SEARCH or value not in (None, {})}
+    late = {**dict.fromkeys(SEARCH, (None, {})), **LATER}
+    return {key: value for key, value in settings.items() if value not in late.get(key, ())}

@@ -107,7 +107,7 @@ def test_all_plots_are_there_with_words_for_those_who_cannot_see_them(run):
     html = render(run)
     page = Page(html)
     drawings = [a for tag, a in page.tags if tag == "svg"]
-    assert len(drawings) == 5 + 17 + 3 + 3 + 12  # large and small along the fit, savings, widths, norms of each group
+    assert len(drawings) == 5 + 20 + 3 + 3 + 12  # large and small along the fit, savings, widths, norms of each group
     assert all(a.get("role") == "img" and (a.get("aria-label") or a.get("aria-labelledby")) for a in drawings)
     for heading in ("Student against teacher", "Pruning and quantization", "Kept and removed", "Size, latency"):
         assert heading in page.text
