@@ -1,6 +1,8 @@
 """Pruning by cuts over processes: one network on all ranks after each cut, its wrapper made anew, no leak."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,10 @@ def test_a_resumed_fit_ends_with_the_same_bits(ranks):
 def test_four_ranks_hold_the_same_bits(tmp_path):
     for found in seen(tmp_path, 4).values():
         assert all(one["hashes"] == found[0]["hashes"] for one in found)
+
+
+@pytest.mark.slow
+def test_who_spawned_the_fit_has_the_cut_network():
+    script = SCRIPT.with_name("live_spawn_fit.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=False)
+    assert "width 8 8" in done.stdout, done.stderr[-2000:]

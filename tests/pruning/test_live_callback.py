@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
 from torch.optim import LBFGS, SGD, AdamW
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lighten import DistillationModule, Prune, Quantize, UserError, shrink
@@ -170,6 +171,27 @@ def test_what_never_changes_is_no_copy():
     module, *_ = fit(Momentum())
     assert module.teacher[0].weight.shape[0] == 8
     assert module.slow[0].weight.shape[0] == module.net[0].weight.shape[0] == 4
+
+
+def test_an_average_inside_the_module_is_cut_once():
+    class Averaged(Plain):
+        def __init__(self):
+            super().__init__()
+            self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+
+        def on_train_batch_end(self, *_):
+            self.ema.update_parameters(self.net)
+
+    module, *_ = fit(Averaged())
+    assert module.ema.module[0].weight.shape[0] == module.net[0].weight.shape[0] == 4
+    assert module.ema.module[0].out_channels == 4
+
+
+def test_learned_ranges_live_beside_cuts():
+    quantize = Quantize(begin=0.3, module="net", ranges="lsq")  # their gradients are scaled by the size of activations
+    module, prune, _ = fit(Plain(), callbacks=[quantize], gradient_clip_val=1.0)
+    assert module.net[0].weight.shape[0] == 4
+    assert shrink(module, prune.plan).net[0].weight.shape[0] == 4
 
 
 def test_parameters_stay_the_same_objects_and_widths_fall_in_steps():

@@ -26,7 +26,7 @@ from lighten.training.example_inputs import example_calls, find_part
 from lighten.training.loading import before_loading
 from lighten.training.progress import StepClock, fell_short, fit_position, is_last_step, logs_now
 from lighten.training.record import log_now
-from lighten.training.rewrap import check_rewrap, rewrap_
+from lighten.training.rewrap import prepare_rewrap, rewrap_
 from lighten.utils.inputs import ExampleInput, as_call
 from lighten.utils.optimizer_state import check_state, optimizers_of, slice_state_
 
@@ -67,7 +67,7 @@ class Prune(L.Callback):
             moment load (``load_from_checkpoint`` too, once ``Prune`` is imported). The weights end as they do with
             masks, up to rounding, but for what depends on a tensor's size or place: dropout's draws, gradient norms
             where a masked channel has a gradient (behind a sigmoid, say), optimizers that look at whole tensors
-            (LAMB, Muon, Adafactor), and widths that a forward wants in proportion, which keep it at each cut.
+            (LAMB, Muon, Adafactor), learned ranges, and widths that a forward wants in proportion, kept at each cut.
         cuts: how often on the way, before the last one at ``end``.
 
     Attributes:
@@ -161,7 +161,7 @@ class Prune(L.Callback):
         self._pruner.hook_copies(_mask_as, add_cuts_)
         if self.live:
             check_holders(pl_module, target, self._pruner.cuttable)
-            check_rewrap(trainer)
+            prepare_rewrap(trainer, pl_module, add_cuts_)
         self.preview = self._pruner.preview
         if trainer.is_global_zero:
             from rich import print as show

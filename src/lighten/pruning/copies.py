@@ -79,8 +79,14 @@ class Copies:
 
     def following(self) -> list["_Copy"]:
         """Return the copies that follow the model, by the shapes that it has now: before it is cut."""
-        found = self._found(inside=self._inside)
-        return [copy for copy in found if copy.averaged or self._seen.setdefault(copy.key, copy.sum) != copy.sum]
+        known, followers = set[int](), []
+        for copy in self._found(inside=self._inside):
+            own = {id(tensor) for tensor in copy.weights.values()}
+            changes = copy.averaged or self._seen.setdefault(copy.key, copy.sum) != copy.sum
+            if changes and known.isdisjoint(own):  # a wrapper that averages, and what it holds, are one
+                known |= own
+                followers.append(copy)
+        return followers
 
     def _found(self, *, inside: bool = False) -> Iterator["_Copy"]:
         averages = self._averaged()

@@ -158,5 +158,5 @@ LATER = {"compress.prune.live": (False,), "compress.prune.cuts": (4,)}
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """Return all that decides what is learned, by dotted keys."""
     settings = {key: value for key, value in flatten(asdict(recipe)) if not key.startswith(RUNTIME_SETTINGS)}
-    late = {**dict.fromkeys(SEARCH, (None, {})), **LATER}
+    late: dict[str, tuple[Any, ...]] = {**dict.fromkeys(SEARCH, (None, {})), **LATER}
     return {key: value for key, value in settings.items() if value not in late.get(key, ())}
