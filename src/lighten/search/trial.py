@@ -35,8 +35,6 @@ from lighten.utils.targets import TARGETS
 FILE, STUDENT, ROW = "student.onnx", "student", "trial.json"
 PRUNE_END, QUANTIZE_BEGIN, FREEZE = 0.5, 0.6, 0.9
 """Shares of a fine-tune: the ramp ends, int8 begins once the pruned network has settled, ranges stand still."""
-CUTS = 3
-"""Cuts on the way of a fine-tune, which gets faster by each."""
 PRUNING = 128
 """Samples that sensitivities of a fine-tune are measured on, as ``Prune`` takes by itself."""
 
@@ -148,7 +146,6 @@ def _fit(
         prune = _QuietPrune(
             setting.amount, score=setting.score, scope=setting.scope, target=setting.target, align=setting.align,
             of="original", begin=0.0, end=PRUNE_END, calibration=calls, module=name, live=True,
-            cuts=CUTS if setting.epochs >= 1 else 1,
         )  # fmt: skip
         callbacks.append(prune)
     if setting.quantize == "qat":
