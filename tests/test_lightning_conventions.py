@@ -93,7 +93,7 @@ def distilled(**settings):
 
 
 def both():
-    return [Prune(0.5, begin=0.0, end=0.5), Quantize(begin=0.5)]
+    return [Prune(0.5, begin=0.0, end=0.5, live=True), Quantize(begin=0.5)]
 
 
 def trainer(tmp_path, *callbacks, **settings):

@@ -41,10 +41,14 @@ def logs(folder: Path) -> list[Path]:
     return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
 
 
+CLOCKS = ("system/step_ms", "system/samples_per_second")
+"""What no two fits share."""
+
+
 def sent(folder: Path) -> list[tuple[int, dict[str, float]]]:
     """Return what W&B has of each log point: its step, and metrics by name."""
     return [
-        (row[STEP], {k: v for k, v in row.items() if k[0] != "_" and k not in (STEP, "epoch")})
+        (row[STEP], {k: v for k, v in row.items() if k[0] != "_" and k not in (STEP, "epoch") and k not in CLOCKS})
         for row in rows(folder, run_id(folder))
     ]
 
@@ -52,7 +56,7 @@ def sent(folder: Path) -> list[tuple[int, dict[str, float]]]:
 def written(folder: Path) -> list[tuple[int, dict[str, float]]]:
     """Return the same of the history."""
     lines = read(folder / "history.jsonl")
-    return [(line["step"] - 1, {k: v for k, v in line.items() if k not in OWN_KEYS}) for line in lines]
+    return [(line["step"] - 1, {k: v for k, v in line.items() if k not in (*OWN_KEYS, *CLOCKS)}) for line in lines]
 
 
 def net(seed: int) -> nn.Module:
@@ -95,7 +99,7 @@ def fit(folder: Path, *, name: str = "wandb", stop: int = 0, again: str = "same"
     given = {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 2, "gradient_clip_val": 1.0, **settings}
     module = DistillationModule(net(2), net(1), optimizer=OptimizerSettings("sgd", lr=0.05))
     logger = make_logger(name, folder, config={"seed": 3, "optimizer": {"lr": 0.1}, "resume": again})
-    callbacks = [StopAt(stop), Prune(0.5, begin=0.2, end=0.6), Quantize(begin=0.7)]
+    callbacks = [StopAt(stop), Prune(0.5, begin=0.2, end=0.6, live=True), Quantize(begin=0.7)]
     signals._seen.clear()
     with ending(logger):
         trainer = make_trainer(
@@ -142,7 +146,7 @@ def test_what_is_logged_has_the_names_that_panels_are_made_of(whole) -> None:
 
 
 def test_the_dashboard_shows_what_is_logged(whole) -> None:
-    names = {name for _, metrics in sent(whole) for name in metrics}
+    names = {name for row in rows(whole, run_id(whole)) for name in row}
     for panel in [panel for panels in SECTIONS.values() for panel in panels]:
         for shown in panel.metrics:
             if panel.kind == "lines":
@@ -245,7 +249,7 @@ def test_other_loggers_carry_the_same_names(tmp_path, whole, name) -> None:
         events = EventAccumulator(str(folder / "tensorboard"))
         events.Reload()
         found = set(events.Tags()["scalars"]) - {"hp_metric"}
-    assert found == {name for _, metrics in sent(whole) for name in metrics} | {"epoch"}
+    assert found == {name for _, metrics in sent(whole) for name in metrics} | {"epoch", *CLOCKS}
 
 
 def killed_fit(folder: Path, step: int) -> int:
