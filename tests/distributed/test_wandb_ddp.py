@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from processes import run_fits
 
+from lighten.training.progress import CLOCKS
 from lighten.training.record import OWN_KEYS, read
 from lighten.training.wandb_log import read_records, rows
 from lighten.training.wandb_run import STEP
@@ -22,14 +23,14 @@ def runs(tmp_path_factory):
 
 def sent(folder: Path) -> list[tuple[int, dict[str, float]]]:
     return [
-        (row[STEP], {k: v for k, v in row.items() if k[0] != "_" and k not in (STEP, "epoch")})
+        (row[STEP], {k: v for k, v in row.items() if k[0] != "_" and k not in (STEP, "epoch", *CLOCKS)})
         for row in rows(folder, f"recipe-{folder.name}")
     ]
 
 
 def written(folder: Path) -> list[tuple[int, dict[str, float]]]:
     lines = read(folder / "history.jsonl")
-    return [(line["step"] - 1, {k: v for k, v in line.items() if k not in OWN_KEYS}) for line in lines]
+    return [(line["step"] - 1, {k: v for k, v in line.items() if k not in (*OWN_KEYS, *CLOCKS)}) for line in lines]
 
 
 def test_rank_zero_alone_sends_each_line_of_the_history_once(runs) -> None:

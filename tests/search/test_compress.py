@@ -233,8 +233,10 @@ def test_two_runs_on_one_storage_are_refused(net, tmp_path):
         compress(net, Blobs(), max_drop=0.2, folder=tmp_path)
 
 
-def test_ctrl_c_and_sigterm_leave_the_best_so_far_and_signals_as_they_were(net, tmp_path, monkeypatch):
+def test_ctrl_c_and_sigterm_leave_the_best_so_far_and_signals_as_they_were(net, tmp_path, monkeypatch, request):
     report, sent, told = Storage.report, [signal.SIGINT, signal.SIGTERM], []
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest-xdist ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, given))
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     def interrupted(self, number, value, step):

@@ -39,6 +39,7 @@ def test_journal_that_was_cut_short_is_mended(tmp_path):
         assert storage._study.trials[0].value == 0.01
 
 
+@pytest.mark.filterwarnings("ignore:.*report.html is not written")  # there is nothing to report
 def test_another_search_is_refused_and_its_folder_left_alone(tmp_path):
     with Storage(tmp_path, {"needs": "one", "seed": 0}) as storage:
         storage.write()

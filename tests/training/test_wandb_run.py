@@ -19,6 +19,7 @@ from lighten.training.fit import make_trainer
 from lighten.training.loggers import ending, make_logger
 from lighten.training.optimizer import OptimizerSettings
 from lighten.training.order import OrderedLoader
+from lighten.training.progress import CLOCKS
 from lighten.training.record import OWN_KEYS, read
 from lighten.training.signals import Preempted
 from lighten.training.wandb_log import read_records, rows
@@ -39,10 +40,6 @@ def offline(monkeypatch):
 
 def logs(folder: Path) -> list[Path]:
     return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
-
-
-CLOCKS = ("system/step_ms", "system/samples_per_second")
-"""What no two fits share."""
 
 
 def sent(folder: Path) -> list[tuple[int, dict[str, float]]]:

@@ -91,6 +91,10 @@ def is_last_step(trainer: L.Trainer) -> bool:
     return (by_epochs and trainer.is_last_batch) or 0 <= trainer.max_steps <= trainer.global_step
 
 
+CLOCKS = ("system/step_ms", "system/samples_per_second")
+"""What :class:`StepClock` measures: no two fits share it."""
+
+
 class StepClock:
     """Measures steps and samples from one look to the next."""
 
@@ -106,9 +110,9 @@ class StepClock:
     def look(self) -> dict[str, float]:
         """Return milliseconds of a step and samples a second on this process since the last look."""
         passed = max(time.monotonic() - self._begun, 1e-9)
-        found = {"system/samples_per_second": self._samples / passed} if self._samples else {}
+        found = {CLOCKS[1]: self._samples / passed} if self._samples else {}
         if self._steps:
-            found["system/step_ms"] = 1000 * passed / self._steps
+            found[CLOCKS[0]] = 1000 * passed / self._steps
         self.__init__()  # type: ignore[misc]
         return found
 
