@@ -130,3 +130,20 @@ def test_whole_tensors_carry_gradients_in_their_places():
             assert found[name].shape == before[name].shape
             assert torch.count_nonzero(found[name].grad.index_select(dim, torch.tensor(gone))) == 0
             assert found[name].grad.index_select(dim, left).norm() <= kept.norm()
+
+
+def test_attention_that_was_cut_is_pytorchs_own_again():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, dropout=0.0).eval()
+    x = torch.randn(2, 5, 16)
+    structure = trace_structure(model, ((x,), {}))
+    plan = make_plan(structure, model, Settings(0.5))
+    mask_(model, plan)
+    expected, kind = model(x), type(model.self_attn)
+    cut_live_(model, plan)
+    assert type(model.self_attn) is not kind
+    torch.testing.assert_close(model(x), expected)
+    lay_out_(model)
+    assert (type(model.self_attn), model.self_attn.num_heads) == (kind, 4)
+    mask_(model, plan)
+    torch.testing.assert_close(model(x), expected)

@@ -122,3 +122,13 @@ def test_copies_of_a_cut_network_are_cut_networks():
     expected = shrink(model, plan)
     cut_live_(model, plan)
     assert torch.equal(shrink(copy.deepcopy(model), plan)[0].weight, expected[0].weight)
+
+
+def test_norms_leave_out_what_stays_masked_after_a_cut():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 64), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 40), nn.LayerNorm(40), nn.Linear(40, 3)
+    )
+    gap, left = compared(model, torch.randn(16, 8), lambda p: SGD(p, lr=1e-2, momentum=0.9))
+    assert gap <= 1e-6  # wide layers are cut in eights on the way
+    assert left < 0.6
