@@ -33,7 +33,6 @@ from torch import nn
 
 from lighten import DistillationModule, Prune, Quantize, compress, export_onnx, shrink
 from lighten.delivery.measure.pair import measure_pair
-from lighten.delivery.report.search_figures import spearman
 from lighten.search.confirm import confirm_drop
 from lighten.search.splits import Splits, splits_of
 from lighten.tasks import task_of
@@ -42,6 +41,7 @@ from lighten.training.optimizer import OptimizerSettings
 from lighten.utils.clone import clone
 from lighten.utils.inputs import example_of
 from lighten.utils.machine import cores, processor
+from lighten.utils.ranks import spearman
 
 PARTS = ("search", "grid", "peers")
 STRENGTHS, CRITERIA = (0.3, 0.5, 0.7), ("fpgm", "magnitude")

@@ -3,11 +3,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import Ridge as TheirRidge
 
-from lighten.search.predict import UNSEEN, DropModel, LatencyModel, Ridge, interpolated, monotone, spearman
+from lighten.search.predict import UNSEEN, DropModel, LatencyModel, Ridge, interpolated, monotone
+from lighten.utils.ranks import spearman
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,6 @@ def test_ridge_is_scikit_learns():
     for row, value in zip(x, y, strict=True):
         ours.add(row, value)
     assert ours.weights == pytest.approx(TheirRidge(alpha=0.3, fit_intercept=False).fit(x, y).coef_)
-
-
-@pytest.mark.parametrize("levels", [1000, 4])
-def test_spearman_is_scipys(levels):
-    a, b = np.random.default_rng(2).integers(levels, size=(2, 30))
-    assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
-    assert math.isnan(spearman([1, 1], [1, 2]))
 
 
 def test_latency_is_the_looks_where_it_measured_and_between_elsewhere():

@@ -218,16 +218,3 @@ def interpolated(at: np.ndarray, values: np.ndarray, where: float) -> float:
     if len(at) > 1 and where > at[-1] > at[-2]:
         return float(values[-1] + (values[-1] - values[-2]) / (at[-1] - at[-2]) * (where - at[-1]))
     return float(np.interp(where, at, values))
-
-
-def spearman(predicted: Sequence[float], measured: Sequence[float]) -> float:
-    """Return Spearman's correlation of ranks, ties at their mean rank; NaN where one side does not vary."""
-    ranks = [_ranks(np.asarray(values, float)) for values in (predicted, measured)]
-    away = [each - each.mean() for each in ranks]
-    size = math.sqrt(float((away[0] ** 2).sum() * (away[1] ** 2).sum()))
-    return float((away[0] * away[1]).sum() / size) if size else math.nan
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    below = (values[:, None] > values).sum(1)
-    return below + ((values[:, None] == values).sum(1) - 1) / 2

@@ -1,6 +1,5 @@
 """Storage of a search: ``search.json``, one folder a trial, and Optuna's journal; one process at a time."""
 
-import contextlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 from lighten.delivery.folders.run import read_json, write_json
 from lighten.delivery.report.search_page import write_search_report
 from lighten.errors import UserError, first_line
+from lighten.search.journal import journal_at, lock_of
 from lighten.utils.files import disk_errors_as_user_errors, remove_stale
 
 STATE, LOOK, STUDY, LOCK, TRIALS, BEST = "search.json", "look.json", "study.log", "search.lock", "trials", "best"
@@ -135,38 +135,20 @@ def _locked(path: Path) -> int:
         UserError: if another process holds it.
     """
     with disk_errors_as_user_errors(path, "be written"):
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(lock, 20).decode(errors="replace").strip()
-        os.close(lock)
+        lock = lock_of(path, wait=False)
+    if lock is None:
+        holder = path.read_text(errors="replace").strip()
         raise UserError(
             f"{path.parent}: process {holder or '?'} searches in this folder now; wait for it, or give another folder"
-        ) from None
+        )
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
     return lock
 
 
 def _open_study(path: Path) -> Any:
-    """Return the study of a journal, mended where a kill has cut its last line short or left its lock behind."""
+    """Return the study of a journal."""
     import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for left in path.parent.glob(f"{path.name}.lock*"):
-        with contextlib.suppress(OSError):
-            left.unlink()
-    if path.exists():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
-    storage = JournalStorage(JournalFileBackend(str(path)))
+    storage = journal_at(path)
     return optuna.create_study(study_name="compress", storage=storage, direction="minimize", load_if_exists=True)

@@ -3,13 +3,14 @@
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lighten.errors import UserError
 from lighten.recipe.sweep import Interval, Space, Sweep
+from lighten.search.journal import journal_at, lock_of
 from lighten.utils.files import disk_errors_as_user_errors
 
 JOURNAL = "study.log"
@@ -134,7 +135,7 @@ class Study:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let no other process ask, or open the study, meanwhile."""
-        lock = _locked(self.folder / "study.lock", wait=True)
+        lock = lock_of(self.folder / "study.lock", wait=True)
         try:
             yield
         finally:
@@ -142,52 +143,14 @@ class Study:
                 os.close(lock)
 
     def _claimed(self, number: int) -> int | None:
-        return _locked(self.folder / f"trial-{number}.lock", wait=False)
-
-
-def _locked(path: Path, *, wait: bool) -> int | None:
-    """Return an open lock that goes with this process, however it ends; ``None`` where another one holds it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        import fcntl
-    except ImportError:  # Windows, where sweeps do not share a folder
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(lock)
-        return None
-    return lock
+        return lock_of(self.folder / f"trial-{number}.lock", wait=False)
 
 
 def _opened(path: Path, sweep: Sweep) -> Any:
     """Return the study of a journal, mended where a kill has cut its last line short."""
     import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
-    class Lock:
-        """Optuna's own outlives a process that is killed."""
-
-        def __init__(self) -> None:
-            self.held: int | None = None
-
-        def acquire(self) -> bool:
-            self.held = _locked(path.with_suffix(".journal.lock"), wait=True)
-            _mend(path)
-            return True
-
-        def release(self) -> None:
-            if self.held is not None:
-                os.close(self.held)
-            self.held = None
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if path.exists():
-        lock = Lock()
-        lock.acquire()
-        lock.release()
-    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, Lock())))
+    storage = journal_at(path)
     directions: Any = ["maximize", "minimize", "minimize"] if sweep.goal == "pareto" else ["maximize"]
     stop: Any = optuna.pruners.NopPruner()
     if sweep.stop == "median" and sweep.goal == "metric":
@@ -198,18 +161,6 @@ def _opened(path: Path, sweep: Sweep) -> Any:
         )
     except ValueError as error:
         raise UserError(f"{path.parent}: holds a sweep of another goal ({error}); give another id") from error
-
-
-def _mend(path: Path) -> None:
-    """Cut a last line that was not written to its end; whoever calls it holds the journal's lock."""
-    with suppress(FileNotFoundError), path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size:
-            return
-        file.seek(size - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _sampler(sweep: Sweep, asked: int) -> Any:

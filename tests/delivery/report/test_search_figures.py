@@ -1,8 +1,6 @@
 import json
-import random
 
 import pytest
-from scipy.stats import spearmanr
 from search_run import make_search, make_trials, setting, write_search
 
 from lighten.delivery.measure.scores import describe_task
@@ -13,7 +11,6 @@ from lighten.delivery.report.search_figures import (
     read_search,
     seconds_text,
     setting_in_words,
-    spearman,
     spent,
     where_timed,
 )
@@ -23,16 +20,6 @@ from lighten.tasks import task_of
 
 def plain(text):
     return text.replace("\N{NO-BREAK SPACE}", " ")
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_spearman_is_scipys(ties):
-    draw = random.Random(3)
-    for _ in range(20):
-        one = [draw.choice([1, 2, 3]) if ties else draw.random() for _ in range(9)]
-        other = [draw.choice([1, 2, 3]) if ties else draw.random() for _ in range(9)]
-        assert spearman(one, other) == pytest.approx(spearmanr(one, other).statistic)
-    assert spearman([1.0, 1.0], [1.0, 2.0]) is None
 
 
 def test_the_leader_is_the_chosen_one_and_before_the_choice_the_fastest_of_the_frontier_within_the_need():

@@ -10,6 +10,7 @@ from lighten.delivery.folders.run import read_json
 from lighten.delivery.report.figures import Figure, amount, milliseconds, times
 from lighten.delivery.report.wording import CLASSES, Told, format_of, percent
 from lighten.errors import UserError
+from lighten.utils.ranks import spearman
 
 FILE = "search.json"
 STATES = ("running", "met", "not met", "stopped")
@@ -211,21 +212,6 @@ def agreement_of(search: Search, key: str) -> str | None:
     return f"{len(pairs)} trials: {'; '.join(parts)}"
 
 
-def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation, ties sharing their mean rank; ``None`` where one side is all alike.
-
-    Example:
-        >>> spearman([1.0, 2.0, 3.0], [0.1, 0.5, 0.2])
-        0.5
-    """
-    a, b = _ranks(one), _ranks(other)
-    mean = (len(a) + 1) / 2
-    across = sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b)
-    if not across:
-        return None
-    return float(sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True)) / across**0.5)
-
-
 def spent(search: Search) -> Iterator[tuple[str, float, float]]:
     """Yield what the time went into: name, seconds, share of all."""
     names = {"fit": "fine-tuning", "look": "look at the network", "search": "decisions", "export": "export",
@@ -234,11 +220,6 @@ def spent(search: Search) -> Iterator[tuple[str, float, float]]:
     whole = sum(seconds.values())
     for key in sorted(seconds, key=lambda key: -seconds[key]):
         yield names.get(key, key), seconds[key], seconds[key] / whole
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    ordered = sorted(values)
-    return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in values]
 
 
 def _signed(value: float, digits: int) -> str:
