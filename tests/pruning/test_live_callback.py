@@ -270,6 +270,18 @@ def test_checkpoints_of_any_shape_are_tested_and_loaded(tmp_path):
     assert gap(shrink(loaded, prune.plan), shrink(module, prune.plan)) == 0.0
 
 
+def test_weights_alone_are_loaded_too_and_the_modules_own_state_has_tensors_only(tmp_path):
+    only = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=7, save_top_k=-1, save_weights_only=True)
+    module, *_ = fit(Plain(), callbacks=[only], enable_checkpointing=True)
+    assert STATE_KEY not in " ".join(module.state_dict())
+    widths = []
+    for path in sorted(tmp_path.glob("*.ckpt"), key=lambda path: int(path.stem.partition("=")[2])):
+        loaded = Plain.load_from_checkpoint(path, map_location="cpu")
+        widths.append(loaded.net[0].weight.shape[0])
+    assert widths == sorted(widths, reverse=True)
+    assert (widths[0], widths[-1]) == (6, 4)
+
+
 def test_who_does_not_import_prune_is_told_to(tmp_path):
     _, _, trainer = fit(Plain())
     trainer.save_checkpoint(tmp_path / "cut.ckpt")

@@ -13,7 +13,7 @@ def test_a_hook_that_keeps_errors_of_gradients_is_refused():
     state = PowerSGDState.__new__(PowerSGDState)
     strategy = DDPStrategy(ddp_comm_state=state)
     with pytest.raises(UserError, match="the communication hook of PowerSGD keeps errors of gradients"):
-        prepare_rewrap(SimpleNamespace(strategy=strategy), nn.Linear(1, 1), print)
+        prepare_rewrap(SimpleNamespace(strategy=strategy), print)
 
 
 def test_what_is_not_wrapped_stays_as_it_is():
@@ -21,3 +21,13 @@ def test_what_is_not_wrapped_stays_as_it_is():
     strategy.connect(model := nn.Linear(2, 2))
     rewrap_(SimpleNamespace(strategy=strategy))
     assert strategy.model is model
+
+
+def test_states_that_a_strategy_hands_out_are_completed_once():
+    strategy = SingleDeviceStrategy()
+    strategy.connect(model := nn.Linear(2, 2))
+    strategy._lightning_module = model
+    for _ in range(2):
+        prepare_rewrap(SimpleNamespace(strategy=strategy), lambda module, state: state.setdefault("more", []).append(1))
+    assert strategy.lightning_module_state_dict()["more"] == [1]
+    assert "more" not in model.state_dict()

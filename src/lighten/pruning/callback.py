@@ -161,7 +161,7 @@ class Prune(L.Callback):
         self._pruner.hook_copies(_mask_as, add_cuts_)
         if self.live:
             check_holders(pl_module, target, self._pruner.cuttable)
-            prepare_rewrap(trainer, pl_module, add_cuts_)
+            prepare_rewrap(trainer, add_cuts_)
         self.preview = self._pruner.preview
         if trainer.is_global_zero:
             from rich import print as show

@@ -12,13 +12,15 @@ from torch.nn.parallel import DistributedDataParallel
 from lighten.errors import UserError
 
 
-def prepare_rewrap(trainer: L.Trainer, pl_module: L.LightningModule, after_saving: Callable[..., None]) -> None:
-    """Check that a strategy's wrapper can be made again during the fit.
+def prepare_rewrap(trainer: L.Trainer, after_saving: Callable[..., None]) -> None:
+    """Check that a strategy's wrapper can be made again during the fit, and complete the states that it hands out.
+
+    Those go into checkpoints, of weights alone too, and from spawned processes to the one that has spawned them. The
+    module's own ``state_dict()`` stays as it is: people average what it holds.
 
     Args:
         trainer: of the fit.
-        pl_module: the module that trains.
-        after_saving: called with the state that spawned processes hand to the one that has spawned them.
+        after_saving: called with the module and such a state, which it may add to.
 
     Raises:
         UserError: if its communication hook keeps something of each gradient.
@@ -29,8 +31,18 @@ def prepare_rewrap(trainer: L.Trainer, pl_module: L.LightningModule, after_savin
             "live=True: the communication hook of PowerSGD keeps errors of gradients, whose shapes change at a cut; "
             "use another ddp_comm_hook, or live=False"
         )
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-        pl_module.register_state_dict_post_hook(after_saving)
+    strategy: Any = trainer.strategy
+    if "lightning_module_state_dict" not in vars(strategy):  # what is not wrapped yet by an earlier fit
+        state_of = strategy.lightning_module_state_dict
+
+        def completed() -> dict[str, Any]:
+            state: dict[str, Any] = state_of()
+            after_saving(strategy.lightning_module, state)
+            return state
+
+        strategy.lightning_module_state_dict = completed
+    if isinstance(strategy.launcher, _MultiProcessingLauncher):  # takes the module's own
+        trainer.lightning_module.register_state_dict_post_hook(after_saving)
 
 
 def rewrap_(trainer: L.Trainer) -> None:
