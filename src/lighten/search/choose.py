@@ -234,9 +234,7 @@ def sentences(look: Mapping[str, Any], base: Setting, first: float, *, why: str)
     found = [f"the network is {look['kind']}"]
     if look["prunable"]:
         ranked = sum(group["norms_rank_well"] for group in groups)
-        found.append(
-            f"of {len(groups)} groups of channels norms rank {ranked} well: these go by magnitude, the others by FPGM"
-        )
+        found.append(_criteria(len(groups), ranked))
         hurt = sorted(groups, key=lambda group: -max((damage for _, damage in group["curve"]), default=0.0))[:2]
         names = " and ".join(group["name"] for group in hurt)
         found.append(f"each group loses channels where that harms least for what it saves; {names} are spared most")
@@ -252,6 +250,13 @@ def sentences(look: Mapping[str, Any], base: Setting, first: float, *, why: str)
     else:
         found.append("nobody teaches: nothing says what kind of answer the network gives")
     return found
+
+
+def _criteria(groups: int, ranked: int) -> str:
+    if ranked in (0, groups):
+        which, score = ("every group", "magnitude") if ranked else ("no group", "FPGM")
+        return f"norms rank the channels of {which} well: all {groups} groups go by {score}"
+    return f"norms rank the channels of {ranked} of {groups} groups well: these go by magnitude, the others by FPGM"
 
 
 def aim_of(foresight: Any, base: Setting, needs: Needs) -> tuple[float, str]:
