@@ -29,6 +29,8 @@ ABOVE = ("Training loss", "Int8: on, ranges frozen")
 
 KEPT = "prune/kept/"
 WIDTH = "prune/width"
+ROUNDING = 1e-4
+"""By how much a width may fall without a cut: some loggers round to 32 bits."""
 SPEED = "Optimizer steps a second"
 
 FEW_POINTS = 40
@@ -87,7 +89,7 @@ def _drawn(panel: Panel, series: Series, bands: Sequence[Phase], last: float) ->
         Curve("" if own else _word(name, panel), _colour(name, number), series[name])
         for number, name in enumerate(names)
     ]
-    cuts = [at for (_, before), (at, now) in pairwise(series.get(WIDTH, ())) if now < before]
+    cuts = [at for (_, before), (at, now) in pairwise(series.get(WIDTH, ())) if now < before - ROUNDING]
     marked = cuts if names[0].startswith(("system/s", WIDTH)) else ()
     note = (f"Dashed: {len(cuts)} cuts, at which channels leave the network.",) if marked else ()
     return replace(_few(panel.title, lines, bands, show, marked), notes=note)
