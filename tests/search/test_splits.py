@@ -58,7 +58,7 @@ def test_validation_is_halved_and_the_test_part_confirms():
     guide, select, confirm = parts(splits := splits_of(Own()))
     assert sorted(guide + select) == list(range(1000, 1100))
     assert confirm == list(range(2000, 2080))
-    assert splits.samples == {"train": 200, "guide": 50, "select": 50, "confirm": 80}
+    assert splits.samples == {"train": 200, "guide": 30, "select": 70, "confirm": 80}
     assert sorted(numbers(splits.train)) == list(range(200))
 
 
@@ -81,7 +81,7 @@ class NoTests(Own):
 def test_without_a_test_part_validation_is_cut_in_three(kind):
     found = parts(splits_of(kind()))
     assert sorted(together(*found)) == list(range(1000, 1100))
-    assert sorted(map(len, found)) == [33, 33, 34]
+    assert sorted(map(len, found)) == [30, 35, 35]
 
 
 def doubled(samples):
@@ -91,7 +91,7 @@ def doubled(samples):
 def test_a_part_keeps_the_settings_of_its_loader():
     splits = splits_of(Own(collate_fn=doubled, num_workers=1))
     assert (splits.guide.batch_size, splits.guide.num_workers, splits.guide.collate_fn) == (16, 1, doubled)
-    assert [len(batch[0]) for batch in splits.guide] == [16, 16, 16, 2]
+    assert [len(batch[0]) for batch in splits.guide] == [16, 14]
     assert numbers(splits.confirm) == list(range(4000, 4160, 2))
 
 
@@ -163,7 +163,7 @@ def test_data_of_the_package_by_sample():
     guide, select = (torch.cat([batch[0] for batch in loader]) for loader in (splits.guide, splits.select))
     rows = data.val_set.__getitems__([(0, i) for i in splits.guide.dataset.samples])[0]
     assert torch.equal(guide, rows)
-    assert len(select) == 60
+    assert len(select) == 90
     assert sorted(splits.guide.dataset.samples + splits.select.dataset.samples) == list(range(120))
     assert torch.equal(splits.guide.dataset[3][0], guide[3])
 

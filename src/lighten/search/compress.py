@@ -48,7 +48,7 @@ def compress(
     The float network is quantized after training at once, so that a first result stands. Then it is looked at, and
     fine-tuned a few times with the original as its teacher, pruned and trained through int8, each time as strongly as
     what was measured so far allows. Every finished trial is a model folder with its file. The choice is made on one
-    half of the validation part; the test part then says once, with a bound, whether the need is met. The same call with
+    most of the validation part; the test part then says once, with a bound, whether the need is met. The same call with
     the same ``folder`` resumes a search that was stopped.
 
     Args:

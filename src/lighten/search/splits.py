@@ -87,9 +87,9 @@ class Part(Dataset[Any]):
 def splits_of(datamodule: L.LightningDataModule, *, seed: int = 0) -> Splits:
     """Return the splits of a data module, which is set up unless it is already; the same for the same seed.
 
-    The validation part becomes ``guide`` and ``select``, by halves; the test part becomes ``confirm``. Without a test
-    part, or where it is the validation part again, the validation part becomes all three, by thirds. Batch size,
-    collate function and workers stay those of the loader that a part comes from.
+    The validation part becomes ``guide``, a quarter of it, and ``select``; the test part becomes ``confirm``. Without a
+    test part, or where it is the validation part again, the validation part becomes all three, the guide a sixth. Batch
+    size, collate function and workers stay those of the loader that a part comes from.
 
     Args:
         datamodule: its loaders give map-style data sets.
@@ -225,7 +225,10 @@ def _check_size(samples: int, parts: int, advice: str) -> None:
 
 
 def _shared(order: list[int], parts: int) -> list[list[int]]:
-    return [sorted(part.tolist()) for part in np.array_split(np.array(order), parts)]
+    """Return the guide, half as large as an equal part would be, and equal others: what decides is worth samples."""
+    guide = min(len(order) // parts, max(LEAST, len(order) // (2 * parts)))
+    rest = np.array_split(np.array(order[guide:]), parts - 1)
+    return [sorted(order[:guide]), *(sorted(part.tolist()) for part in rest)]
 
 
 def _part(loader: DataLoader[Any], samples: Sequence[int]) -> DataLoader[Any]:
