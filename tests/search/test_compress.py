@@ -78,7 +78,7 @@ def test_figures_are_those_of_the_files(searched):
         graph = {i.name for i in onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_inputs()}
         assert graph == {"input"}
     samples = torch.utils.data.ConcatDataset([Blobs().val_dataloader().dataset])
-    assert state["splits"] == {"train": 240, "guide": 80, "select": 80, "confirm": 200}
+    assert state["splits"] == {"train": 240, "guide": 40, "select": 120, "confirm": 200}
     assert len(samples) == 160
 
 

@@ -95,7 +95,7 @@ def test_regression_without_a_test_part(tmp_path):
         net, Rows(), target={"parameters": "40%"}, budget="1 epoch", folder=tmp_path, on_progress=lambda line: None
     )
     state = rows_of(tmp_path)
-    assert state["splits"] == {"train": 500, "guide": 100, "select": 100, "confirm": 100}
+    assert state["splits"] == {"train": 500, "guide": 50, "select": 125, "confirm": 125}
     assert (state["look"]["kind"], state["metric"]) == ("dense", state["task"]["metric"])
     assert result.met
     assert state["original"]["parameters"] == sum(p.numel() for p in net.parameters())
@@ -138,7 +138,7 @@ def test_own_module_keeps_its_step_and_the_original_teaches():
     subject = subject_of(own, data, splits_of(data))
     assert subject.part == "backbone"
     assert subject.task.name == "classification"
-    assert sum(len(args[0]) for args, _ in subject.calls) == 80
+    assert sum(len(args[0]) for args, _ in subject.calls) == 40
     student = Net()
     module, part, (distill,) = subject.learner(student, lr=1.0, distil=True)
     assert type(module) is Own
