@@ -166,7 +166,13 @@ def test_setting_survives_json():
 
 def test_sentences_name_what_was_found():
     text = " ".join(sentences(LOOK, BASE, 0.4, why="foreseen"))
-    for words in ("convolutional", "norms rank the channels of 1 of 2 groups well", "b and a are spared most", "40 % of the macs", "conv1 suffers most"):
+    for words in (
+        "convolutional",
+        "norms rank the channels of 1 of 2 groups well",
+        "b and a are spared most",
+        "40 % of the macs",
+        "conv1 suffers most",
+    ):
         assert words in text
     nothing = {**LOOK, "prunable": False, "groups": [], "why_not": "no layers"}
     assert "nothing is pruned: no layers" in sentences(nothing, BASE, 0.0, why="")
