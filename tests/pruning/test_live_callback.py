@@ -213,11 +213,21 @@ def test_parameters_stay_the_same_objects_and_widths_fall_in_steps():
     assert module.net[0].out_channels == module.net[3].in_channels == 4
 
 
-def test_compared_layers_follow():
+def convolutions():
+    body = [nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU())]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(128, 4))
+
+
+def normed():
+    body = [nn.Sequential(nn.Linear(192, 24), nn.LayerNorm(24), nn.GELU()), nn.Sequential(nn.Linear(24, 16), nn.Tanh())]
+    return nn.Sequential(nn.Sequential(nn.Flatten(), *body[0]), body[1], nn.Identity(), nn.Linear(16, 4))
+
+
+@pytest.mark.parametrize("make", [convolutions, normed])
+def test_compared_layers_follow(make):
     def network(seed):
         torch.manual_seed(seed)
-        body = [nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU())]
-        return nn.Sequential(*body, nn.Flatten(), nn.Linear(128, 4)).double()
+        return make().double()
 
     found = []
     for live in (False, True):
@@ -325,6 +335,7 @@ def test_bad_settings_are_refused_in_a_line():
         Prune(0.5, live=True, cuts=0)
     with pytest.raises(UserError, match="what is cut cannot grow again"):
         Prune(0.5, live=True, soft=True)
+    fit(Plain(), prune=Prune(0.5, live=True, cuts=40, module="net"), fast_dev_run=True)  # one step has no ramp
     with pytest.raises(UserError, match="cuts=40: the ramp has"):
         fit(Plain(), prune=Prune(0.5, live=True, cuts=40, module="net"))
 

@@ -18,7 +18,7 @@ from lighten.distillation.match import (
 from lighten.distillation.settings import UNIFORM
 from lighten.distillation.teacher import Teacher, filter_kwargs
 from lighten.errors import UserError
-from lighten.utils.compression import record_of
+from lighten.utils.compression import RECORD, record_of
 from lighten.utils.inputs import Call
 from lighten.utils.modules import modes_kept
 
@@ -150,8 +150,8 @@ class MatchedLayers:
 
     def _follow_cuts(self) -> None:
         """Learn anew where channels were, once the student has been cut."""
-        parts = [(name, part, record_of(part, own=True).live) for name, part in self.student.named_modules()]
-        cut = [part for part in parts if part[2] is not None]
+        parts = [(name, part) for name, part in self.student.named_modules() if RECORD in vars(part)]
+        cut = [(name, part, live) for name, part in parts if (live := record_of(part, own=True).live) is not None]
         if len(cut) == len(self._cuts) and all(a[2] is b for a, b in zip(cut, self._cuts, strict=True)):
             return
         self._cuts, self._layouts = [live for _, _, live in cut], {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lighten.errors import UserError
 from lighten.pruning.check import TOLERANCES, outputs_of, plain_copy
 from lighten.pruning.live import LiveCut, kept_of, laid_out, slots_of
+from lighten.pruning.mask import mask_
 from lighten.utils.inputs import leaves_of
 
 
@@ -48,7 +49,9 @@ def layouts_of(model: nn.Module, live: LiveCut, names: Sequence[str]) -> dict[st
         UserError: naming the layer whose channels cannot be followed.
     """
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    wide, narrow = (_features(copied, live, names, dtype) for copied in (laid_out(model), model))
+    whole = plain_copy(laid_out(model))
+    mask_(whole, live.plan)  # norms leave out what is cut
+    wide, narrow = (_features(copied.eval(), live, names, dtype) for copied in (whole, plain_copy(model)))
     found = {}
     for name in names:
         if name not in wide or wide[name].shape == narrow[name].shape:
@@ -66,8 +69,8 @@ def layouts_of(model: nn.Module, live: LiveCut, names: Sequence[str]) -> dict[st
     return found
 
 
-def _features(model: nn.Module, live: LiveCut, names: Iterable[str], dtype: torch.dtype) -> dict[str, Tensor]:
-    copied, found = plain_copy(model).eval(), dict[str, Tensor]()
+def _features(copied: nn.Module, live: LiveCut, names: Iterable[str], dtype: torch.dtype) -> dict[str, Tensor]:
+    found = dict[str, Tensor]()
 
     def keep(name: str, output: object) -> None:
         tensors = [value for value in leaves_of(output) if isinstance(value, Tensor)]

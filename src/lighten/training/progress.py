@@ -99,7 +99,7 @@ class StepClock:
     """Measures steps and samples from one look to the next."""
 
     def __init__(self) -> None:
-        self._begun, self._steps, self._samples = time.monotonic(), 0, 0
+        self._begin()
 
     def count(self, batch: Any, *, stepped: bool) -> None:
         """Count one batch, and the optimizer step that it ended, if it did."""
@@ -113,8 +113,11 @@ class StepClock:
         found = {CLOCKS[1]: self._samples / passed} if self._samples else {}
         if self._steps:
             found[CLOCKS[0]] = 1000 * passed / self._steps
-        self.__init__()  # type: ignore[misc]
+        self._begin()
         return found
+
+    def _begin(self) -> None:
+        self._begun, self._steps, self._samples = time.monotonic(), 0, 0
 
 
 def _bounds(trainer: L.Trainer) -> tuple[int | None, int | None]:
