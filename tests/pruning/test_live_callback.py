@@ -330,6 +330,36 @@ def test_cuts_that_do_not_hold_are_left_out_and_said():
     assert gap(shrink(module, prune.plan), shrink(masked, plan.plan)) <= 1e-6
 
 
+def test_what_a_forward_keeps_of_its_widths_is_made_again(tmp_path):
+    class Caching(nn.Module):
+        """Keeps tensors of its width, in a dict and as an attribute, as LeViT keeps its position biases."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.cache, self.ones = nn.Conv2d(3, 8, 3), {}, None
+
+        def forward(self, x):
+            y = self.conv(x)
+            if y.shape[2:] not in self.cache:
+                self.cache[y.shape[2:]] = torch.full((y.shape[1], 1, 1), 2.0, dtype=y.dtype)
+            if self.ones is None:
+                self.ones = torch.ones(y.shape[1], 1, 1, dtype=y.dtype)
+            return y * self.cache[y.shape[2:]] * self.ones
+
+    class Module(Plain):
+        def __init__(self):
+            super().__init__()
+            self.net[0] = Caching().double()
+
+    module, prune, _ = fit(Module(), callbacks=[saver(tmp_path)], enable_checkpointing=True)
+    assert module.net[0].conv.weight.shape[0] == 4
+    masked, plan, _ = fit(Module(), live=False)
+    assert gap(shrink(module, prune.plan), shrink(masked, plan.plan)) <= 1e-6
+    for path in tmp_path.glob("*.ckpt"):  # of every shape, into the module that has run in another one
+        tester = L.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, precision="64-true")
+        tester.test(module, loader(1), ckpt_path=path, verbose=False)
+
+
 def test_bad_settings_are_refused_in_a_line():
     with pytest.raises(UserError, match="cuts=0"):
         Prune(0.5, live=True, cuts=0)

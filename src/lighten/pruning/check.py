@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lighten.pruning.answers import answers_of
-from lighten.pruning.norms import restore_
+from lighten.pruning.norms import masked_norms, restore_
 from lighten.utils.clone import clone
 from lighten.utils.descriptions import describe as describe
 from lighten.utils.descriptions import synthesise as synthesise
@@ -172,21 +172,20 @@ def drop_cached_tensors_(model: nn.Module, example: Mapping[str, Any]) -> None:
         model: a copy; it is run in eval mode.
         example: what :func:`describe` returned.
     """
+    norms = {id(vars(norm)) for _, norm in masked_norms(model)}
     kept = [
         (holder, key)
         for module in model.modules()
         for holder in (vars(module), *(v for n, v in vars(module).items() if isinstance(v, dict) and n not in OWN))
         for key, value in holder.items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor) and id(holder) not in norms  # what masks keep there is no cache
     ]
     if not kept:
         return
     before = [holder[key] for holder, key in kept]
     with preserved(model):
         model.eval()
-        found = [
-            _made_again(model, example, holder, key, value) for (holder, key), value in zip(kept, before, strict=True)
-        ]
+        found = _made_again(model, example, kept, before)
     for (holder, key), again in zip(kept, found, strict=True):
         if again:
             _drop(model, holder, key)
@@ -196,17 +195,24 @@ OWN = frozenset(vars(nn.Module()))
 """Attributes of every module, in which parameters, buffers and hooks live."""
 
 
-def _made_again(model: nn.Module, example: Mapping[str, Any], holder: Any, key: Any, value: Tensor) -> bool:
-    _drop(model, holder, key)
+def _made_again(
+    model: nn.Module, example: Mapping[str, Any], places: Sequence[tuple[Any, Any]], values: Sequence[Tensor]
+) -> list[bool]:
+    """Return which tensors the forward makes again: all are dropped together, as some may fit no others; else each."""
+    for holder, key in places:
+        _drop(model, holder, key)
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     try:
         with random_state_kept(model):
             _outputs(model, synthesise(example, first.device, first.dtype))
-        return isinstance(holder.get(key), Tensor)
-    except Exception:  # the forward cannot do without it
-        return False
+        return [isinstance(holder.get(key), Tensor) for holder, key in places]
+    except Exception:  # the forward cannot do without one of them
+        pass
     finally:
-        holder[key] = value
+        for (holder, key), value in zip(places, values, strict=True):
+            holder[key] = value
+    pairs = list(zip(places, values, strict=True))
+    return [len(pairs) > 1 and _made_again(model, example, [place], [value])[0] for place, value in pairs]
 
 
 def _drop(model: nn.Module, holder: Any, key: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lighten.pruning.check import drop_cached_tensors_
 from lighten.pruning.norms import choose_paths_, restore_
 from lighten.pruning.plan import Cut, Plan, Slot
 from lighten.pruning.tensors import set_data_, tensors_of
@@ -109,6 +110,7 @@ def lay_out_(model: nn.Module) -> None:
     live = live_cut_of(model)
     if live is None:
         return
+    drop_cached_tensors_(model, live.plan.example)
     tensors = tensors_of(model)
     for module in model.modules():
         restore_(module)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lighten.errors import UserError, first_line
-from lighten.pruning.check import TOLERANCES, ComputedTypes, SwitchesOff, distance, outputs_of
+from lighten.pruning.check import TOLERANCES, ComputedTypes, SwitchesOff, distance, drop_cached_tensors_, outputs_of
 from lighten.pruning.cut import CutsChannels, cut_, masked_and_cut
 from lighten.pruning.earlier import compose
 from lighten.pruning.live import STATE_KEY, LiveCut, beyond, kept_of, laid_out, lay_out_, live_cut_of, slots_of
@@ -82,6 +82,7 @@ def prove_cut_(
         RuntimeError: if the outputs differ; the cut is done then.
         UserError: if they say nothing.
     """
+    drop_cached_tensors_(model, plan.example)  # those of the widths before
     masked, tolerance = _answers(model, plan)
     slices = cut_live_(model, plan)
     mask_(model, of or plan)
@@ -149,6 +150,7 @@ def take_shape_(model: nn.Module, state: Mapping[str, Any], prefix: str = "") ->
         lay_out_(model)
         if wanted is not None:
             _check_shape(model, wanted)
+            drop_cached_tensors_(model, wanted.example)
             cut_live_(model, wanted)
     return state
 
