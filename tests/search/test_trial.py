@@ -56,6 +56,14 @@ def test_pruned_then_warm_started_and_pruned_further(given, tmp_path):
     assert not floats(tmp_path / "2" / "student.onnx")
 
 
+def test_what_the_look_has_measured_is_not_measured_again(given, tmp_path, monkeypatch):
+    monkeypatch.setattr("lighten.pruning.widths.measure_sensitivity", None)
+    curves = {"first": [(0.0, 0.0), (0.9, 0.0)], "second": [(0.0, 0.0), (0.9, 9.0)]}
+    run_trial(Setting(amount=0.4, epochs=1.0, align=1), **given, curves=curves, folder=tmp_path)
+    small = load(tmp_path / "student", model=Net(16))
+    assert small.first.out_channels < small.second.out_channels
+
+
 def test_a_finished_trial_is_only_measured_again(given, tmp_path):
     setting = Setting(quantize="static", scope="uniform", distil=False)
     run_trial(setting, **given, folder=tmp_path)

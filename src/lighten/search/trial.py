@@ -19,6 +19,7 @@ from lighten.delivery.folders.model import WEIGHTS, cut, save
 from lighten.delivery.folders.run import read_json, write_json
 from lighten.errors import UserError
 from lighten.pruning.callback import Prune
+from lighten.pruning.damage import DamageCurve
 from lighten.quantization.callback import Quantize
 from lighten.quantization.post_training import quantize_post_training
 from lighten.quantization.settings import DYNAMIC, STATIC
@@ -59,6 +60,7 @@ def run_trial(
     original: Path,
     warm: nn.Module | None = None,
     pruned: bool = False,
+    curves: Mapping[str, DamageCurve] | None = None,
     on_epoch: OnEpoch | None = None,
     trainer: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -79,6 +81,7 @@ def run_trial(
         original: the float original's file, measured in turn with the trial's.
         warm: what to begin with, pruned or not, in float; by default the original.
         pruned: whether ``warm`` has lost all of the amount already.
+        curves: the damage of cuts, by group, as the look has measured it; else each pruning measures it.
         on_epoch: asked after each epoch whether to go on.
         trainer: further arguments of Lightning's Trainer.
         seed: of the fit.
@@ -92,7 +95,7 @@ def run_trial(
     if not (folder / STUDENT / WEIGHTS).exists():
         start = clone(warm if warm is not None else subject.network)
         if setting.epochs:
-            student = _fit(setting, subject, data, splits, folder, start, pruned, on_epoch, trainer or {}, seed)
+            student = _fit(setting, subject, data, splits, folder, start, pruned, curves, on_epoch, trainer or {}, seed)
         else:
             student = _after_training(setting, subject, start)
         save(student.eval(), folder / STUDENT, **subject.about)
@@ -136,7 +139,8 @@ def _after_training(setting: Setting, subject: Subject, model: nn.Module) -> nn.
 
 def _fit(
     setting: Setting, subject: Subject, data: L.LightningDataModule, splits: Splits, folder: Path, start: nn.Module,
-    pruned: bool, on_epoch: OnEpoch | None, trainer: Mapping[str, Any], seed: int,
+    pruned: bool, curves: Mapping[str, DamageCurve] | None, on_epoch: OnEpoch | None, trainer: Mapping[str, Any],
+    seed: int,
 ) -> nn.Module:  # fmt: skip
     module, part, callbacks = subject.learner(start.train(), lr=setting.lr, distil=setting.distil)
     name = part or None
@@ -145,7 +149,8 @@ def _fit(
         calls = [kwargs if kwargs and not args else args for args, kwargs in subject.some(PRUNING)]
         prune = _QuietPrune(
             setting.amount, score=setting.score, scope=setting.scope, target=setting.target, align=setting.align,
-            of="original", begin=0.0, end=PRUNE_END, calibration=calls, module=name, live=True,
+            of="original", begin=0.0, end=PRUNE_END, calibration=calls, curves=curves, module=name,
+            live=True,
         )  # fmt: skip
         callbacks.append(prune)
     if setting.quantize == "qat":
