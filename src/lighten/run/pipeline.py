@@ -18,6 +18,7 @@ from lighten.delivery.folders.provenance import versions
 from lighten.delivery.folders.run import read_json, write_json
 from lighten.delivery.folders.student import FIT, SENSITIVITY, first_samples, shrink_run
 from lighten.delivery.measure.measure import measure_run
+from lighten.delivery.measure.precision import choose_precision
 from lighten.delivery.progress import progress
 from lighten.delivery.report.card import write_card
 from lighten.delivery.report.page import write_report
@@ -151,6 +152,11 @@ def _deliver(folder: Path, console: Console) -> None:
     with progress("export", console) as on_progress:
         export_run(folder, on_progress=on_progress)
     stop_between_steps()
+    with console.status("precision"):
+        chosen = choose_precision(folder)
+    if chosen:
+        console.print(f"precision: {chosen}", highlight=False, markup=False, soft_wrap=True)
+    stop_between_steps()
     with progress("measure", console, ticks=False) as on_progress:
         scores = measure_run(folder, on_progress=on_progress)
     write_card(folder)
@@ -248,6 +254,7 @@ def _write_fit(
             "after_training": after if s.after_training else None,
             "targets": list(recipe.delivery.targets),
             "opset": recipe.delivery.opset,
+            "precision": recipe.delivery.precision,
             "versions": versions(),
             "teachers": teachers,
         },

@@ -17,6 +17,7 @@ from lighten.delivery.export.prepare import in_float
 from lighten.delivery.export.targets import export
 from lighten.delivery.folders.model import WEIGHTS, cut, save
 from lighten.delivery.folders.run import read_json, write_json
+from lighten.delivery.measure.precision import faster_form
 from lighten.errors import UserError
 from lighten.pruning.callback import Prune
 from lighten.pruning.damage import DamageCurve
@@ -101,7 +102,7 @@ def run_trial(
         save(student.eval(), folder / STUDENT, **subject.about)
         seconds["fit"] = time.monotonic() - begun
     begun = time.monotonic()
-    file = export_files(subject, subject.load(folder / STUDENT), folder / FILE, needs.runtime)
+    file = _export(subject, folder, needs)
     seconds["export"] = time.monotonic() - begun
     begun = time.monotonic()
     measured = quality.measure(folder, original, file, splits.select, needs, confirming=splits.samples["confirm"])
@@ -119,6 +120,22 @@ def export_files(subject: Subject, model: nn.Module, path: Path, runtime: str) -
         if not other.exists():
             export(model, subject.example, other, target=runtime)
     return other
+
+
+def _export(subject: Subject, folder: Path, needs: Needs) -> Path:
+    """Write the file of a trial's network, which computes in float32 with its int8 weights where that is faster."""
+    model = subject.load(folder / STUDENT)
+    file = export_files(subject, model, folder / FILE, needs.runtime)
+    if needs.runtime != "onnx":
+        return file
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        faster = faster_form(model, subject.example, file, batch=needs.batch, threads=needs.threads)
+    if faster is not model:
+        file.unlink()  # a search that is killed here then finds no file of another network
+        save(faster.eval(), folder / STUDENT, **subject.about)
+        export_files(subject, faster, file, needs.runtime)
+    return file
 
 
 def warm_start(subject: Subject, folder: Path) -> nn.Module:
