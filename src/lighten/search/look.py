@@ -185,10 +185,13 @@ def _latency(
         }
         taken = interleaved_latency(runners, {"asked": batch_of(subject.calls[0], needs.batch)}, seconds=1.0)
     medians = {name: found["asked"]["median"] for name, found in taken.items()}
-    rows = [(*name.split(), ms) for name, ms in medians.items()]
-    if needs.runtime == "onnx":  # an int8 file that is slower computes in float32
-        rows = [(amount, bits, min(ms, medians.get(f"{amount} 32", ms))) for amount, bits, ms in rows]
-    return [{"amount": float(amount), "bits": int(bits), "ms": round(ms, 5)} for amount, bits, ms in rows]
+    rows = []
+    for name, ms in medians.items():
+        amount, bits = name.split()
+        if needs.runtime == "onnx":  # an int8 file that is slower computes in float32
+            ms = min(ms, medians.get(f"{amount} 32", ms))
+        rows.append({"amount": float(amount), "bits": int(bits), "ms": round(ms, 5)})
+    return rows
 
 
 def _narrow(subject: Subject, align: int) -> nn.Module:

@@ -14,7 +14,7 @@ from lighten.delivery.folders.model import CONFIG, load, save
 from lighten.delivery.folders.run import FLOAT_FILE, read_json
 from lighten.delivery.folders.student import FIT
 from lighten.delivery.measure.int8_check import SLOWER
-from lighten.delivery.measure.latency import batch_of, interleaved_latency
+from lighten.delivery.measure.latency import Latency, batch_of, interleaved_latency
 from lighten.delivery.runtimes.runners import open_runner
 from lighten.quantization.weights_alone import quantizes_activations, weights_alone_
 from lighten.utils.clone import clone
@@ -88,11 +88,11 @@ def slow_integers(
         return verdict(interleaved_latency(runners, batches, seconds=SECONDS))
 
 
-def verdict(latency: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str | None:
+def verdict(latency: Mapping[str, Mapping[str, Latency]]) -> str | None:
     """Return how much slower ``int8`` is than ``float``, by batch; ``None`` where it is not slower on the whole.
 
     Example:
-        >>> slow, fast = {"batch 1": {"median": 2.0}}, {"batch 1": {"median": 1.0}}
+        >>> slow, fast = {"batch 1": {"median": 2.0, "p90": 2.0}}, {"batch 1": {"median": 1.0, "p90": 1.0}}
         >>> verdict({"int8": slow, "float": fast}).partition(" on ")[0]
         "int8 runs at 0.50 of float32's speed at batch 1"
         >>> verdict({"int8": fast, "float": slow}) is None
