@@ -187,10 +187,10 @@ def _latency(
     medians = {name: found["asked"]["median"] for name, found in taken.items()}
     rows = []
     for name, ms in medians.items():
-        amount, bits = name.split()
+        amount, _, width = name.partition(" ")
         if needs.runtime == "onnx":  # an int8 file that is slower computes in float32
             ms = min(ms, medians.get(f"{amount} 32", ms))
-        rows.append({"amount": float(amount), "bits": int(bits), "ms": round(ms, 5)})
+        rows.append({"amount": float(amount), "bits": int(width), "ms": round(ms, 5)})
     return rows
 
 
