@@ -34,6 +34,7 @@ from lighten.run.choose import describe_choice
 from lighten.run.dry_run import dry_run, run_preflight
 from lighten.run.folder import keep_recipe, open_folder
 from lighten.run.search import check_needs, search_run
+from lighten.run.threads import settle_threads
 from lighten.tasks import task_of
 from lighten.training.checkpoint import latest_good
 from lighten.training.failure import failure_kept
@@ -80,6 +81,8 @@ def _run(recipe: Recipe, folder: Path, callbacks: Sequence[L.Callback]) -> None:
     console = Console(quiet=not is_rank_zero())
     console.print(f"run {folder}")
     seed(recipe)
+    if is_rank_zero() and (line := settle_threads(recipe, folder)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     data = data_of(recipe, workers=recipe.workers)
     logger = make_logger(recipe.logger, folder, config=asdict(recipe))
     with ending(logger):
