@@ -260,8 +260,9 @@ class SceneData(SplitData):
         scenes = self.numbers[part]
         if self.answer in ("boxes", "keypoints"):
             pictures, boxes, points = marked(part, scenes, self.size, self.items)
-            marks, mirror = (boxes, mirrored_boxes) if self.answer == "boxes" else (points, _mirrored_points)
-            return SceneSet(pictures, marks, mirror=mirror, **changes)
+            if self.answer == "boxes":
+                return SceneSet(pictures, boxes, mirror=mirrored_boxes, **changes)
+            return SceneSet(pictures, points, mirror=_mirrored_points, **changes)
         pictures, masks = painted(part, scenes, self.size, self.items)
         answers: Tensor | None = masks if self.answer == "mask" else None
         if self.answer == "count":
