@@ -20,6 +20,7 @@ _REGISTRY = Registry(
         "segmentation": "lighten.tasks.segmentation",
         "image": "lighten.tasks.image",
         "detection": "lighten.tasks.detection",
+        "keypoints": "lighten.tasks.keypoints",
         "token_classification": "lighten.tasks.tokens",
         "masked_lm": "lighten.tasks.tokens",
     },
