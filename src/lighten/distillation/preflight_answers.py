@@ -19,7 +19,7 @@ from lighten.distillation.preflight_samples import (
 from lighten.distillation.teacher import filter_kwargs
 from lighten.errors import UserError
 from lighten.schedule import Setting, check_setting
-from lighten.tasks.task import Task, output_count
+from lighten.tasks.task import Task
 from lighten.utils.inputs import Call, logits_of, map_tensors
 
 
@@ -53,7 +53,7 @@ def find_answer_problems(
         if task.ranks and labelled:
             logits, labels = task.rows(logits, labels.cpu())
         rows = logits if task.ranks and labelled else logits.movedim(task.channel_dim, -1)
-        answers.add(rows.reshape(-1, classes), labels.cpu().reshape(-1) if labelled and task.ranks else None)
+        answers.add(rows.reshape(-1, rows.shape[-1]), labels.cpu().reshape(-1) if labelled and task.ranks else None)
         if time.monotonic() > end:
             break
     problem = answers.dead(classes if task.ranks else 1)
@@ -78,7 +78,7 @@ def _logits(model: nn.Module, call: Call) -> Tensor:
 def _output_problem(who: str, logits: Tensor, task: Task, classes: int, part: str, start: int) -> Problem | None:
     """Return what is wrong with the answers to a batch that begins with the sample ``start``."""
     whole = task.answer_dims in (None, logits.ndim)
-    found = output_count(task, logits) if whole else logits.shape[-1]
+    found = task.outputs_of(logits) if whole else logits.shape[-1]
     if found != classes or not whole:
         one = "one class alone, which teaches nothing" if found == 1 and task.ranks else f"{found} {task.outputs_are}"
         return Problem(
