@@ -272,9 +272,15 @@ BOXES[:, 0, 1] = torch.linspace(0.2, 0.8, 40)
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ([3, 0.5, 0.5, 0.2, 0.2], "error: training sample 17 has a box of class 3 at (0.5, 0.5, 0.2, 0.2), expected "),
-        ([0, 0.95, 0.5, 0.2, 0.2], "error: training sample 17 has a box of class 0 at (0.95, 0.5, 0.2, 0.2), expected"),
-        ([0, 0.5, 0.5, 0.0, 0.2], "error: training sample 17 has a box of class 0 at (0.5, 0.5, 0, 0.2), expected "),
+        (
+            [3, 0.5, 0.5, 0.2, 0.2],
+            "error: training sample 17 has the box of class 3 at (0.5, 0.5, 0.2, 0.2), expected ",
+        ),
+        (
+            [0, 0.95, 0.5, 0.2, 0.2],
+            "error: training sample 17 has the box of class 0 at (0.95, 0.5, 0.2, 0.2), expected",
+        ),
+        ([0, 0.5, 0.5, 0.0, 0.2], "error: training sample 17 has the box of class 0 at (0.5, 0.5, 0, 0.2), expected "),
     ],
 )
 def test_boxes_that_make_no_sense_are_found_in_their_picture(row, says):
@@ -300,4 +306,4 @@ def test_batches_of_boxes_may_be_of_different_sizes():
     assert told(find_label_problems(part_of(parts), task_of("detection"), 3, NAMES)) == []
     more[3, 2, 0] = 7
     (found,) = told(find_label_problems(part_of(parts), task_of("detection"), 3, NAMES))
-    assert found.startswith("error: training sample 23 has a box of class 7")
+    assert found.startswith("error: training sample 23 has the box of class 7")
