@@ -77,7 +77,7 @@ def coco_folder(root, shown, annotations="annotations.json", images="", **how):
 
 
 def yolo_line(one, box):
-    height, width = one.pixels.shape
+    height, width = one.pixels.shape[:2]
     label, left, top, right, bottom = box
     numbers = (left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height
     return f"{label} " + " ".join(f"{number:.6f}" for number in numbers)
@@ -98,7 +98,7 @@ def yolo_folder(root, shown, images="images", labels="labels", names=True, line=
 
 def voc_xml(one, names=NAMES):
     """Return what an XML file holds; pixels count from 1."""
-    height, width = one.pixels.shape
+    height, width = one.pixels.shape[:2]
     objects = "".join(
         f"<object><name>{names[label]}</name><difficult>0</difficult><bndbox><xmin>{left + 1}</xmin>"
         f"<ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
@@ -124,7 +124,7 @@ def expected(shown):
     """Return boxes by name as ``Found`` has them: name of the class, then corners in shares."""
     found = {}
     for one in shown:
-        height, width = one.pixels.shape
+        height, width = one.pixels.shape[:2]
         found[one.name] = [
             (NAMES[label], left / width, top / height, right / width, bottom / height)
             for label, left, top, right, bottom in one.boxes

@@ -63,7 +63,7 @@ def test_settings_that_make_no_sense(settings, says):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ([3, 0.5, 0.5, 0.2, 0.2], r"hold a box of class 3 at \(0.5, 0.5, 0.2, 0.2\), expected class 0 to 2"),
+        ([3, 0.5, 0.5, 0.2, 0.2], r"there is a box of class 3 at \(0.5, 0.5, 0.2, 0.2\), expected class 0 to 2"),
         ([0.5, 0.5, 0.5, 0.2, 0.2], "a box of class 0.5"),
         ([0, 0.95, 0.5, 0.2, 0.2], r"class 0 at \(0.95, 0.5, 0.2, 0.2\), expected .* inside of the picture"),
         ([0, 32, 40, 16, 8], r"class 0 at \(32, 40, 16, 8\), expected .* in shares"),

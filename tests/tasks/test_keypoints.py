@@ -104,7 +104,7 @@ def test_a_teacher_of_another_size_is_learned_from():
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ([1.2, 0.5, 1], r"hold the point \(1.2, 0.5, 1\), expected x and y from 0 to 1"),
+        ([1.2, 0.5, 1], r"there is a point \(1.2, 0.5, 1\), expected x and y from 0 to 1"),
         ([0.2, float("nan"), 1], "nan"),
         ([0.2, 0.5, 2], r"\(0.2, 0.5, 2\)"),
     ],

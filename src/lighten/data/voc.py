@@ -61,8 +61,8 @@ def read_voc(root: Path, folders: Sequence[tuple[Path, Path, int | None]], class
             image = given.add_image(
                 str(path), os.path.relpath(path, root), _size(tree), sets.get(stem) if part is None else part
             )
-            for node in tree.iter("object"):
-                _add(given, objects, image, node, f"{os.path.relpath(file, root)} object {len(objects) + 1}", root)
+            for number, node in enumerate(tree.iter("object"), 1):
+                _add(given, objects, image, node, f"{os.path.relpath(file, root)} object {number}", root)
     check_there(given, missing, ", ".join(str(images) for images, *_ in folders))
     first = 0.0 if any(min(values[:2]) < 1 for values in given.values) else 1.0
     given.values = [[left - first, top - first, right, bottom] for left, top, right, bottom in given.values]

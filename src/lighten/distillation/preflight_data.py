@@ -228,7 +228,7 @@ def _out_of_range(part: LoaderSamples, task: Task, outputs: int) -> Iterator[str
         bad = task.bad_labels(labels, outputs)
         if bad is not None and bool(bad.any()):
             sample = first + int(bad.reshape(len(labels), -1).any(1).nonzero()[0])
-            yield f"sample {sample} has {task.bad_text(labels, bad)}"
+            yield f"sample {sample} has the {task.bad_text(labels, bad)}"
         first += rows
 
 

@@ -122,7 +122,7 @@ class Detection(Task):
     def bad_text(self, labels: Tensor, bad: Tensor) -> str:
         """Return the first bad row in words."""
         kind, *box = labels[bad.any(-1)][0].tolist()
-        return f"a box of class {kind:g} at ({', '.join(f'{value:.4g}' for value in box)})"
+        return f"box of class {kind:g} at ({', '.join(f'{value:.4g}' for value in box)})"
 
     def range_text(self, outputs: int) -> str:
         """Return what labels are."""

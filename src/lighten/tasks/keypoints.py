@@ -105,7 +105,7 @@ class Keypoints(Task):
 
     def bad_text(self, labels: Tensor, bad: Tensor) -> str:
         """Return the first bad row in words."""
-        return f"the point ({', '.join(f'{value:.4g}' for value in labels[bad.any(-1)][0].tolist())})"
+        return f"point ({', '.join(f'{value:.4g}' for value in labels[bad.any(-1)][0].tolist())})"
 
     def range_text(self, outputs: int) -> str:
         """Return what labels are."""

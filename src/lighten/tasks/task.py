@@ -187,7 +187,7 @@ class Task:
 
     def bad_text(self, labels: Tensor, bad: Tensor) -> str:
         """Return the first of the ``bad_labels`` in words."""
-        return f"the label {labels[bad][0].item():g}"
+        return f"label {labels[bad][0].item():g}"
 
     def range_text(self, outputs: int) -> str:
         """Return what labels are expected to be, and how they become so, for messages about ``bad_labels``."""
@@ -198,9 +198,7 @@ class Task:
         bad = self.bad_labels(labels, outputs)
         if bad is None or not bool(bad.any()):
             return None
-        return (
-            f"labels hold {self.bad_text(labels, bad).removeprefix('the label ')}, expected {self.range_text(outputs)}"
-        )
+        return f"there is a {self.bad_text(labels, bad)}, expected {self.range_text(outputs)}"
 
     # What is learned
 

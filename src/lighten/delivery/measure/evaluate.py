@@ -206,7 +206,7 @@ def _answers(task: Task, runner: Runner, call: Any, labels: Tensor) -> Tensor:
     bad = task.bad_labels(labels, outputs)
     if bad is not None and bool(bad.any()):
         raise UserError(
-            f"{runner.name}: answers {outputs} {task.outputs_are}, but there is {task.bad_text(labels, bad)}, "
+            f"{runner.name}: answers {outputs} {task.outputs_are}, but there is a {task.bad_text(labels, bad)}, "
             f"expected {task.range_text(outputs).split(';')[0]}; measure it on its own data"
         )
     return answers
