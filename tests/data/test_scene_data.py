@@ -8,7 +8,8 @@ from lighten.data import build_data
 from lighten.data.fashion_mnist import CLASSES, read_embedded
 from lighten.data.images import ImageSet
 from lighten.data.scene_data import MEAN, PARTS, STD, TEST, TRAIN, add_noise, painted, sources_of
-from lighten.data.scene_layout import draw_layout, paint
+from lighten.data.scene_layout import draw_layout, paint, paint_items
+from lighten.data.scene_marks import boxes_of, points_of
 from lighten.errors import UserError
 from lighten.tasks import build_task
 from lighten.training.order import draw
@@ -78,6 +79,42 @@ def test_counts_are_standardised_by_those_of_the_training_part():
     tests = data.test_set.__getitems__([(0, i) for i in range(30)])[1][:, 0]
     expected = draw_layout(TEST, 30, size=32, items=4, sources=9).counts
     assert np.allclose(tests * data.task.std[0] + data.task.mean[0], expected, atol=1e-5)
+
+
+def test_boxes_and_points_are_those_of_the_layout():
+    sources, labels = sources_of(TEST)
+    data = module("boxes", matches=3, nms=0.6)
+    assert data.task == build_task("detection", matches=3, nms=0.6)
+    assert (data.num_classes, data.class_names) == (10, CLASSES)
+    layout = draw_layout(TEST, 30, size=32, items=4, sources=2000)
+    _, items, areas = paint_items(layout, sources, 32)
+    inputs, answers = data.test_set.__getitems__([(0, i) for i in range(30)])
+    assert torch.equal(answers, boxes_of(layout, items, areas, labels))
+    assert torch.equal(in_bytes(inputs), module().test_set.pictures)
+    assert set(answers[..., 0].unique().tolist()) <= {*range(-1, 10)}
+    data = module("keypoints", items=None)
+    assert (data.task.name, data.num_classes, data.items) == ("keypoints", 4, 1)
+    layout = draw_layout(TEST, 30, size=32, items=1, sources=2000)
+    answers = data.test_set.__getitems__([(0, i) for i in range(30)])[1]
+    assert torch.equal(answers, points_of(paint_items(layout, sources, 32)[1]))
+
+
+@pytest.mark.parametrize("answer", ["boxes", "keypoints"])
+def test_boxes_and_points_of_a_flipped_scene_are_those_found_in_it(answer):
+    count = 1 if answer == "keypoints" else 4
+    flipped, plain = (module(answer, items=count, augment=augment).train_set for augment in (True, False))
+    places = [(0, i) for i in range(60)]
+    inputs, answers = flipped.__getitems__(places)
+    as_they_are, before = plain.__getitems__(places)
+    pixels, labels = sources_of(TRAIN)
+    layout = draw_layout(TRAIN, 60, size=32, items=count, sources=len(labels))
+    _, items, areas = paint_items(layout, pixels, 32)
+    mirror = items.flip(2)
+    found = points_of(mirror) if answer == "keypoints" else boxes_of(layout, mirror, areas, labels)
+    turned = [not torch.equal(a, b) for a, b in zip(inputs, as_they_are, strict=True)]
+    assert 15 < sum(turned) < 45
+    for n, turn in enumerate(turned):
+        assert torch.allclose(answers[n], found[n] if turn else before[n], atol=1e-6)
 
 
 def test_a_picture_is_asked_for_without_the_noise_of_its_input():
@@ -178,9 +215,9 @@ def test_fingerprint_tells_what_is_seen():
     assert base == module("picture", seed=5, batch_size=4, workers=1, noise=0.2).fingerprint
     changed = [
         {"answer": "mask"}, {"answer": "count"}, {"scenes": 61}, {"validation": 21}, {"test": 31}, {"size": 33},
-        {"items": 3}, {"noise": 0.1}, {"augment": False}, {"views": 2},
+        {"items": 3}, {"noise": 0.1}, {"augment": False}, {"views": 2}, {"answer": "boxes"},
     ]  # fmt: skip
-    assert len({base, *(module(**{"answer": "picture"} | given).fingerprint for given in changed)}) == 11
+    assert len({base, *(module(**{"answer": "picture"} | given).fingerprint for given in changed)}) == 12
 
 
 def test_preprocessing_says_how_a_picture_becomes_an_input():

@@ -23,6 +23,8 @@ def test_the_defaults():
         ({"noise": 0.1}, "noise=0.1 with answer='mask'; noise belongs to answer: picture"),
         ({"answer": "picture", "noise": 0}, "noise=0, expected a number above 0, at most 1"),
         ({"answer": "picture", "noise": float("nan")}, "noise=nan, expected a number above 0, at most 1"),
+        ({"nms": 0.5}, "nms with answer='mask'; it belongs to answer: boxes"),
+        ({"answer": "keypoints", "items": 3}, "items=3 with answer='keypoints', which are of one garment"),
         ({"items": 0}, "items=0, expected an integer of at least 1"),
         ({"answer": "count", "items": 1}, "items=1, expected an integer of at least 2"),
         ({"scenes": 0}, "scenes=0, expected an integer of at least 1"),

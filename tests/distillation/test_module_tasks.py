@@ -102,3 +102,26 @@ def test_samples_without_a_label_count_nowhere(fit) -> None:
 def test_settings_of_losses_and_layers_are_checked_at_once(settings, told) -> None:
     with pytest.raises(UserError, match=told):
         DistillationModule(resnet(4), resnet(8), **settings)
+
+
+def test_detectors_are_taught_by_teachers_of_other_places(fit) -> None:
+    """A set by a set of more queries, one stage by one of another grid, either by the other, and necks by hints."""
+    from toy_boxes import Points, Queries, loader
+
+    from lighten.tasks import build_task
+
+    stage, as_set = build_task("detection", matches=4, nms=0.5), build_task("detection")
+    hint = {"losses": {"labels": 1.0, "soft_labels": 1.0, "hint": 1.0}, "layers": {"body.5": "body.5"}}
+    for task, student, teacher, settings in (
+        (as_set, Queries(4), Queries(9, seed=1), {}),
+        (as_set, Queries(4), Points(seed=1), {}),
+        (stage, Points(8), Points(16, seed=1), hint),
+        (stage, Points(8, stride=8), Points(16, seed=1), {}),
+        (stage, Points(8), Queries(9, seed=1), {}),
+    ):
+        module = DistillationModule(student, teacher, task=task, num_classes=2, temperature=1.0, **settings)
+        found = fit(module, loader(16, 8), enable_checkpointing=False).callback_metrics
+        assert {"student/map", "teacher/map_50", "gap/map", "gap/agreement", "gap/retention"} <= set(found)
+        losses = {"distil/soft_labels", "distil/labels"} | ({"distil/hint"} if settings else set())
+        assert losses <= set(found)
+        assert all(found[name].isfinite() for name in losses)

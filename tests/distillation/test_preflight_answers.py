@@ -177,3 +177,28 @@ def test_of_texts_the_masked_tokens_alone_are_scored():
     labels[:, 1] = (labels[:, 1] + 2) % 4
     (found,) = problems(logits, labels, task="masked_lm")
     assert found.startswith("error: teacher is right in 0.0% of 80 validation tokens, worse than chance (25.0%)")
+
+
+def boxes(samples=80):
+    """One box a picture, of class 0 to 3, that moves with its number."""
+    place = 0.2 + 0.6 * torch.arange(samples) / samples
+    kinds = torch.arange(samples) % 4
+    return torch.stack([kinds.float(), place, 1 - place, 0.1 + place / 4, torch.full((samples,), 0.2)], -1)[:, None]
+
+
+def seeing(labels):
+    logits = sure(labels[:, 0, 0].long(), 6.0) - 3
+    return torch.cat([labels[..., 1:], logits[:, None]], -1)
+
+
+def test_a_detector_is_judged_by_what_it_finds():
+    labels = boxes()
+    assert problems(seeing(labels), labels, task="detection") == []
+    elsewhere = seeing(labels)
+    elsewhere[..., 1] = (elsewhere[..., 1] + 0.5) % 1
+    (found,) = problems(elsewhere, labels, task="detection")
+    assert found.startswith("warning: teacher's mAP is 0.00% on 80 validation samples, it finds nothing")
+    (found,) = problems(seeing(labels), labels, task="detection", classes=5)
+    assert found.startswith("error: teacher gives answers of shape (16, 1, 8), 4 classes; expected 5 a sample")
+    (found,) = problems(seeing(labels)[:1].expand(80, -1, -1), labels, task="detection")
+    assert "dead" in found

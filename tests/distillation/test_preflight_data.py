@@ -263,3 +263,47 @@ def test_labels_of_other_tasks(task, labels, bad, message) -> None:
     labels = labels.clone()
     labels[2, 1] = bad
     assert re.match(message, run(labels))
+
+
+BOXES = torch.tensor([[[1, 0.5, 0.5, 0.2, 0.2], [-1, 0, 0, 0, 0]]]).repeat(40, 1, 1)
+BOXES[:, 0, 1] = torch.linspace(0.2, 0.8, 40)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (
+            [3, 0.5, 0.5, 0.2, 0.2],
+            "error: training sample 17 has the box of class 3 at (0.5, 0.5, 0.2, 0.2), expected ",
+        ),
+        (
+            [0, 0.95, 0.5, 0.2, 0.2],
+            "error: training sample 17 has the box of class 0 at (0.95, 0.5, 0.2, 0.2), expected",
+        ),
+        ([0, 0.5, 0.5, 0.0, 0.2], "error: training sample 17 has the box of class 0 at (0.5, 0.5, 0, 0.2), expected "),
+    ],
+)
+def test_boxes_that_make_no_sense_are_found_in_their_picture(row, says):
+    assert labels_of(BOXES, "detection") == []
+    wrong = BOXES.clone()
+    wrong[17, 1] = torch.tensor(row)
+    (found,) = labels_of(wrong, "detection")
+    assert found.startswith(says)
+
+
+def test_pictures_without_boxes_are_legal_unless_there_are_no_others():
+    empty = BOXES.clone()
+    empty[1:, 0, 0] = -1
+    assert labels_of(empty, "detection") == []
+    empty[0, 0, 0] = -1
+    assert labels_of(empty, "detection")[0].startswith("error: all training labels looked at are without a box")
+    assert labels_of(BOXES[..., :4], "detection")[0].startswith("error: training labels have the shape (40, 2, 4)")
+
+
+def test_batches_of_boxes_may_be_of_different_sizes():
+    more = torch.cat([BOXES[:20], BOXES[:20]], 1)
+    parts = [(X[:20], BOXES[20:]), (X[20:40], more)]
+    assert told(find_label_problems(part_of(parts), task_of("detection"), 3, NAMES)) == []
+    more[3, 2, 0] = 7
+    (found,) = told(find_label_problems(part_of(parts), task_of("detection"), 3, NAMES))
+    assert found.startswith("error: training sample 23 has the box of class 7")

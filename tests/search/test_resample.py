@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics import PearsonCorrCoef
 
-from lighten.search.resample import Rows, Sums, resampled
+from lighten.search.resample import Rows, Sums, Weighted, resampled
 from lighten.tasks import task_of
 from lighten.tasks.regression import Regression
 from lighten.tasks.scorer import scorer_of
@@ -48,6 +48,27 @@ def test_weighted_samples_are_samples_repeated(name):
         scorer = scorer_of(task, outputs, CPU)
         scorer.update(*task.rows(answers[drawn], labels[drawn]))
         assert value == pytest.approx(float(scorer.compute()[task.metric]), abs=1e-5)
+
+
+def test_boxes_are_matched_once_and_then_weighted():
+    """Against the metric on the pictures that were drawn, of random boxes; two networks are told apart."""
+    task = task_of("detection")
+    g = torch.Generator().manual_seed(0)
+    size = 0.2 + 0.3 * torch.rand(40, 4, 2, generator=g)
+    boxes = torch.cat([size / 2 + torch.rand(40, 4, 2, generator=g) * (1 - size), size], -1)
+    labels = torch.cat([torch.randint(-1, 3, (40, 4, 1), generator=g), boxes], -1)
+    near = (boxes + 0.03 * torch.randn(40, 4, 4, generator=g)).repeat(1, 3, 1)
+    answers = torch.cat([near, torch.randn(40, 12, 3, generator=g)], -1)
+    weights = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), 5)
+    found = resampled(task, list(zip(labels.split(16), answers.split(16), strict=True)))
+    assert isinstance(found, Weighted)
+    for value, each in zip(found.values(weights.astype(float)), weights, strict=True):
+        drawn = torch.from_numpy(np.repeat(np.arange(40), each))
+        scorer = scorer_of(task, 3, CPU)
+        scorer.update(*task.rows(answers[drawn], labels[drawn]))
+        assert value == pytest.approx(float(scorer.compute()["map"]), abs=1e-9)
+    assert np.array_equal(found.rows, resampled(task, [(labels, answers)]).rows)
+    assert not np.array_equal(found.rows, resampled(task, [(labels, answers + 0.001)]).rows)
 
 
 class Correlated(Regression):

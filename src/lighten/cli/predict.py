@@ -1,9 +1,11 @@
 """``lighten predict``: answer to files with a model folder.
 
-JSON: ``[{"source", "answer"}]``; of masks and pictures ``answer`` is the path of the PNG that was written.
+JSON: ``[{"source", "answer"}]``; of masks and pictures ``answer`` is the path of the PNG that was written. Boxes and
+points are in pixels of the picture, ``[{"box" or "point", "label", "odds"}]``, and ``drawn`` is a PNG with them.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     predict = add_command(
         commands, "predict", "answer to images, tables or texts with a model folder", _predict, json=True,
-        more="classes, numbers and odds are printed, masks and pictures are written as PNG",
+        more="classes, numbers, odds and boxes are printed, masks, pictures and those with boxes written as PNG",
         example="runs/own_images/20261124-091200/student image.jpg",
     )  # fmt: skip
     predict.add_argument("folder", type=Path, metavar="FOLDER", help="student/ of a run, or one that was pushed")
@@ -24,12 +26,14 @@ def add_parser(commands: Any) -> None:
     predict.add_argument(
         "--file", type=Path, metavar="FILE", help="an exported file to run (default: the PyTorch model)"
     )
-    predict.add_argument("--out", type=Path, metavar="DIR", help="of masks and pictures (default: beside their images)")
+    predict.add_argument("--out", type=Path, metavar="DIR", help="of PNG files (default: beside their images)")
 
 
 def _predict(arguments: argparse.Namespace) -> None:
     with errors_of_folder(arguments.folder, "predict"):
+        from lighten.delivery.folders.model import CONFIG
         from lighten.delivery.folders.predict import predict
+        from lighten.delivery.folders.run import read_json
 
         with stdout_aside(arguments.json):
             found = predict(arguments.folder, arguments.sources, file=arguments.file)
@@ -37,30 +41,49 @@ def _predict(arguments: argparse.Namespace) -> None:
             twice = next((path for path in targets if targets.count(path) > 1), None)
             if twice is not None:
                 raise UserError(f"two sources would be answered in {twice}; rename one, or leave --out away")
-            shown = [(source, _shown(source, answer, arguments.out)) for source, answer in found]
+            names = read_json(arguments.folder / CONFIG, made_by="lighten shrink RUN").get("classes", [])
+            shown = [_shown(source, answer, arguments.out, names) for source, answer in found]
         if arguments.json:
-            print_json([{"source": source, "answer": answer} for source, answer in shown])
+            print_json(shown)
         else:
-            for source, answer in shown:
-                print(f"{source}: {_line(answer)}")
+            for row in shown:
+                print(f"{row['source']}: {_line(row['answer'])}")
 
 
-def _shown(source: str, answer: Any, out: Path | None) -> Any:
-    """Return an answer in JSON types; an array goes into a file first."""
+def _shown(source: str, answer: Any, out: Path | None, names: Sequence[str]) -> dict[str, Any]:
+    """Return a source and its answer in JSON types; a picture goes into a file first."""
     if _is_plain(answer):
-        return answer
+        return {"source": source, "answer": answer}
     from lighten.utils.files import write_whole
 
     target = _target(source, out)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, lambda temporary: _save(answer, temporary))
-    return str(target)
+    write_whole(target, lambda temporary: _save(_pixels(source, answer, names), temporary))
+    if _is_marks(answer):
+        return {"source": source, "answer": answer, "drawn": str(target)}
+    return {"source": source, "answer": str(target)}
+
+
+def _pixels(source: str, answer: Any, names: Sequence[str]) -> Any:
+    """Return a picture to be written: the answer, or the source with what the answer marks."""
+    if not _is_marks(answer):
+        return answer
+    from PIL import Image, ImageOps
+
+    from lighten.delivery.measure.marked import draw_marks
+
+    with Image.open(source) as picture:
+        return draw_marks(ImageOps.exif_transpose(picture), answer, names)
+
+
+def _is_marks(answer: Any) -> bool:
+    return isinstance(answer, list) and all(isinstance(mark, dict) for mark in answer)
 
 
 def _is_plain(answer: Any) -> bool:
     import numpy as np
 
-    return not isinstance(answer, np.ndarray)
+    return not isinstance(answer, np.ndarray) and not _is_marks(answer)
 
 
 def _target(source: str, out: Path | None) -> Path:
@@ -80,9 +103,18 @@ def _line(answer: Any) -> str:
         return f"{answer['class']} ({100 * answer['odds']:.1f} %)"
     if isinstance(answer, dict):
         return ", ".join(f"{name} {_number(value)}" for name, value in answer.items())
+    if _is_marks(answer):
+        return ", ".join(map(_marked, answer)) or "nothing"
     if isinstance(answer, list):
         return " ".join(str(_number(value)) for value in answer)
     return str(_number(answer))
+
+
+def _marked(mark: Mapping[str, Any]) -> str:
+    """Return a box or point as a person reads it, in pixels."""
+    place = ", ".join(f"{value:.0f}" for value in mark["box" if "box" in mark else "point"])
+    odds = "" if mark["odds"] is None else f" ({100 * mark['odds']:.1f} %)"
+    return f"{mark['label']}{odds} at {place}"
 
 
 def _number(value: Any) -> Any:

@@ -105,16 +105,21 @@ def crop_box(size: tuple[int, int], area: float, ratio: float, top: float, left:
     return x, y, min(x + width, size[1]), min(y + height, size[0])
 
 
+def cut_box(how: Augmentation, draws: dict[str, float], size: tuple[int, int]) -> tuple[float, ...]:
+    """Return left, top, right and bottom of the part of an image of ``size`` (height, width) that is cut out."""
+    return crop_box(
+        size,
+        how.crop + (1 - how.crop) * draws["area"],
+        float(np.exp(_RATIO * (2 * draws["ratio"] - 1))),
+        draws["top"],
+        draws["left"],
+    )
+
+
 def geometry(how: Augmentation, draws: dict[str, float], image: np.ndarray, *, nearest: bool = False) -> np.ndarray:
     """Return an image, mask or target picture, uint8 (H, W) or (H, W, C), cut out, drawn out and flipped."""
     if how.crop < 1:
-        box = crop_box(
-            image.shape[:2],
-            how.crop + (1 - how.crop) * draws["area"],
-            float(np.exp(_RATIO * (2 * draws["ratio"] - 1))),
-            draws["top"],
-            draws["left"],
-        )
+        box = cut_box(how, draws, image.shape[:2])
         way = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
         size = image.shape[1], image.shape[0]
         image = np.asarray(_picture(image).resize(size, way, box)).reshape(image.shape)  # type: ignore[arg-type]

@@ -160,6 +160,25 @@ def fit_size(image: Image.Image, frame: Frame, how: Image.Resampling, fill: int)
     return image.resize((width, height), how, box=(left, top, left + scale * width, top + scale * height))
 
 
+def placed(size: tuple[int, int], frame: Frame) -> tuple[float, float, float, float]:
+    """Return where a whole image comes to lie in a frame: left, top, width and height in shares of the frame.
+
+    They go beyond 0 to 1 where the image is cut.
+
+    Args:
+        size: (height, width) of the image.
+        frame: that it is brought to.
+    """
+    height, width = frame.size
+    if frame.resize == CROP:
+        scale = min(size[0] / height, size[1] / width)
+        tall, wide = size[0] / (scale * height), size[1] / (scale * width)
+        return (1 - wide) / 2, (1 - tall) / 2, wide, tall
+    inner_height, inner_width = _resized(size, frame)
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    return left / width, top / height, inner_width / width, inner_height / height
+
+
 def frame_of(settings: Any) -> Frame:
     """Return the frame that ``settings_of`` wrote."""
     height, width = settings["size"]

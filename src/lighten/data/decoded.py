@@ -25,7 +25,7 @@ CACHES = ("auto", "memory", "disk", "none")
 MAX_IN_MEMORY = 64 << 20
 """Bytes up to which ``auto`` keeps decoded images in memory."""
 
-_VERSION = 1  # of what decoding gives; another one makes the cache again
+_VERSION = 2  # of what decoding gives; another one makes the cache again
 _AT_ONCE = 64
 
 
@@ -88,6 +88,7 @@ class Facts:
         values: bool (N, 256): which values a mask has.
         errors: why an image cannot be read, by its index.
         wrong: what is wrong with one that can be read, by its index.
+        sizes: int64 (N, 2): height and width of each image before it was brought to a frame; 0 where it cannot be read.
     """
 
     digests: list[str]
@@ -96,6 +97,7 @@ class Facts:
     values: np.ndarray
     errors: dict[int, str] = field(default_factory=dict)
     wrong: dict[int, str] = field(default_factory=dict)
+    sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
 
 class Store:
@@ -167,7 +169,7 @@ def _pass(sources: Sources, keep: Callable[[int, dict[str, np.ndarray]], None] |
     second = sources.second_frame.channels if sources.second_frame is not None else 0
     facts = Facts(
         [""] * count, np.zeros((count, sources.frame.channels, 2), np.int64), np.zeros((count, second, 2), np.int64),
-        np.zeros((count, 256), bool),
+        np.zeros((count, 256), bool), sizes=np.zeros((count, 2), np.int64),
     )  # fmt: skip
 
     def one(index: int) -> None:
@@ -194,7 +196,7 @@ def _read_and_sum(sources: Sources, index: int, facts: Facts) -> dict[str, np.nd
     digest = hashlib.sha256(content)
     facts.digests[index] = digest.hexdigest()
     image = open_image(content)
-    size = turned_size(image)
+    facts.sizes[index] = size = turned_size(image)
     found = {"pixels": decode(image, sources.frame)}
     facts.sums[index] = _sums(found["pixels"])
     if sources.second_frame is not None:
@@ -266,6 +268,7 @@ def _save_facts(folder: Path, facts: Facts) -> None:
         sums=facts.sums,
         second_sums=facts.second_sums,
         values=facts.values,
+        sizes=facts.sizes,
         text=np.array(json.dumps(told)),
     )
 
@@ -278,7 +281,7 @@ def _known(folder: Path, sources: Sources, *, keep: bool) -> Facts | None:
             text = json.loads(str(arrays["text"]))
             facts = Facts(
                 text["digests"], arrays["sums"], arrays["second_sums"], arrays["values"], dict(text["errors"]),
-                dict(text["wrong"]),
+                dict(text["wrong"]), arrays["sizes"],
             )  # fmt: skip
         for name, shape in sources.shapes.items() if keep else ():
             if np.load(_file(folder, name), mmap_mode="r").shape != shape:

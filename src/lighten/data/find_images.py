@@ -36,6 +36,8 @@ class Found:
         labels: int64 (N,) of classes, float64 (N, targets) of numbers; ``None`` with ``seconds``.
         class_names: of classes, labels or targets; empty where masks or pictures are to say.
         seconds: paths of the masks or target pictures, one an image.
+        boxes: of each image, float64 (n, 5): class, left, top, right, bottom in shares of the picture.
+        stated: (height, width) of each image that its boxes' file states; ``None`` where it does not.
         parts: int8 (N,), each in ``PARTS``, where folders say it.
         groups: of the images; no group comes into two parts.
     """
@@ -48,6 +50,8 @@ class Found:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     seconds: tuple[str, ...] = ()
+    boxes: tuple[np.ndarray, ...] = ()
+    stated: tuple[tuple[int, int] | None, ...] = ()
     parts: np.ndarray | None = None
     groups: tuple[str, ...] = ()
 
@@ -67,13 +71,13 @@ def find_in_folder(
     Raises:
         UserError: if a folder is missing or empty, images and masks do not pair, or there is one class.
     """
-    root = _existing(folder, "folder")
+    root = existing(folder, "folder")
     if masks is not None or targets is not None:
         task = "segmentation" if masks is not None else "image"
-        second = _existing(str(masks if masks is not None else targets), "masks" if masks is not None else "targets")
+        second = existing(str(masks if masks is not None else targets), "masks" if masks is not None else "targets")
         return _find_pairs(root, second, task, f"{_SECOND[task]}s={second}")
     parts = _part_folders(root)
-    insides = [{path.name.casefold(): path for path in _folders(place)} for place in parts.values() or (root,)]
+    insides = [{path.name.casefold(): path for path in folders_of(place)} for place in parts.values() or (root,)]
     for (first, other), task in _PAIR_FOLDERS.items():
         if all(set(inside) == {first, other} for inside in insides):
             why = f"there are {first} and {other}"
@@ -129,6 +133,33 @@ def class_order(names: Sequence[str], classes: Sequence[str] | None, where: str)
     return tuple(sorted(names, key=lambda name: (int(name), name) if numbers else (0, name)))
 
 
+def part_of(name: str) -> int | None:
+    """Return the part that a folder's name says, a year behind it or none."""
+    return _PART_FOLDERS.get(name.casefold().rstrip("0123456789"))
+
+
+def folders_of(root: Path) -> list[Path]:
+    """Return the folders of a folder, sorted, without hidden ones."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and _visible(path.name))
+
+
+def existing(folder: str, option: str) -> Path:
+    """Return a folder that is there.
+
+    Raises:
+        UserError: if it is not.
+    """
+    path = Path(folder).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        advice = "; a table of paths and labels is named by table" if option == "folder" else ""
+        raise UserError(f"{option}={folder} is a file, expected a folder of images{advice}")
+    near = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    hint = f"; {did_you_mean(path.name, near)}" if 0 < len(near) <= 20 else "; check the path"
+    raise UserError(f"{option}={folder} is not there, expected a folder of images{hint}")
+
+
 def _find_classes(root: Path, classes: Sequence[str] | None) -> Found:
     parts = _part_folders(root)
     by_part = {part: _class_files(path) for part, path in parts.items()} or {TRAIN: _class_files(root)}
@@ -159,7 +190,7 @@ def _find_classes(root: Path, classes: Sequence[str] | None) -> Found:
 def _class_files(root: Path) -> dict[str, list[Path]]:
     """Return the images of each class's folder."""
     loose = [path.name for path in root.iterdir() if path.suffix.lower() in _suffixes() and _visible(path.name)]
-    folders = _folders(root)
+    folders = folders_of(root)
     if loose and not folders:
         raise UserError(
             f"{root} holds {_images(len(loose))} and no folders, so nothing says what they show; make a folder a "
@@ -242,7 +273,7 @@ def _stems(folder: Path, other: Path) -> dict[str, str]:
 def _part_folders(root: Path) -> Mapping[int, Path]:
     """Return the folders of the parts, where there are ``train`` and another."""
     found: dict[int, Path] = {}
-    for path in _folders(root):
+    for path in folders_of(root):
         part = _PART_FOLDERS.get(path.name.casefold())
         if part is None:
             continue
@@ -250,22 +281,6 @@ def _part_folders(root: Path) -> Mapping[int, Path]:
             raise UserError(f"{root} has both {found[part].name} and {path.name}; merge them, or move one away")
         found[part] = path
     return found if TRAIN in found and len(found) > 1 else {}
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and _visible(path.name))
-
-
-def _existing(folder: str, option: str) -> Path:
-    path = Path(folder).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        advice = "; a table of paths and labels is named by table" if option == "folder" else ""
-        raise UserError(f"{option}={folder} is a file, expected a folder of images{advice}")
-    near = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-    hint = f"; {did_you_mean(path.name, near)}" if 0 < len(near) <= 20 else "; check the path"
-    raise UserError(f"{option}={folder} is not there, expected a folder of images{hint}")
 
 
 def _visible(name: str) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from lighten.data.checks import first_line
-from lighten.data.decode import COLOUR, GREY, Frame, is_grey, turned_size
+from lighten.data.decode import COLOUR, CROP, GREY, PAD, Frame, is_grey, turned_size
 from lighten.data.find_images import Found
 from lighten.errors import UserError
 
@@ -18,7 +18,8 @@ MAX_LOOKED_AT = 2000
 """Images whose heads are read to choose; evenly spaced where there are more."""
 
 _STEP = 16
-"""Sides of images with masks or target pictures are chosen to be multiples: such networks halve them several times."""
+"""Sides of images with masks or target pictures are chosen to be multiples, with boxes of twice this: such networks
+halve them several times."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class Looks:
 
     Attributes:
         size: pixels of both sides, or (height, width).
-        resize: one of ``RESIZES``.
+        resize: one of ``RESIZES``; ``None``: boxes keep their whole picture (``pad``), else ``crop``.
         channels: 1 or 3.
         white: value of white in images of 16 bits.
     """
 
     size: int | Sequence[int] | None
-    resize: str
+    resize: str | None
     channels: int | None
     white: int
 
@@ -45,15 +46,16 @@ def choose_frames(found: Found, looks: Looks) -> tuple[Frame, Frame | None]:
         UserError: if no image can be read.
     """
     sizes, grey = _heads(found.files)
-    size = sizes_of(looks.size) if looks.size is not None else _chosen(sizes, dense=bool(found.seconds))
+    size = sizes_of(looks.size) if looks.size is not None else _chosen(sizes, _step(found))
     channels = looks.channels if looks.channels is not None else GREY if grey else COLOUR
-    frame = Frame(size, looks.resize, channels, looks.white)
+    resize = looks.resize or (PAD if found.boxes else CROP)
+    frame = Frame(size, resize, channels, looks.white)
     if not found.seconds:
         return frame, None
     second = 0
     if found.task == "image":
         second = GREY if _heads(found.seconds)[1] else COLOUR
-    return frame, Frame(size, looks.resize, second, looks.white)
+    return frame, Frame(size, resize, second, looks.white)
 
 
 def sizes_of(size: int | Sequence[int]) -> tuple[int, int]:
@@ -69,14 +71,17 @@ def sizes_of(size: int | Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _chosen(sizes: np.ndarray, *, dense: bool) -> tuple[int, int]:
+def _step(found: Found) -> int:
+    return _STEP if found.seconds else 2 * _STEP if found.boxes else 1
+
+
+def _chosen(sizes: np.ndarray, step: int) -> tuple[int, int]:
     first = sizes[0]
     if (sizes == first).all() and first.max() <= MAX_SIDE:
         height, width = (int(side) for side in first)
     else:
         height = width = min(MAX_SIDE, round(float(np.median(sizes.min(1)))))
-    if dense:
-        height, width = (side // _STEP * _STEP if side >= 2 * _STEP else side for side in (height, width))
+    height, width = (side // step * step if side >= 2 * step else side for side in (height, width))
     return height, width
 
 

@@ -10,6 +10,8 @@ from lighten.data.decoded import Facts
 from lighten.data.find_images import Found
 from lighten.errors import UserError, shown
 
+_ROUNDED = 0.02
+"""By which the ratio of an image's sides may differ from what is stated."""
 _NAMED = 10
 """Files that a message names."""
 
@@ -57,6 +59,32 @@ def check_classes(labels: np.ndarray, names: Sequence[str], where: str) -> None:
         raise UserError(
             f"{where}: class {shown(names[lone[0]])!r} has one image{more}, expected at least two: one to learn from "
             "and one to check with; add some, or take the class away"
+        )
+
+
+def check_sizes(found: Found, sizes: np.ndarray) -> None:
+    """Check that images have the shape that their boxes' file states; they may have another size.
+
+    Args:
+        found: images and boxes.
+        sizes: int64 (N, 2), height and width of each; zeros where it cannot be read.
+
+    Raises:
+        UserError: if one has another shape.
+    """
+    wrong = [
+        row
+        for row, (stated, size) in enumerate(zip(found.stated, sizes.tolist(), strict=True))
+        if stated is not None and min(*stated, *size) > 0
+        and abs(stated[0] * size[1] / (stated[1] * size[0]) - 1) > _ROUNDED + 1 / min(*stated, *size)
+    ]  # fmt: skip
+    if wrong:
+        (height, width), (tall, wide) = found.stated[wrong[0]] or (0, 0), sizes[wrong[0]].tolist()
+        turned = " as EXIF turns it" if (height > width) != (tall > wide) else ""
+        raise UserError(
+            f"{found.where}: {len(wrong)} of {len(found.files)} images have another shape than is stated with their "
+            f"boxes, the first is {shown(found.names[wrong[0]])}: {wide}×{tall} pixels{turned}, and {width}×{height} "
+            "are stated; make boxes for the images as they are"
         )
 
 

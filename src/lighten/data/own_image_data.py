@@ -1,5 +1,6 @@
 """OwnImageData: images of one's own with what is to be answered for each, in batches."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -117,6 +118,8 @@ class OwnImageData(SplitData):
             "colour": 0.0 if pictures else 0.2,
         }
         given = {key: chosen[key] if value is None else value for key, value in self._augmentation.items()}
+        if task == "detection" and given["mixup"] + given["cutmix"]:
+            raise UserError("mixup and cutmix mix pictures, and boxes cannot be mixed; leave both out")
         if task == "segmentation" and given["mixup"]:
             raise UserError("mixup mixes pixels, and the classes of masks cannot be mixed; set cutmix instead")
         return Augmentation(seed=self.seed, **given)
@@ -128,7 +131,7 @@ class OwnImageData(SplitData):
         found = images.found
         return fingerprint_of(
             files=[images.digests[row] for row in images.rows],
-            labels=None if found.labels is None else found.labels[images.rows].tolist(),
+            labels=_labels_in_json(images),
             values=images.mask_classes[1].tolist() if found.task == "segmentation" else None,
             names=list(self.class_names), parts=images.parts.tolist(), task=found.task,
             frames=[None if frame is None else settings_of(frame) for frame in images.frames], views=self.views,
@@ -156,6 +159,7 @@ class OwnImageData(SplitData):
             labels = ((labels - np.array(mean)) / np.array(std) if mean else labels).astype(np.float32)
         answers = Answers(
             labels=None if labels is None else torch.from_numpy(labels),
+            boxes=images.boxes[torch.from_numpy(rows)] if found.task == "detection" else None,
             classes=torch.from_numpy(images.mask_classes[1]) if found.task == "segmentation" else None,
             mean=mean,
             std=std,
@@ -174,6 +178,13 @@ class OwnImageData(SplitData):
         """Return how an image becomes an input, in JSON types, for :func:`lighten.data.preprocessing.reader_of`."""
         frame = self.prepared.frames[0]
         return {"kind": "images", **settings_of(frame), "mean": list(self.mean), "std": list(self.std)}
+
+
+def _labels_in_json(images: PreparedImages) -> Any:
+    if images.found.task == "detection":
+        return hashlib.sha256(images.boxes[torch.from_numpy(images.rows)].numpy().tobytes()).hexdigest()
+    labels = images.found.labels
+    return None if labels is None else labels[images.rows].tolist()
 
 
 def describe(data: OwnImageData) -> str:

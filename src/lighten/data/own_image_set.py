@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lighten.data.augmentation import Augmentation, Mixing, colours, erased, geometry, mixing
+from lighten.data.augmentation import Augmentation, Mixing, colours, cut_box, erased, geometry, mixing
+from lighten.data.boxes import mirrored_boxes, moved
 from lighten.data.decode import normalise
 from lighten.data.decoded import Store
 from lighten.training.order import Place
@@ -21,12 +22,14 @@ class Answers:
 
     Attributes:
         labels: of all samples, int64 (N,) or float32 (N, targets); ``None`` for masks and pictures.
+        boxes: of all samples, float32 (N, most, 5), as ``lighten.data.boxes`` has them.
         classes: int64 (256,), the label of each value of a mask.
         mean: of target pictures, per channel, of values in [0, 1].
         std: likewise.
     """
 
     labels: Tensor | None = None
+    boxes: Tensor | None = None
     classes: Tensor | None = None
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
@@ -35,9 +38,9 @@ class Answers:
 class OwnImageSet:
     """Batches of images float32 (N, C, H, W), normalised, with labels.
 
-    Masks become int64 (N, H, W), target pictures float32 (N, C, H, W), normalised. Augmentation depends on (seed,
-    epoch, sample) alone. Where images are mixed, numbers, several labels and target pictures are mixed likewise; a
-    class stays that of the larger part.
+    Boxes are float32 (N, most, 5), masks become int64 (N, H, W), target pictures float32 (N, C, H, W), normalised.
+    Augmentation depends on (seed, epoch, sample) alone. Where images are mixed, numbers, several labels and target
+    pictures are mixed likewise; a class stays that of the larger part.
 
     Args:
         store: of decoded images.
@@ -78,7 +81,7 @@ class OwnImageSet:
         how = self.augmentation
         if how is None or not how.mixup + how.cutmix:
             pixels, seconds = self._images(views, samples)
-            batch = normalise(pixels, self.mean, self.std), self._labels(samples, seconds)
+            batch = normalise(pixels, self.mean, self.std), self._labels(views, samples, seconds)
         else:
             batch = self._mixed(how, views, samples)
         if not self.keyed:
@@ -108,13 +111,32 @@ class OwnImageSet:
             )
         return pixels, seconds
 
-    def _labels(self, samples: np.ndarray, seconds: np.ndarray | None) -> Tensor:
+    def _labels(self, views: np.ndarray, samples: np.ndarray, seconds: np.ndarray | None) -> Tensor:
+        if self.answers.boxes is not None:
+            return self._boxes(self.answers.boxes[torch.from_numpy(samples)], views, samples)
         if self.answers.labels is not None:
             return self.answers.labels[torch.from_numpy(samples)]
         assert seconds is not None
         if self.answers.classes is not None:
             return self.answers.classes[torch.from_numpy(seconds).long()]
         return normalise(seconds, self.answers.mean, self.answers.std)
+
+    def _boxes(self, labels: Tensor, views: np.ndarray, samples: np.ndarray) -> Tensor:
+        """Return labels of boxes that have moved as ``geometry`` moves their images."""
+        how = self.augmentation
+        if how is None:
+            return labels
+        drawn = how.draw(views, samples)
+        if how.crop < 1:
+            height, width = size = self.store.sources.frame.size
+            places = []
+            for row in range(len(samples)):
+                left, top, right, bottom = cut_box(how, {key: float(of[row]) for key, of in drawn.items()}, size)
+                wide, tall = right - left, bottom - top
+                places.append((-left / wide, -top / tall, width / wide, height / tall))
+            labels = moved(labels, torch.tensor(places))
+        flipped = torch.from_numpy((drawn["flip"] < 1 / 2) & how.flip)
+        return torch.where(flipped[:, None, None], mirrored_boxes(labels), labels)
 
     def _mixed(self, how: Augmentation, views: np.ndarray, samples: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return a batch in which some images are mixed with others of the data set."""
@@ -124,7 +146,7 @@ class OwnImageSet:
         partners = how.partners(views[touched], samples[touched], len(self))
         pixels, seconds = self._images(np.append(views, views[touched]), np.append(samples, partners))
         images = normalise(pixels, self.mean, self.std)
-        labels = self._labels(np.append(samples, partners), seconds)
+        labels = self._labels(np.append(views, views[touched]), np.append(samples, partners), seconds)
         count = len(samples)
         whole = labels.dtype == torch.int64 and labels.ndim == 1
         for other, row in enumerate(touched.tolist(), count):

@@ -1,4 +1,4 @@
-"""Images of one's own: a folder with a folder a class, a table of paths, or images with masks or target pictures."""
+"""Images of one's own: a folder a class, a table of paths, or images with masks, target pictures or boxes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from lighten.data.find_images import Found
     from lighten.data.own_image_data import OwnImageData
 
-TASKS = ("classification", "multilabel", "regression", "segmentation", "image")
+TASKS = ("classification", "multilabel", "regression", "segmentation", "image", "detection")
 _OF_TABLES = ("classification", "multilabel", "regression")
 _RESIZES = ("crop", "stretch", "pad")
+_BOXES = ("xywh", "xyxy", "cxcywh")
 _CACHES = ("auto", "memory", "disk", "none")
 
 
@@ -31,11 +32,15 @@ def images(
     masks: str | None = None,
     targets: str | None = None,
     mask_values: Sequence[int] | None = None,
+    annotations: str | None = None,
+    box_format: str | None = None,
+    matches: int | None = None,
+    nms: float | None = None,
     classes: Sequence[str] | None = None,
     task: str | None = None,
     unit: str = "",
     size: int | Sequence[int] | None = None,
-    resize: str = "crop",
+    resize: str | None = None,
     channels: int | None = None,
     white: int = 65535,
     test: float = 0.15,
@@ -57,8 +62,9 @@ def images(
         batch_size: samples of one process.
         seed: of order and augmentation; the splits do not depend on it.
         workers: processes that fetch batches ahead.
-        folder: with a folder a class, or with ``images`` and ``masks`` (or ``targets``); below ``train``, ``val`` and
-            ``test`` where these are there. With ``table``: what its paths are relative to.
+        folder: with a folder a class, with ``images`` and ``masks`` (or ``targets``), or with boxes as COCO, YOLO or
+            Pascal VOC write them; below ``train``, ``val`` and ``test`` where these are there. With ``table``: what its
+            paths are relative to.
         table: a CSV, TSV, Parquet or JSON-lines file, a row an image.
         image_column: of paths, in the table.
         label_column: of classes or numbers; ``label`` where nothing else is said.
@@ -67,16 +73,23 @@ def images(
         masks: folder of masks with the names of the images in ``folder``: one number a pixel, 255 where none holds.
         targets: folder of pictures with the names of the images in ``folder``: what the network is to answer.
         mask_values: value that each class has in masks, as ``[0, 255]``; else classes are numbered from 0.
+        annotations: of boxes, where they are not found in ``folder``: a COCO file, or a folder of text or XML files.
+        box_format: what a box's four numbers are, where files are not as their format has them: ``xywh`` (left, top,
+            width, height), ``xyxy`` (left, top, right, bottom) or ``cxcywh`` (centre, width, height).
+        matches: of boxes, setting of task ``detection``: places of the answer that learn each box; 1 unless given.
+        nms: of boxes, likewise: the overlap from which on the weaker of two boxes of a class goes.
         classes: names of the classes in the order of their numbers.
-        task: ``classification``, ``multilabel``, ``regression``, ``segmentation`` or ``image``.
+        task: ``classification``, ``multilabel``, ``regression``, ``segmentation``, ``image`` or ``detection``.
         unit: of the numbers of a regression.
         size: pixels of a side, or [height, width]; else the median of the shorter sides, at most 224.
-        resize: ``crop`` cuts what is too long, ``stretch`` draws out, ``pad`` adds black.
+        resize: ``crop`` cuts what is too long, ``stretch`` draws out, ``pad`` adds black; else ``pad`` with boxes, and
+            ``crop`` without.
         channels: 1 for grey, 3 for RGB; else 1 where all are grey. What is transparent lies on white.
         white: value of white in images of 16 bits.
         test: share held out for the test, where no folder says it.
         validation: likewise, for choices.
-        skip_broken: share of the images that may be unreadable; they are named and skipped.
+        skip_broken: share of the images that may be unreadable, and of the boxes that may have no area; they are named
+            and skipped.
         augment: change training images.
         flip: left to right, every second time; else where there are colours, as letters and digits are often grey.
         crop: least share of the area that is cut out and drawn out again; 1 for none. Else 0.5; 1 for target pictures.
@@ -95,7 +108,8 @@ def images(
     from lighten.data.own_image_data import OwnImageData
     from lighten.data.prepared_images import Wishes
 
-    for key, value, known in (("task", task, TASKS), ("resize", resize, _RESIZES), ("cache", cache, _CACHES)):
+    for key, value, known in (("task", task, TASKS), ("resize", resize, _RESIZES), ("cache", cache, _CACHES),
+                            ("box_format", box_format, _BOXES)):  # fmt: skip
         if value is not None and value not in known:
             raise UserError(f"data images: {key}={value!r}; {did_you_mean(str(value), known)}")
     if folder is None and table is None:
@@ -121,7 +135,26 @@ def images(
     if names is not None and len(set(names)) != len(names):
         raise UserError(f"data images: classes={list(names)} has a name twice; name each class once")
 
+    boxes = {"annotations": annotations, "box_format": box_format, "matches": matches, "nms": nms}
+    asked = next((key for key, value in boxes.items() if value is not None), None)
+    if asked is not None and (table is not None or masks or targets or task not in (None, "detection")):
+        raise UserError(f"data images: {asked} is of boxes, which need folder alone; leave the rest, or {asked}, out")
+
     def find() -> "Found":
+        if table is None and masks is None and targets is None and task in (None, "detection"):
+            from lighten.data.find_boxes import find_boxes
+
+            wanted = asked is not None or task is not None
+            found = find_boxes(
+                str(folder),
+                annotations=annotations,
+                classes=names,
+                box_format=box_format,
+                skip=skip_broken,
+                asked=wanted,
+            )
+            if found is not None:
+                return found
         if table is None:
             from lighten.data.find_images import find_in_folder
 
@@ -135,7 +168,7 @@ def images(
 
     wishes = Wishes(
         task=task, test=test, validation=validation, skip_broken=skip_broken, classes=names, mask_values=mask_values,
-        unit=unit, cache=cache,
+        unit=unit, detection={key: boxes[key] for key in ("matches", "nms") if boxes[key] is not None}, cache=cache,
     )  # fmt: skip
     changes = {"flip": flip, "crop": crop, "colour": colour, "erase": erase, "mixup": mixup, "cutmix": cutmix}
     return OwnImageData(

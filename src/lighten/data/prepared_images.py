@@ -1,16 +1,20 @@
 """Images of one's own, prepared: found, decoded once, split and summed up; each step when it is first asked for."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from lighten.data.decode import GREY, Frame
+from lighten.data.boxes import moved, padded
+from lighten.data.decode import GREY, Frame, placed
 from lighten.data.decoded import Facts, Sources, Store, read_all
 from lighten.data.find_images import TEST, TRAIN, VALIDATION, Found
 from lighten.data.frame import Looks, choose_frames
-from lighten.data.image_checks import check_classes, mask_classes, usable_rows
+from lighten.data.image_checks import check_classes, check_sizes, mask_classes, usable_rows
 from lighten.data.shares import share_out
 from lighten.data.tokens import cache_folder
 from lighten.errors import UserError
@@ -33,6 +37,7 @@ class Wishes:
         classes: names of the classes.
         mask_values: value of each class in masks.
         unit: of the numbers of a regression.
+        detection: settings of that task.
         cache: where decoded images are kept, one of ``lighten.data.decoded.CACHES``.
 
     Raises:
@@ -46,6 +51,7 @@ class Wishes:
     classes: tuple[str, ...] | None = None
     mask_values: Sequence[int] | None = None
     unit: str = ""
+    detection: Mapping[str, Any] = field(default_factory=dict)
     cache: str = "auto"
 
     def __post_init__(self) -> None:
@@ -163,6 +169,19 @@ class PreparedImages:
         wishes = self._wishes
         return mask_classes(self.found, values, classes=wishes.classes, mask_values=wishes.mask_values)
 
+    @cached_property
+    def boxes(self) -> Tensor:
+        """Labels of all images' boxes, float32 (N, most, 5), in shares of what is shown of them.
+
+        Raises:
+            UserError: if a picture is of another shape than its boxes were made for.
+        """
+        found, sizes = self.found, self._read[0].sizes
+        check_sizes(found, sizes)
+        whole = [tuple(size) if min(size) > 0 else self.frames[0].size for size in sizes.tolist()]
+        places = [placed((height, width), self.frames[0]) for height, width in whole]
+        return moved(padded(found.boxes), torch.tensor(places))
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, labels or targets; of target pictures, of their channels."""
@@ -184,6 +203,8 @@ class PreparedImages:
         second = self.frames[1] if self.found.seconds else None
         if self.found.task == "segmentation":
             return build_task("segmentation", ignored=255)
+        if self.found.task == "detection":
+            return build_task("detection", **self._wishes.detection)
         if self.found.task == "image" and second is not None:
             mean, std = mean_and_std(self._read[0].second_sums[self.of(TRAIN)], second)
             return build_task("image", mean=mean, std=std, data_range=1.0)

@@ -1,7 +1,8 @@
-"""SceneData: scenes in memory, with their masks, their counts, or noise that is drawn batch by batch."""
+"""SceneData: scenes in memory, with their masks, counts, boxes or points, or noise that is drawn batch by batch."""
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lighten.data.boxes import mirrored_boxes, mirrored_points
 from lighten.data.checks import check_at_least
 from lighten.data.fashion_mnist import CLASSES, EMBEDDED, read_embedded
 from lighten.data.loaders import SplitData
-from lighten.data.scene_layout import draw_counts, draw_layout, paint
+from lighten.data.scene_layout import draw_counts, draw_layout, paint, paint_items
+from lighten.data.scene_marks import POINTS, boxes_of, points_of
 from lighten.data.split import stratified
 from lighten.errors import UserError
 from lighten.tasks import build_task
@@ -42,10 +45,12 @@ class SceneSet:
 
     Args:
         pictures: uint8 (N, 1, H, W).
-        answers: uint8 (N, H, W), masks; or float32 (N, targets), numbers; ``None``: the picture itself.
+        answers: uint8 (N, H, W), masks; float32 (N, targets), numbers, or boxes or points; ``None``: the picture
+            itself.
         noise: standard deviation, for values in [0, 1].
         seed: of flip and noise; ``None`` is that of validation and test, where an epoch is like another.
         flip: every second time.
+        mirror: of answers, what they become when their pictures are flipped; ``None`` leaves them.
         views: different ones of a sample; ``None`` draws another one each epoch.
         keyed: batches are a ``KeyedBatch``, with keys int64 (batch,): view * N + sample.
     """
@@ -58,6 +63,7 @@ class SceneSet:
         noise: float = 0.0,
         seed: int | None = None,
         flip: bool = False,
+        mirror: Callable[[Tensor], Tensor] | None = None,
         views: int | None = 1,
         keyed: bool = False,
     ) -> None:
@@ -66,6 +72,7 @@ class SceneSet:
         self.noise = noise
         self.seed = _SEED if seed is None else seed
         self.flip = flip
+        self.mirror = mirror
         self.views = views
         self.keyed = keyed
 
@@ -89,8 +96,9 @@ class SceneSet:
             scenes = torch.where(flipped[:, None, None, None], scenes.flip(3), scenes)
             if self.answers is None:
                 answers = scenes
-            elif answers.dtype == torch.uint8:
-                answers = torch.where(flipped[:, None, None], answers.flip(2), answers)
+            elif self.mirror is not None:
+                chosen = flipped.view(-1, *[1] * (answers.ndim - 1))
+                answers = torch.where(chosen, self.mirror(answers), answers)
         if self.noise:
             scenes = add_noise(scenes, self.noise, self.seed, views, samples)
         if self.answers is None:
@@ -132,6 +140,19 @@ def painted(part: int, scenes: int, size: int, items: int) -> tuple[Tensor, Tens
     return paint(layout, pixels, labels, size)
 
 
+@lru_cache(maxsize=len(PARTS))
+def marked(part: int, scenes: int, size: int, items: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pictures as ``painted`` does, boxes (``boxes_of``) and points (``points_of``) of a part.
+
+    Raises:
+        UserError: if the embedded images cannot be read.
+    """
+    pixels, labels = sources_of(part)
+    layout = draw_layout(part, scenes, size=size, items=items, sources=len(labels))
+    pictures, seen, areas = paint_items(layout, pixels, size)
+    return pictures, boxes_of(layout, seen, areas, labels), points_of(seen)
+
+
 def sources_of(part: int) -> tuple[Tensor, Tensor]:
     """Return the images uint8 (N, 1, 28, 28), and their labels, that scenes of this part alone show.
 
@@ -149,13 +170,14 @@ class SceneData(SplitData):
     """Scenes of garments, painted when they are first needed.
 
     Args:
-        answer: ``"mask"``, ``"count"`` or ``"picture"``.
+        answer: ``"mask"``, ``"count"``, ``"picture"``, ``"boxes"`` or ``"keypoints"``.
         scenes: of the training part.
         validation: scenes of the validation part.
         test: scenes of the test part.
         size: pixels a side.
         items: garments of a scene at most.
         noise: standard deviation, for values in [0, 1].
+        detection: settings of that task.
         batch_size: samples of one process.
         seed: of order, flip and the training pictures' noise.
         workers: processes that fetch batches ahead.
@@ -178,7 +200,7 @@ class SceneData(SplitData):
 
     def __init__(
         self, answer: str, *, scenes: int, validation: int, test: int, size: int, items: int, noise: float,
-        batch_size: int, seed: int, workers: int, augment: bool, views: int | None,
+        detection: Mapping[str, Any], batch_size: int, seed: int, workers: int, augment: bool, views: int | None,
     ) -> None:  # fmt: skip
         super().__init__()
         check_at_least(0, workers=workers)
@@ -198,12 +220,15 @@ class SceneData(SplitData):
         self.augment = augment
         self.views = views if changing else 1
         self.options = {}
-        names = {"mask": ("background", *CLASSES), "count": ("garments",), "picture": ("grey",)}
+        names = {
+            "mask": ("background", *CLASSES), "count": ("garments",), "picture": ("grey",), "boxes": CLASSES,
+            "keypoints": POINTS,
+        }  # fmt: skip
         self.class_names: tuple[str, ...] = names[answer]
         self.num_classes = len(self.class_names)
         self.input_shape = (1, size, size)
         self.train_samples = scenes
-        self.task = _task(answer, scenes, items)
+        self.task = _task(answer, scenes, items, detection)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -233,16 +258,34 @@ class SceneData(SplitData):
 
     def _part(self, part: int, **changes: Any) -> SceneSet:
         scenes = self.numbers[part]
+        if self.answer in ("boxes", "keypoints"):
+            pictures, boxes, points = marked(part, scenes, self.size, self.items)
+            if self.answer == "boxes":
+                return SceneSet(pictures, boxes, mirror=mirrored_boxes, **changes)
+            return SceneSet(pictures, points, mirror=_mirrored_points, **changes)
         pictures, masks = painted(part, scenes, self.size, self.items)
         answers: Tensor | None = masks if self.answer == "mask" else None
         if self.answer == "count":
             task: Any = self.task
             counts = torch.from_numpy(draw_counts(part, scenes, self.items))[:, None]
             answers = ((counts - task.mean[0]) / task.std[0]).float()
-        return SceneSet(pictures, answers, noise=self.noise, **changes)
+        mirror = _mirrored_masks if self.answer == "mask" else None
+        return SceneSet(pictures, answers, noise=self.noise, mirror=mirror, **changes)
 
 
-def _task(answer: str, scenes: int, items: int) -> Task:
+def _mirrored_masks(masks: Tensor) -> Tensor:
+    return masks.flip(2)
+
+
+def _mirrored_points(points: Tensor) -> Tensor:
+    return mirrored_points(points, POINTS.index("left"), POINTS.index("right"))
+
+
+def _task(answer: str, scenes: int, items: int, detection: Mapping[str, Any]) -> Task:
+    if answer == "boxes":
+        return build_task("detection", **detection)
+    if answer == "keypoints":
+        return build_task("keypoints")
     if answer == "mask":
         return build_task("segmentation")
     if answer == "picture":

@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lighten.training.order import draw, draw_below
@@ -91,19 +92,37 @@ def paint(layout: Layout, pixels: Tensor, labels: Tensor, size: int) -> tuple[Te
         labels: of these, int64 (N,).
         size: pixels a side.
     """
+    pictures, items, _ = paint_items(layout, pixels, size)
+    classes = F.pad(labels.to(torch.uint8)[torch.from_numpy(layout.sources)] + 1, (1, 0))
+    return pictures, torch.stack([of[item.long()] for of, item in zip(classes, items, strict=True)])
+
+
+def paint_items(layout: Layout, pixels: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pictures, and which garment is seen where.
+
+    Args:
+        layout: of the scenes.
+        pixels: of the source images, uint8 (N, 1, 28, 28).
+        size: pixels a side.
+
+    Returns:
+        Pictures uint8 (scenes, 1, ``size``, ``size``); int16 (scenes, ``size``, ``size``), 0 where no garment is, else
+        its number in the layout + 1; and pixels of each whole garment, int64 (scenes, items), 0 for those not painted.
+    """
     pictures = _background(layout.corners, size)
-    masks = torch.zeros(len(pictures), size, size, dtype=torch.uint8)
+    items = torch.zeros(len(pictures), size, size, dtype=torch.int16)
+    areas = torch.zeros(layout.sources.shape, dtype=torch.int64)
     values = pixels[:, 0].float()
-    classes = labels.to(torch.uint8) + 1
     for scene, count in enumerate(layout.counts.tolist()):
         sources, boxes = layout.sources[scene, :count].tolist(), layout.boxes[scene, :count].tolist()
-        for source, (top, left, side) in zip(sources, boxes, strict=True):
+        for item, (source, (top, left, side)) in enumerate(zip(sources, boxes, strict=True)):
             there = slice(top, top + side), slice(left, left + side)
             garment = resize(values[source], side)
             seen = garment > VISIBLE
             pictures[scene][there].copy_(torch.where(seen, garment, pictures[scene][there]))
-            masks[scene][there].masked_fill_(seen, int(classes[source]))
-    return pictures[:, None], masks
+            items[scene][there].masked_fill_(seen, item + 1)
+            areas[scene, item] = seen.sum()
+    return pictures[:, None], items, areas
 
 
 def resize(image: Tensor, side: int) -> Tensor:

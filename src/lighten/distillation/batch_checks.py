@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lighten.errors import UserError
-from lighten.tasks.task import Task, output_count
+from lighten.tasks.task import Task
 
 
 def check_weights(weights: Tensor, samples: int, *, look: bool = True) -> None:
@@ -20,13 +20,13 @@ def check_weights(weights: Tensor, samples: int, *, look: bool = True) -> None:
 
 
 def check_same_outputs(task: Task, student: Tensor, teacher: Tensor) -> None:
-    """Raise ``UserError`` unless student and teacher give answers of the same shape."""
-    ours, theirs = output_count(task, student), output_count(task, teacher)
+    """Raise ``UserError`` unless student and teacher give answers that can be held against each other."""
+    ours, theirs = task.outputs_of(student), task.outputs_of(teacher)
     if ours != theirs:
         raise UserError(
             f"the teacher gives {theirs} {task.outputs_are}, the student {ours}; they must know the same ones"
         )
-    if student.shape != teacher.shape:
+    if not task.comparable(student, teacher):
         raise UserError(
             f"the teacher's {task.answers_are} have shape {tuple(teacher.shape)}, the student's "
             f"{tuple(student.shape)}; they must answer the same"

@@ -22,7 +22,7 @@ from lighten.distillation.terms import WeightedLosses, check_terms
 from lighten.errors import UserError, one_line
 from lighten.schedule import Setting, check_setting
 from lighten.tasks import task_of
-from lighten.tasks.task import Task, output_count
+from lighten.tasks.task import Task
 from lighten.training.example_inputs import find_part
 from lighten.training.progress import fit_progress, logs_now
 from lighten.utils.batch import BatchFormat, Roles
@@ -262,7 +262,7 @@ class Distill(L.Callback):
         if self.cache is not None:
             teaching.cached_teacher.open(
                 getattr(trainer, "datamodule", None), precision=str(trainer.precision),
-                outputs=None if answers is None else output_count(self.task, answers),
+                outputs=None if answers is None else self.task.outputs_of(answers),
                 rank=trainer.global_rank, world=trainer.world_size,
                 asked=f"{type(pl_module).__qualname__}.{self._part}",
             )  # fmt: skip

@@ -7,7 +7,7 @@ from torch import Tensor
 from lighten.errors import UserError
 from lighten.tasks.losses import IGNORED
 from lighten.tasks.scorer import Scorer, likeness_of, scorer_of
-from lighten.tasks.task import Task, output_count
+from lighten.tasks.task import Task
 
 
 class EpochMetrics:
@@ -33,13 +33,13 @@ class EpochMetrics:
         rows = {}
         for name, values in answers.items():
             if name not in self._models:
-                self._models[name] = scorer_of(self.task, output_count(self.task, values), values.device)
+                self._models[name] = scorer_of(self.task, self.task.outputs_of(values), values.device)
             rows[name], kept = self.task.rows(values, labels)
             self._models[name].update(rows[name], kept)
         if "teacher" in rows:
             student = answers["student"]
             if self._likeness is None:
-                self._likeness = likeness_of(self.task, output_count(self.task, student), student.device)
+                self._likeness = likeness_of(self.task, self.task.outputs_of(student), student.device)
             self._likeness.update(rows["student"], rows["teacher"])
 
     def compute(self, data: str | None) -> dict[str, Tensor]:

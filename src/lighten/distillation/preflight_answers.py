@@ -19,8 +19,12 @@ from lighten.distillation.preflight_samples import (
 from lighten.distillation.teacher import filter_kwargs
 from lighten.errors import UserError
 from lighten.schedule import Setting, check_setting
-from lighten.tasks.task import Task, output_count
+from lighten.tasks.scorer import Scorer, scorer_of
+from lighten.tasks.task import Task
 from lighten.utils.inputs import Call, logits_of, map_tensors
+
+NOTHING = 0.005
+"""Share of what is right below which a teacher finds nothing."""
 
 
 def find_answer_problems(
@@ -37,6 +41,7 @@ def find_answer_problems(
 ) -> Iterator[Problem]:
     """Run a model, the student on a few samples only, and judge what it says."""
     answers = _Answers(_temperatures(temperature) if task.ranks else None)
+    scorer = scorer_of(task, classes, torch.device("cpu")) if labelled and not task.ranks else None
     for start, call, labels in part.chunks():
         try:
             logits = _logits(model, call)
@@ -50,10 +55,12 @@ def find_answer_problems(
             yield problem
         if problem is not None or who == "student":
             return
+        if scorer is not None:
+            scorer.update(*task.rows(logits, labels.cpu()))
         if task.ranks and labelled:
             logits, labels = task.rows(logits, labels.cpu())
         rows = logits if task.ranks and labelled else logits.movedim(task.channel_dim, -1)
-        answers.add(rows.reshape(-1, classes), labels.cpu().reshape(-1) if labelled and task.ranks else None)
+        answers.add(rows.reshape(-1, rows.shape[-1]), labels.cpu().reshape(-1) if labelled and task.ranks else None)
         if time.monotonic() > end:
             break
     problem = answers.dead(classes if task.ranks else 1)
@@ -64,6 +71,19 @@ def find_answer_problems(
             yield from _softness(torch.cat(answers.peaks, 1), classes, temperature)
         if answers.truth:
             yield from _accuracy(torch.cat(answers.said), torch.cat(answers.truth), classes, names, claim, task)
+    elif scorer is not None and part.samples >= MIN_SAMPLES:
+        yield from _blind(scorer, task, part.samples)
+
+
+def _blind(scorer: Scorer, task: Task, samples: int) -> Iterator[Problem]:
+    """Judge a leading metric that is a share of what is right."""
+    leading, value = task.reported[task.metric], (scorer.compute() or {}).get(task.metric)
+    if leading.format == "percent" and value is not None and float(value) < NOTHING:
+        yield Problem(
+            WARNING,
+            f"teacher's {leading.label} is {float(value):.2%} on {samples} validation samples, it finds nothing: "
+            "untrained, other classes, or other inputs than it was trained with? Compare them, or train it",
+        )
 
 
 def _logits(model: nn.Module, call: Call) -> Tensor:
@@ -78,7 +98,7 @@ def _logits(model: nn.Module, call: Call) -> Tensor:
 def _output_problem(who: str, logits: Tensor, task: Task, classes: int, part: str, start: int) -> Problem | None:
     """Return what is wrong with the answers to a batch that begins with the sample ``start``."""
     whole = task.answer_dims in (None, logits.ndim)
-    found = output_count(task, logits) if whole else logits.shape[-1]
+    found = task.outputs_of(logits) if whole else logits.shape[-1]
     if found != classes or not whole:
         one = "one class alone, which teaches nothing" if found == 1 and task.ranks else f"{found} {task.outputs_are}"
         return Problem(

@@ -24,7 +24,6 @@ from lighten.distillation.preflight_samples import (
     token_ids,
 )
 from lighten.errors import UserError
-from lighten.tasks.losses import IGNORED
 from lighten.tasks.task import Task
 
 
@@ -160,9 +159,7 @@ def find_label_problems(part: LoaderSamples, task: Task, outputs: int, names: Se
     except UserError as error:
         yield Problem(ERROR, f"{part.name} {error}")
         return
-    shapes = {labels.shape[1:] for _, labels, _ in part.batches}
-    every = part.labels() if len(shapes) == 1 else torch.cat([b[1].detach().cpu().reshape(-1) for b in part.batches])
-    yield from _value_problems(part, every, task, outputs, names)
+    yield from _value_problems(part, task, outputs, names)
 
 
 def _shape_problem(part: LoaderSamples, task: Task, outputs: int) -> Problem | None:
@@ -195,26 +192,15 @@ def _shape_text(expected: Sequence[int | None], *, tokens: bool) -> str:
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
-def _value_problems(
-    part: LoaderSamples, labels: Tensor, task: Task, outputs: int, names: Sequence[str]
-) -> Iterator[Problem]:
+def _value_problems(part: LoaderSamples, task: Task, outputs: int, names: Sequence[str]) -> Iterator[Problem]:
     """Find labels that are all left out, out of range or all the same."""
-    there = task.counted(labels)
-    kept = labels if there is None else labels[there]
+    kept = _kept(part, task)
     if not len(kept):
-        yield Problem(
-            ERROR,
-            f"all {part.name} labels looked at are {IGNORED}, which is ignored; expected class numbers; "
-            "check how labels are made",
-        )
+        yield Problem(ERROR, f"all {part.name} labels looked at are {task.none_text}")
         return
-    bad = task.bad_labels(labels, outputs)
-    if bad is not None and bad.any():
-        sample = int(bad.reshape(len(labels), -1).any(1).nonzero()[0])
-        place = f"sample {sample}" if len(labels) == part.samples else "samples"
-        yield Problem(
-            ERROR, f"{part.name} {place} has the label {labels[bad][0].item():g}, expected {task.range_text(outputs)}"
-        )
+    wrong = next(_out_of_range(part, task, outputs), None)
+    if wrong is not None:
+        yield Problem(ERROR, f"{part.name} {wrong}, expected {task.range_text(outputs)}")
     elif len(kept) >= MIN_SAMPLES and kept.ndim <= 2 and len(kept.unique(dim=0)) == 1 and not task.next_tokens:
         value = name_of(int(kept[0]), names) if task.ranks else kept[0].tolist()
         yield Problem(
@@ -222,6 +208,28 @@ def _value_problems(
             f"all {len(kept)} {part.name} labels looked at are {value}, expected several; "
             "shuffle the samples, or check the labels",
         )
+
+
+def _kept(part: LoaderSamples, task: Task) -> Tensor:
+    """Return the labels that count, on the CPU; those of batches of different sizes one by one."""
+    each = []
+    for _, labels, _ in part.batches:
+        labels = labels.detach().cpu()
+        there = task.counted(labels)
+        each.append(labels if there is None else labels[there])
+    return torch.cat(each if len({x.shape[1:] for x in each}) == 1 else [x.reshape(-1) for x in each])
+
+
+def _out_of_range(part: LoaderSamples, task: Task, outputs: int) -> Iterator[str]:
+    """Yield in words which sample has which label that is out of range."""
+    first = 0
+    for _, labels, rows in part.batches:
+        labels = labels.detach().cpu()
+        bad = task.bad_labels(labels, outputs)
+        if bad is not None and bool(bad.any()):
+            sample = first + int(bad.reshape(len(labels), -1).any(1).nonzero()[0])
+            yield f"sample {sample} has the {task.bad_text(labels, bad)}"
+        first += rows
 
 
 def find_shared_samples(ours: LoaderSamples, held_out: LoaderSamples, train: Any, validation: Any) -> Iterator[Problem]:

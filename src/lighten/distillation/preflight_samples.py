@@ -57,10 +57,6 @@ class LoaderSamples:
                 yield first + start, _cut(call, part, rows), _cut(labels, part, rows)
             first += rows
 
-    def labels(self) -> Tensor:
-        """Return all labels, on the CPU."""
-        return torch.cat([labels.detach().cpu() for _, labels, _ in self.batches])
-
 
 def collect(part: LoaderSamples, loader: Iterable[Any], samples: int, end: float, form: BatchFormat) -> None:
     """Fill ``part`` with up to ``samples`` samples, fetching none after the time ``end``."""

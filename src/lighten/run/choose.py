@@ -9,6 +9,11 @@ from lighten.tasks import task_of
 
 WIDTHS = {"teacher": (32, 24), "student": (16, 8)}
 """Channels of the first stage of a ResNet and of a U-Net."""
+PYRAMIDS = {
+    "teacher": {"widths": [32, 64, 128], "blocks": 2, "neck": 64},
+    "student": {"widths": [16, 32, 64], "blocks": 1, "neck": 32},
+}
+"""Of detectors."""
 LARGE = 48
 """Pixels of a side from which on a ResNet halves the resolution at once."""
 
@@ -17,7 +22,8 @@ def chosen(recipe: Recipe, data: Any, role: str) -> tuple[str, Mapping[str, Any]
     """Return name and options of the model of a role.
 
     A model that has several heads gets the task's. For ``auto`` a table gets a ``table_mlp``; images for which the
-    answer is a mask or a picture a ``unet``, others a ``resnet20``. Options that the recipe gives are kept.
+    answer is a mask, a picture or heat maps a ``unet``, for which it is boxes an ``fcos``, others a ``resnet20``.
+    Options that the recipe gives are kept.
 
     Args:
         recipe: whose choice it is.
@@ -34,6 +40,8 @@ def chosen(recipe: Recipe, data: Any, role: str) -> tuple[str, Mapping[str, Any]
     if task.answer_dims == 4:
         depth = max(1, min(4, min(shape[1:]).bit_length() - 4))
         return "unet", {"width": narrow, "depth": depth, "residual": task.reads == "pictures", **given}
+    if task.head == "detection":
+        return "fcos", {**PYRAMIDS[role], **given}
     stride = 2 if min(shape[1:]) >= LARGE else 1
     return "resnet20", {"width": wide, "blocks": 2 if role == "teacher" else 1, "stem_stride": stride, **given}
 

@@ -19,7 +19,7 @@ from lighten.search.needs import Needs
 from lighten.search.splits import Splits
 from lighten.search.subject import Subject
 from lighten.tasks.scorer import scorer_of
-from lighten.tasks.task import Task, output_count
+from lighten.tasks.task import Task
 from lighten.utils.batch import BatchFormat
 from lighten.utils.inputs import logits_of, run
 
@@ -131,7 +131,7 @@ class ByTask:
             )
 
     def _metric(self, answers: Sequence[Tensor], labels: Sequence[Tensor]) -> float:
-        scorer = scorer_of(self.task, output_count(self.task, answers[0]), torch.device("cpu"))
+        scorer = scorer_of(self.task, self.task.outputs_of(answers[0]), torch.device("cpu"))
         for one, label in zip(answers, labels, strict=True):
             scorer.update(*self.task.rows(one, label))
         return float((scorer.compute() or {})[self.metric])

@@ -1,4 +1,4 @@
-"""A task's leading metric of samples drawn again and again: by what each adds to it, or by all rows if need be."""
+"""A task's leading metric of samples drawn again and again: as it says, by what each adds to it, or by all rows."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_sum
 
-from lighten.tasks.task import Measured, Task, output_count
+from lighten.tasks.task import Measured, Task
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 """Labels and answers."""
 
 
-def resampled(task: Task, batches: Batches) -> "Sums | Rows":
+def resampled(task: Task, batches: Batches) -> "Sums | Rows | Weighted":
     """Return the leading metric of a network's answers, ready to be read for any weights of the samples.
 
     Args:
@@ -24,6 +24,8 @@ def resampled(task: Task, batches: Batches) -> "Sums | Rows":
     """
     measured = leading(task, batches)
     metric = measured.metric
+    if hasattr(metric, "weighted"):
+        return Weighted(task, metric)
     adds_up = all(
         isinstance(value, Tensor) and metric._reductions[key] is dim_zero_sum
         for key, value in metric.metric_state.items()
@@ -33,7 +35,7 @@ def resampled(task: Task, batches: Batches) -> "Sums | Rows":
 
 def leading(task: Task, batches: Batches) -> Measured:
     """Return what measures the metric that leads, having seen all samples."""
-    metrics = task.metrics(output_count(task, batches[0][1]))
+    metrics = task.metrics(task.outputs_of(batches[0][1]))
     found = {name: m if isinstance(m, Measured) else Measured(m) for name, m in metrics.items()}
     order = sorted(found, key=lambda name: name != task.metric)  # the one of its name first
     for name in order:
@@ -130,6 +132,28 @@ class Rows:
         kept = torch.from_numpy(np.concatenate(places))
         metric.update(*self.measured.feed(self._answers[kept], self._labels[kept]))
         return _read(self.task, self.measured, metric.compute())
+
+
+class Weighted:
+    """A metric that says itself what it comes to for any weights of its samples.
+
+    Args:
+        task: what is answered.
+        metric: having seen all samples. Its ``weighted(weights)`` returns figures by name, ``seen()`` what they come
+            from.
+
+    Attributes:
+        rows: what two networks are compared by.
+    """
+
+    def __init__(self, task: Task, metric: Any) -> None:
+        self.name = task.metric
+        self.metric = metric
+        self.rows: np.ndarray = metric.seen().numpy()
+
+    def values(self, weights: np.ndarray) -> list[float]:
+        """Return the metric for each row of weights (rows, samples)."""
+        return self.metric.weighted(torch.from_numpy(weights))[self.name].tolist()
 
 
 def _state(measured: Measured) -> dict[str, Tensor]:

@@ -143,6 +143,25 @@ def binary_cross_entropy(student_logits: Tensor, labels: Tensor, *, weights: Ten
     return weighted(values, weights).mean()
 
 
+def quality_focal(student_logits: Tensor, odds: Tensor) -> Tensor:
+    r"""Return the divergence of yes-or-no answers from odds, each weighted by how far they are apart; of their shape.
+
+    .. math:: |y - \sigma(s)|^2 \cdot \mathrm{KL}\bigl(\mathrm{Bern}(y) \,\|\, \mathrm{Bern}(\sigma(s))\bigr)
+
+    Source: Li et al.: Generalized Focal Loss, NeurIPS 2020, equation 2, less the entropy of y, so that it is zero where
+    both agree. The weight lets no gradient through.
+
+    Args:
+        student_logits: any shape, with gradient.
+        odds: y in [0, 1], of the same shape.
+    """
+    logits = upcast(student_logits)
+    odds = odds.detach().to(logits.dtype)
+    entropy = -(torch.xlogy(odds, odds) + torch.xlogy(1 - odds, 1 - odds))
+    apart = F.binary_cross_entropy_with_logits(logits, odds, reduction="none") - entropy
+    return (odds - logits.detach().sigmoid()).square() * apart
+
+
 def mean_squared_error(student_values: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Tensor:
     r"""Return the mean squared difference, to the labels of a regression task or to its teacher's answers.
 

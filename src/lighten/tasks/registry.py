@@ -19,6 +19,8 @@ _REGISTRY = Registry(
         "regression": "lighten.tasks.regression",
         "segmentation": "lighten.tasks.segmentation",
         "image": "lighten.tasks.image",
+        "detection": "lighten.tasks.detection",
+        "keypoints": "lighten.tasks.keypoints",
         "token_classification": "lighten.tasks.tokens",
         "masked_lm": "lighten.tasks.tokens",
     },
@@ -33,9 +35,9 @@ def register_task(name: str) -> Callable[[Builder], Builder]:
         UserError: if another module registered the name, or the class lacks a part that every task needs.
 
     Example:
-        >>> @register_task("keypoints")
+        >>> @register_task("corners")
         ... @dataclass(frozen=True, kw_only=True)
-        ... class Keypoints(Task):
+        ... class Corners(Task):
         ...     reported = {"distance": Meaning("Distance in pixels", lower_is_better=True)}
         ...
         ...     def loss(self, answers, labels, **_):

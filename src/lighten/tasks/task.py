@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lighten.errors import UserError
+from lighten.tasks.losses import IGNORED
 
 
 class Meaning(NamedTuple):
@@ -69,7 +70,8 @@ class Task:
         ranks: whether answers are logits of classes, of which the largest is what is meant.
         per_token: whether answers stand at the tokens of a text, which an ``attention_mask`` may leave out.
         next_tokens: whether labels that repeat the tokens of a causal language model mean the tokens that follow.
-        reads: what a table's or folder's labels are: ``"classes"``, ``"flags"``, ``"numbers"`` or ``"pictures"``.
+        reads: what labels of a table or folder are: ``"classes"``, ``"flags"``, ``"numbers"``, ``"pictures"``,
+            ``"boxes"`` or ``"points"``.
         head: what models by name that have several heads end in.
         pipelines: how model hubs call it, by what is read: ``"image"``, ``"text"`` or ``"table"``.
         exhibit: what a report shows: ``"confusion"``, ``"scatter"``, ``"pictures"``, or ``""`` for nothing.
@@ -141,20 +143,29 @@ class Task:
             raise UserError(
                 f"the student returns {self.answers_are} of shape {tuple(answers.shape)}, expected {self.answer_text}"
             )
-        if answers.ndim and outputs is not None and answers.shape[self.channel_dim] != outputs:
-            found = answers.shape[self.channel_dim]
+        found = self.outputs_of(answers)
+        if answers.ndim and outputs is not None and found != outputs:
             raise UserError(f"the student gives {found} {self.outputs_are}, the data have {outputs}")
         if not self.fits(answers, labels):
             raise UserError(
                 f"labels have shape {tuple(labels.shape)}, the student's {self.answers_are} {tuple(answers.shape)}; "
                 f"expected {self.fit_text}"
             )
-        if look and (problem := self.range_problem(labels, outputs or answers.shape[self.channel_dim])):
+        if look and (problem := self.range_problem(labels, outputs or found)):
             raise UserError(problem)
 
     answers_are: ClassVar[str] = "answers"
     outputs_are: ClassVar[str] = "outputs"
     fit_text: ClassVar[str] = "one label for each answer"
+    none_text: ClassVar[str] = f"{IGNORED}, which is ignored; expected class numbers; check how labels are made"
+
+    def outputs_of(self, answers: Tensor) -> int:
+        """Return how many classes, targets or channels answers have."""
+        return answers.shape[self.channel_dim] if answers.ndim > 1 or self.channel_dim < answers.ndim else 1
+
+    def comparable(self, ours: Tensor, theirs: Tensor) -> bool:
+        """Return whether answers of these shapes can be held against each other."""
+        return ours.shape == theirs.shape
 
     def fits(self, answers: Tensor, labels: Tensor) -> bool:
         """Return whether these shapes belong together."""
@@ -174,6 +185,10 @@ class Task:
         """Return which labels are out of range, a mask of their shape; ``None`` where any may be."""
         return None
 
+    def bad_text(self, labels: Tensor, bad: Tensor) -> str:
+        """Return the first of the ``bad_labels`` in words."""
+        return f"label {labels[bad][0].item():g}"
+
     def range_text(self, outputs: int) -> str:
         """Return what labels are expected to be, and how they become so, for messages about ``bad_labels``."""
         return self.label_text
@@ -183,7 +198,7 @@ class Task:
         bad = self.bad_labels(labels, outputs)
         if bad is None or not bool(bad.any()):
             return None
-        return f"labels hold {labels[bad][0].item():g}, expected {self.range_text(outputs)}"
+        return f"there is a {self.bad_text(labels, bad)}, expected {self.range_text(outputs)}"
 
     # What is learned
 
@@ -278,6 +293,19 @@ class Task:
         """Return one sample's answer or label as a picture: classes (height, width), or uint8 (height, width, 3)."""
         raise NotImplementedError
 
+    def marks(self, values: Tensor, names: Sequence[str]) -> list[dict[str, Any]] | None:
+        """Return what one sample's answer or label marks in its input picture; ``None`` where it is a picture itself.
+
+        Args:
+            values: an answer, or a label.
+            names: of the classes.
+
+        Returns:
+            Mappings of JSON types: ``box`` (x0, y0, x1, y1 as shares of the picture) or ``point`` (x, y), with
+            ``label`` and ``odds`` (``None`` of a label).
+        """
+        return None
+
 
 class PartScores:
     """Quality part by part, from rows.
@@ -304,11 +332,6 @@ class PartScores:
 def named(names: Sequence[str], outputs: int) -> list[str]:
     """Return the names of classes, labels or targets; their numbers where there is not a name for each."""
     return [str(name) for name in names] if len(names) == outputs else [str(i) for i in range(outputs)]
-
-
-def output_count(task: Task, answers: Tensor) -> int:
-    """Return how many classes, targets or channels answers have."""
-    return answers.shape[task.channel_dim] if answers.ndim > 1 or task.channel_dim < answers.ndim else 1
 
 
 def _plain(value: Any) -> Any:

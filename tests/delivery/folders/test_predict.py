@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from box_files import NAMES, Shown, voc_folder
+from box_nets import Bright
 from PIL import Image
 
 import lighten
@@ -80,6 +82,46 @@ def test_masks_are_written_as_pictures_of_class_numbers(photos, capsys):
     assert "two sources would be answered in" in capsys.readouterr().err
     assert cli(["predict", str(folder), str(photos / "none.png")]) == 1
     assert "none.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("resize", ["pad", "stretch", "crop"])
+def test_boxes_are_told_in_pixels_of_the_picture_itself_and_drawn_on_it(tmp_path, capsys, resize):
+    shown = []
+    for number, (height, width) in enumerate(((100, 220), (260, 120), (90, 90), (84, 100))):
+        pixels = np.zeros((height, width, 3), np.uint8)
+        box = 40, 30, width - 35, height - 20
+        pixels[box[1] : box[3], box[0] : box[2]] = 255
+        shown.append(Shown(f"{number}", pixels, [(1, *box)]))
+    folder = voc_folder(tmp_path / "data", shown)
+    data = data_of("images", folder=str(folder), size=64, resize=resize, classes=NAMES[:2], test=0.25, validation=0.25)
+    if "bright_box" not in lighten.models.model_names():
+        lighten.register_model("bright_box")(Bright)
+    model = lighten.build_model("bright_box", num_classes=2, input_shape=data.input_shape)
+    folder = saved(tmp_path / "student", data, model)
+    files = [str(tmp_path / "data" / "JPEGImages" / f"{one.name}.png") for one in shown]
+    for one, (_, marks) in zip(shown, predict(folder, files), strict=True):
+        ((mark),) = marks
+        assert (mark["label"], mark["odds"]) == (NAMES[1], pytest.approx(0.9526, abs=1e-4))
+        height, width = one.pixels.shape[:2]
+        cut = (max(height, width) - min(height, width)) / 2 if resize == "crop" else 0
+        least = (cut, 0, width - cut, height) if width > height else (0, cut, width, height - cut)
+        expected = np.clip(one.boxes[0][1:], least[:2] * 2, least[2:] * 2)
+        assert np.abs(np.array(mark["box"]) - expected).max() <= 1.02 * max(height, width) / 64
+    capsys.readouterr()
+    assert cli(["predict", str(folder), files[0], files[1], "--out", str(tmp_path / "out")]) == 0
+    left, top, right, bottom = predict(folder, files[:1])[0].answer[0]["box"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{files[0]}: trouser (95.3 %) at {left:.0f}, {top:.0f}, {right:.0f}, {bottom:.0f}"
+    drawn = np.asarray(Image.open(tmp_path / "out" / "0.answer.png"))
+    assert drawn.shape == shown[0].pixels.shape
+    coloured = (drawn != drawn[..., :1]).any(-1)
+    assert coloured[round(bottom) - 1, round(left) + 20 : round(right) - 20].all()
+    assert coloured[round(top) + 20 : round(bottom) - 5, round(left)].all()
+    assert not coloured[round(top) + 20 : round(bottom) - 5, round(left) + 5 : round(right) - 5].any()
+    assert cli(["predict", str(folder), files[0], "--out", str(tmp_path / "out"), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["drawn"] == str(tmp_path / "out" / "0.answer.png")
+    assert row["answer"][0]["box"] == [left, top, right, bottom]
 
 
 def test_rows_are_answered_in_the_unit_of_the_target(tmp_path, capsys):

@@ -113,3 +113,34 @@ def test_classes_without_names_are_numbered(tmp_path) -> None:
     table.write(tmp_path, [], ["file"])
     _, rows = confusion_rows(tmp_path)
     assert sum(count for *_, count in rows) == 12
+
+
+def test_boxes_of_uneven_batches_are_matched_as_one() -> None:
+    from toy_boxes import Points, rectangles
+
+    x, y = rectangles(12)
+    task = build_task("detection", matches=3, nms=0.5)
+    runners = {name: TorchRunner(Points(seed=seed).eval()) for name, seed in (("file", 0), ("network", 1))}
+    for runner in runners.values():
+        runner.module.head.bias.data[4:] = 1.0
+    found = evaluate(
+        task, runners, batches(x, y), pairs=[("file", "network"), ("file", "file")], names=["dark", "light"]
+    )
+    assert (found.samples, found.outputs) == (12, 2)
+    for name, runner in runners.items():
+        metrics = task.metrics(2)["map"].metric
+        metrics.update(*task.rows(answers(runner, x), y))
+        assert found.metrics[name] == pytest.approx({k: v.item() for k, v in metrics.compute().items()}, abs=1e-6)
+        assert found.sample_scores[name].shape == (12,)
+    names, each = found.parts["file"]
+    assert names == ["dark", "light"]
+    assert np.mean(each) == pytest.approx(found.metrics["file"]["map"], abs=1e-6)
+    assert found.differences["file", "file"].flips == 0
+    assert found.differences["file", "file"].likeness == {"agreement": 1.0}
+    pair = found.differences["file", "network"]
+    assert 0 < pair.flips <= pair.flips_of == 12
+    y[3, 0] = torch.tensor([2, 0.5, 0.5, 0.2, 0.2])
+    with pytest.raises(
+        UserError, match=r"answers 2 classes, but there is a box of class 2 at .* expected class 0 to 1"
+    ):
+        evaluate(task, runners, batches(x, y))

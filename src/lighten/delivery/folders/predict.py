@@ -1,4 +1,4 @@
-"""Answers of a model folder to a stranger's files or rows: classes, numbers, masks, pictures."""
+"""Answers of a model folder to a stranger's files or rows: classes, numbers, masks, pictures, boxes, points."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lighten.data.image_reader import ImageReader
 from lighten.data.preprocessing import Reader, reader_of
 from lighten.delivery.folders.model import CONFIG, load
 from lighten.delivery.folders.run import read_json
 from lighten.delivery.runtimes.runners import Runner, open_runner
 from lighten.errors import UserError
 from lighten.tasks import task_of
+from lighten.tasks.task import Task
 from lighten.utils.inputs import Call
 
 BATCH = 32
@@ -25,8 +27,9 @@ class Prediction(NamedTuple):
 
     Attributes:
         source: the file or text that it is of, or ``FILE row N``.
-        answer: JSON types (a class with its odds, a number, odds of labels), or an array: a mask of class indices
-            (height, width), or a picture, uint8 (height, width, 3).
+        answer: JSON types (a class with its odds, a number, odds of labels; a list of marks, each with ``label``,
+            ``odds``, and ``box`` (x0, y0, x1, y1) or ``point`` (x, y) in pixels of the picture itself), or an array: a
+            mask of class indices (height, width), or a picture, uint8 (height, width, 3).
     """
 
     source: str
@@ -56,10 +59,26 @@ def predict(folder: str | Path, sources: Sequence[Any], *, file: str | Path | No
     model = load(folder) if file is None else Path(file)
     found: list[Prediction] = []
     with open_runner(model) as runner:
-        for labels, call in _calls(_reader(folder, config), sources, tables=_is_table(config)):
-            answers = task.readable(_answers(runner, call), names)
+        reader = _reader(folder, config)
+        for labels, call in _calls(reader, sources, tables=_is_table(config)):
+            values = _answers(runner, call)
+            some = sources[len(found) : len(found) + len(values)]
+            marks = _marks(task, reader, values, some, names)
+            answers = task.readable(values, names) if marks is None else marks
             found += [Prediction(*pair) for pair in zip(labels or _rows(sources, len(answers)), answers, strict=True)]
     return found
+
+
+def _marks(
+    task: Task, reader: Reader, values: Tensor, sources: Sequence[Any], names: Sequence[str]
+) -> list[Any] | None:
+    """Return what answers mark in each picture, in its own pixels; ``None`` where they mark nothing."""
+    if not isinstance(reader, ImageReader):
+        return None
+    marks = [task.marks(value, names) for value in values]
+    if any(one is None for one in marks):
+        return None
+    return [reader.in_pixels(source, one or []) for source, one in zip(sources, marks, strict=True)]
 
 
 def _answers(runner: Runner, call: Call) -> Tensor:

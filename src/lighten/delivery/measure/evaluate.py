@@ -11,7 +11,7 @@ from torch import Tensor
 from lighten.delivery.runtimes.runners import Runner
 from lighten.errors import UserError
 from lighten.tasks.scorer import Scorer, likeness_of, scorer_of
-from lighten.tasks.task import PartScores, Task, output_count
+from lighten.tasks.task import PartScores, Task
 from lighten.utils.batch import BatchFormat
 
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ def evaluate(
         kept = labels
         for name, model in models.items():
             answers = _answers(task, model.runner, parts.call, labels)
-            outputs = output_count(task, answers)
+            outputs = task.outputs_of(answers)
             rows, kept = model.add(task, names, answers, labels)
             found[name] = answers, rows
         for (ours, theirs), pair in compared.items():
@@ -125,7 +125,7 @@ class _Model:
 
     def add(self, task: Task, names: Sequence[str], answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Add a batch and return its rows: answers and labels that count."""
-        outputs = output_count(task, answers)
+        outputs = task.outputs_of(answers)
         rows, kept = task.rows(answers, labels)
         if self.scorer is None:
             self.scorer, self.parts = scorer_of(task, outputs, CPU), task.parts(outputs, names)
@@ -202,11 +202,11 @@ def _answers(task: Task, runner: Runner, call: Any, labels: Tensor) -> Tensor:
             f"{runner.name}: gives {task.answers_are} of shape {tuple(answers.shape)} for labels of shape "
             f"{tuple(labels.shape)}, expected {task.answer_text} and {task.fit_text}; measure it on its own data"
         )
-    outputs = output_count(task, answers)
+    outputs = task.outputs_of(answers)
     bad = task.bad_labels(labels, outputs)
     if bad is not None and bool(bad.any()):
         raise UserError(
-            f"{runner.name}: answers {outputs} {task.outputs_are}, but there is a label {labels[bad][0].item():g}, "
+            f"{runner.name}: answers {outputs} {task.outputs_are}, but there is a {task.bad_text(labels, bad)}, "
             f"expected {task.range_text(outputs).split(';')[0]}; measure it on its own data"
         )
     return answers

@@ -1,4 +1,4 @@
-"""What a report shows of a run's answers: a confusion table, points of predicted against true, or pictures."""
+"""What a report shows of a run's answers: a confusion table, points of predicted against true, pictures or marks."""
 
 import base64
 import io
@@ -73,34 +73,41 @@ def write_pictures(
 ) -> Path:
     """Write ``pictures.json``: input, truth and each model's answer of the worst samples and of those in the middle.
 
+    Truth and answers are pictures, or boxes and points on the input as ``Task.marks`` has them.
+
     Args:
         run: the run folder.
         task: turns answers into pictures.
         runners: by model.
         dataloader: the batches that were measured, in the same order.
         scores: of the compressed model, one a sample.
-        names: of the classes, where answers are masks.
+        names: of the classes.
         restore: from an input (channels, height, width) to values in [0, 1].
     """
     order = np.argsort(scores, kind="stable")
     middle = max(0, len(order) // 2 - MEDIAN // 2)
     wanted = {int(i): "worst" for i in order[:WORST]} | {int(i): "median" for i in order[middle : middle + MEDIAN]}
     shown: list[tuple[int, float, dict[str, Any]]] = []
-    start = 0
+    start, marked = 0, False
     for batch in dataloader:
         parts = BatchFormat().labelled(batch)
         for sample in sorted(i for i in wanted if start <= i < start + len(parts.labels)):
             at = sample - start
             call = map_tensors(itemgetter(slice(at, at + 1)), parts.call)
-            pictures = {"input": _png(_input(call, restore)), "truth": _picture(task, parts.labels[at])}
+            seen = _input(call, restore)
+            pictures = {"input": _png(seen), "truth": _answer(task, parts.labels[at], names)}
             for name, runner in runners.items():
-                pictures[name] = _picture(task, torch.from_numpy(runner.run(runner.feed(call)))[0])
+                pictures[name] = _answer(task, torch.from_numpy(runner.run(runner.feed(call)))[0], names)
+            if not isinstance(pictures["truth"], str):
+                marked, pictures["size"] = True, [seen.shape[1], seen.shape[0]]
             rank, score = wanted[sample], float(scores[sample])
             row = {"sample": sample, "rank": rank, "score": score, **pictures}
             shown.append((0 if rank == "worst" else 1, score, row))
         start += len(parts.labels)
     rows = [row for *_, row in sorted(shown, key=itemgetter(0, 1))]
-    return write_json(run / PICTURES, {"schema": 1, "classes": list(names) if task.ranks else [], "samples": rows})
+    return write_json(
+        run / PICTURES, {"schema": 1, "classes": list(names) if task.ranks or marked else [], "samples": rows}
+    )
 
 
 def _input(call: Any, restore: Any) -> np.ndarray:
@@ -111,7 +118,11 @@ def _input(call: Any, restore: Any) -> np.ndarray:
     return values.permute(1, 2, 0).numpy()
 
 
-def _picture(task: Task, values: Tensor) -> str:
+def _answer(task: Task, values: Tensor, names: Sequence[str]) -> str | list[dict[str, Any]]:
+    """Return one answer or label as a picture, or as marks on the input."""
+    marks = task.marks(values.cpu(), names)
+    if marks is not None:
+        return marks
     found = task.picture(values.cpu())
     return _png(colours_of(found.numpy()) if found.ndim == 2 else found.numpy())
 

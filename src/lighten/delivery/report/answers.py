@@ -7,9 +7,11 @@ import numpy as np
 
 from lighten.delivery.folders.run import read_json
 from lighten.delivery.measure.exhibits import PICTURES, POINTS, colours_of
+from lighten.delivery.measure.marked import mark_colours
 from lighten.delivery.measure.scores import Scores, reference_of
 from lighten.delivery.report import plots
 from lighten.delivery.report.figures import NAMES, roles
+from lighten.delivery.report.marked import input_svg, marked_svg
 from lighten.delivery.report.wording import format_of
 
 Shown = tuple[str, str | None, str, bool]
@@ -61,12 +63,33 @@ def points_plots(run: Path, scores: Scores | None) -> list[Shown]:
 
 
 def pictures(run: Path, scores: Scores | None) -> dict[str, Any] | None:
-    """Return pictures side by side: input, truth and what each model answers, of the worst and of middling samples."""
+    """Return pictures side by side: input, truth and what each model answers, of the worst and of middling samples.
+
+    Cells of a row are drawings (``svg``) where boxes and points are marked on the input, else ``png`` in base64.
+    """
     if not scores or not (run / PICTURES).exists():
         return None
     found = read_json(run / PICTURES, made_by=f"lighten measure {run}")
     columns = [("input", "Input"), ("truth", "Truth"), *((role, NAMES[role]) for role in roles(scores))]
-    palette = colours_of(np.arange(len(found["classes"]))[None], len(found["classes"]))[0].tolist()
-    swatches = [(name, "#{:02x}{:02x}{:02x}".format(*rgb)) for name, rgb in zip(found["classes"], palette, strict=True)]
-    return {"columns": [label for _, label in columns], "keys": [key for key, _ in columns], "legend": swatches,
-            "rows": found["samples"]}  # fmt: skip
+    names, samples = found["classes"], found["samples"]
+    if any("size" in row for row in samples):
+        palette: Any = list(mark_colours(names).values())
+    else:
+        palette = colours_of(np.arange(len(names))[None], len(names))[0].tolist()
+    legend = [(name, "#{:02x}{:02x}{:02x}".format(*rgb)) for name, rgb in zip(names, palette, strict=True)]
+    rows = [
+        {"sample": row["sample"], "rank": row["rank"],
+         "cells": _cells(f"input-{number}", row, [key for key, _ in columns], dict(legend))}
+        for number, row in enumerate(samples)
+    ]  # fmt: skip
+    return {"columns": [label for _, label in columns], "legend": legend, "rows": rows}
+
+
+def _cells(name: str, row: dict[str, Any], keys: list[str], colours: dict[str, str]) -> list[dict[str, str]]:
+    if "size" not in row:
+        return [{"png": row[key]} for key in keys]
+    return [
+        {"svg": input_svg(name, row[key], row["size"]) if key == "input" else
+         marked_svg(name, row["size"], row[key], colours)}
+        for key in keys
+    ]  # fmt: skip
