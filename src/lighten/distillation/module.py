@@ -55,9 +55,9 @@ class DistillationModule(L.LightningModule):
         loss_options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
         layers: that hints and the like compare: ``"uniform"``, or patterns of names, the student's to the teacher's.
         task: what is answered, by name or as a task with its settings: ``"classification"``, ``"multilabel"``,
-            ``"regression"``, ``"segmentation"``, ``"image"``, ``"token_classification"``, ``"masked_lm"`` (masked
-            tokens, or the next ones where the student is a causal language model whose labels are its input ids), or
-            one of your own (:func:`lighten.register_task`).
+            ``"regression"``, ``"segmentation"``, ``"image"``, ``"detection"``, ``"keypoints"``,
+            ``"token_classification"``, ``"masked_lm"`` (masked tokens, or the next ones where the student is a causal
+            language model whose labels are its input ids), or one of your own (:func:`lighten.register_task`).
         teacher_weights: of several teachers; equal by default.
         teacher_precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` goes with the trainer.
         compile_teacher: run it through ``torch.compile``.
