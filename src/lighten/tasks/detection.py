@@ -64,6 +64,7 @@ class Detection(Task):
     fit_text: ClassVar[str] = "five numbers a box and a picture for each"
     outputs_are: ClassVar[str] = "classes"
     none_text: ClassVar[str] = "without a box; expected some boxes; check how labels are made"
+    averages: ClassVar[bool] = False
     reads: ClassVar[str] = "boxes"
     head: ClassVar[str] = "detection"
     pipelines: ClassVar[Mapping[str, str]] = {"image": "object-detection"}

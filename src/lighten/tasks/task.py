@@ -70,6 +70,7 @@ class Task:
         ranks: whether answers are logits of classes, of which the largest is what is meant.
         per_token: whether answers stand at the tokens of a text, which an ``attention_mask`` may leave out.
         next_tokens: whether labels that repeat the tokens of a causal language model mean the tokens that follow.
+        averages: whether the mean of several teachers' answers is an answer.
         reads: what labels of a table or folder are: ``"classes"``, ``"flags"``, ``"numbers"``, ``"pictures"``,
             ``"boxes"`` or ``"points"``.
         head: what models by name that have several heads end in.
@@ -91,6 +92,7 @@ class Task:
     ranks: ClassVar[bool] = False
     per_token: ClassVar[bool] = False
     next_tokens: ClassVar[bool] = False
+    averages: ClassVar[bool] = True
     reads: ClassVar[str] = "numbers"
     head: ClassVar[str] = "classification"
     pipelines: ClassVar[Mapping[str, str]] = {}
