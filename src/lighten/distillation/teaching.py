@@ -57,8 +57,8 @@ class Teaching:
         self.terms, self.task, self.teacher = terms, terms.task, teacher
         if teacher is not None and len(teacher.modules) > 1 and not self.task.averages:
             raise UserError(
-                f"{len(teacher.modules)} teachers: of task={self.task.name!r} the same place of two means other things, "
-                "so no mean of them can be taught; give one"
+                f"{len(teacher.modules)} teachers: of task={self.task.name!r} the same place of two means other "
+                "things, so no mean of them can be taught; give one"
             )
         self.cached_teacher = CachedTeacher(teacher, cache)
         self.layers: MatchedLayers | None = None
