@@ -260,6 +260,10 @@ class Task:
         """Return for each row whether two models mean the same, bool; ``None`` where answers are never quite equal."""
         return None
 
+    def to_compare(self, answers: Tensor) -> Tensor:
+        """Return answers on a scale on which equal differences mean as much, by which rounding errors are ranked."""
+        return answers
+
     def parts(self, outputs: int, names: Sequence[str]) -> "PartScores | None":
         """Return what tells a model's quality part by part, such as class by class; ``None`` where nothing does."""
         return None
