@@ -192,15 +192,15 @@ def likeness(task, ours, theirs):
     return float(scorer.compute()["agreement"])
 
 
-def test_a_teacher_that_says_the_same_costs_nothing():
-    """Of set prediction whatever the order of its places; of one stage, place by place."""
+def test_a_teacher_that_says_the_same_costs_nothing_whatever_the_order_of_its_places():
     teacher = answers_of()
     teacher[..., 4:] = torch.where(teacher[..., 4:] > 0, 3.0, -20.0)
     shuffled = teacher[:, torch.randperm(8, generator=G)]
-    assert float(task_of("detection").soft_loss(shuffled, teacher, 1.0)) < 1e-4
-    stage = build_task("detection", matches=3, nms=0.5)
-    assert float(stage.soft_loss(teacher, teacher, 2.0)) == pytest.approx(0, abs=1e-6)
-    assert float(stage.soft_loss(shuffled, teacher, 2.0)) > 0.1
+    task = task_of("detection")
+    assert float(task.soft_loss(shuffled, teacher, 1.0)) < 1e-4
+    assert float(task.soft_loss(answers_of(seed=5), teacher, 1.0)) > 1
+    first = task.soft_loss(answers_of(seed=5), teacher, 1.0, weights=torch.tensor([1.0, 0, 0]))
+    assert float(task.soft_loss(answers_of(1, seed=5), teacher[:1], 1.0)) > float(first) > 0
 
 
 def test_likeness_is_f1_of_sure_boxes():
@@ -215,6 +215,16 @@ def test_likeness_is_f1_of_sure_boxes():
     theirs[0, 0, 4] = -1.0  # odds of 0.27, said by neither
     assert likeness(task, ours, theirs) == pytest.approx(2 * 2 / (4 + 3))
     assert likeness(task, *2 * [answering(torch.full_like(LABELS, -1))]) == 1
+
+
+def test_rounding_of_a_sure_box_weighs_more_than_that_of_a_place_where_nothing_is():
+    task, answers = task_of("detection"), answering(LABELS)
+    moved, other = answers.clone(), answers.clone()
+    moved[0, 0, 0] += 0.02  # a tenth of the box's width
+    other[1, :, 4:] -= 2.0
+    error = lambda x: float((task.to_compare(x) - task.to_compare(answers)).square().sum())  # noqa: E731
+    assert error(moved) > 20 * error(other)
+    assert torch.equal(task_of("classification").to_compare(answers), answers)
 
 
 def test_what_is_shown():

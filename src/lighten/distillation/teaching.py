@@ -13,6 +13,7 @@ from lighten.distillation.settings import UNIFORM
 from lighten.distillation.teacher import Teacher, check_same_teacher
 from lighten.distillation.terms import BatchOutputs, CrossRank, WeightedLosses
 from lighten.distillation.tokens import NextTokens
+from lighten.errors import UserError
 from lighten.utils.batch import Parts
 from lighten.utils.inputs import Call
 
@@ -38,7 +39,8 @@ class Teaching:
         last: the answers of both models to the last batch, by role.
 
     Raises:
-        UserError: for layers that do not match, or a cache that cannot replace the teacher.
+        UserError: for layers that do not match, several teachers whose mean says nothing, or a cache that cannot
+            replace the teacher.
     """
 
     def __init__(
@@ -53,6 +55,11 @@ class Teaching:
         sharded: bool = False,
     ) -> None:
         self.terms, self.task, self.teacher = terms, terms.task, teacher
+        if teacher is not None and len(teacher.modules) > 1 and not self.task.averages:
+            raise UserError(
+                f"{len(teacher.modules)} teachers: of task={self.task.name!r} the same place of two means other "
+                "things, so no mean of them can be taught; give one"
+            )
         self.cached_teacher = CachedTeacher(teacher, cache)
         self.layers: MatchedLayers | None = None
         if teacher is not None and terms.compared:
@@ -84,6 +91,7 @@ class Teaching:
         first: bool,
         look: bool,
         features: Mapping[str, Tensor] | None = None,
+        own: Tensor | None = None,
     ) -> WeighedLosses:
         """Return weight and value of every loss whose weight is not zero now; the teacher is asked where one needs it.
 
@@ -96,13 +104,16 @@ class Teaching:
             first: whether to look at the teacher's answers; later ones show in the loss.
             look: whether to look at values of the batch, for which the host waits.
             features: of the student's layers; by default what was recorded last.
+            own: the loss that the student returned, where one asks for it.
 
         Raises:
             UserError: for weights of samples that are none, or answers of another shape than the teacher's.
         """
         if parts.weights is not None:
             batch_checks.check_weights(parts.weights, len(answers), look=look)
-        outputs = BatchOutputs(answers, labels, mask=parts.call[1].get("attention_mask"), weights=parts.weights)
+        outputs = BatchOutputs(
+            answers, labels, mask=parts.call[1].get("attention_mask"), weights=parts.weights, own=own
+        )
         if self.terms.asks_teacher or self.layers is not None:
             outputs.teacher = self.ask(parts, answers.device, first=first)
             batch_checks.check_same_outputs(self.task, answers, outputs.teacher)
