@@ -97,6 +97,17 @@ def test_yolo_in_two_folders_and_beside_its_images(tmp_path):
     )
 
 
+def test_yolo_where_its_file_says(tmp_path):
+    shown = scenes()
+    for name, part in (("first", PARTS["train"]), ("second", slice(7, 12))):
+        yolo_folder(tmp_path, shown[part], f"{name}/images/day", f"{name}/labels/day", names=False)
+    names = f"names: {list(NAMES)}\n"
+    (tmp_path / "mine.yaml").write_text(f"train: ../first/images/day\nval: [second/images/day]\n{names}")
+    agree(find_boxes(str(tmp_path)), shown, [TRAIN] * 7 + [VALIDATION] * 5)
+    (tmp_path / "mine.yaml").write_text(f"path: first\ntrain: images/day\nval: images/day\n{names}")
+    agree(find_boxes(str(tmp_path)), shown[:7])
+
+
 def test_pascal_voc(tmp_path):
     shown = scenes()
     voc_folder(tmp_path, shown)

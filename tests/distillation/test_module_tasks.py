@@ -6,7 +6,9 @@ from distillation_nets import images, resnet, texts
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import BertConfig
+from transformers.modeling_outputs import SequenceClassifierOutput
 
+from lighten.distillation.callback import Distill
 from lighten.distillation.module import DistillationModule
 from lighten.errors import UserError
 
@@ -125,3 +127,34 @@ def test_detectors_are_taught_by_teachers_of_other_places(fit) -> None:
         losses = {"distil/soft_labels", "distil/labels"} | ({"distil/hint"} if settings else set())
         assert losses <= set(found)
         assert all(found[name].isfinite() for name in losses)
+
+
+class Lossy(nn.Module):
+    """Classes, and with labels a loss of its own: three times the cross-entropy."""
+
+    def __init__(self, returned=dict) -> None:
+        super().__init__()
+        self.net, self.returned = nn.Linear(6, 4), returned
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None):
+        logits = self.net(x)
+        if labels is None:
+            return logits
+        loss = 3 * nn.functional.cross_entropy(logits, labels)
+        return self.returned(loss=loss, logits=logits) if self.returned else logits
+
+
+def test_a_network_may_bring_a_loss_of_its_own(fit) -> None:
+    draw = torch.Generator().manual_seed(0)
+    data = DataLoader([(torch.randn(6, generator=draw), i % 4) for i in range(24)], 24)
+    for returned in (dict, SequenceClassifierOutput):
+        losses = {"own": 0.5, "cross_entropy": 1.0, "soft_labels": 1.0}
+        module = DistillationModule(Lossy(returned), nn.Linear(6, 4), losses=losses)
+        found = fit(module, data, enable_checkpointing=False).callback_metrics
+        assert found["distil/own"].item() == pytest.approx(3 * found["distil/cross_entropy"].item(), rel=1e-5)
+        assert "student/accuracy" in found
+    for student, says in ((Lossy(None), "Lossy returns no loss"), (nn.Linear(6, 4), "Linear takes no labels")):
+        with pytest.raises(UserError, match=f"losses has 'own', and {says}"):
+            fit(DistillationModule(student, losses={"own": 1.0}), data, enable_checkpointing=False)
+    with pytest.raises(UserError, match="losses has 'own', which a step of one's own adds up itself"):
+        Distill(nn.Linear(6, 4), losses={"own": 1.0})

@@ -618,7 +618,10 @@ def test_names_that_are_html_stay_text(home, answered):
     points = {"target": SCRIPT, "true": [1.0, 2.0], "models": {r: [1.0, 2.5] for r in scores["models"]}}
     (run / "points.json").write_text(json.dumps(points))
     sample = {"sample": SCRIPT, "rank": SCRIPT, "score": 0.0, "input": SCRIPT, "truth": SCRIPT}
-    pictures = {"classes": [SCRIPT], "samples": [sample | dict.fromkeys(scores["models"], SCRIPT)]}
+    marks = [{"box": [0.1, 0.1, 0.9, 0.9], "label": SCRIPT, "odds": 0.5}]
+    marked = sample | {"size": [8, 8], "truth": marks} | dict.fromkeys(scores["models"], marks)
+    samples = [sample | dict.fromkeys(scores["models"], SCRIPT), marked]
+    pictures = {"classes": [SCRIPT], "samples": samples}
     (run / "pictures.json").write_text(json.dumps(pictures))
     scores["provenance"]["machine"]["processor"] = SCRIPT
     scores["provenance"]["data"]["licence"] = SCRIPT

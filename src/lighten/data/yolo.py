@@ -29,7 +29,7 @@ def find_yolo(root: Path) -> list[Pair]:
     """Return where images and text files are, or nothing.
 
     Known are ``images/train`` and ``labels/train``; ``train/images`` and ``train/labels``; ``images`` and ``labels``;
-    and, where a file names the classes, text files beside their images.
+    the folders that ``data.yaml`` names; and, where a file names the classes, text files beside their images.
     """
     inside = {path.name.casefold(): path for path in folders_of(root)}
     if "images" in inside and "labels" in inside:
@@ -42,6 +42,7 @@ def find_yolo(root: Path) -> list[Pair]:
             for path in inside.values()
             if part_of(path.name) is not None and (path / "images").is_dir() and (path / "labels").is_dir()
         ]
+    pairs = pairs or _as_said(root)
     if not pairs and _names_file(root) is not None:
         beside = [path for path in inside.values() if part_of(path.name) is not None] or [root]
         pairs = [Pair(path, path, part_of(path.name) if path != root else None) for path in beside]
@@ -86,6 +87,27 @@ def read_yolo(root: Path, pairs: Sequence[Pair], classes: Sequence[str] | None) 
     given.class_names = class_names_of(names, classes, given.where)
     given.classes = [given.class_names.index(names[label]) for label in given.classes]
     return given
+
+
+def _as_said(root: Path) -> list[Pair]:
+    """Return the folders that ``data.yaml`` names as ``train``, ``val`` and ``test``, each once."""
+    file = _names_file(root)
+    content = _yaml(file) if file is not None and file.suffix in (".yaml", ".yml") else {}
+    bases = [root, *([root / str(content["path"])] if "path" in content else [])]
+    found: dict[Path, Pair] = {}
+    for key in ("train", "val", "test"):
+        said = content.get(key) or []
+        for name in [said] if isinstance(said, str) else said:
+            within = str(name).removeprefix("../").removeprefix("./")
+            place = next((base / way for base in bases for way in (str(name), within) if (base / way).is_dir()), None)
+            if place is None:
+                continue
+            last = max((n for n, part in enumerate(place.parts) if part == "images"), default=None)
+            parts = list(place.parts)
+            if last is not None:
+                parts[last] = "labels"
+            found.setdefault(place.resolve(), Pair(place, Path(*parts), part_of(key)))
+    return list(found.values())
 
 
 def _add(given: Annotated, image: int, text: Path, root: Path) -> None:

@@ -14,7 +14,7 @@ from lighten.distillation.cache import TeacherCache
 from lighten.distillation.capture import Replaced, lent
 from lighten.distillation.distributed import check_sync, cross_rank
 from lighten.distillation.module import DistillationModule
-from lighten.distillation.settings import DistilSettings, check_layers
+from lighten.distillation.settings import OWN, DistilSettings, check_layers
 from lighten.distillation.step import Moment, TaughtStep, named
 from lighten.distillation.teacher import Teacher, check_no_shared_parameters
 from lighten.distillation.teaching import Teaching
@@ -106,6 +106,8 @@ class Distill(L.Callback):
             {"soft_labels": 1.0} if losses is None else losses, DistilSettings.soft_weight, temperature,
             teacher=True, task=self.task,
         )  # fmt: skip
+        if OWN in weights:
+            raise UserError("losses has 'own', which a step of one's own adds up itself; leave it out")
         self.terms = WeightedLosses(weights, temperature, task=self.task, options=loss_options)
         self.batch_format, self.outputs = BatchFormat(batch, keyed=cache is not None), outputs
         if self.batch_format.weighted:

@@ -15,7 +15,7 @@ from lighten.distillation.distributed import check_sync, cross_rank, shard_
 from lighten.distillation.layers import MatchedLayers, restore_projections_
 from lighten.distillation.metrics import EpochMetrics
 from lighten.distillation.settings import DistilSettings, check_label_smoothing, check_layers
-from lighten.distillation.teacher import Teacher, ask, check_no_shared_parameters, filter_kwargs
+from lighten.distillation.teacher import Teacher, ask, ask_with_labels, check_no_shared_parameters, filter_kwargs
 from lighten.distillation.teaching import Teaching, WeighedLosses
 from lighten.distillation.terms import WeightedLosses, check_terms, plain
 from lighten.errors import UserError
@@ -55,9 +55,9 @@ class DistillationModule(L.LightningModule):
         loss_options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
         layers: that hints and the like compare: ``"uniform"``, or patterns of names, the student's to the teacher's.
         task: what is answered, by name or as a task with its settings: ``"classification"``, ``"multilabel"``,
-            ``"regression"``, ``"segmentation"``, ``"image"``, ``"token_classification"``, ``"masked_lm"`` (masked
-            tokens, or the next ones where the student is a causal language model whose labels are its input ids), or
-            one of your own (:func:`lighten.register_task`).
+            ``"regression"``, ``"segmentation"``, ``"image"``, ``"detection"``, ``"keypoints"``,
+            ``"token_classification"``, ``"masked_lm"`` (masked tokens, or the next ones where the student is a causal
+            language model whose labels are its input ids), or one of your own (:func:`lighten.register_task`).
         teacher_weights: of several teachers; equal by default.
         teacher_precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` goes with the trainer.
         compile_teacher: run it through ``torch.compile``.
@@ -212,10 +212,10 @@ class DistillationModule(L.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the weighted sum of the losses, a scalar."""
         parts = self.batch_format.labelled(batch)
-        logits, labels = self._answers(parts, first=batch_idx == 0)
+        logits, labels, own = self._answers(parts, learns=True, first=batch_idx == 0)
         losses = self.teaching.losses(
             parts, logits, labels, progress=fit_progress(self.trainer), ranks=cross_rank(self),
-            first=self.global_step == 0, look=self._looks(labels),
+            first=self.global_step == 0, look=self._looks(labels), own=own,
         )  # fmt: skip
         loss = torch.stack([*(weight * value for weight, value in losses.values()), self._zero_for_ddp(logits)]).sum()
         self._log_step(loss, losses)
@@ -249,7 +249,7 @@ class DistillationModule(L.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the metrics of student and teacher."""
         parts = self.batch_format.labelled(batch)
-        answers, labels = self._answers(parts)
+        answers, labels, _ = self._answers(parts)
         logits = {"student": answers}
         if self.teacher is not None:
             logits["teacher"] = self.teacher.logits(parts.call, self.device)
@@ -299,17 +299,22 @@ class DistillationModule(L.LightningModule):
         if self._fits or (saved and self.teaching.fingerprint):
             self.teaching.check_resumed(saved)
 
-    def _answers(self, parts: Parts, *, first: bool = False) -> tuple[Tensor, Tensor]:
-        """Return the student's logits for a batch, and the labels that they are held against."""
+    def _answers(
+        self, parts: Parts, *, learns: bool = False, first: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the student's logits for a batch, the labels that they are held against, and its own loss if asked."""
         labels = self.task.check_labels(parts.labels)
         if first and self.training:
             batch_checks.check_single_sample(self.student, len(labels))
         labels = self.teaching.meant(self.student, parts.call, labels)
         with batch_checks.single_sample_as_user_error(self.student):
-            logits = ask(self.student, parts.call, self.outputs)
+            if learns and self.teaching.terms.asks_own:
+                logits, own = ask_with_labels(self.student, parts.call, labels, self.outputs)
+            else:
+                logits, own = ask(self.student, parts.call, self.outputs), None
         look = self._looks(labels)
         self.task.check_answers(logits, labels, outputs=self.num_classes, look=look)
-        return logits, labels
+        return logits, labels, own
 
     @property
     def _fits(self) -> bool:

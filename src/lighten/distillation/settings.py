@@ -10,8 +10,10 @@ from lighten.utils.checks import check_number, check_one_of, check_whole
 
 FEATURES = ("hint", "hidden_cosine", "attention_transfer", "relations")
 """Losses that compare layers."""
-LABELS = ("cross_entropy", "mean_squared_error", "labels")
-"""Losses that need no teacher; which one is meant depends on the task, ``labels`` is that of one's own."""
+OWN = "own"
+"""The loss that a network returns itself where it is given labels."""
+LABELS = ("cross_entropy", "mean_squared_error", "labels", OWN)
+"""Losses that need no teacher; which of the first three is meant depends on the task."""
 LOSSES = ("soft_labels", "dkd", "dist", *FEATURES, *LABELS)
 """The losses that ``DistillationModule(losses=...)`` accepts."""
 OPTIONS = {"dkd": ("alpha", "beta"), "dist": ("beta", "gamma"), "relations": ("heads",)}

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -136,6 +136,24 @@ def ask(model: nn.Module, call: Call, outputs: str | int | None = None) -> Tenso
         outputs: name or position of the logits, where it returns several values.
     """
     return logits_of(run(model, filter_kwargs(model, call)), outputs)
+
+
+def ask_with_labels(
+    model: nn.Module, call: Call, labels: Tensor, outputs: str | int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return a model's logits for a call, and the loss that it makes itself of the keyword ``labels``.
+
+    Raises:
+        UserError: if it takes no labels, or returns no loss.
+    """
+    args, kwargs = filter_kwargs(model, (call[0], {**call[1], "labels": labels}))
+    output = run(model, (args, kwargs)) if "labels" in kwargs else None
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if not isinstance(loss, Tensor) or loss.ndim:
+        lacks = "takes no labels" if output is None else "returns no loss for labels, as a scalar"
+        raise UserError(f"losses has 'own', and {type(model).__name__} {lacks}; leave 'own' out")
+    rest = {name: value for name, value in output.items() if name != "loss"} if type(output) is dict else output
+    return logits_of(rest, outputs), loss
 
 
 def filter_kwargs(module: nn.Module, call: Call) -> Call:

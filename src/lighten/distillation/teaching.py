@@ -84,6 +84,7 @@ class Teaching:
         first: bool,
         look: bool,
         features: Mapping[str, Tensor] | None = None,
+        own: Tensor | None = None,
     ) -> WeighedLosses:
         """Return weight and value of every loss whose weight is not zero now; the teacher is asked where one needs it.
 
@@ -96,13 +97,16 @@ class Teaching:
             first: whether to look at the teacher's answers; later ones show in the loss.
             look: whether to look at values of the batch, for which the host waits.
             features: of the student's layers; by default what was recorded last.
+            own: the loss that the student returned, where one asks for it.
 
         Raises:
             UserError: for weights of samples that are none, or answers of another shape than the teacher's.
         """
         if parts.weights is not None:
             batch_checks.check_weights(parts.weights, len(answers), look=look)
-        outputs = BatchOutputs(answers, labels, mask=parts.call[1].get("attention_mask"), weights=parts.weights)
+        outputs = BatchOutputs(
+            answers, labels, mask=parts.call[1].get("attention_mask"), weights=parts.weights, own=own
+        )
         if self.terms.asks_teacher or self.layers is not None:
             outputs.teacher = self.ask(parts, answers.device, first=first)
             batch_checks.check_same_outputs(self.task, answers, outputs.teacher)

@@ -12,6 +12,7 @@ from lighten.distillation.loss import dist, dkd
 from lighten.distillation.settings import (
     FEATURES,
     LABELS,
+    OWN,
     check_label_smoothing,
     check_loss_options,
     check_losses,
@@ -37,6 +38,7 @@ class BatchOutputs:
         pairs: by loss, the features of the matched layers, the student's projected where it has to be.
         mask: (batch, length), zero at padding, of texts.
         weights: (batch,), of samples.
+        own: the loss that the student returned, where one asks for it.
     """
 
     student: Tensor
@@ -45,6 +47,7 @@ class BatchOutputs:
     pairs: Mapping[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     mask: Tensor | None = None
     weights: Tensor | None = None
+    own: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class WeightedLosses:
     def check_weighted(self) -> None:
         """Raise ``UserError`` if a loss cannot weigh its samples."""
         for name in self.weights:
-            if name == "dist" or name in FEATURES:
+            if name in ("dist", OWN) or name in FEATURES:
                 raise UserError(f"batch has weights of samples, which {name!r} does not take; leave out one of both")
 
     @property
@@ -124,7 +127,12 @@ class WeightedLosses:
     @property
     def needs_labels(self) -> bool:
         """Whether a loss looks at labels."""
-        return bool({"dkd", self.task.label_loss} & set(self.weights))
+        return bool({"dkd", OWN, self.task.label_loss} & set(self.weights))
+
+    @property
+    def asks_own(self) -> bool:
+        """Whether the student is asked for a loss of its own."""
+        return OWN in self.weights
 
     def __call__(self, batch: BatchOutputs, progress: float, ranks: CrossRank) -> dict[str, tuple[float, Tensor]]:
         """Return weight and value of every loss whose weight is not zero now."""
@@ -138,6 +146,8 @@ class WeightedLosses:
         options = self.options.get(name, {})
         if name in FEATURES:
             return self._feature_loss(name, batch, ranks)
+        if name == OWN:
+            return _there(batch.own)
         if name == self.task.label_loss:
             labels = _there(batch.labels)
             there = self.task.counted(labels)
@@ -201,7 +211,7 @@ def check_terms(
     for name in weights:
         if name not in LABELS and not teacher:
             raise UserError(f"losses has {name!r} and there is no teacher; give one, or use {hard} alone")
-        if (name in LABELS and name != hard) or (name in ANSWERS and name not in task.taught_by):
+        if (name in LABELS and name not in (hard, OWN)) or (name in ANSWERS and name not in task.taught_by):
             known = " or ".join((hard, *task.taught_by))
             raise UserError(f"losses has {name!r}, which task={task.name!r} has no use for; expected {known}")
     return weights

@@ -141,38 +141,29 @@ class Detection(Task):
                   count: Tensor | None = None, weights: Tensor | None = None) -> Tensor:  # fmt: skip
         """Return the loss against a teacher's boxes, per box; the teacher may have other places, or be of another kind.
 
-        Where several places learn a box and both models have as many, these are the same points: each place of the
-        student learns what the teacher says at the same one. Otherwise the teacher's likely places (odds 0.1 and more,
-        the weaker of the same thing taken away where ``nms`` says so) are boxes with odds of all classes, and are
-        matched to the student's places as labels are; places that get none learn that nothing is there.
+        The teacher's likely places (odds 0.1 and more, the weaker of the same thing taken away where ``nms`` says so)
+        are boxes with odds of all classes. They are matched to the student's places as labels are; places that get
+        none learn that nothing is there. That is so for models of one grid as well: place by place, a small student
+        learned less than from labels alone.
 
         Classes are compared softened by the temperature, times its square, each place weighted by how far both are
-        apart (as :func:`quality_focal`); distance and overlap of a box are weighted by the teacher's odds.
+        apart (as :func:`quality_focal`); distance and overlap of a box are weighted by the teacher's odds, whose sum
+        all is divided by.
         """
         check_temperature(temperature)
         values = upcast(answers)
-        teacher = as_student(teacher, values)
-        heard = teacher[..., 4:].amax(-1).sigmoid() >= HEARD
-        if self.matches > 1 and values.shape == teacher.shape:
-            sample, place = heard.nonzero(as_tuple=True)
-            theirs, boxes = teacher[sample, place], heard.sum()
-            scale = torch.full_like(values[..., :1], temperature)
-            target = (teacher[..., 4:] / scale).sigmoid()
-        else:
-            theirs_of, there = self._heard(teacher, heard)
-            kinds = torch.where(there, theirs_of[..., 4:].argmax(-1), -1).to(values.dtype)
-            as_labels = torch.cat([kinds[..., None], theirs_of[..., :4]], -1)
-            sample, place, box = matched(costs(values.detach(), as_labels), there, self.matches)
-            theirs = theirs_of[sample, box]
-            scale = torch.ones_like(values[..., :1])
-            scale[sample, place] = temperature
-            target = torch.zeros_like(values[..., 4:])
-            target[sample, place] = (theirs[:, 4:] / temperature).sigmoid()
-            boxes = there.sum() * min(self.matches, values.shape[1])
+        boxes, there = self._heard(as_student(teacher, values))
+        kinds = torch.where(there, boxes[..., 4:].argmax(-1), -1).to(values.dtype)
+        as_labels = torch.cat([kinds[..., None], boxes[..., :4]], -1)
+        sample, place, box = matched(costs(values.detach(), as_labels), there, self.matches)
+        ours, theirs = values[sample, place], boxes[sample, box]
+        scale, target = torch.ones_like(values[..., :1]), torch.zeros_like(values[..., 4:])
+        scale[sample, place] = temperature
+        target[sample, place] = (theirs[:, 4:] / temperature).sigmoid()
+        odds = theirs[:, 4:].amax(-1).sigmoid()
         each = (quality_focal(values[..., 4:] / scale, target) * scale**2).sum((1, 2))
-        sure = theirs[:, 4:].amax(-1).sigmoid()
-        each = each.index_add(0, sample, sure * _of_boxes(values[sample, place, :4], theirs[:, :4]))
-        return weighted(each, weights).sum() / (boxes if count is None else count).to(each.dtype).clamp_min(1)
+        each = each.index_add(0, sample, odds * _of_boxes(ours[:, :4], theirs[:, :4]))
+        return weighted(each, weights).sum() / (odds.sum() if count is None else count).clamp_min(1)
 
     def _losses(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return the sum of all losses of each picture."""
@@ -185,12 +176,11 @@ class Detection(Task):
         each = quality_focal(values[..., 4:], target).sum((1, 2))
         return each.index_add(0, sample, _of_boxes(ours[:, :4], theirs[:, 1:]))
 
-    def _heard(self, teacher: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
+    def _heard(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the teacher's likeliest places, (batch, n, 4 + classes), and which of them are boxes."""
-        strongest = teacher[..., 4:].amax(-1)
-        order = strongest.topk(min(MOST, teacher.shape[1])).indices
+        strongest, order = teacher[..., 4:].amax(-1).topk(min(MOST, teacher.shape[1]))
         chosen = teacher.gather(1, order[..., None].expand(-1, -1, teacher.shape[-1]))
-        there = heard.gather(1, order)
+        there = strongest.sigmoid() >= HEARD
         if self.nms is not None:
             there &= kept(edges(chosen[..., :4]), chosen[..., 4:].argmax(-1), self.nms)
         return chosen, there

@@ -56,3 +56,14 @@ def test_the_report_shows_boxes_of_truth_and_of_each_model(tmp_path):
     assert html.count('class="marked"') == 2 * (2 + len(roles))
     assert "coat &amp; hat 88 %" in html
     assert html.count('class="swatch"') >= 2
+
+
+def test_pictures_of_masks_stay_pictures(tmp_path):
+    run = write_run(tmp_path / "runs" / "x" / "a")
+    row = {"sample": 3, "rank": "median", "score": 0.0} | dict.fromkeys(
+        ("input", "truth", *make_scores()["models"]), "iVBOR"
+    )
+    (run / "pictures.json").write_text(json.dumps({"schema": 1, "classes": ["sky"], "samples": [row]}))
+    html = render(run)
+    assert html.count('src="data:image/png;base64,iVBOR"') == 2 + len(make_scores()["models"])
+    assert 'class="marked"' not in html

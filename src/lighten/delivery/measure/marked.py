@@ -12,8 +12,9 @@ _OTHER = (255, 255, 255)
 
 
 def mark_colours(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """Return the colour of each class or point, by its name."""
-    found = colours_of(np.arange(1, len(names) + 1)[None], len(names) + 1)[0].tolist()
+    """Return the colour of each class or point, by its name: lighter than those of masks, as lines are thin."""
+    palette = colours_of(np.arange(1, len(names) + 1)[None], len(names) + 1)[0].astype(int)
+    found = (palette + (255 - palette) // 4).tolist()
     return {name: (red, green, blue) for name, (red, green, blue) in zip(names, found, strict=True)}
 
 
@@ -47,7 +48,7 @@ def draw_marks(picture: Any, marks: Sequence[Mapping[str, Any]], names: Sequence
         else:
             x, y = mark["point"]
             pen.ellipse((x - 2 * broad, y - 2 * broad, x + 2 * broad, y + 2 * broad), outline=colour, width=broad)
-            at = x + 3 * broad, y
+            at = x + 3 * broad, y - 3 * broad
         _write(pen, at, described(mark), colour, font, shown.size)
     return np.asarray(shown)
 

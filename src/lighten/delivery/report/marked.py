@@ -6,7 +6,7 @@ from typing import Any
 
 from lighten.delivery.measure.marked import described
 
-WIDE = 168.0
+WIDE = 160.0
 """Of a picture, in user units, which are pixels of the page."""
 _LETTER = 9.0
 _NARROW = 0.56

@@ -20,8 +20,8 @@ from lighten.delivery.report.svg import (
 )
 from lighten.delivery.report.wording import CLASSES, Told, format_of, four_digits, label_of
 
-LABELS = ("cross_entropy", "mean_squared_error", "labels")
-"""Losses on labels, of which a fit has one."""
+LABELS = ("cross_entropy", "mean_squared_error", "labels", "own")
+"""Losses on labels, of which most fits have one."""
 MAX_PARTS, MAX_DRAWN = 60, 20
 """Of more parts than the first, so many are drawn."""
 LABELLED = (50.0, 26.0, 92.0, 36.0)
