@@ -1,8 +1,10 @@
 import json
 
+import lightning as L
 import pytest
 import torch
 from detector_configs import DETECTORS, VITPOSE
+from torch.utils.data import DataLoader, TensorDataset
 
 import lighten
 from lighten.delivery.folders.model import cut
@@ -97,6 +99,23 @@ def test_its_own_loss_is_returned_with_labels(family):
     assert found.logits.shape == model(x).shape == (3, 6, 4 + CLASSES)
     found.loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_it_learns_by_its_own_loss():
+    model, images = network(DETECTORS["conditional_detr"] | {"dropout": 0.0}), torch.randn(3, *SHAPE)
+    module = lighten.DistillationModule(
+        model, None, soft_weight=0.0, task="detection", losses={"own": 1.0}, num_classes=CLASSES
+    )
+    with torch.no_grad():
+        expected = model(images, LABELS).loss
+    trainer = L.Trainer(
+        max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer.fit(module, DataLoader(TensorDataset(images, LABELS), batch_size=3))
+    torch.testing.assert_close(trainer.callback_metrics["train/loss"], expected, rtol=1e-5, atol=1e-5)
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_it_is_built_again_from_its_record(family):

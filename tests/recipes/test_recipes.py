@@ -24,6 +24,7 @@ def test_all_are_here():
         "distil_bert",
         "distil_bert_pretrain",
         "distil_cnn",
+        "distil_detector",
         "distil_image",
         "distil_mlp",
         "distil_segmentation",

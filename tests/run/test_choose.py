@@ -30,6 +30,8 @@ def data(task, shape, outputs=3):
         (build_task("regression"), (3, 96, 96), "student", ("resnet20", {"width": 16, "blocks": 1, "stem_stride": 2})),
         ("segmentation", (3, 64, 48), "teacher", ("unet", {"width": 24, "depth": 2, "residual": False})),
         ("image", (1, 512, 512), "student", ("unet", {"width": 8, "depth": 4, "residual": True})),
+        ("detection", (3, 64, 64), "student", ("fcos", {"widths": [16, 32, 64], "blocks": 1, "neck": 32})),
+        ("keypoints", (1, 64, 64), "student", ("unet", {"width": 8, "depth": 3, "residual": False})),
         ("regression", {"numbers": 3, "categories": [4]}, "student", ("table_mlp", {"hidden": [128, 64]})),
     ],
 )

@@ -11,6 +11,7 @@ from PIL import Image
 
 import lighten
 from lighten.cli.main import main as cli
+from lighten.data.fashion_mnist import CLASSES
 from lighten.errors import UserError
 from lighten.recipe.compose import compose_all
 from lighten.run.pipeline import run
@@ -76,6 +77,27 @@ def test_masks_reach_every_runtime_and_are_shown_beside_the_truth(tmp_path, caps
     card = (folder / "student" / "README.md").read_text()
     assert "pipeline_tag: image-segmentation" in card
     assert "type: mean_iou" in card
+    capsys.readouterr()
+    assert cli(["verify", str(folder)]) == 0, capsys.readouterr().out
+
+
+def test_boxes_reach_runtimes_and_are_drawn(tmp_path, capsys):
+    """LiteRT is the strictest: what it joins with rounded numbers gets their range."""
+    folder, scores = go(
+        tmp_path, "distil_detector", f"data_options={{answer: boxes, matches: 3, nms: 0.6, {SCENES}}}",
+        "teacher_options={widths: [8, 16], neck: 8}", "student_options={widths: [8, 16], neck: 8}",
+        "delivery.targets=[onnx,litert]",
+    )  # fmt: skip
+    assert (scores["task"]["name"], scores["task"]["metric"]) == ("detection", "map")
+    assert set(scores["models"]["compressed"]) >= {"map", "map_50", "map_75", "bytes", "macs", "latency_ms"}
+    assert scores["comparison"]["flips_of"] == 32
+    assert scores["targets"]["litert"]["map"] == pytest.approx(scores["models"]["compressed"]["map"], abs=0.01)
+    compressed = json.loads((folder / "student" / "compression.json").read_text())
+    assert {row["name"] for row in compressed["layers"]} >= {"heads.0.boxes.1", "heads.1.classes.1", "neck.0.0"}
+    shown = json.loads((folder / "pictures.json").read_text())["samples"]
+    assert {mark["label"] for sample in shown for mark in sample["truth"]} <= set(CLASSES)
+    assert all(0 <= edge <= 1 for sample in shown for mark in sample["truth"] for edge in mark["box"])
+    assert "pipeline_tag: object-detection" in (folder / "student" / "README.md").read_text()
     capsys.readouterr()
     assert cli(["verify", str(folder)]) == 0, capsys.readouterr().out
 

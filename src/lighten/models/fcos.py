@@ -35,20 +35,17 @@ class Head(nn.Module):
 
     def __init__(self, width: int, num_classes: int, depth: int) -> None:
         super().__init__()
-        self.classes, self.boxes = (
-            nn.Sequential(*(_layer(width, width, 3) for _ in range(depth)), nn.Conv2d(width, outputs, 3, padding=1))
-            for outputs in (num_classes, 4)
-        )
-        for branch, bias in ((self.classes, [math.log(PRIOR / (1 - PRIOR))] * num_classes),
-                             (self.boxes, [0.0, 0.0, math.log(SIDE), math.log(SIDE)])):  # fmt: skip
-            last: Any = branch[-1]
-            nn.init.normal_(last.weight, std=0.01)
-            with torch.no_grad():
-                last.bias.copy_(torch.tensor(bias))
+        self.classes, self.boxes = (_branch(width, outputs, depth) for outputs in (num_classes, 4))
+        with torch.no_grad():
+            self.boxes[-1].bias.copy_(torch.tensor([0.0, 0.0, math.log(SIDE), math.log(SIDE)]))
+        # added in floating point, so that logits meet boxes as numbers that are not rounded: LiteRT's converter would
+        # give what is joined with rounded numbers their range
+        self.classes[-1].bias = None
+        self.prior = nn.Parameter(torch.full((num_classes, 1, 1), math.log(PRIOR / (1 - PRIOR))))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, width, H, W) to answers (N, H × W, 4 + classes)."""
-        return answers(self.boxes(x), self.classes(x))
+        return answers(self.boxes(x), self.classes(x) + self.prior)
 
 
 class FCOS(nn.Module):
@@ -120,6 +117,12 @@ def answers(boxes: Tensor, logits: Tensor) -> Tensor:
     centres = (boxes[:, :2] + middle) * cell
     sides = boxes[:, 2:].clamp(max=math.log(LARGEST)).exp() * cell
     return torch.cat([centres, sides, logits], 1).flatten(2).transpose(1, 2)
+
+
+def _branch(width: int, outputs: int, depth: int) -> Any:
+    last = nn.Conv2d(width, outputs, 3, padding=1)
+    nn.init.normal_(last.weight, std=0.01)
+    return nn.Sequential(*(_layer(width, width, 3) for _ in range(depth)), last)
 
 
 def _layer(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
