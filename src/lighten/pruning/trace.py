@@ -20,6 +20,7 @@ from lighten.errors import first_line
 from lighten.pruning.answers import answers_of
 from lighten.pruning.attributes import SizeRead
 from lighten.pruning.labels import Labels, compact, spread, varies
+from lighten.pruning.outputs import outputs_marked
 from lighten.pruning.parts import PACKAGE, NotTracedError, failing_part
 from lighten.pruning.tags import Read, Reads, tagged
 from lighten.pruning.weights import Weight
@@ -39,7 +40,8 @@ class Axis:
 
     ``role`` says what removing a channel means there: ``filter`` (a producer's weight, which is scored), ``bias``,
     ``norm`` and ``shift`` (a norm's weight and bias), ``scale``, ``input`` (a consumer's weight), ``statistic`` (a
-    buffer: cut, never zeroed) or ``live`` (no tensor's: what a norm as a whole takes, see ``regions.py``).
+    buffer: cut, never zeroed), ``live`` (no tensor's: what a norm as a whole takes, see ``regions.py``) or ``output``
+    (no tensor's: what a module without weights computes, see ``outputs.py``).
     """
 
     labels: Tensor
@@ -160,6 +162,14 @@ class Tracer:
             self.labels.unite(labels, labels[:1].expand_as(labels))
         return labels.as_strided(weight.shape, weight.strides, weight.offset)
 
+    def computed(self, module: str, shape: torch.Size) -> Tensor:
+        """Return one label per element of what a module puts out that has no weights."""
+        if shape.numel() > MAX_ELEMENTS:
+            return self.labels.fixed(shape, f"{module} puts out more than can be followed")
+        labels = self.labels.fresh(shape.numel()).reshape(shape)
+        self._elements[f"{module}#{len(self._elements)}"] = Weight.of(module, tuple(shape)), labels
+        return labels
+
     def unclaimed(self, roots: Tensor) -> bool:
         """Say whether these are elements of parameters, each of them yet tied to other elements at most."""
         others = torch.ones(self.labels.size, dtype=torch.bool)
@@ -226,9 +236,10 @@ class Tracer:
         for weight, labels in self._elements.values():
             found = spread(self.labels.find(labels))
             dims = [dim for dim in range(found.ndim) if varies(found, dim)]
-            taken = any(name == weight.name for name, _ in self.axes)
-            if len(dims) == 1 and not taken:
-                role = "scale" if weight.name in self.parameters else "statistic"
+            taken = [(dim, len(axis.labels)) for (name, dim), axis in self.axes.items() if name == weight.name]
+            output = weight.name not in self.tensors  # of a module, at each of its calls
+            if len(dims) == 1 and (not taken or (output and taken == [(dims[0], found.size(dims[0]))])):
+                role = "output" if output else "scale" if weight.name in self.parameters else "statistic"
                 self.attach(weight, dims[0], compact(found).flatten(), role)
             else:
                 self.labels.freeze(found, f"is tied to {weight.name}, which does not split into channels")
@@ -267,7 +278,7 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
             with preserved(model), suppress(Exception):
                 leaves_of(model.eval()(*args, **kwargs))  # a dataclass that it returns is known from here on
             try:
-                with preserved(model), tagged(model) as reads, preserve_node_meta():
+                with preserved(model), outputs_marked(model), tagged(model) as reads, preserve_node_meta():
                     return torch.export.export(model.eval(), call[0], call[1], strict=False), reads
             except Exception as error:  # the forward does not take its integers with tags, or cannot be traced at all
                 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # loaded by now
