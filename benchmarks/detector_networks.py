@@ -1,7 +1,4 @@
-"""Detectors of ``transformers`` from small configs, random weights and no hub; one tensor of boxes and logits comes out.
-
-``tests/detector_nets.py`` takes them from here.
-"""
+"""Detectors of ``transformers`` from small configs, with random weights and no hub; they answer with one tensor."""
 
 from typing import Any
 
@@ -18,8 +15,8 @@ RT_RESNET = {**RESNET, "model_type": "rt_detr_resnet"}
 HGNET = {
     "model_type": "hgnet_v2", "stem_channels": [3, 16, 16], "stage_in_channels": [16, 16, 32, 48],
     "stage_mid_channels": [16, 16, 24, 32], "stage_out_channels": [16, 32, 48, 64], "stage_num_blocks": [1, 1, 2, 1],
-    "stage_numb_of_layers": [3, 3, 3, 3], "embedding_size": 16, "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1],
-    "out_features": ["stage2", "stage3", "stage4"],
+    "stage_numb_of_layers": [3, 3, 3, 3], "embedding_size": 16, "hidden_sizes": [16, 32, 48, 64],
+    "depths": [1, 1, 2, 1], "out_features": ["stage2", "stage3", "stage4"],
 }  # fmt: skip
 DINO = {
     "model_type": "rf_detr_dinov2", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,

@@ -1,6 +1,6 @@
 """What detectors of ``transformers`` go through: ``python benchmarks/detectors.py [FAMILY …]``, all by default.
 
-For each, from a small config: seconds to plan at amount 0.5, the share of multiply-accumulates that goes, how far the
+For each, from a small config: seconds of the processor to plan at amount 0.5, the share of multiply-accumulates that goes, how far the
 masked and the cut network are apart, seconds to write the ONNX file, whether it takes any batch, and how far it is off
 in onnxruntime. ``--why`` prints what is left alone, and why.
 """
@@ -38,14 +38,14 @@ def main() -> None:
 def _row(family: str, arguments: argparse.Namespace) -> str:
     model, x = detector(family), images()
     size = sum(p.numel() for p in model.parameters())
-    begun = time.perf_counter()
+    begun = time.process_time()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
             plan = plan_pruning(model, x, arguments.amount)
         except UserError as error:
-            return f"| {family} | {size / 1e3:.0f} k | {error} | {time.perf_counter() - begun:.1f} s | | | | | |"
-        seconds = time.perf_counter() - begun
+            return f"| {family} | {size / 1e3:.0f} k | {error} | {time.process_time() - begun:.1f} s | | | | | |"
+        seconds = time.process_time() - begun
         small = shrink(model, plan).eval()
     if arguments.why:
         for warned in said:

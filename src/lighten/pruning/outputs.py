@@ -21,7 +21,7 @@ KEY = "lighten_output"
 
 @contextmanager
 def outputs_marked(model: nn.Module) -> Iterator[None]:
-    """Mark, in a graph that is traced inside, what modules put out that have no weights and are given no activations."""
+    """Mark, in a graph that is traced inside, what modules without weights put out that are given no activations."""
     hooks = [
         module.register_forward_hook(_marking(name), with_kwargs=True)
         for name, module in model.named_modules()

@@ -227,7 +227,9 @@ class Pruner:
     @property
     def cuttable(self) -> set[str]:
         """Names of the parameters that may lose channels."""
-        return {slot.tensor for group in self._structure.groups for slot in group.positions if slot.role not in OF_MODULES}
+        return {
+            slot.tensor for group in self._structure.groups for slot in group.positions if slot.role not in OF_MODULES
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the current plan, and what the next one is made from."""

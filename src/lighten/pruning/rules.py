@@ -91,7 +91,7 @@ def _note_sizes(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[
                 tracer.note_size(read, result, read.index)
         elif read.kind == "part" and isinstance(result, list | tuple) and read.index < len(result):
             dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-            if isinstance(part := result[read.index], Tensor) and part.size(dim) == read.value:
+            if isinstance(part := result[read.index], Tensor | Weight) and part.shape[dim] == read.value:
                 tracer.note_size(read, part, dim)
         elif read.kind == "bound" and name_of(node) == "slice" and isinstance(args[0], Tensor):
             dim, start, end = (*args[1:4], *(0, 0, None)[len(args) - 1 :])[:3]

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from lighten.errors import first_line
 from lighten.pruning.answers import answers_of
 from lighten.pruning.attributes import SizeRead
-from lighten.pruning.labels import Labels, compact, spread, varies
+from lighten.pruning.labels import Labels, compact, rows_along, spread, varies
 from lighten.pruning.outputs import outputs_marked
 from lighten.pruning.parts import PACKAGE, NotTracedError, failing_part
 from lighten.pruning.tags import Read, Reads, tagged
@@ -103,6 +103,8 @@ class Tracer:
         self.shapes: dict[str, Tensor] = {}
         self._slices: dict[tuple[Node, int], tuple[Tensor, set[tuple[int, int]]]] = {}
         self._elements: dict[str, tuple[Weight, Tensor]] = {}
+        self._used: dict[str, Tensor] = {}
+        self._later: list[tuple[Read, Weight, int]] = []
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._whole: list[tuple[str, str]] = []
         self._weights, self.tensors = _weights(exported, model)
@@ -157,6 +159,8 @@ class Tracer:
                 return self.labels.fixed(weight.shape, f"{weight.name} is used whole and is too large to follow")
             whole = Weight.of(weight.name, weight.whole)
             self._elements[weight.name] = whole, self.labels.fresh(count).reshape(weight.whole)
+            self._used[weight.name] = torch.zeros(weight.whole, dtype=torch.bool)
+        self._used[weight.name].as_strided(weight.shape, weight.strides, weight.offset).fill_(True)
         labels = self._elements[weight.name][1]
         if weight.picked:
             self.labels.unite(labels, labels[:1].expand_as(labels))
@@ -196,9 +200,12 @@ class Tracer:
         """Note that the forward takes this stretch of ``dim``: together with others it may be one of equal parts."""
         self._slices.setdefault((source, dim), (labels, set()))[1].add((start, min(end, labels.size(dim))))
 
-    def note_size(self, read: Read, labels: Tensor, dim: int, *, backwards: bool = False) -> None:
-        """Note that ``read`` says how many places there are along ``dim`` of ``labels``."""
-        self.sizes.append(SizeRead(read.formula, _rows(labels, dim), backwards))
+    def note_size(self, read: Read, labels: Tensor | Weight, dim: int, *, backwards: bool = False) -> None:
+        """Note that ``read`` says how many places there are along ``dim`` of ``labels``, or of a parameter."""
+        if isinstance(labels, Weight):
+            self._later.append((read, labels, dim))
+        else:
+            self.sizes.append(SizeRead(read.formula, rows_along(labels, dim), backwards))
 
     def note_shape(self, node: Node, values: Any) -> None:
         """Note the labels of what a call puts out, if its sizes are asked for."""
@@ -207,7 +214,7 @@ class Tracer:
             shape = None if number is None else self.reads.shapes.get((number, at))
             if isinstance(labels, Tensor) and labels.shape == shape:  # a call may be of several operators
                 for dim in range(labels.ndim):
-                    self.shapes[f"@{number}.{at}:{dim}"] = _rows(labels, dim)
+                    self.shapes[f"@{number}.{at}:{dim}"] = rows_along(labels, dim)
 
     def of_channels(self, read: Read) -> bool:
         """Say whether a size is computed from an attribute, or is that of a dimension along which channels lie."""
@@ -233,7 +240,9 @@ class Tracer:
             size = labels.size(dim) // len(stretches)
             if len(stretches) > 1 and stretches == {(at, at + size) for at in range(0, labels.size(dim), size)}:
                 self.parts.append(self.labels.unite_along(labels, dim).reshape(len(stretches), -1))
-        for weight, labels in self._elements.values():
+        for key, (weight, labels) in self._elements.items():
+            if key in self._used and not bool(self._used[key].all()):
+                self.labels.tie_idle(labels, self._used[key])
             found = spread(self.labels.find(labels))
             dims = [dim for dim in range(found.ndim) if varies(found, dim)]
             taken = [(dim, len(axis.labels)) for (name, dim), axis in self.axes.items() if name == weight.name]
@@ -244,16 +253,13 @@ class Tracer:
             else:
                 self.labels.freeze(found, f"is tied to {weight.name}, which does not split into channels")
                 self.freeze_weight(weight, f"{weight.name} is also used element by element")
+        for read, weight, dim in self._later:
+            if (own := self.axis(weight, dim)) is not None:
+                self.sizes.append(SizeRead(read.formula, own[:, None]))
         for name, why in self._whole:
             for (tensor, _), axis in self.axes.items():
                 if tensor == name:
                     self.labels.freeze(axis.labels, why)
-
-
-def _rows(labels: Tensor, dim: int) -> Tensor:
-    """Return the labels at each place along ``dim``, (size, …)."""
-    rows = compact(labels, keep=dim).movedim(dim, 0)
-    return rows.reshape(len(rows), max(1, rows[:1].numel()))  # there may be no place at all
 
 
 def layer_of(tensor: str) -> str:
