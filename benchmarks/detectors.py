@@ -1,8 +1,8 @@
 """What detectors of ``transformers`` go through: ``python benchmarks/detectors.py [FAMILY …]``, all by default.
 
-For each, from a small config: seconds of the processor to plan at amount 0.5, the share of multiply-accumulates that goes, how far the
-masked and the cut network are apart, seconds to write the ONNX file, whether it takes any batch, and how far it is off
-in onnxruntime. ``--why`` prints what is left alone, and why.
+For each, from a small config: seconds of the processor to plan at amount 0.5, the share of multiply-accumulates that
+goes, how far the masked and the cut network are apart, seconds to write the files, whether they take any batch, and how
+far they are off in their runtimes. ``--why`` prints what is left alone, and why.
 """
 
 import argparse
