@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lighten.delivery.export.asked import as_traced, asked, fixed, only, other_sizes
+from lighten.delivery.export.checks import drop_checks_, open_lengths
 from lighten.delivery.export.dimensions import (
     BATCH,
     TRACED,
@@ -18,7 +19,6 @@ from lighten.delivery.export.dimensions import (
     other_lengths,
     with_samples,
 )
-from lighten.delivery.export.checks import drop_checks_, open_lengths
 from lighten.delivery.export.place import fixed_sizes
 from lighten.delivery.export.prepare import Source
 from lighten.delivery.export.proof import prove
