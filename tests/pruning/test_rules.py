@@ -752,3 +752,27 @@ def test_a_parameter_that_is_split_by_a_width_follows_it():
     plan = assert_right(model, torch.rand(2, 5, 6))
     assert plan.widths["a"] == (8, 4)
     assert shrink_of(model, plan).rows.weight.shape == (10, 8)
+
+
+def test_heads_that_are_cut_out_of_several_sources_put_together_lose_the_same_positions():
+    """Two sources side by side, which a layer has tied since: the heads of D-FINE's neck."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n_heads, self.a, self.b, self.c = 2, nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 8)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            both = torch.cat([F.relu(self.a(x)), F.relu(self.b(x))], 1)
+            other = self.c(both)
+            n, length, width = both.shape
+            value = both.reshape(n, length, self.n_heads, width // self.n_heads).permute(0, 2, 3, 1)
+            value = value.flatten(0, 1).cumsum(-1)
+            value = value.view(n, self.n_heads * value.shape[1], length).transpose(1, 2)
+            return self.head(F.relu(other + value))
+
+    torch.manual_seed(0)
+    plan = assert_right(Two().eval(), torch.rand(2, 5, 6))
+    assert plan.widths["a"] == plan.widths["b"] == (8, 4)
+    assert plan.attributes == {}

@@ -165,6 +165,7 @@ def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
         if isinstance(dim, int) and varies_only(labels, dim) and parts > 1 and labels.size(dim) % parts == 0:
             tracer.parts.append(tracer.labels.unite_along(labels, dim).reshape(parts, -1))
     elif name in ("view", "reshape", "unflatten"):
+        labels = spread(_found(tracer, labels))  # what was put together of several may have become one since
         before, after = labels.shape, shape_of(node)
         dim = next((d for d, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
         end = dim + 1 + len(after) - len(before)
