@@ -89,7 +89,7 @@ def detector(family: str, **options: Any) -> nn.Module:
     for parameter in made.parameters():
         if parameter.ndim > 1:  # fresh heads answer all places alike, and the best of them are any
             fan_in = max(1, parameter[0].numel())
-            nn.init.normal_(parameter, std=fan_in**-0.5)
+            nn.init.normal_(parameter, std=1.5 * fan_in**-0.5)
     return OneTensor(made.float()).eval()
 
 
