@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 SIZE, CLASSES, QUERIES = 64, 5, 12
+PLACES = 64 + 16 + 4
+"""Places of three levels: all are picked, for which are the best may depend on rounding."""
 
 RESNET = {
     "model_type": "resnet", "embedding_size": 16, "hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1],
@@ -29,7 +31,7 @@ VIT = {
 HYBRID = {
     "encoder_hidden_dim": 32, "encoder_ffn_dim": 64, "encoder_attention_heads": 4, "d_model": 32,
     "decoder_in_channels": [32, 32, 32], "decoder_ffn_dim": 64, "decoder_attention_heads": 4, "decoder_layers": 2,
-    "num_queries": QUERIES, "num_denoising": 0,
+    "num_queries": PLACES, "num_denoising": 0,
 }  # fmt: skip
 SET = {
     "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
@@ -96,3 +98,11 @@ def detector(family: str, **options: Any) -> nn.Module:
 def images(samples: int = 2) -> Tensor:
     """Return a batch that every one of them takes."""
     return torch.randn(samples, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """Return how far answers are apart, each place from the nearest: in which order they are picked does not matter."""
+    if one.ndim != 3:
+        return float((one - other).abs().max())
+    gaps = torch.cdist(one.double(), other.double(), p=float("inf"))
+    return float(torch.maximum(gaps.amin(1).max(), gaps.amin(2).max()))

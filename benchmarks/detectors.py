@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from detector_networks import FAMILIES, detector, images
+from detector_networks import FAMILIES, apart, detector, images
 from torch import nn
 
 from lighten import UserError, export, mask_, plan_pruning, shrink
@@ -67,7 +67,7 @@ def _row(family: str, arguments: argparse.Namespace) -> str:
 def _gap(model: nn.Module, small: nn.Module, plan: object, x: torch.Tensor, dtype: torch.dtype) -> float:
     masked, cut = clone(model).to(dtype).eval(), clone(small).to(dtype).eval()
     mask_(masked, plan)
-    return float((masked(x.to(dtype)) - cut(x.to(dtype))).abs().max())
+    return apart(masked(x.to(dtype)), cut(x.to(dtype)))
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def _file(model: nn.Module, x: torch.Tensor, target: str) -> str:
         with open_runner(path) as runner:
             found = runner.run_all(runner.feed(((more,), {})))[0]
             batch = getattr(runner, "batch", 1)
-        gap = abs(found - model(more).numpy()).max()
+        gap = apart(torch.from_numpy(found), model(more))
     fixed = [str(w.message)[:300] for w in said if "batch" in str(w.message)]
     return f"{target}: {seconds:.1f} s, batch {batch or 'any'}, {gap:.0e}{' (' + fixed[0] + ')' if fixed else ''}"
 
