@@ -18,7 +18,7 @@ from lighten.pruning.importance import first_order
 from lighten.pruning.live import laid_out, lay_out_, live_cut_of, remaining, whole_tensors
 from lighten.pruning.live_cut import cut_live_, prove_cut_
 from lighten.pruning.mask import Masks, mask_, mask_filters_
-from lighten.pruning.plan import Plan
+from lighten.pruning.plan import OF_MODULES, Plan
 from lighten.pruning.planner import make_plan
 from lighten.pruning.settings import Settings
 from lighten.pruning.widths import Allocation, allocate_widths
@@ -231,7 +231,9 @@ class Pruner:
     @property
     def cuttable(self) -> set[str]:
         """Names of the parameters that may lose channels."""
-        return {slot.tensor for group in self._structure.groups for slot in group.positions if slot.role != "live"}
+        return {
+            slot.tensor for group in self._structure.groups for slot in group.positions if slot.role not in OF_MODULES
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the current plan, and what the next one is made from."""
