@@ -44,7 +44,7 @@ def main() -> None:
     """Measure and print."""
     parts = {"step": _step, "accuracy": _accuracy}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=parts, metavar="part", help=", ".join(parts))
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="part", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=128, help="step")
     parser.add_argument("--seeds", type=int, default=3, help="accuracy")

@@ -2,17 +2,19 @@
 
 Breaks one line of the sources at a time, drawn by the seed from ``ROOMS``, in a temporary copy of the tree, and runs
 the tests that belong to the file: those of its name first, then those that its room names, then those that import it,
-then the folder's others. The first that turns red ends it. A group must be green before anything is broken, which also
-tells how long it takes; then it may take ``--patience`` times that.
+then the folder's others. The first that turns red ends it. A group that is not green before anything is broken is
+named and left out; else that tells how long it takes, and it may take ``--patience`` times that.
 
 A breakage is ``killed`` (a test turns red, named), ``hangs`` (a group did not end), or it ``survived``. Results are in
-the JSON file after each, and a second call goes on from there. ``--mirror`` leaves the folder's others out, which
-is quick; what is green then is ``not noticed``, and a later call without it asks the others.
+the JSON file after each, and a second call goes on from there. ``--groups name`` asks the tests of the name alone,
+which is quick; what is green then is ``not noticed``, and a later call with more groups asks those.
 """
 
 import argparse
 import contextlib
+import importlib
 import json
+import multiprocessing as mp
 import os
 import re
 import shutil
@@ -27,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mutation_sites import Site, drawn
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +37,11 @@ SOURCE = Path("src/lighten")
 COPIED = ("src", "tests", "recipes", "docs", "benchmarks", "scripts", "slurm", ".ci")
 SLOW = ("slurm", "cuda", "distributed", "hostile")
 """Folders of tests that are asked only where a room names them."""
+GROUPS = ("name", "room", "imports", "folder")
+HEAVY = ("torch", "torch.export", "torch._dynamo", "torch.distributed", "lightning", "torchmetrics")
+"""What tests import, imported once: each run of tests is a copy of this process."""
+EARLY = ("-W", "ignore:Module already imported so cannot be rewritten")
+"""For pytest, whose plugins may be among them."""
 LEAST = 60.0
 """Seconds that every group of tests may take."""
 
@@ -93,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/mutations.json"), help="gone on from")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after so long")
     parser.add_argument("--patience", type=float, default=5.0, help="times what a group of tests takes unbroken")
-    parser.add_argument("--mirror", action="store_true", help="leave out the folder's other tests")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="of tests that are asked")
     parser.add_argument("--list", action="store_true", help="print what would be broken, and run nothing")
     asked = parser.parse_args(argv)
     rooms = {
@@ -107,13 +115,19 @@ def main(argv: Sequence[str]) -> int:
     results: dict[str, Any] = json.loads(asked.json.read_text()) if asked.json.exists() else {}
     asked.json.parent.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the copy goes, and who tests in it
+    for name in HEAVY:
+        importlib.import_module(name)
     with Tree() as tree:
         for site in sites:
-            if site.key in results and (asked.mirror or results[site.key]["kind"] != "not noticed"):
+            before = results.get(site.key, {"kind": "not noticed", "asked": []})
+            groups = {kind: tests for kind, tests in groups_of(site, tree.root).items() if kind not in before["asked"]}
+            if before["kind"] != "not noticed" or not set(groups) & set(asked.groups):
                 continue
             if time.perf_counter() - begun > 60 * asked.minutes:
                 break
-            results[site.key] = {**asdict(site), **judge(site, tree, asked)}
+            found = judge(site, tree, groups, asked)
+            results[site.key] = {**asdict(site), **found, "asked": before["asked"] + found["asked"]}
             asked.json.write_text(json.dumps(results, indent=1))
             print(f"{results[site.key]['kind']}: {site.key} ({results[site.key]['words']})", flush=True)
     print(report([results[site.key] for site in sites if site.key in results], len(sites)))
@@ -133,7 +147,7 @@ class Tree:
         for path in ROOT.iterdir():
             if path.is_file():
                 shutil.copy2(path, self.root / path.name)
-        self.seconds: dict[tuple[str, ...], float] = {}
+        self.seconds: dict[tuple[str, ...], float | None] = {}
         code = "import lighten; print(lighten.__file__)"
         found = subprocess.run(
             [sys.executable, "-c", code], env=self._environment(), capture_output=True, text=True, check=True,
@@ -155,32 +169,51 @@ class Tree:
         finally:
             path.write_text(source, encoding="utf-8")
 
-    def unbroken(self, tests: tuple[str, ...]) -> float:
-        """Return how many seconds these tests take; they must be green."""
+    def unbroken(self, tests: tuple[str, ...]) -> float | None:
+        """Return how many seconds these tests take; ``None`` where they are not green to begin with."""
         if tests not in self.seconds:
             begun = time.perf_counter()
             kind, words = self.run(tests, None)
+            self.seconds[tests] = time.perf_counter() - begun if kind == "green" else None
             if kind != "green":
-                raise SystemExit(f"{' '.join(tests)}: not green before anything is broken: {words}")
-            self.seconds[tests] = time.perf_counter() - begun
+                print(f"left out, as they are red before anything is broken: {' '.join(tests)}: {words}", flush=True)
         return self.seconds[tests]
 
     def run(self, tests: tuple[str, ...], limit: float | None) -> tuple[str, str]:
         """Return ``green``, ``red`` with the first test that fails, or ``hangs``."""
-        words = [sys.executable, "-m", "pytest", "-x", "-q", "--durations=0", "-p", "no:cacheprovider", *tests]
-        process = subprocess.Popen(
-            words, cwd=self.root, env=self._environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        )  # fmt: skip
+        said = self.root / "said.txt"
+        process = mp.get_context("fork").Process(target=self._pytest, args=(tests, said))
+        process.start()
         try:
-            said, _ = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # and what a test has started
-            process.communicate()
-            return "hangs", f"not ended after {limit:.0f} s"
-        if process.returncode in (0, 5):  # 5: nothing to run
+            process.join(limit)
+            if process.is_alive():
+                return "hangs", f"not ended after {limit:.0f} s"
+        finally:
+            if process.is_alive():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # and what a test has started
+                process.kill()
+                process.join()
+        if process.exitcode in (0, 5):  # 5: nothing to run
             return "green", ""
-        return "red", next(iter(re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)), said.strip()[-200:])
+        text = said.read_text(errors="replace") if said.exists() else ""
+        return "red", next(iter(re.findall(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)), text.strip()[-200:])
+
+    def _pytest(self, tests: tuple[str, ...], said: Path) -> None:
+        """Run in a copy of this process, which has imported what takes long, and nothing of lighten."""
+        assert "lighten" not in sys.modules
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.setsid()
+        os.chdir(self.root)
+        os.environ.update(self._environment())
+        sys.dont_write_bytecode = True
+        sys.path.insert(0, str(self.root / "src"))
+        log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = int(pytest.main(["-x", "-q", "--durations=0", "-p", "no:cacheprovider", *EARLY, *tests]))
+        sys.stdout.flush()
+        os._exit(code)
 
     def _environment(self) -> dict[str, str]:
         # no compiled files: a broken line of the same length, within one second, would pass for the old one
@@ -203,17 +236,19 @@ def groups_of(site: Site, root: Path) -> dict[str, tuple[str, ...]]:
     return {kind: tests for kind, tests in groups.items() if tests}
 
 
-def judge(site: Site, tree: Tree, asked: argparse.Namespace) -> dict[str, str]:
-    """Return what becomes of a breakage."""
-    groups = groups_of(site, tree.root)
-    left_out = asked.mirror and bool(groups.pop("folder", ()))
+def judge(site: Site, tree: Tree, groups: Mapping[str, tuple[str, ...]], asked: argparse.Namespace) -> dict[str, Any]:
+    """Return what becomes of a breakage, and which groups of tests were asked."""
+    green: list[str] = []
     for kind, tests in groups.items():
-        limit = max(LEAST, asked.patience * tree.unbroken(tests))
+        if kind not in asked.groups or (seconds := tree.unbroken(tests)) is None:
+            continue
         with tree.broken(site):
-            found, words = tree.run(tests, limit)
+            found, words = tree.run(tests, max(LEAST, asked.patience * seconds))
         if found != "green":
-            return {"kind": "killed" if found == "red" else found, "words": words, "by": kind}
-    return {"kind": "not noticed" if left_out else "survived", "words": f"{', '.join(groups)}: green", "by": ""}
+            return {"kind": "killed" if found == "red" else found, "words": words, "by": kind, "asked": [*green, kind]}
+        green.append(kind)
+    kind = "survived" if set(groups) == set(green) else "not noticed"
+    return {"kind": kind, "words": f"{', '.join(green)}: green", "by": "", "asked": green}
 
 
 def report(results: Sequence[Mapping[str, Any]], count: int) -> str:

@@ -52,27 +52,27 @@ ZOO = ("torchvision/resnet18", "torchvision/mobilenet_v2", "timm/deit_tiny_patch
 SEEDS = ("--seeds", "2")
 PARTS = (
     Part("step", "what a training step through int8 costs", "quantization_peers.py",
-         ["--steps", "40"], ["--steps", "6", "--batch", "8"], 720),
+         ["--batch", "128", "--steps", "40"], ["--steps", "6", "--batch", "8"], 720),
     Part("cost", "what a step costs with a teacher, Prune and Quantize all on", "step_cost.py",
          [], ["--steps", "18", "--batch", "8"], 240),
     Part("live", "what a fit costs that prunes by cuts", "live.py",
-         ["fits", "--networks", "student", "--epochs", "2"], ["fits", "--networks", "student", "--epochs", "1",
-          "--batches", "6"], 480),
+         ["fits", "--networks", "student", "--epochs", "2"],
+         ["fits", "--networks", "student", "--epochs", "1", "--batches", "6"], 300),
     Part("distil", "what a distillation step costs, and what it gives", "distillation_peers.py",
-         SEEDS, ["--quick", "--batch", "8"], 600),
-    Part("speed", "latency and size of int8 files", "quantization.py", ["speed"], ["speed", "--quick"], 420),
+         SEEDS, ["--quick", "--batch", "8"], 540),
+    Part("speed", "latency and size of int8 files", "quantization.py", ["speed"], ["speed", "--quick"], 360),
     Part("exact", "answers in which a file and fake-quantized PyTorch differ", "quantization.py",
-         ["agreement"], ["agreement", "--quick"], 360),
+         ["agreement"], ["agreement", "--quick"], 300),
     Part("accuracy", "accuracy through int8 after equal steps, and each library's file", "quantization_accuracy.py",
-         SEEDS, ["--quick"], 600),
+         [*SEEDS, "--epochs", "1"], ["--quick"], 840),
     Part("pruning", "accuracy and latency at equal multiply-accumulates", "pruning.py",
          ["accuracy", *SEEDS, "--epochs", "2"],
-         ["accuracy", "--seeds", "1", "--epochs", "1", "--dense-epochs", "1", "--only", "magnitude"], 600),
+         ["accuracy", "--seeds", "1", "--epochs", "1", "--dense-epochs", "1", "--only", "magnitude"], 540),
     Part("zoo", "whether cut networks equal the masked ones", "foreign_peers.py",
-         [*ZOO, "--limit", "30"], [ZOO[0], "--limit", "30"], 360, "--rows"),
+         [*ZOO, "--limit", "30"], [ZOO[0], "--limit", "30"], 420, "--rows"),
     Part("resume", "what is left of pruning after a resume", "resume.py", [], [], 120),
 )  # fmt: skip
-"""All parts, the quick ones with the others' models first."""
+"""All parts, in their order."""
 
 
 def run_part(part: Part, folder: Path, *, quick: bool) -> dict[str, Any]:

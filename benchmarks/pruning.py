@@ -70,7 +70,7 @@ def main() -> None:
     """Measure and print."""
     parts = {"fpgm": _fpgm, "cost": _cost, "latency": _latency, "accuracy": _accuracy}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=parts, metavar="part", help=", ".join(parts))
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="part", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=2, help="of training and of scores; latency takes one")
     parser.add_argument("--precision", default="auto", help="of training: auto, 32-true, bf16-mixed")
     parser.add_argument("--seeds", type=int, default=3, help="accuracy: how many, from 0 on")
@@ -245,8 +245,8 @@ def _accuracy(arguments: argparse.Namespace) -> None:
                     continue
                 _fit(model, data, FINE_TUNING, arguments, arguments.epochs)
                 note(f"Torch-Pruning: {name}, {scope}", model)
+        _note_accuracy(accuracy, first, failed, arguments)
     _print_accuracy(accuracy, macs, arguments)
-    _note_accuracy(accuracy, first, failed, arguments)
 
 
 def _asked(method: tuple[str, Any], arguments: argparse.Namespace) -> bool:

@@ -80,7 +80,7 @@ def main() -> None:
         "accuracy": _accuracy,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=parts, metavar="part", help=", ".join(parts))
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="part", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=2, help="of training; speed takes one")
     parser.add_argument("--precision", default="auto", help="of training: auto, 32-true, bf16-mixed")
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4], help="of weights, in ranges and accuracy")

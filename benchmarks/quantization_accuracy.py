@@ -143,24 +143,26 @@ def main() -> None:
             _prepare(seed, Path(folder), arguments)
             for name in names:
                 found = _asked(name, seed, Path(folder), arguments)
-                print(
-                    f"  seed {seed}, {name}: {', '.join(f'{key} {value}' for key, value in found.items())}", flush=True
-                )
-                if "accuracy" not in found:
+                words = ", ".join(f"{key} {value}" for key, value in found.items())
+                print(f"  seed {seed}, {name}: {words}", flush=True)
+                if "accuracy" in found:
+                    scores[name].append(found["accuracy"])
+                    flips.get(name, []).extend([found["flips"]] if "flips" in found else [])
+                else:
                     failed[name] = found["error"]
-                    continue
-                scores[name].append(found["accuracy"])
-                if name in flips and "flips" in found:
-                    flips[name].append(found["flips"])
-                elif name in flips:
-                    unfiled[name] = found["file"]
-    steps = "equal steps, the same batches and learning rates"
-    claim = f"ResNet-20 at 14x14 through int8, {steps}"
-    _note(claim, "%", "higher", scores, failed, arguments)
-    filed = {FILES[name][0]: name for name in flips}
-    unfiled |= {name: failed[name] for name in flips if name in failed}
-    claim = f"answers of {TESTS:,} in which a library's file and its fake-quantized model differ ({', '.join(filed)})"
-    _note(claim, "answers", "lower", flips, unfiled, arguments)
+                if name in flips and "flips" not in found:
+                    unfiled[name] = found.get("file") or found["error"]
+                claim = "ResNet-20 at 14x14 through int8, equal steps, the same batches and learning rates"
+                _note(claim, "%", "higher", scores, failed, arguments)
+                where = ", ".join(dict.fromkeys(FILES[name][0] for name in flips))
+                claim = f"answers of {TESTS:,} in which a library's file and its fake-quantized model differ ({where})"
+                _note(claim, "answers", "lower", flips, unfiled, arguments)
+    for title, found_of in (("accuracy, %", scores), ("answers that differ", flips)):
+        print(f"\n| {title} | |\n|---|---:|")
+        for name, values in found_of.items():
+            print(
+                f"| {name} | {statistics.mean(values):.2f} ± {deviation(values):.2f} |" if values else f"| {name} | |"
+            )
 
 
 def _note(
@@ -168,11 +170,8 @@ def _note(
 ) -> None:
     figures: dict[str, float | str] = {name: statistics.mean(v) for name, v in found.items() if v}
     wide = {name: deviation(v) for name, v in found.items() if v}
-    print(f"\n| {claim} | |\n|---|---:|")
-    for name, value in figures.items():
-        print(f"| {name} | {value:.2f} ± {wide[name]:.2f} {unit} |")
     figures |= {name: words for name, words in failed.items() if name not in figures}
-    mine = figures.pop("lighten", "not asked")
+    mine = figures.pop("lighten", "not asked yet")
     add_row(arguments.json, Row("equal steps", claim, unit, mine, figures, wide, better, command()))
 
 

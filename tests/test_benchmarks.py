@@ -122,6 +122,26 @@ def test_a_processor_belongs_to_the_best_class_that_it_has(scripts, flags, name)
     assert processor_class(frozenset(flags.split())) == name
 
 
+TREE = {
+    "src/lighten/__init__.py": "",
+    "src/lighten/room/__init__.py": "",
+    "src/lighten/room/it.py": "def f(x):\n    return x + 3\n\n\nUNSEEN = 8\n",
+    "tests/room/test_it.py": "from lighten.room.it import f\n\n\ndef test_f():\n    assert f(9) == 12\n",
+}
+ASK = """
+import pathlib, sys
+import mutations
+mutations.ROOT, mutations.HEAVY = pathlib.Path(sys.argv[1]), ()
+mutations.ROOMS = {"it": mutations.Room(["room/it.py"])}
+words = ["--rooms", "it", "--json", sys.argv[2]]
+assert mutations.main([*words, "--groups", "room"]) == 0  # there are none
+assert not pathlib.Path(sys.argv[2]).exists()
+assert mutations.main([*words, "--groups", "name"]) == 0
+mutations.judge = None
+assert mutations.main(words) == 0
+with mutations.Tree() as tree:
+    print("no more asked, then", tree.run(("tests/room/test_it.py",), 0.001)[0])
+"""
 SOURCE = '''
 def f(a: int = 3, b: "list[int]" = (), *, c=True):
     """Return 5 of it."""
@@ -129,6 +149,10 @@ def f(a: int = 3, b: "list[int]" = (), *, c=True):
     if a < 4 and not c:
         raise ValueError("not 7")
     return a + 1.5 if b else -a
+
+
+def g(a=1):
+    raise NotImplementedError
 '''
 
 
@@ -162,33 +186,29 @@ def test_a_draw_is_the_seeds_and_grows(scripts):
     assert len({site.key for site in many}) == 20
 
 
-def test_what_tests_notice_is_killed_and_the_rest_survives(scripts, monkeypatch):
-    """A tree with one function, of which half is tested; a second call asks nothing."""
-    import mutations
+def test_what_tests_notice_is_killed_and_the_rest_survives(scripts):
+    """A tree with one function, of which half is tested; a second call asks nothing.
 
+    In a process of its own: those that test are copies of it, and this one knows lighten already.
+    """
     tree = scripts / "tree"
-    for path, text in {
-        "src/lighten/__init__.py": "",
-        "src/lighten/room/__init__.py": "",
-        "src/lighten/room/it.py": "def f(x):\n    return x + 3\n\n\nUNSEEN = 8\n",
-        "tests/room/test_it.py": "from lighten.room.it import f\n\n\ndef test_f():\n    assert f(9) == 12\n",
-    }.items():
+    for path, text in TREE.items():
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_text(text)
-    monkeypatch.setattr(mutations, "ROOT", tree)
-    monkeypatch.setattr(mutations, "ROOMS", {"it": mutations.Room(["room/it.py"])})
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     before = {path: path.read_bytes() for path in tree.rglob("*.py")}
+    script = scripts / "ask.py"
+    script.write_text(ASK)
     results = scripts / "mutations.json"
-    assert mutations.main(["--rooms", "it", "--json", str(results)]) == 0
+    words = [sys.executable, script, tree, results]
+    quick = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    told = subprocess.run(words, env=quick, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
     found = {at["after"].strip(): (at["kind"], at["by"]) for at in json.loads(results.read_text()).values()}
     killed = ("killed", "name")
     assert found == {"return x - 3": killed, "return x + 4": killed, "UNSEEN = 9": ("survived", "")}
     assert {path: path.read_bytes() for path in tree.rglob("*.py")} == before
-    with mutations.Tree() as copy:
-        assert copy.run(("tests/room/test_it.py",), 0.01)[0] == "hangs"
-    monkeypatch.setattr(mutations, "judge", None)  # nobody is asked again
-    assert mutations.main(["--rooms", "it", "--json", str(results)]) == 0
+    assert "3 of 3 breakages asked" in told.stdout
+    assert told.stdout.endswith("no more asked, then hangs\n")
 
 
 def test_the_tests_of_a_file_come_nearest_first(scripts):
