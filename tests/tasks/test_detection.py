@@ -211,7 +211,8 @@ def test_likeness_is_f1_of_sure_boxes():
     theirs[0, 0, 4] = -6  # one box less
     theirs[2, 0, :2] = 0.1  # and one elsewhere
     assert likeness(task, ours, theirs) == pytest.approx(2 * 2 / (4 + 3))
-    assert task.same(*(task.rows(x, LABELS)[0] for x in (ours, theirs))).tolist() == [False, True, False]
+    for pair in ((ours, theirs), (theirs, ours)):
+        assert task.same(*(task.rows(x, LABELS)[0] for x in pair)).tolist() == [False, True, False]
     theirs[0, 0, 4] = -1.0  # odds of 0.27, said by neither
     assert likeness(task, ours, theirs) == pytest.approx(2 * 2 / (4 + 3))
     assert likeness(task, *2 * [answering(torch.full_like(LABELS, -1))]) == 1

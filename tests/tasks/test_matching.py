@@ -44,6 +44,14 @@ def test_several_places_a_box_and_one_box_a_place(matches):
         assert {b for _, b in expected} == set(boxes)
 
 
+def test_a_box_whose_cheap_places_are_wanted_more_by_another_keeps_one_of_its_own():
+    cost = torch.tensor([[[0.0, 1.0], [0.0, 1.0], [5.0, 5.0], [9.0, 9.0]]])
+    samples, places, boxes = matched(cost, torch.ones(1, 2, dtype=torch.bool), 2)
+    assert sorted(boxes.tolist()) == [0, 1]
+    assert set(places.tolist()) == {0, 1}
+    assert samples.tolist() == [0, 0]
+
+
 def test_answers_that_are_not_finite_are_matched_all_the_same():
     cost = COST.clone()
     cost[0] = torch.nan
