@@ -17,12 +17,12 @@ networks = importlib.import_module("detector_networks")
 pytestmark = pytest.mark.slow
 
 CUT = {
-    "rt_detr": 0.7, "rt_detr_v2": 0.7, "d_fine": 0.65, "rf_detr": 0.6, "detr": 0.6, "conditional_detr": 0.6,
+    "rt_detr": 0.7, "rt_detr_v2": 0.7, "d_fine": 0.55, "rf_detr": 0.6, "detr": 0.6, "conditional_detr": 0.6,
     "deformable_detr": 0.6, "yolos": 0.6, "vitpose": 0.6,
 }  # fmt: skip
 """The share of multiply-accumulates that goes with half of all channels, at least."""
 STAY = {"d_fine": 11, "rf_detr": 1}
-"""How many layers cannot be cut though their channels are known: those of hidden widths."""
+"""How many layers cannot be cut though their channels are known: layers that run in training alone read them."""
 
 
 @pytest.mark.parametrize("family", CUT)
@@ -38,5 +38,5 @@ def test_masked_is_cut(family):
     masked = clone(model)
     mask_(masked, plan)
     with torch.no_grad():
-        assert networks.apart(masked(x), small(x)) <= 1e-5
+        assert networks.apart(masked(x), small(x)) <= 1e-5 * small(x).abs().max()
         assert networks.apart(masked.double()(x.double()), small.double()(x.double())) <= 1e-10

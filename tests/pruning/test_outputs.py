@@ -11,6 +11,8 @@ from torch import nn
 
 import lighten
 from lighten.pruning import mask_, plan_pruning, shrink
+from lighten.pruning.live import lay_out_
+from lighten.pruning.live_cut import cut_live_
 
 
 class Sines(nn.Module):
@@ -135,3 +137,16 @@ def test_what_is_computed_of_activations_is_no_output_of_its_own(x):
     model = nn.Sequential(nn.Linear(6, 8), Doubled(), nn.Linear(8, 2)).eval()
     with pytest.raises(lighten.UserError, match="is tied to what arange makes"):
         plan_pruning(model, x, 0.5)
+
+
+def test_a_fit_cuts_sines_and_lays_them_out_again(x):
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    plan = plan_pruning(model, x, 0.5)
+    masked = copy.deepcopy(model)
+    mask_(masked, plan)
+    cut_live_(model, plan)
+    torch.testing.assert_close(model(x), masked(x))
+    lay_out_(model)
+    assert type(model.positions) is Sines
+    torch.testing.assert_close(model(x), masked(x))
