@@ -71,7 +71,7 @@ def main() -> None:
     """Measure and print."""
     parts = {"trained": _trained, "speed": _speed}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=parts, metavar="part", help=", ".join(parts))
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="part", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=1, help="of training; speed takes one")
     parser.add_argument("--seeds", type=int, default=3, help="trained: how many, from 0 on")
     parser.add_argument("--dense-epochs", type=int, default=10, help=f"trained: of {STEPS} steps")

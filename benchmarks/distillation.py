@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import Row, add_row, command, deviation, width
 from step_cost import TakeTurns, Turn, in_turn
 
 from lighten import DistillationModule, build_data, build_model
@@ -42,12 +43,13 @@ def main() -> None:
     """Measure and print."""
     parts = {"bert": _bert, "gain": _gain, "cache": _cache}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=parts, metavar="part", help=", ".join(parts))
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="part", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3, help="gain: of the student")
     parser.add_argument("--batch", type=int, default=128, help="cache")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"), help="where teachers and runs stay")
+    parser.add_argument("--json", type=Path, help="rows of the table that python -m benchmarks writes")
     parser.add_argument("--quick", action="store_true", help="little of everything; the figures mean nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -118,6 +120,12 @@ def _gain(arguments: argparse.Namespace) -> None:
             for pair in zip(found["soft labels"], found["labels alone"], strict=True)
         ]
         print(f"| gain | {' | '.join(_spread(column) for column in zip(*gains, strict=True))} |")
+        accuracies = {name: [100 * accuracy for accuracy, _ in values] for name, values in found.items()}
+        mean = {name: statistics.mean(values) for name, values in accuracies.items()}
+        wide = {name: deviation(values) for name, values in accuracies.items()}
+        ours, wide["lighten"] = mean.pop("soft labels"), wide.pop("soft labels")
+        claim = f"{recipe}: accuracy with soft labels, equal steps, {arguments.seeds} seeds"
+        add_row(arguments.json, Row("gain", claim, "%", ours, mean, wide, "higher", command()))
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -155,6 +163,11 @@ def _cache(arguments: argparse.Namespace) -> None:
     for name in times:
         step, total = statistics.median(times[name][steps:]), sum(times[name])
         print(f"| {name} | {1e3 * step:.1f} ms | {step / plain[0]:.3f} | {total:.1f} s | {total / plain[1]:.3f} |")
+    later = {name: [1e3 * seconds for seconds in values[steps:]] for name, values in times.items()}
+    medians, wide = ({name: f(values) for name, values in later.items()} for f in (statistics.median, width))
+    ours, wide["lighten"] = medians.pop(KEPT), wide.pop(KEPT)
+    claim = f"distillation step with kept answers, batch {arguments.batch}, epochs 2 to {EPOCHS}"
+    add_row(arguments.json, Row("cache", claim, "ms", ours, medians, wide, command=command()))
 
 
 def _job(name: str, arguments: argparse.Namespace, mine: Any, following: Any, answers: Any) -> None:

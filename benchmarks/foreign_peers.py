@@ -30,7 +30,6 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +38,13 @@ import torch
 from foreign_networks import build, import_libraries
 from foreign_oracles import gap, tensors_of
 from foreign_steps import EXACT, FLOAT_FILE, Survey
+from rows import Row, add_row, command
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lighten import UserError, plan_pruning, shrink
+from lighten.utils.machine import version_of
 
 NETWORKS = {
     "convolutional": """torchvision/resnet18 torchvision/vgg11_bn torchvision/densenet121 torchvision/mobilenet_v2
@@ -384,6 +385,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/foreign_peers.json"), help="gone on from")
     parser.add_argument("--limit", type=int, default=120, help="processor seconds for one network (default: 120)")
     parser.add_argument("--libraries", type=lambda text: text.split(","), default=list(LIBRARIES), help="with commas")
+    parser.add_argument("--rows", type=Path, help="rows of the table that python -m benchmarks writes")
     asked = parser.parse_args(argv)
     results: dict[str, dict[str, Any]] = json.loads(asked.json.read_text()) if asked.json.exists() else {}
     import_libraries()
@@ -396,12 +398,30 @@ def main(argv: Sequence[str]) -> None:
                 asked.json.write_text(json.dumps(results, indent=1))
                 shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in results[key].items()}
                 print(f"{key}: {', '.join(map(str, shown.values()))}", flush=True)
+        note_rows(asked.rows, results)
     print_table(results)
+
+
+def note_rows(path: Path | None, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Note how many networks each library prunes, of those that all have been asked for, with what proves it."""
+    asked = {key.partition(" | ")[2] for key in results}
+    asked = {name for name in asked if all(f"{library} | {name}" in results for library in LIBRARIES)}
+    figures: dict[str, float | str] = {}
+    for library in LIBRARIES:
+        kinds = Counter(results[f"{library} | {name}"]["kind"] for name in asked)
+        words = {results[f"{library} | {name}"]["words"] for name in asked}
+        missing = next((word for word in words if word.startswith("ModuleNotFoundError")), None)
+        figures[library] = missing or float(kinds["proven"])
+    if asked:
+        claim = f"networks of which half is pruned and the cut one equals the masked one, of {len(asked)}"
+        ours = figures.pop("lighten")
+        add_row(path, Row("zoo", claim, "networks", ours, figures, better="higher", command=command()))
 
 
 def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     """Print counts by library and family, then what became of each network."""
-    versions = [f"{name} {version(name)}" for name in ("torch", "timm", "torchvision", "transformers", "torch-pruning")]
+    packages = ("torch", "timm", "torchvision", "transformers", "torch-pruning", "torch-kirigami")
+    versions = [f"{name} {version_of(name) or 'not installed'}" for name in packages]
     print(f"\n{', '.join(versions)}\n\n| library | networks | {' | '.join(KINDS)} |\n|---|---|{'---:|' * len(KINDS)}")
     for library in LIBRARIES:
         for family, words in {**NETWORKS, "all": " ".join(NETWORKS.values())}.items():

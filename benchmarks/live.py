@@ -24,6 +24,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
+from rows import Row, add_row, command, width
 from step_cost import TakeTurns, Turn, in_turn
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--batches", type=float, default=1.0, help="of each epoch")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="rows of the table that python -m benchmarks writes")
     parser.add_argument("--ranks", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--cut", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -75,6 +77,14 @@ def fits(arguments: argparse.Namespace) -> None:
             last = statistics.median(values[-len(values) // 4 :])
             against = [f"{totals[other] / totals[name]:.2f}×" for other in (MASKS, DENSE)]
             print(f"| {name} | {totals[name]:.1f} s | {' | '.join(against)} | {1e3 * last:.0f} ms |")
+        peers = {name: totals[name] for name in (DENSE, MASKS)}
+        lasts = {name: 1e3 * statistics.median(values[-len(values) // 4 :]) for name, values in times.items()}
+        wide = {name: 1e3 * width(values[-len(values) // 4 :]) for name, values in times.items()}
+        wide["lighten"] = wide.pop(CUTS)
+        claim = f"fit of the {network} that prunes by cuts, {len(times[DENSE])} steps"
+        add_row(arguments.json, Row("live", f"{claim}: all of it", "s", totals[CUTS], peers, command=command()))
+        ours = lasts.pop(CUTS)
+        add_row(arguments.json, Row("live", f"{claim}: a step at its end", "ms", ours, lasts, wide, command=command()))
 
 
 def accuracy(arguments: argparse.Namespace) -> None:

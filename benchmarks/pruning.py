@@ -18,16 +18,15 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torch_pruning as tp
-from scipy.spatial import distance
+from rows import Row, add_row, command, deviation
 from step_cost import WARM_UP, TakeTurns, Turn
 from torch import Tensor, nn
 
@@ -42,6 +41,7 @@ from lighten.training.optimizer import OptimizerSettings
 from lighten.training.reference import reference
 from lighten.utils.fingerprint import fingerprint_of
 from lighten.utils.inputs import as_call
+from lighten.utils.machine import version_of
 
 IMAGE = torch.zeros(1, 1, 28, 28)
 DENSE = {"name": "sgd", "lr": 0.1, "weight_decay": 0.002}
@@ -58,29 +58,34 @@ OURS = {
     "FPGM, by sensitivity": {"score": "fpgm", "scope": "sensitivity"},
 }
 THEIRS = {
-    "magnitude": tp.importance.MagnitudeImportance,
-    "BN scale": tp.importance.BNScaleImportance,
-    "FPGM": tp.importance.FPGMImportance,
-    "Taylor": tp.importance.TaylorImportance,
+    "magnitude": "MagnitudeImportance",
+    "BN scale": "BNScaleImportance",
+    "FPGM": "FPGMImportance",
+    "Taylor": "TaylorImportance",
 }
+"""Importances of Torch-Pruning, which is imported where it is used: others take models and data from this file."""
 
 
 def main() -> None:
     """Measure and print."""
     parts = {"fpgm": _fpgm, "cost": _cost, "latency": _latency, "accuracy": _accuracy}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=parts, metavar="part", help=", ".join(parts))
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="part", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=2, help="of training and of scores; latency takes one")
     parser.add_argument("--precision", default="auto", help="of training: auto, 32-true, bf16-mixed")
     parser.add_argument("--seeds", type=int, default=3, help="accuracy: how many, from 0 on")
     parser.add_argument("--epochs", type=int, default=4, help="accuracy: of fine-tuning")
+    parser.add_argument("--dense-epochs", type=int, default=DENSE_EPOCHS, help="accuracy: of the dense models")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help="accuracy: of a method's name")
     parser.add_argument("--cache", type=Path, default=Path("runs/benchmarks"), help="accuracy: where dense models stay")
+    parser.add_argument("--json", type=Path, help="rows of the table that python -m benchmarks writes")
     arguments = parser.parse_args()
     arguments.precision = str(resolve_precision(arguments.precision))
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    versions = [f"{name} {version(name)}" for name in ("torch", "torch-pruning", "scipy", "onnxruntime")]
+    packages = ("torch", "torch-pruning", "scipy", "onnxruntime")
+    versions = [f"{name} {version_of(name) or 'not installed'}" for name in packages]
     print(f"{processor}, {arguments.threads} threads, {', '.join(versions)}")
     for name in arguments.parts or parts:
         print(f"\n{name}")
@@ -106,10 +111,14 @@ def _fpgm(arguments: argparse.Namespace) -> None:
     print(f"{len(weights)} layers, medians of {ROUNDS}: "
           f"ours {seconds['ours']:.3f} s, scipy {seconds['scipy']:.2f} s, {seconds['scipy'] / seconds['ours']:.1f} x; "
           f"the lowest 30 % are the same in {agree} of {len(weights)} layers")  # fmt: skip
+    row = Row("scores", "FPGM of ResNet-50's 49 convolutions", "s", seconds["ours"], {"the authors'": seconds["scipy"]})
+    add_row(arguments.json, replace(row, command=command()))
 
 
 def _slow_fpgm(weight: Tensor) -> np.ndarray:
     """Return the summed distance of each filter to all others, as the authors of FPGM compute it."""
+    from scipy.spatial import distance
+
     filters = weight.flatten(1).numpy()
     return np.sum(np.abs(distance.cdist(filters, filters, "euclidean")), axis=0)
 
@@ -205,6 +214,8 @@ def _race(title: str, models: Mapping[str, nn.Module]) -> None:
 def _accuracy(arguments: argparse.Namespace) -> None:
     accuracy: dict[str, list[float]] = {}
     macs: dict[str, list[int]] = {}
+    first: dict[str, nn.Module] = {}
+    failed: dict[str, str] = {}
     for seed in range(arguments.seeds):
         data = _data(seed)
         data.setup("fit")
@@ -214,28 +225,71 @@ def _accuracy(arguments: argparse.Namespace) -> None:
             logits, labels = predict(model, data.test_dataloader(), threads=arguments.threads)
             accuracy.setdefault(name, []).append(100 * float((logits.argmax(1) == labels).mean()))
             macs.setdefault(name, []).append(_macs(model))
+            first.setdefault(name, model)
             print(f"  seed {len(accuracy[name]) - 1}, {name}: {accuracy[name][-1]:.2f} %", flush=True)
 
         note("dense", dense)
-        for name, chosen in OURS.items():
+        asked = partial(_asked, arguments=arguments)
+        for name, chosen in filter(asked, OURS.items()):
             prune = Prune(AMOUNT, begin=0.0, end=0.5, target="macs", module="student", **chosen)
             model = copy.deepcopy(dense)
             _fit(model, data, FINE_TUNING, arguments, arguments.epochs, [prune])
             assert prune.plan is not None
             note(f"ours: {name}", shrink(model, prune.plan))
-        for name, importance in THEIRS.items():
+        for name, importance in filter(asked, THEIRS.items()):
             for scope in ("local", "global"):
-                model = _torch_pruning(dense, importance, scope, data)
+                try:
+                    model = _torch_pruning(dense, importance, scope, data)
+                except Exception as error:  # of a library that is not installed, or fails
+                    failed["Torch-Pruning"] = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+                    continue
                 _fit(model, data, FINE_TUNING, arguments, arguments.epochs)
                 note(f"Torch-Pruning: {name}, {scope}", model)
+        _note_accuracy(accuracy, first, failed, arguments)
     _print_accuracy(accuracy, macs, arguments)
+
+
+def _asked(method: tuple[str, Any], arguments: argparse.Namespace) -> bool:
+    return any(part.lower() in method[0].lower() for part in arguments.only)
+
+
+def _note_accuracy(
+    accuracy: dict[str, list[float]], models: dict[str, nn.Module], failed: dict[str, str], arguments: Any
+) -> None:
+    """Note accuracies, and latencies of the first seed's models: ours is the one of best mean, the others beside it."""
+    mean = {name: statistics.mean(values) for name, values in accuracy.items()}
+    ours = max((name for name in mean if name.startswith("ours")), key=mean.__getitem__)
+    spread = {name: deviation(values) for name, values in accuracy.items()}
+    claim = f"ResNet-20 at {1 - AMOUNT:.0%} of its multiply-accumulates, {arguments.seeds} seeds"
+    rows = [("accuracy", "%", "higher", mean, spread)]
+    for batch, found in _latencies(models).items():
+        medians = {name: value["median"] for name, value in found.items()}
+        above = {name: value["p90"] - value["median"] for name, value in found.items()}
+        rows.append((f"onnxruntime, one thread, {batch}", "ms", "lower", medians, above))
+    for what, unit, better, figures, wide in rows:
+        named = {name: value for name, value in figures.items() if name != ours}
+        wide = {"lighten" if name == ours else name: value for name, value in wide.items()}
+        title = f"{claim}: {what} ({ours.removeprefix('ours: ')})"
+        peers = {**named, **failed}
+        add_row(arguments.json, Row("pruning", title, unit, figures[ours], peers, wide, better, command()))
+
+
+def _latencies(models: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
+    """Return the latency of all models in turn, by batch size and name."""
+    batches = {f"batch {size}": as_call(torch.rand(size, 1, 28, 28)) for size in (1, 32)}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        files = {name: export_onnx(m, IMAGE, Path(folder) / f"{k}.onnx") for k, (name, m) in enumerate(models.items())}
+        runners = {name: stack.enter_context(open_runner(file, threads=1)) for name, file in files.items()}
+        found = interleaved_latency(runners, batches, seconds=5.0)
+    return {batch: {name: found[name][batch] for name in models} for batch in batches}
 
 
 def _print_accuracy(accuracy: dict[str, list[float]], macs: dict[str, list[int]], arguments: Any) -> None:
     mean = {name: statistics.mean(values) for name, values in accuracy.items()}
-    best = max((name for name in mean if name.startswith("Torch-Pruning")), key=mean.__getitem__)
-    print(f"ResNet-20 width 16 at 14x14, {arguments.precision}, {arguments.epochs} epochs after {DENSE_EPOCHS} dense "
-          f"ones, {arguments.seeds} seeds, 2,000 test images; {best} is Torch-Pruning's best\n")  # fmt: skip
+    best = max((name for name in mean if name.startswith("Torch-Pruning")), key=mean.__getitem__, default="dense")
+    print(f"ResNet-20 width 16 at 14x14, {arguments.precision}, {arguments.epochs} epochs after "
+          f"{arguments.dense_epochs} dense ones, {arguments.seeds} seeds, 2,000 test images; "
+          f"{best} is Torch-Pruning's best\n")  # fmt: skip
     print("| method | MACs | accuracy | against the best of Torch-Pruning |\n|---|---:|---:|---:|")
     for name, values in accuracy.items():
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -245,14 +299,17 @@ def _print_accuracy(accuracy: dict[str, list[float]], macs: dict[str, list[int]]
 
 
 def _dense(seed: int, data: Any, arguments: argparse.Namespace) -> nn.Module:
-    parts = {"seed": seed, "data": data.fingerprint, "optimizer": DENSE, "epochs": DENSE_EPOCHS,
+    epochs = arguments.dense_epochs
+    parts = {"seed": seed, "data": data.fingerprint, "optimizer": DENSE, "epochs": epochs,
              "precision": arguments.precision}  # fmt: skip
-    train = partial(_fit, data=data, optimizer=DENSE, arguments=arguments, epochs=DENSE_EPOCHS)
+    train = partial(_fit, data=data, optimizer=DENSE, arguments=arguments, epochs=epochs)
     return reference(arguments.cache, partial(_build, seed), train, fingerprint_of(**parts))
 
 
 def _torch_pruning(dense: nn.Module, importance: Any, scope: str, data: Any) -> nn.Module:
     """Return a cut copy whose MACs are as near as its ratio of channels gets to what is asked."""
+    import torch_pruning as tp
+
     goal, low, high = (1.0 - AMOUNT) * _macs(dense), 0.0, 1.0
     images, labels = next(iter(data.val_dataloader()))
     tried: list[nn.Module] = []
@@ -260,7 +317,7 @@ def _torch_pruning(dense: nn.Module, importance: Any, scope: str, data: Any) -> 
         ratio, model = (low + high) / 2, copy.deepcopy(dense)
         F.cross_entropy(model(images), labels).backward()  # Taylor reads the gradients
         options = {"global_pruning": scope == "global", "pruning_ratio": ratio, "ignored_layers": [model.head]}
-        tp.pruner.MetaPruner(model, IMAGE, importance(), **options).step()
+        tp.pruner.MetaPruner(model, IMAGE, getattr(tp.importance, importance)(), **options).step()
         model.zero_grad()
         tried.append(model)
         low, high = (ratio, high) if _macs(model) > goal else (low, ratio)

@@ -39,6 +39,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pruning import DENSE, DENSE_EPOCHS, IMAGE, _build, _data, _fit
+from rows import Row, add_row, command, deviation
 from torch import Tensor, nn
 
 from lighten import Quantize, export, export_onnx, quantize_
@@ -79,7 +80,7 @@ def main() -> None:
         "accuracy": _accuracy,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=parts, metavar="part", help=", ".join(parts))
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="part", help=", ".join(parts))
     parser.add_argument("--threads", type=int, default=2, help="of training; speed takes one")
     parser.add_argument("--precision", default="auto", help="of training: auto, 32-true, bf16-mixed")
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4], help="of weights, in ranges and accuracy")
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="accuracy: of fine-tuning")
     parser.add_argument("--cache", type=Path, default=Path("runs/benchmarks"), help="where dense models stay")
     parser.add_argument("--quick", action="store_true", help="little of everything; the figures mean nothing")
+    parser.add_argument("--json", type=Path, help="rows of the table that python -m benchmarks writes")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seeds, arguments.dense_epochs, arguments.epochs = 1, 1, 1
@@ -328,6 +330,7 @@ def _agreement(arguments: argparse.Namespace) -> None:
               f"{len(expected):,} |\n|---|---:|---:|---:|")  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             ways = {"PyTorch, quantize and dequantize": partial(convert, model)}
+            found: dict[str, float | str] = {}
             for name, target in TARGETS.items():
                 ways[name] = partial(export, model, IMAGE, Path(folder) / f"model{target.suffix}", target=name)
             for name, make in ways.items():
@@ -335,9 +338,14 @@ def _agreement(arguments: argparse.Namespace) -> None:
                     logits = predict(make(), data.test_dataloader(), threads=1)[0]
                 except Exception as error:  # a runtime that is not installed, or fails, is named
                     print(f"| {name} | not compared: {_reason(error)} | | |", flush=True)
+                    found[name] = _reason(error)
                     continue
                 differ, flips = (logits != expected).sum(), (logits.argmax(1) != expected.argmax(1)).sum()
                 print(f"| {name} | {differ:,} | {np.abs(logits - expected).max():.2g} | {flips} |", flush=True)
+                found[name] = float(flips)
+        claim = f"answers of {len(expected):,} in which the file and fake-quantized PyTorch differ, quantized {title}"
+        row = Row("exact", f"{claim}; onnxruntime, then other runtimes", "answers", found.pop("onnx"), found)
+        add_row(arguments.json, replace(row, command=command()))
     print(f"\nthe largest logit is {np.abs(expected).max():.3g}; LiteRT and ExecuTorch compute the last layer in float")
 
 
@@ -397,6 +405,8 @@ def _race(job: Job, calibration: list[Call], sizes: tuple[int, ...], arguments: 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         runners: dict[str, Any] = {}
         facts: dict[str, str] = {}
+        sizes_of: dict[str, float] = {}
+        failed: dict[str, str] = {}
         with open_runner(job.build()) as runner:
             expected = runner.run(job.call)
         for name, make in _ways(job, calibration, Path(folder)).items():
@@ -405,9 +415,10 @@ def _race(job: Job, calibration: list[Call], sizes: tuple[int, ...], arguments: 
                 runner = stack.enter_context(open_runner(file, threads=1))
                 logits = runner.run(runner.feed(job.call))
                 facts[name] = f"{_bytes(file) / 1e3:.1f} kB | {100 * _error(logits, expected):.2g} %"
-                runners[name] = runner
+                runners[name], sizes_of[name] = runner, _bytes(file) / 1e3
             except Exception as error:  # a runtime that is not installed, or fails, is named
                 print(f"{name}: not measured: {_reason(error)}", flush=True)
+                failed[name] = _reason(error)
         found = interleaved_latency(runners, batches, seconds=0.5 if arguments.quick else 20.0)
     heads = " | ".join(f"{batch} | its float | onnxruntime's float" for batch in batches)
     print(f"\n{job.title}, one thread, all in turn, medians; then times as fast as the runtime's own float file, and "
@@ -420,6 +431,26 @@ def _race(job: Job, calibration: list[Call], sizes: tuple[int, ...], arguments: 
             bases = (found.get(f"{runtime}, float32") for runtime in (name.partition(",")[0], "onnxruntime"))
             cells += [f"{took:.3f} ms", *(f"{base[batch]['median'] / took:.2f} x" if base else "" for base in bases)]
         print(f"| {name} | {facts[name]} | {' | '.join(cells)} |", flush=True)
+    for batch in batches:
+        medians = {name: float(mine[batch]["median"]) for name, mine in found.items()}
+        above = {name: float(mine[batch]["p90"]) - medians[name] for name, mine in found.items()}
+        _note_race(f"latency of int8 files, {job.title}, {batch}", "ms", medians, failed, above, arguments)
+    _note_race(f"size of int8 files, {job.title}", "kB", sizes_of, failed, {}, arguments)
+
+
+def _note_race(
+    claim: str,
+    unit: str,
+    figures: Mapping[str, float],
+    failed: Mapping[str, str],
+    spread: Mapping[str, float],
+    arguments: argparse.Namespace,
+) -> None:
+    ours = "onnxruntime, int8 by lighten"
+    others = {name: value for name, value in {**figures, **failed}.items() if name != ours}
+    spread = {"lighten" if name == ours else name: value for name, value in spread.items()}
+    mine = figures.get(ours, failed.get(ours, "not measured"))
+    add_row(arguments.json, Row("speed", claim, unit, mine, others, spread, command=command()))
 
 
 def _ways(job: Job, calibration: list[Call], folder: Path) -> dict[str, Callable[[], Path]]:
@@ -504,6 +535,13 @@ def _accuracy(arguments: argparse.Namespace) -> None:
         differences = [mine - other for mine, other in zip(values, base, strict=True)]
         against = "" if values is base else f"{_spread(differences, sign='+')} points"
         print(f"| {name} | {_spread(values)} % | {against} | {weight[name] / 1e3:.1f} kB |")
+    ours = f"trained through int8, {arguments.bits[0]}-bit weights"
+    row = Row(
+        "accuracy", "ResNet-20 at 14x14 through int8 and after training, files in onnxruntime", "%",
+        statistics.mean(accuracy[ours]), {n: statistics.mean(v) for n, v in accuracy.items() if n != ours},
+        {"lighten" if n == ours else n: deviation(v) for n, v in accuracy.items()}, "higher", command(),
+    )  # fmt: skip
+    add_row(arguments.json, row)
 
 
 def _contestants(seed: int, data: Any, folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:

@@ -26,10 +26,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rows import Row, add_row, command, width
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -220,12 +222,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--contiguous", action="store_true", help="images and weights NCHW instead of channels last")
     parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help="of a name in the table")
+    parser.add_argument("--json", type=Path, help="rows of the table that python -m benchmarks writes")
     arguments = parser.parse_args()
     names = [
         name for name in CONTESTANTS if name == PLAIN or any(part.lower() in name.lower() for part in arguments.only)
     ]
     for batch in arguments.batch:
-        _print(*_measure(names, batch, arguments), batch, arguments)
+        times, notes = _measure(names, batch, arguments)
+        _print(times, notes, batch, arguments)
+        _note(times, notes, batch, arguments)
 
 
 def _measure(names: list[str], batch: int, arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -372,6 +377,27 @@ def _print(times: dict[str, list[float]], notes: dict[str, str], batch: int, arg
             f"{statistics.median(mine) / statistics.median(base):9.2f}{min(mine) / min(base):9.2f}{note}"
         )
     print("median, fastest: ratios to plain; then what lies on an int8 grid, and batch norms with batch statistics\n")
+
+
+def _note(times: dict[str, list[float]], notes: dict[str, str], batch: int, arguments: argparse.Namespace) -> None:
+    base = statistics.median(times[PLAIN])
+    figures = {
+        name: statistics.median(times[name]) / base if name in times else _why(name, words)
+        for name, words in notes.items()
+        if name != PLAIN
+    }
+    row = Row(
+        "step", f"training step of ResNet-20 through int8, batch {batch}, against the plain step", "x",
+        figures.pop("lighten", "not asked"), figures,
+        {name: width(values) / base for name, values in times.items() if name != PLAIN}, command=command(),
+    )  # fmt: skip
+    add_row(arguments.json, row)
+
+
+def _why(name: str, words: str) -> str:
+    """Return why a peer has no figure; what is missing is named by what to install."""
+    distribution = CONTESTANTS[name][0]
+    return words if _version(distribution) != "not installed" else f"not installed: pip install {distribution}"
 
 
 def _version(distribution: str) -> str:

@@ -30,6 +30,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
+from rows import Row, add_row, command, width
 
 from lighten import DistillationModule, Prune, Quantize, build_data, build_model
 from lighten.training.fit import make_trainer, resolve_precision
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--student", type=int, nargs=2, default=(32, 1), help="width and blocks a stage")
     parser.add_argument("--teacher", type=int, nargs=2, default=(40, 2), help="width and blocks a stage")
     parser.add_argument("--stem-stride", type=int, default=2, help="1 for full resolution")
+    parser.add_argument("--json", type=Path, help="rows of the table that python -m benchmarks writes")
     arguments = parser.parse_args()
     arguments.precision = str(resolve_precision(arguments.precision))
     answers: Any = in_turn(_job, [PLAIN, FORWARD, DISTILLED, ALL, WANDB], arguments)
@@ -240,7 +242,12 @@ def _print(times: dict[str, list[float]], arguments: argparse.Namespace) -> None
         low, *_, high = statistics.quantiles(times[name], n=10)
         print(f"{name:30} {1e3 * seconds:7.1f} ms ({1e3 * low:.1f} to {1e3 * high:.1f})   "
               f"{seconds / median[PLAIN]:.2f} x plain")  # fmt: skip
-    print(f"all callbacks / (plain step + teacher's forward) = {median[ALL] / (median[PLAIN] + median[FORWARD]):.2f}")
+    base = median[PLAIN] + median[FORWARD]
+    print(f"all callbacks / (plain step + teacher's forward) = {median[ALL] / base:.2f}")
+    peers = {"plain step + teacher's forward": 1e3 * base, **{name: 1e3 * median[name] for name in (PLAIN, DISTILLED)}}
+    wide = {"lighten": 1e3 * width(times[ALL]), **{name: 1e3 * width(times[name]) for name in (PLAIN, DISTILLED)}}
+    claim = f"step with a teacher, Prune and Quantize all on, batch {arguments.batch}"
+    add_row(arguments.json, Row("cost", claim, "ms", 1e3 * median[ALL], peers, wide, command=command()))
 
 
 def _print_logging(answers: dict[str, Any]) -> None:

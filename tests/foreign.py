@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 
-import pytest
 import torch
+from need import need
 
 PACKAGES = ("timm", "torchvision")
 _KEPT: dict[str, ModuleType] = {}
@@ -22,11 +22,11 @@ _OPERATORS: list[torch.library.Library] = []
 
 @contextmanager
 def foreign() -> Iterator[None]:
-    """Let both be imported inside the block; skip the test where they are not there."""
+    """Let both be imported inside the block; skip the test where they are not there, as ``need`` does."""
     folder = os.environ.get("LIGHTEN_FOREIGN")
     installed = all(map(find_spec, PACKAGES))
-    if not installed and folder is None:
-        pytest.skip("timm and torchvision are not installed, and LIGHTEN_FOREIGN names no folder of them")
+    how = "pip install -c constraints.txt --no-deps --target FOLDER timm torchvision, and LIGHTEN_FOREIGN=FOLDER"
+    need(installed or folder, "timm and torchvision", how)
     if not installed:
         sys.path.append(str(folder))
     sys.modules.update(_KEPT)

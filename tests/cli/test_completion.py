@@ -3,6 +3,7 @@
 import re
 import subprocess
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from finished_run import write_run
@@ -12,6 +13,7 @@ from lighten.cli.main import COMMANDS as STEPS
 from lighten.cli.main import main
 from lighten.recipe.schema import Recipe
 
+ROOT = Path(__file__).parents[2]
 ASK = """
 source "$1"
 complete -p lighten > /dev/null || exit 3
@@ -26,7 +28,7 @@ def bash(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     path = home / "lighten.bash"
     path.write_text(script("bash"))
-    for name in ("smoke", "distil_cnn", "distil_mlp"):
+    for name in ("smoke", "mine", "minor"):
         (home / "recipes").mkdir(exist_ok=True)
         (home / "recipes" / f"{name}.yaml").touch()
     for name in ("smoke/one/dense", "smoke/two words", "prune_cnn/a/student"):
@@ -58,11 +60,14 @@ def test_options_are_those_of_the_step(bash):
     }
 
 
-def test_recipes_are_those_of_where_one_stands(bash, tmp_path):
-    assert bash("lighten train recipe=") == ["distil_cnn", "distil_mlp", "smoke"]  # after =, as bash splits words
+def test_recipes_are_those_of_lighten_and_of_where_one_stands(bash, tmp_path):
+    shipped = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    assert bash("lighten train recipe=") == [*shipped, "mine", "minor"]  # after =, as bash splits words
     assert bash("lighten train recipe=distil_c") == ["distil_cnn"]
-    assert bash("lighten plan recipe=sm") == ["smoke"]
-    assert bash("lighten train recipe=", cwd=tmp_path) == []
+    assert bash("lighten plan recipe=mi") == ["mine", "minor"]
+    assert bash("lighten train recipe=", cwd=tmp_path) == shipped
+    for shell in SHELLS:
+        assert f" {' '.join(shipped)} recipes/*.yaml" in script(shell).replace("(", " ")
 
 
 def test_keys_of_recipes_are_completed_up_to_their_value(bash):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ OF_A_RUN = ("shrink", "export", "measure", "card", "report", "verify")
 CALLS = {
     "train": ["recipe=none"], "plan": ["recipe=none"], "recipes": [], "doctor": [], "completion": ["bash"],
     "compare": ["a", "b"], "quantize": ["none"], "compress": ["none"],
-    "predict": ["none", "x.png"], "push": ["none", "me/x"], "dashboard": ["--entity", "me"],
+    "init": [os.devnull], "predict": ["none", "x.png"], "push": ["none", "me/x"], "dashboard": ["--entity", "me"],
 }  # fmt: skip
 """Arguments that each step takes; all others take a run folder."""
 
@@ -341,13 +342,25 @@ def test_recipes_are_listed_with_what_they_are_for(capsys, monkeypatch):
     assert "Pruning alone" in next(line for line in lines if line.startswith("prune_cnn"))
 
 
-def test_away_from_recipes_it_says_where_to_go(capsys, monkeypatch, tmp_path):
+def test_away_from_the_repository_its_recipes_are_there_and_ones_own_come_first(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert main(["recipes"]) == 1
+    names = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    assert main(["recipes"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "smoke.yaml").write_text("# Mine.\n# python train.py recipe=smoke\nstudent: cmn\n")
+    assert main(["recipes", "--json"]) == 0
+    rows, _ = json_of(capsys)
+    assert [row["name"] for row in rows] == names
+    assert {row["file"] for row in rows if row["for"] == "Mine."} == {str(Path("recipes") / "smoke.yaml")}
     assert main(["train", "recipe=smoke"]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
-    assert all("recipes" in line for line in lines)
+    assert "student='cmn': did you mean 'cnn'?" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"lighten {version('lighten')}\n")
 
 
 def test_train_is_the_same_door_as_train_py():

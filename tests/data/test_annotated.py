@@ -80,7 +80,8 @@ def test_coco_in_another_convention_is_guessed_and_said(tmp_path, convention, bb
 def test_coco_in_shares(tmp_path):
     shown = scenes()
     folder = coco_folder(tmp_path, shown, bbox=lambda a, b, c, d: [a / 64, b / 48, (c - a) / 64, (d - b) / 48])
-    same_corners(find_boxes(str(folder)), shown)
+    with pytest.warns(UserWarning, match="boxes are in shares of their pictures, where COCO has pixels; they"):
+        same_corners(find_boxes(str(folder)), shown)
 
 
 def test_yolo_in_pixels_and_in_corners(tmp_path):
@@ -94,7 +95,8 @@ def test_yolo_in_pixels_and_in_corners(tmp_path):
         label, left, top, right, bottom = box
         return f"{label} {left / 64} {top / 48} {right / 64} {bottom / 48}"
 
-    same_corners(find_boxes(str(yolo_folder(tmp_path / "pixels", shown, line=pixels))), shown)
+    with pytest.warns(UserWarning, match="boxes are in pixels, where YOLO has shares of their pictures"):
+        same_corners(find_boxes(str(yolo_folder(tmp_path / "pixels", shown, line=pixels))), shown)
     folder = yolo_folder(tmp_path / "corners", shown, line=corners)
     with pytest.warns(UserWarning, match=r"as YOLO has them \(centre x.* are as left, top, right, bottom; they are"):
         same_corners(find_boxes(str(folder)), shown)

@@ -121,7 +121,7 @@ def test_detectors_are_taught_by_teachers_of_other_places(fit) -> None:
         (stage, Points(8, stride=8), Points(16, seed=1), {}),
         (stage, Points(8), Queries(9, seed=1), {}),
     ):
-        module = DistillationModule(student, teacher, task=task, num_classes=2, temperature=1.0, **settings)
+        module = DistillationModule(student, teacher, task=task, num_classes=2, **settings)
         found = fit(module, loader(16, 8), enable_checkpointing=False).callback_metrics
         assert {"student/map", "teacher/map_50", "gap/map", "gap/agreement", "gap/retention"} <= set(found)
         losses = {"distil/soft_labels", "distil/labels"} | ({"distil/hint"} if settings else set())
@@ -158,3 +158,12 @@ def test_a_network_may_bring_a_loss_of_its_own(fit) -> None:
             fit(DistillationModule(student, losses={"own": 1.0}), data, enable_checkpointing=False)
     with pytest.raises(UserError, match="losses has 'own', which a step of one's own adds up itself"):
         Distill(nn.Linear(6, 4), losses={"own": 1.0})
+
+
+def test_the_temperature_is_the_tasks_and_several_detectors_are_no_teacher() -> None:
+    from toy_boxes import Points
+
+    assert DistillationModule(Points(), Points(), task="detection").hparams["temperature"] == 1.0
+    assert DistillationModule(nn.Linear(6, 4), nn.Linear(6, 4)).hparams["temperature"] == 4.0
+    with pytest.raises(UserError, match="2 teachers: of task='detection' the same place of two means other things"):
+        DistillationModule(Points(), [Points(), Points()], task="detection")

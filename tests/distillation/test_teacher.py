@@ -1,10 +1,14 @@
 import copy
 import hashlib
 import pickle
+import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
 from distillation_nets import images, resnet
+from need import need
 from torch import nn
 
 from lighten.distillation.module import DistillationModule
@@ -108,6 +112,8 @@ def test_teacher_computes_in_the_precision_asked_for() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated")
 def test_a_compiled_teacher_says_the_same() -> None:
+    compiles = shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.h").exists()
+    need(compiles, "a C++ compiler and Python's headers, as torch.compile does", "apt-get install g++ python3-dev")
     batch, teacher = next(iter(images()))[0], resnet(4).eval()
     found = DistillationModule(resnet(4), teacher, compile_teacher=True).teacher
     torch.testing.assert_close(found.logits(((batch,), {}), torch.device("cpu")), teacher(batch), rtol=1e-4, atol=1e-5)

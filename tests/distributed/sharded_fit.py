@@ -90,6 +90,8 @@ def fit(folder: Path, kind: str, ranges: str) -> None:
     trainer = trainer_of(kind, [Quantize(begin=0.5, freeze=0.9, ranges=ranges)])
     module = Watched(Net(2).double(), Net(1).double(), optimizer=sgd)
     module.losses = []
+    if kind == "fsdp2":  # as recipes build their models; shards have their channels first again
+        module.student.to(memory_format=torch.channels_last)
     data = loader(trainer.global_rank)
     trainer.fit(module, data)
     path = folder / f"{kind}-{ranges}.ckpt"

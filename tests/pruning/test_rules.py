@@ -10,6 +10,7 @@ from torch import nn
 
 from lighten.errors import UserError
 from lighten.pruning import plan_pruning
+from lighten.pruning import shrink as shrink_of
 from lighten.pruning.groups import find_groups
 from lighten.pruning.rules import follow
 from lighten.pruning.trace import Tracer, export
@@ -653,3 +654,125 @@ def test_channels_that_lie_in_a_window_cannot_go_one_by_one(pool):
     model(torch.rand(2, 6, 5))
     with pytest.raises(UserError, match="a its channels can only go all at once"):
         plan_pruning(model, torch.rand(2, 6, 5), 0.5)
+
+
+def _picked(s, x):
+    x = F.relu(s.a(x))
+    best = s.b(x).max(-1).values.topk(3, dim=1).indices
+    return s.head(x.gather(1, best[..., None].repeat(1, 1, x.shape[-1])))
+
+
+def test_gather_picks_places_and_leaves_channels_where_they_are():
+    torch.manual_seed(0)
+    model = Net(_picked, a=nn.Linear(8, 12), b=nn.Linear(12, 4), head=nn.Linear(12, 2)).eval()
+    assert assert_right(model, torch.rand(2, 6, 8)).widths["a"] == (12, 6)
+
+
+def test_gather_along_channels_is_refused():
+    model = dense(lambda s, x: s.head(s.a(x).gather(-1, torch.tensor([[3, 0, 1, 2, 7, 6, 5, 4]] * 4))))
+    _, frozen = groups_of(model, torch.rand(4, 8))
+    assert "goes through gather" in frozen["a"]
+
+
+def test_places_that_are_sampled_leave_channels_where_they_are():
+    def body(s, x):
+        grid = s.g(x.mean((2, 3))).tanh().view(-1, 3, 4, 2)
+        return s.head(F.grid_sample(F.relu(s.a(x)), grid, align_corners=False))
+
+    torch.manual_seed(0)
+    model = Net(body, a=nn.Conv2d(3, 8, 3), g=nn.Linear(3, 24), head=nn.Conv2d(8, 2, 1)).eval()
+    plan = assert_right(model, torch.rand(2, 3, 6, 6))
+    assert plan.widths["a"] == (8, 4)
+    assert "says where all channels are sampled" in plan.frozen["g"]
+
+
+class Deformable(nn.Module):
+    """Each head samples its values where an own layer says: deformable attention of one level."""
+
+    def __init__(self, width=12, heads=3, points=2):
+        super().__init__()
+        self.n_heads, self.d_model, self.points = heads, width, points
+        self.value, self.where, self.odds = (
+            nn.Linear(6, width),
+            nn.Linear(6, heads * points * 2),
+            nn.Linear(6, heads * points),
+        )
+        self.out = nn.Linear(width, 4)
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        value = self.value(x).view(n, length, self.n_heads, self.d_model // self.n_heads)
+        where = self.where(x).tanh().view(n, length, self.n_heads, self.points, 2)
+        odds = self.odds(x).view(n, length, self.n_heads, self.points).softmax(-1)
+        size = value.shape[-1]
+        value = value.permute(0, 2, 3, 1).reshape(n * self.n_heads, size, 3, length // 3)
+        sampled = F.grid_sample(value, where.transpose(1, 2).flatten(0, 1), align_corners=False)
+        odds = odds.transpose(1, 2).reshape(n * self.n_heads, 1, length, self.points)
+        output = (sampled * odds).sum(-1).view(n, self.n_heads * size, length)
+        return self.out(output.transpose(1, 2))
+
+
+def test_heads_of_deformable_attention_go_as_wholes():
+    torch.manual_seed(0)
+    plan = assert_right(Deformable().eval(), torch.rand(2, 9, 6))
+    assert plan.widths["value"] == (12, 8)
+    assert plan.widths["where"] == (12, 8)
+    assert plan.attributes["n_heads"] == (3, 2)
+    assert plan.attributes["d_model"][1] // 2 == 4
+
+
+class Rows(nn.Module):
+    """More rows are learned than are read; ``split`` reads the halves of each by the width of another layer."""
+
+    def __init__(self, split):
+        super().__init__()
+        self.split = split
+        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 2)
+        self.rows = nn.Embedding(10, 16 if split else 8)
+
+    def forward(self, x):
+        width = F.relu(self.a(x)).shape[-1]
+        rows = self.rows.weight[:5]
+        if self.split:
+            one, other = torch.split(rows, width, dim=1)
+            rows = F.relu(one) + other
+        return self.head(F.relu(self.a(x) + self.b(x) + rows))
+
+
+def test_rows_of_a_parameter_that_are_not_read_lose_the_same_channels():
+    torch.manual_seed(0)
+    model = Rows(split=False).eval()
+    plan = assert_right(model, torch.rand(2, 5, 6))
+    assert shrink_of(model, plan).rows.weight.shape == (10, 4)
+
+
+def test_a_parameter_that_is_split_by_a_width_follows_it():
+    torch.manual_seed(0)
+    model = Rows(split=True).eval()
+    plan = assert_right(model, torch.rand(2, 5, 6))
+    assert plan.widths["a"] == (8, 4)
+    assert shrink_of(model, plan).rows.weight.shape == (10, 8)
+
+
+def test_heads_that_are_cut_out_of_several_sources_put_together_lose_the_same_positions():
+    """Two sources side by side, which a layer has tied since: the heads of D-FINE's neck."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n_heads, self.a, self.b, self.c = 2, nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 8)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            both = torch.cat([F.relu(self.a(x)), F.relu(self.b(x))], 1)
+            other = self.c(both)
+            n, length, width = both.shape
+            value = both.reshape(n, length, self.n_heads, width // self.n_heads).permute(0, 2, 3, 1)
+            value = value.flatten(0, 1).cumsum(-1)
+            value = value.view(n, self.n_heads * value.shape[1], length).transpose(1, 2)
+            return self.head(F.relu(other + value))
+
+    torch.manual_seed(0)
+    plan = assert_right(Two().eval(), torch.rand(2, 5, 6))
+    assert plan.widths["a"] == plan.widths["b"] == (8, 4)
+    assert plan.attributes == {}

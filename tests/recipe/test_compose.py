@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lighten.errors import RecipeError
+from lighten.recipe import find
 from lighten.recipe.compose import compose_all, read_recipe, recipe_names
 from lighten.recipe.schema import Recipe
 
@@ -20,7 +21,9 @@ compress: {prune: {amount: 0.5, begin: 0.2}}
 
 
 @pytest.fixture
-def recipes(tmp_path):
+def recipes(tmp_path, monkeypatch):
+    """A folder of recipes, and none that come with lighten."""
+    monkeypatch.setattr(find, "shipped", lambda name: tmp_path / "none")
     (tmp_path / "plain.yaml").write_text(PLAIN)
     (tmp_path / "other.yaml").write_text(PLAIN + "seed: 7\n")
     return tmp_path

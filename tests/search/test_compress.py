@@ -175,6 +175,13 @@ def test_refused_in_a_line_before_anything_is_trained(case, net, tmp_path):
     assert not list((tmp_path / "run").glob("trials/*/trial.json"))
 
 
+def test_a_budget_that_nobody_gave_is_told(tmp_path):
+    told = []
+    with pytest.raises(UserError, match="not trained"):
+        compress(Net(), Blobs(), folder=tmp_path / "run", on_progress=told.append)
+    assert told == ["no budget is given: 20 epochs of training in all"]
+
+
 SCRIPT = """
 import sys, os, signal, time, torch
 sys.path.insert(0, sys.argv[1])

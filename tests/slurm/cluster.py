@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from need import need
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
 CONF = """\
 ClusterName=lighten
@@ -93,7 +95,8 @@ def until(true: Callable[[], bool], what: str, seconds: float = 30) -> None:
 def slurm(folder: Path) -> Iterator[Cluster]:
     """Bring up a Slurm in ``folder``, and end it by the numbers of its processes."""
     missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
-    assert not missing, f"{', '.join(missing)} missing; install them: apt-get install slurm-wlm munge"
+    need(not missing, f"Slurm ({', '.join(missing)} missing)", "apt-get install slurm-wlm munge")
+    need(os.geteuid() == 0, "root, as Slurm's nodes do", "run pytest as root")
     processes: list[subprocess.Popen[bytes]] = []
     cluster = Cluster(folder)
     try:

@@ -217,6 +217,16 @@ def test_likeness_is_f1_of_sure_boxes():
     assert likeness(task, *2 * [answering(torch.full_like(LABELS, -1))]) == 1
 
 
+def test_rounding_of_a_sure_box_weighs_more_than_that_of_a_place_where_nothing_is():
+    task, answers = task_of("detection"), answering(LABELS)
+    moved, other = answers.clone(), answers.clone()
+    moved[0, 0, 0] += 0.02  # a tenth of the box's width
+    other[1, :, 4:] -= 2.0
+    error = lambda x: float((task.to_compare(x) - task.to_compare(answers)).square().sum())  # noqa: E731
+    assert error(moved) > 20 * error(other)
+    assert torch.equal(task_of("classification").to_compare(answers), answers)
+
+
 def test_what_is_shown():
     task = build_task("detection", matches=3, nms=0.5)
     answers = answering(LABELS)

@@ -127,3 +127,15 @@ def test_a_teacher_of_another_task_or_unit_is_not_understood():
     )
     assert price.misunderstands(task_of("classification")) == "answers task classification, the data are of regression"
     assert task_of("segmentation").misunderstands(build_task("segmentation", ignored=0)) is None
+
+
+TASKS = ("classification", "image", "masked_lm", "multilabel", "regression", "segmentation", "token_classification")
+LESS_IS_BETTER = {"kl", "loss", "mae", "rmse", "relative_error"}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_less_is_better_of_errors_and_losses_alone(name):
+    task = task_of(name)
+    told = {**task.reported, **task.alike}
+    assert {metric for metric, meaning in told.items() if meaning.lower_is_better} == LESS_IS_BETTER & set(told)
+    assert task.lower_is_better == (task.metric in LESS_IS_BETTER)

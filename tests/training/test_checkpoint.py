@@ -5,12 +5,14 @@ import pickle
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lighten.errors import UserError
-from lighten.training.checkpoint import AtomicCheckpointIO, latest_good, manifest_of, sealed, verify
+from lighten.training.checkpoint import AtomicCheckpointIO, KeepCheckpoints, latest_good, manifest_of, sealed, verify
 
 io = AtomicCheckpointIO()
 
@@ -261,6 +263,17 @@ def test_best_last_and_previous_are_kept(tmp_path, plain, batches, trainer) -> N
     assert all(verify(tmp_path / "checkpoints" / name) is None for name in kept)
     assert not stale.exists()
     assert len(list((tmp_path / "checkpoints").iterdir())) == 6
+
+
+@pytest.mark.parametrize(
+    ("stage", "first", "stays"), [("fit", True, False), ("fit", False, True), ("test", True, True)]
+)
+def test_only_the_first_rank_of_a_fit_clears_away(tmp_path, monkeypatch, stage, first, stays) -> None:
+    monkeypatch.setattr(ModelCheckpoint, "setup", lambda *_: None)
+    stale = tmp_path / ".writing-last.ckpt-1.tmp"
+    stale.touch()
+    KeepCheckpoints(tmp_path).setup(SimpleNamespace(is_global_zero=first), None, stage)
+    assert stale.exists() == stays
 
 
 def test_a_folder_that_has_moved_keeps_its_books(tmp_path, plain, batches, trainer) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lighten.cli.registered import check_registered
 from lighten.errors import UserError
 from lighten.utils.files import disk_errors_as_user_errors
+from lighten.utils.machine import version_of
 
 if TYPE_CHECKING:
     from lighten.delivery.progress import ProgressCallback
@@ -36,12 +37,14 @@ class _Lines(argparse.HelpFormatter):
 
 def new_parser(epilog: str) -> argparse.ArgumentParser:
     """Return the parser of the whole command line, still without commands."""
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="lighten",
         description="Networks made small and fast while they train.\nMore of each step: lighten STEP --help",
         epilog=epilog,
         formatter_class=_Lines,
     )
+    parser.add_argument("--version", action="version", version=f"lighten {version_of('lighten')}")
+    return parser
 
 
 def add_command(

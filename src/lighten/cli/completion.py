@@ -1,6 +1,7 @@
 """Scripts that have bash, zsh and fish complete ``lighten``: steps, options, recipes and their keys, run folders.
 
-They are plain shell and start no Python: recipes and runs are looked up where one stands, the rest is in them.
+They are plain shell and start no Python: one's own recipes and runs are looked up where one stands, the rest is in
+them.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from typing import Any, get_type_hints
 
 from lighten.cli.arguments import add_command
 from lighten.cli.main import COMMANDS, parser
+from lighten.utils.shipped import shipped
 
 _BASH = r"""# lighten: completion for bash
 _lighten() {
@@ -39,8 +41,9 @@ _lighten() {
     case $step in
     @BY_RECIPE@)
         if [[ $current == recipe=* ]]; then
-            for path in recipes/*.yaml; do
+            for path in @RECIPES@ recipes/*.yaml; do
                 path="recipe=$(basename "$path" .yaml)"
+                [[ " ${COMPREPLY[*]} " == *" $path "* ]] && continue
                 [[ $path == "$current"* && $path != *"*" ]] && COMPREPLY+=("$path")
             done
         else
@@ -90,7 +93,7 @@ _lighten() {
     case $step in
     @BY_RECIPE@)
         if [[ $PREFIX == recipe=* ]]; then
-            found=(recipes/*.yaml(N:t:r))
+            typeset -U found=(@RECIPES@ recipes/*.yaml(N:t:r))
             compadd -- recipe=${^found}
         else
             compadd -S '' -- @KEYS@
@@ -120,7 +123,7 @@ _FISH = r"""# lighten: completion for fish
 complete -c lighten -f
 @STEPS@
 @OPTIONS@
-complete -c lighten -n '__fish_seen_subcommand_from @BY_RECIPE@' -a '(for file in recipes/*.yaml; echo recipe=(basename $file .yaml); end)'
+complete -c lighten -n '__fish_seen_subcommand_from @BY_RECIPE@' -a '(for file in @RECIPES@ recipes/*.yaml; echo recipe=(basename $file .yaml); end)'
 complete -c lighten -n '__fish_seen_subcommand_from @BY_RECIPE@' -a '@KEYS@'
 complete -c lighten -n '__fish_seen_subcommand_from @OF_RUNS@' -a '(for run in runs/*/*/; string trim -rc / $run; end)'
 complete -c lighten -n '__fish_seen_subcommand_from quantize compress' -a '(for folder in runs/*/*/dense/ runs/*/*/student/; string trim -rc / $folder; end)'
@@ -150,6 +153,7 @@ def script(shell: str) -> str:
     filled = {
         "KEYS": " ".join(["recipe=", *keys()]),
         "SHELLS": " ".join(SHELLS),
+        "RECIPES": " ".join(recipe_names()),
         "BY_RECIPE": between.join(_taking("recipe")),
         "OF_RUNS": between.join(_taking("run", "runs")),
         **{"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](),
@@ -173,6 +177,11 @@ def options_of(step: str) -> dict[str, str]:
 def values_of(step: str) -> dict[str, tuple[str, ...]]:
     """Return what may follow an option of a step, where that is one of a few words."""
     return {action.option_strings[-1]: tuple(action.words()) for action in _actions(step) if hasattr(action, "words")}
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with lighten."""
+    return sorted(path.stem for path in shipped("recipes").glob("*.yaml"))
 
 
 def keys(node: type | None = None, prefix: str = "") -> Iterator[str]:

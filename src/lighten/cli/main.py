@@ -15,16 +15,17 @@ from typing import Any
 
 from lighten.cli.arguments import NOT_MET, new_parser
 from lighten.errors import NeedNotMetError, UserError, one_line
+from lighten.recipe.find import recipe_files
 from lighten.training.signals import release
 
 COMMANDS = (
     "train", "plan", "recipes", "shrink", "export", "measure", "card", "report", "verify", "compare", "predict",
-    "quantize", "compress", "push", "dashboard", "doctor", "completion",
+    "quantize", "compress", "push", "dashboard", "init", "doctor", "completion",
 )  # fmt: skip
 """Each is a file beside this one, with its parser (``add_parser``) and its action."""
 
 RECIPES = Path("recipes")
-"""Where recipes are looked for, as ``train.py`` does beside itself."""
+"""Where one's own recipes are looked for, as ``train.py`` does beside itself; lighten's own are always there."""
 
 
 def main(argv: Sequence[str] | None = None, *, recipes: Path = RECIPES, default: str | None = None) -> int:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None, *, recipes: Path = RECIPES, default:
 
     Args:
         argv: the arguments; ``None`` takes the command line's.
-        recipes: the folder of ``NAME.yaml`` files.
+        recipes: a folder of ``NAME.yaml`` files, beside those that come with lighten; it need not exist.
         default: the command where ``argv`` begins with none.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None, *, recipes: Path = RECIPES, default:
     elif default is not None:  # a `train.py` holds signals back until its run can answer them
         release()
     if argv[:1] in (["train"], ["plan"]) and not {"-h", "--help"} & set(argv):
-        return _by_recipe(argv, recipes)
+        return int(_module(argv[0]).run_words(argv[1:], recipes))
     arguments = parser(recipes).parse_args(argv)
     try:
         arguments.action(arguments)
@@ -65,18 +66,9 @@ def parser(recipes: Path = RECIPES) -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="step", required=True, metavar="STEP")
     for name in COMMANDS:
         _module(name).add_parser(commands)
-    if names := sorted(path.stem for path in recipes.glob("*.yaml")):
-        train = commands.choices["train"]
-        train.epilog = f"{train.epilog}\nrecipes: {', '.join(names)}"
+    train = commands.choices["train"]
+    train.epilog = f"{train.epilog}\nrecipes: {', '.join(recipe_files(recipes))}"
     return whole
-
-
-def _by_recipe(argv: Sequence[str], recipes: Path) -> int:
-    """Run a command whose words are a recipe's settings, which recipes themselves read."""
-    if not recipes.is_dir():
-        print(f"error: {recipes.absolute()}: no such folder; run this where recipes/ is", file=sys.stderr)
-        return 2
-    return int(_module(argv[0]).run_words(argv[1:], recipes))
 
 
 def _module(name: str) -> Any:

@@ -9,21 +9,19 @@ from typing import Any
 
 from lighten.cli.arguments import add_command
 from lighten.cli.output import print_json
-from lighten.errors import UserError
+from lighten.recipe.find import recipe_files
 
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
     add_command(
-        commands, "recipes", "list the recipes in ./recipes", _list,
+        commands, "recipes", "list recipes: those of ./recipes, and lighten's own", _list,
         more="with what each is for", example="--json", json=True,
     )  # fmt: skip
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    files = sorted(arguments.recipes.glob("*.yaml"))
-    if not files:
-        raise UserError(f"{arguments.recipes.absolute()}: holds no recipe; run this where recipes/ is")
+    files = list(recipe_files(arguments.recipes).values())
     rows = [(path, [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines()]) for path in files]
     if arguments.json:
         keys = ("name", "for", "command", "file")

@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
 def add_settings(commands: Any, name: str, summary: str, **options: Any) -> None:
     """Add a command whose words are a recipe and its settings; they are read by ``run_words`` of its module."""
     command = add_command(commands, name, summary, None, **options)
-    command.add_argument("recipe", metavar="recipe=NAME", help="a recipe of ./recipes; `lighten recipes` lists them")
+    command.add_argument("recipe", metavar="recipe=NAME", help="as `lighten recipes` lists them")
     command.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="other settings, as compress.prune.amount=0")
     command.add_argument(
         "-m",

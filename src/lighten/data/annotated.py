@@ -16,6 +16,9 @@ CONVENTIONS = {
 }
 """What four numbers of a box mean."""
 
+SHARES = "cxcywh"
+"""The convention that is one of shares where a format prescribes it; the others are of pixels."""
+
 _SHARES_UP_TO = 2.0
 """Numbers are shares of a picture where hardly any is above this, else pixels."""
 _FEW = 0.1
@@ -98,6 +101,13 @@ def boxes_in_shares(given: Annotated, *, box_format: str | None, skip: float) ->
     images = np.array(given.images, np.int64)
     pixels = np.count_nonzero(values > _SHARES_UP_TO) > _FEW * values.size
     sides = np.ones((len(values), 2))
+    if pixels == (given.convention == SHARES):
+        units = ("shares of their pictures", "pixels")
+        prescribed, found = units if pixels else units[::-1]
+        warnings.warn(
+            f"{given.where}: the boxes are in {found}, where {given.kind} has {prescribed}; they are taken as that",
+            stacklevel=2,
+        )
     if pixels:
         sizes = np.array([_size(given, image) for image in range(len(given.files))], np.float64).reshape(-1, 2)
         sides = sizes[images, ::-1]

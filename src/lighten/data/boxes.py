@@ -55,7 +55,7 @@ def moved(labels: Tensor, places: Tensor) -> Tensor:
     centres, sides = labels[..., 1:3] * scale + first, labels[..., 3:] * scale
     corners = torch.cat([centres - sides / 2, centres + sides / 2], -1).clamp(0, 1)
     left = (corners[..., 2:] - corners[..., :2]).prod(-1)
-    stays = (left > 0) & (left >= LEFT * sides.prod(-1))
+    stays = left >= LEFT * sides.prod(-1)
     return labels_of(torch.where(stays, labels[..., 0], NONE), corners)
 
 

@@ -23,6 +23,8 @@ def check_sync(trainer: Any) -> None:
 def shard_(*models: nn.Module, **settings: Any) -> None:
     """Shard models over a mesh of devices (FSDP2), block by block, unless an earlier fit did it.
 
+    Weights that are laid channels last are laid channels first before.
+
     Args:
         models: sharded in place.
         settings: of ``torch.distributed.fsdp.fully_shard``.
@@ -33,6 +35,8 @@ def shard_(*models: nn.Module, **settings: Any) -> None:
     for model in models:
         if any(isinstance(p, DTensor) for p in model.parameters()):
             continue
+        for parameter in model.parameters():  # fully_shard takes nothing else, and recipes lay channels last
+            parameter.data = parameter.data.contiguous()
         for name in blocks(model):
             fully_shard(model.get_submodule(name), **settings)
         fully_shard(model, **settings)

@@ -49,7 +49,8 @@ class DistillationModule(L.LightningModule):
         student: returns the task's answers, such as logits (batch, classes), or an output with ``logits``; ``outputs``
             says which of others.
         teacher: the same, or several of which the answers are averaged; ``None`` trains on labels alone.
-        temperature: of the soft labels, above zero; a number, or a schedule ``{from, to, begin, end, shape}``.
+        temperature: of the soft labels, above zero; a number, or a schedule ``{from, to, begin, end, shape}``; by
+            default the task's.
         soft_weight: weight of the soft labels in [0, 1]; the rest is for the labels.
         losses: weights by name instead of ``soft_weight``, numbers or schedules; names are ``settings.LOSSES``.
         loss_options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
@@ -90,7 +91,7 @@ class DistillationModule(L.LightningModule):
         student: nn.Module,
         teacher: nn.Module | Sequence[nn.Module] | None = None,
         *,
-        temperature: Setting = DistilSettings.temperature,
+        temperature: Setting | None = DistilSettings.temperature,
         soft_weight: float = DistilSettings.soft_weight,
         losses: Mapping[str, Setting] | None = None,
         loss_options: Mapping[str, Mapping[str, float]] | None = None,
@@ -111,6 +112,7 @@ class DistillationModule(L.LightningModule):
         super().__init__()
         self.batch_format, self.outputs = BatchFormat(batch, keyed=cache is not None), outputs
         self.task = task_of(task)
+        temperature = self.task.temperature if temperature is None else temperature
         weights = check_terms(losses, soft_weight, temperature, teacher=teacher is not None, task=self.task)
         check_layers(layers)
         check_label_smoothing(label_smoothing)

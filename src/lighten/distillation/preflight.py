@@ -44,7 +44,7 @@ def preflight(
     task: str | Task = "classification",
     num_classes: int,
     class_names: Sequence[str] = (),
-    temperature: Setting = DistilSettings.temperature,
+    temperature: Setting | None = DistilSettings.temperature,
     losses: Mapping[str, Setting] | None = None,
     teacher_classes: Sequence[str] = (),
     teacher_accuracy: float | None = None,
@@ -69,7 +69,7 @@ def preflight(
         task: what is answered, as ``DistillationModule`` takes it.
         num_classes: outputs that models should have.
         class_names: of the data, in the order of their labels.
-        temperature: of the soft labels, a number or a schedule.
+        temperature: of the soft labels, a number or a schedule; by default the task's.
         losses: weights by name; ``None`` for those that ``DistillationModule`` takes by default.
         teacher_classes: names of the teacher's outputs in order; the ``LABEL_0`` of ``transformers`` say nothing.
         teacher_accuracy: what the teacher is said to reach, a share in [0, 1].
@@ -82,6 +82,7 @@ def preflight(
         keyed: the third of three parts of a batch are keys.
     """
     task = task_of(task)
+    temperature = task.temperature if temperature is None else temperature
     end, form = time.monotonic() + seconds, BatchFormat(keyed=keyed)
     parts = LoaderSamples("training"), LoaderSamples("validation")
     models = {name: m for name, m in (("teacher", teacher), ("student", student)) if m is not None}

@@ -31,8 +31,8 @@ class DistilSettings:
     """What is learned from the teacher, and how it is asked: ``distil`` of a recipe.
 
     Attributes:
-        temperature: of the soft labels; a number, or a schedule
-            ``{from: 4.0, to: 1.0, begin: 0.0, end: 1.0, shape: linear}``.
+        temperature: of the soft labels; a number, a schedule ``{from: 4.0, to: 1.0, begin: 0.0, end: 1.0, shape:
+            linear}``, or null for what the task takes: 4, of boxes 1.
         soft_weight: weight of the soft labels in [0, 1]; the rest is for the labels.
         losses: weights by name instead of ``soft_weight``; numbers or schedules.
         loss_options: keywords of losses by name.
@@ -46,7 +46,7 @@ class DistilSettings:
         preflight: look at data and teachers before the fit.
     """
 
-    temperature: Any = 4.0
+    temperature: Any = None
     soft_weight: float = 0.9
     losses: dict[str, Any] = field(default_factory=dict)
     loss_options: dict[str, Any] = field(default_factory=dict)
@@ -72,8 +72,8 @@ class DistilSettings:
 
 
 def check_soft_labels(temperature: Any, soft_weight: object, prefix: str = "") -> None:
-    """Raise ``UserError`` unless the soft labels' temperature and weight make sense."""
-    for value in check_setting(f"{prefix}temperature", temperature):
+    """Raise ``UserError`` unless the soft labels' temperature (``None`` for the task's) and weight make sense."""
+    for value in check_setting(f"{prefix}temperature", temperature) if temperature is not None else ():
         if value <= 0:
             raise UserError(f"{prefix}temperature={value}: expected a number above 0; 2 to 8 is usual")
     if isinstance(soft_weight, Mapping):

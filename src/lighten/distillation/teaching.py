@@ -13,6 +13,7 @@ from lighten.distillation.settings import UNIFORM
 from lighten.distillation.teacher import Teacher, check_same_teacher
 from lighten.distillation.terms import BatchOutputs, CrossRank, WeightedLosses
 from lighten.distillation.tokens import NextTokens
+from lighten.errors import UserError
 from lighten.utils.batch import Parts
 from lighten.utils.inputs import Call
 
@@ -38,7 +39,8 @@ class Teaching:
         last: the answers of both models to the last batch, by role.
 
     Raises:
-        UserError: for layers that do not match, or a cache that cannot replace the teacher.
+        UserError: for layers that do not match, several teachers whose mean says nothing, or a cache that cannot
+            replace the teacher.
     """
 
     def __init__(
@@ -53,6 +55,11 @@ class Teaching:
         sharded: bool = False,
     ) -> None:
         self.terms, self.task, self.teacher = terms, terms.task, teacher
+        if teacher is not None and len(teacher.modules) > 1 and not self.task.averages:
+            raise UserError(
+                f"{len(teacher.modules)} teachers: of task={self.task.name!r} the same place of two means other "
+                "things, so no mean of them can be taught; give one"
+            )
         self.cached_teacher = CachedTeacher(teacher, cache)
         self.layers: MatchedLayers | None = None
         if teacher is not None and terms.compared:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from lighten.errors import UserError
 from lighten.pruning.agreement import agree
 from lighten.pruning.copies import Copies
+from lighten.pruning.damage import DamageCurve
 from lighten.pruning.live import add_cuts_, lay_out_
 from lighten.pruning.live_cut import check_holders, take_shapes_
 from lighten.pruning.mask import mask_
@@ -60,6 +61,7 @@ class Prune(L.Callback):
         align: see there.
         rate_norm: see there.
         calibration: inputs of the pruned module for ``"sensitivity"``; by default 128 samples of the train data.
+        curves: of ``"sensitivity"``, measured before: by group, points (share of its channels that go, damage).
         module: name of the part to prune; by default ``student`` where there is one, else all.
         of: see there; what an earlier fit has masked stays masked.
         live: cut what goes out of the module while it trains, so that the fit gets faster. Parameters stay the same
@@ -98,6 +100,7 @@ class Prune(L.Callback):
         align: int = PruneSettings.align,
         rate_norm: float = PruneSettings.rate_norm,
         calibration: Sequence[ExampleInput] | None = None,
+        curves: Mapping[str, DamageCurve] | None = None,
         module: str | None = None,
         of: str = Settings.of,
         live: bool = PruneSettings.live,
@@ -111,7 +114,8 @@ class Prune(L.Callback):
         self.begin, self.end, self.exclude, self.module = begin, end, tuple(exclude), module
         self.schedule, self.soft, self.live, self.cuts = schedule, soft, live, cuts
         self.calibration = None if calibration is None else [as_call(given) for given in calibration]
-        self._calibrated = calibration is not None
+        self.curves = curves
+        self._calibrated = calibration is not None or curves is not None
         self.preview: Plan | None = None
         self._updates = self._new_updates()
         self._pruner: Pruner | None = None
@@ -154,8 +158,8 @@ class Prune(L.Callback):
         averages = lambda: [held.get("_average_model") for held in swa]  # noqa: E731
         copies = Copies(others, pl_module, part, averages=averages, inside=self.live)
         self._pruner = Pruner(
-            target, structure, self.settings, copies=copies, calibration=self.calibration, soft=self.soft, part=part,
-            precision=str(trainer.precision), agree=partial(agree, trainer),
+            target, structure, self.settings, copies=copies, calibration=self.calibration, curves=self.curves,
+            soft=self.soft, part=part, precision=str(trainer.precision), agree=partial(agree, trainer),
             everywhere=lambda holds: trainer.strategy.reduce_boolean_decision(holds, all=True),
         )  # fmt: skip
         self._pruner.hook_copies(_mask_as, add_cuts_)
@@ -229,9 +233,7 @@ class Prune(L.Callback):
         """Mask what was loaded."""
         self._mask_loaded(pl_module)
 
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Mask what was loaded."""
-        self._mask_loaded(pl_module)
+    on_predict_start = on_test_start
 
     def on_validation_batch_start(self, *_: Any) -> None:
         """Mask the weights that a callback has swapped in."""
@@ -305,11 +307,6 @@ class Prune(L.Callback):
     @property
     def _soft_now(self) -> bool:
         return self.soft and not self._updates.ended
-
-    @property
-    def _steps(self) -> float:
-        """Optimizer steps of the fit, by what is known now."""
-        return self._updates.steps
 
     def _new_updates(self) -> Updates:
         return Updates(begin=self.begin, end=self.end, schedule=self.schedule, repeat=self.soft)

@@ -15,7 +15,8 @@ from lighten.pruning.earlier import compose, part_of_plan
 from lighten.pruning.live import laid_out, remaining
 from lighten.pruning.mask import check_fits, mask_, part_of, whole_norms
 from lighten.pruning.norms import choose_paths_, narrowed_attributes, restore_
-from lighten.pruning.plan import Plan
+from lighten.pruning.outputs import narrow_output_
+from lighten.pruning.plan import OF_MODULES, Plan
 from lighten.pruning.pretrained import follow_config_
 from lighten.pruning.tensors import keep_, tensors_of
 from lighten.utils.clone import clone
@@ -114,7 +115,9 @@ def cut_(model: nn.Module, plan: Plan) -> None:
         removed = set(cut.removed)
         kept = torch.tensor([i for i in range(cut.size) if i not in removed])
         for slot in cut.slots:
-            if slot.role == "live":
+            if slot.role == "output":
+                narrow_output_(model.get_submodule(slot.tensor), slot.dim, kept)
+            if slot.role in OF_MODULES:
                 continue
             tensor = tensors[slot.tensor]
             keep_(tensor, slot.dim, kept)

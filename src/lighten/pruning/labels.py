@@ -66,6 +66,16 @@ class Labels:
         self.unite(rows, rows[:, :1].expand_as(rows))
         return rows[:, 0]
 
+    def tie_idle(self, elements: Tensor, used: Tensor) -> None:
+        """Let elements of a tensor that nothing reads go with the others along the dimension in which those differ."""
+        found = self.find(elements)
+        for dim in range(found.ndim):
+            low = torch.where(used, found, self._size).movedim(dim, 0).flatten(1).amin(1)
+            high = torch.where(used, found, -1).movedim(dim, 0).flatten(1).amax(1)
+            if bool((low == high).all()) and len(torch.unique(low)) > 1:
+                self.unite(elements, along(low, elements.shape, dim))
+                return
+
     def freeze(self, labels: Tensor, why: str) -> None:
         """Never remove these labels, nor any of their sets; the first reason given is kept."""
         if not self.unread:
@@ -112,3 +122,9 @@ def along(vector: Tensor, shape: tuple[int, ...] | torch.Size, dim: int) -> Tens
     view = [1] * len(shape)
     view[dim] = -1
     return vector.reshape(view).expand(shape)
+
+
+def rows_along(labels: Tensor, dim: int) -> Tensor:
+    """Return the labels at each place along ``dim``, (size, …)."""
+    rows = compact(labels, keep=dim).movedim(dim, 0)
+    return rows.reshape(len(rows), max(1, rows[:1].numel()))  # there may be no place at all

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lighten.pruning.check import drop_cached_tensors_
 from lighten.pruning.norms import choose_paths_, restore_
-from lighten.pruning.plan import Cut, Plan, Slot
+from lighten.pruning.plan import OF_MODULES, Cut, Plan, Slot
 from lighten.pruning.tensors import set_data_, tensors_of
 from lighten.utils.clone import clone
 from lighten.utils.compression import record_, record_of
@@ -175,7 +175,7 @@ def slots_of(plan: Plan) -> Iterator[tuple[Cut, Slot]]:
     """Yield the tensors that a plan cuts, and where."""
     for cut in plan.cuts:
         for slot in cut.slots:
-            if slot.role != "live":
+            if slot.role not in OF_MODULES:
                 yield cut, slot
 
 

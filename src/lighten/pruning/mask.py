@@ -9,7 +9,7 @@ from lighten.errors import UserError
 from lighten.pruning.attributes import check_attributes
 from lighten.pruning.live import remaining
 from lighten.pruning.norms import choose_paths_, leave_out_, restore_
-from lighten.pruning.plan import Cut, Plan
+from lighten.pruning.plan import OF_MODULES, Cut, Plan
 from lighten.pruning.tensors import tensors_of
 from lighten.pruning.trace import layer_of
 from lighten.utils.modules import refuse_unfit
@@ -44,7 +44,8 @@ def mask_(model: nn.Module, plan: Plan) -> None:
 def part_of(model: nn.Module, plan: Plan) -> nn.Module:
     """Return what the plan speaks of: ``model``, or the part of it that the plan was made for."""
     known = tensors_of(model)
-    if not plan.part or all(slot.tensor in known for cut in plan.cuts for slot in cut.slots if slot.role != "live"):
+    slots = (slot for cut in plan.cuts for slot in cut.slots if slot.role not in OF_MODULES)
+    if not plan.part or all(slot.tensor in known for slot in slots):
         return model
     return dict(model.named_modules()).get(plan.part, model)
 
@@ -131,7 +132,7 @@ def check_fits(model: nn.Module, plan: Plan) -> None:
     names = {name for name, _ in model.named_modules(remove_duplicate=False)}
     for cut in plan.cuts:
         for slot in cut.slots:
-            if slot.role == "live" and slot.tensor in names:
+            if slot.role in OF_MODULES and slot.tensor in names:
                 continue
             shape = tuple(tensors[slot.tensor].shape) if slot.tensor in tensors else None
             if shape is None or len(shape) <= slot.dim or shape[slot.dim] != cut.size:

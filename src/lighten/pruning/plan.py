@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 2
+OF_MODULES = frozenset(("live", "output"))
+"""Roles of slots that name a module, not a tensor."""
 SAVED = {"macs": "MACs", "parameters": "parameters", "latency": "latency"}
 
 
@@ -23,7 +25,8 @@ class Slot:
 
     ``role`` is ``filter``, ``bias``, ``norm``, ``shift``, ``scale``, ``input`` or ``statistic``; the last is cut but
     not zeroed. With ``live``, ``tensor`` names a module, a norm, and ``dim`` is that of what it takes: its forward
-    runs on the channels that are left.
+    runs on the channels that are left. With ``output`` it names one without weights, such as sines of positions, and
+    ``dim`` is that of what it puts out.
     """
 
     tensor: str

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from lighten.errors import UserError, first_line
 from lighten.pruning.copies import Copies, mask_state_
 from lighten.pruning.cost import costs_of
+from lighten.pruning.damage import DamageCurve
 from lighten.pruning.earlier import compose
 from lighten.pruning.groups import Structure
 from lighten.pruning.importance import first_order
 from lighten.pruning.live import laid_out, lay_out_, live_cut_of, remaining, whole_tensors
 from lighten.pruning.live_cut import cut_live_, prove_cut_
 from lighten.pruning.mask import Masks, mask_, mask_filters_
-from lighten.pruning.plan import Plan
+from lighten.pruning.plan import OF_MODULES, Plan
 from lighten.pruning.planner import make_plan
 from lighten.pruning.settings import Settings
 from lighten.pruning.widths import Allocation, allocate_widths
@@ -45,6 +46,7 @@ class Pruner:
         settings: as given.
         copies: of the model's weights, kept by others: they lose the same channels.
         calibration: calls for the scope ``sensitivity``.
+        curves: what was measured for it before, by group, instead.
         soft: until the final update zero the removed filters at each update alone, so that they can grow again.
         part: name of ``model`` in the module that trains.
         precision: of the training, for the plans.
@@ -75,6 +77,7 @@ class Pruner:
         *,
         copies: Copies | None = None,
         calibration: Sequence[Call] | None = None,
+        curves: Mapping[str, DamageCurve] | None = None,
         soft: bool = False,
         part: str = "",
         precision: str = "",
@@ -83,7 +86,8 @@ class Pruner:
     ) -> None:
         self._model, self._structure, self._settings = model, structure, settings
         self._copies = Copies((), model, "") if copies is None else copies
-        self._calibration, self._part, self._precision, self._agree = calibration, part, precision, agree
+        self._calibration, self._curves = calibration, curves
+        self._part, self._precision, self._agree = part, precision, agree
         self._costs, self._everywhere = costs_of(structure), everywhere
         self._regrows = self.soft = soft
         self._allocation: Allocation | None = None
@@ -227,7 +231,9 @@ class Pruner:
     @property
     def cuttable(self) -> set[str]:
         """Names of the parameters that may lose channels."""
-        return {slot.tensor for group in self._structure.groups for slot in group.positions if slot.role != "live"}
+        return {
+            slot.tensor for group in self._structure.groups for slot in group.positions if slot.role not in OF_MODULES
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the current plan, and what the next one is made from."""
@@ -262,7 +268,7 @@ class Pruner:
         model = self._model if live_cut_of(self._model) is None else laid_out(self._model, share_weights=True)
         if allocation is None and (ramp > 0.0 or self._settings.target == "latency"):
             allocation = allocate_widths(
-                self._structure, model, self._settings, calibration=self._calibration,
+                self._structure, model, self._settings, calibration=self._calibration, curves=self._curves,
                 accumulated_gradients=gradients,
             )  # fmt: skip
         plan = make_plan(

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from lighten.pruning.basics import count, each, freeze, given, made, made_along, meet, reduce_along, shape_of
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
+from lighten.pruning.outputs import put_out_by
 from lighten.pruning.parts import NotTracedError
 from lighten.pruning.products import PRODUCTS
 from lighten.pruning.regions import Regions
@@ -70,6 +71,8 @@ def _apply(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[str, 
         return args[0][args[1]]
     if not any(isinstance(v, Tensor) for v in tree_leaves(node.meta.get("val"))):
         return None
+    if (module := put_out_by(node)) is not None:
+        return tracer.computed(module, shape_of(node))
     name = name_of(node)
     values = [v for v in tree_leaves(node.meta["val"]) if isinstance(v, Tensor)]
     if any(not isinstance(size, int) for v in values for size in v.shape):
@@ -88,7 +91,7 @@ def _note_sizes(tracer: Tracer, node: Node, args: tuple[Any, ...], kwargs: dict[
                 tracer.note_size(read, result, read.index)
         elif read.kind == "part" and isinstance(result, list | tuple) and read.index < len(result):
             dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-            if isinstance(part := result[read.index], Tensor) and part.size(dim) == read.value:
+            if isinstance(part := result[read.index], Tensor | Weight) and part.shape[dim] == read.value:
                 tracer.note_size(read, part, dim)
         elif read.kind == "bound" and name_of(node) == "slice" and isinstance(args[0], Tensor):
             dim, start, end = (*args[1:4], *(0, 0, None)[len(args) - 1 :])[:3]
@@ -162,6 +165,7 @@ def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
         if isinstance(dim, int) and varies_only(labels, dim) and parts > 1 and labels.size(dim) % parts == 0:
             tracer.parts.append(tracer.labels.unite_along(labels, dim).reshape(parts, -1))
     elif name in ("view", "reshape", "unflatten"):
+        labels = spread(_found(tracer, labels))  # what was put together of several may have become one since
         before, after = labels.shape, shape_of(node)
         dim = next((d for d, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
         end = dim + 1 + len(after) - len(before)
@@ -316,6 +320,35 @@ def _index_select(tracer: Tracer, node: Node, x: Any, dim: int, index: Any) -> A
     return labels.narrow(dim, 0, 1).expand(shape_of(node))
 
 
+def _gather(tracer: Tracer, node: Node, x: Any, dim: int, index: Any, **_: Any) -> Tensor:
+    """Places along one dimension are picked, for each place along the others by itself: channels lie as they did."""
+    labels, chosen, shape = given(tracer, x), given(tracer, index), shape_of(node)
+    if isinstance(x, Weight):
+        labels = _tied_along(tracer, labels, dim)
+    if varies(labels, dim) or not shape:
+        return freeze(tracer, node, x, index)
+    picked = labels.narrow(dim, 0, 1)
+    for at, size in enumerate(shape):
+        picked = picked if at == dim % len(shape) else picked.narrow(at, 0, size)
+    picked = spread(picked).expand(shape)
+    apart = any(varies(chosen, at) for at in range(chosen.ndim))  # as when it was spread over as many as there are
+    return meet(tracer, node, picked, chosen) if apart else picked
+
+
+def _grid_sample(tracer: Tracer, node: Node, x: Any, grid: Any, *_: Any) -> Tensor:
+    """Places within a channel meet. Where each sample has channels of its own, as heads do, its grid goes with them."""
+    x, grid = given(tracer, x), given(tracer, grid)
+    if any(varies(x, dim) for dim in range(2, x.ndim)) or (varies(grid, 0) and not varies(x, 0)):
+        return freeze(tracer, node, x, grid)
+    if varies(grid, 0):
+        own = tracer.labels.unite_along(grid, 0)
+        small = compact(x, keep=0)
+        tracer.labels.unite(small, own.reshape(-1, *(1,) * (x.ndim - 1)).expand_as(small))
+    elif any(varies(grid, dim) for dim in range(grid.ndim)):
+        tracer.labels.freeze(grid, f"says where all channels are sampled ({location(node)})")
+    return spread(_found(tracer, x[(..., *(slice(1),) * (x.ndim - 2))])).expand(shape_of(node))
+
+
 def _tied_along(tracer: Tracer, labels: Tensor, dim: int) -> Tensor:
     first = labels.narrow(dim, 0, 1)
     tracer.labels.unite(labels, first.expand_as(labels))
@@ -439,4 +472,6 @@ RULES: dict[str, Rule] = {
     "glu": _glu,
     "index": _index,
     "index_select": _index_select,
+    "gather": _gather,
+    "grid_sampler": _grid_sample,
 }

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 from lighten.errors import first_line
 from lighten.pruning.answers import answers_of
 from lighten.pruning.attributes import SizeRead
-from lighten.pruning.labels import Labels, compact, spread, varies
+from lighten.pruning.labels import Labels, compact, rows_along, spread, varies
+from lighten.pruning.outputs import outputs_marked
 from lighten.pruning.parts import PACKAGE, NotTracedError, failing_part
 from lighten.pruning.tags import Read, Reads, tagged
 from lighten.pruning.weights import Weight
@@ -39,7 +40,8 @@ class Axis:
 
     ``role`` says what removing a channel means there: ``filter`` (a producer's weight, which is scored), ``bias``,
     ``norm`` and ``shift`` (a norm's weight and bias), ``scale``, ``input`` (a consumer's weight), ``statistic`` (a
-    buffer: cut, never zeroed) or ``live`` (no tensor's: what a norm as a whole takes, see ``regions.py``).
+    buffer: cut, never zeroed), ``live`` (no tensor's: what a norm as a whole takes, see ``regions.py``) or ``output``
+    (no tensor's: what a module without weights computes, see ``outputs.py``).
     """
 
     labels: Tensor
@@ -101,6 +103,8 @@ class Tracer:
         self.shapes: dict[str, Tensor] = {}
         self._slices: dict[tuple[Node, int], tuple[Tensor, set[tuple[int, int]]]] = {}
         self._elements: dict[str, tuple[Weight, Tensor]] = {}
+        self._used: dict[str, Tensor] = {}
+        self._later: list[tuple[Read, Weight, int]] = []
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._whole: list[tuple[str, str]] = []
         self._weights, self.tensors = _weights(exported, model)
@@ -155,10 +159,20 @@ class Tracer:
                 return self.labels.fixed(weight.shape, f"{weight.name} is used whole and is too large to follow")
             whole = Weight.of(weight.name, weight.whole)
             self._elements[weight.name] = whole, self.labels.fresh(count).reshape(weight.whole)
+            self._used[weight.name] = torch.zeros(weight.whole, dtype=torch.bool)
+        self._used[weight.name].as_strided(weight.shape, weight.strides, weight.offset).fill_(True)
         labels = self._elements[weight.name][1]
         if weight.picked:
             self.labels.unite(labels, labels[:1].expand_as(labels))
         return labels.as_strided(weight.shape, weight.strides, weight.offset)
+
+    def computed(self, module: str, shape: torch.Size) -> Tensor:
+        """Return one label per element of what a module puts out that has no weights."""
+        if shape.numel() > MAX_ELEMENTS:
+            return self.labels.fixed(shape, f"{module} puts out more than can be followed")
+        labels = self.labels.fresh(shape.numel()).reshape(shape)
+        self._elements[f"{module}#{len(self._elements)}"] = Weight.of(module, tuple(shape)), labels
+        return labels
 
     def unclaimed(self, roots: Tensor) -> bool:
         """Say whether these are elements of parameters, each of them yet tied to other elements at most."""
@@ -186,9 +200,12 @@ class Tracer:
         """Note that the forward takes this stretch of ``dim``: together with others it may be one of equal parts."""
         self._slices.setdefault((source, dim), (labels, set()))[1].add((start, min(end, labels.size(dim))))
 
-    def note_size(self, read: Read, labels: Tensor, dim: int, *, backwards: bool = False) -> None:
-        """Note that ``read`` says how many places there are along ``dim`` of ``labels``."""
-        self.sizes.append(SizeRead(read.formula, _rows(labels, dim), backwards))
+    def note_size(self, read: Read, labels: Tensor | Weight, dim: int, *, backwards: bool = False) -> None:
+        """Note that ``read`` says how many places there are along ``dim`` of ``labels``, or of a parameter."""
+        if isinstance(labels, Weight):
+            self._later.append((read, labels, dim))
+        else:
+            self.sizes.append(SizeRead(read.formula, rows_along(labels, dim), backwards))
 
     def note_shape(self, node: Node, values: Any) -> None:
         """Note the labels of what a call puts out, if its sizes are asked for."""
@@ -197,7 +214,7 @@ class Tracer:
             shape = None if number is None else self.reads.shapes.get((number, at))
             if isinstance(labels, Tensor) and labels.shape == shape:  # a call may be of several operators
                 for dim in range(labels.ndim):
-                    self.shapes[f"@{number}.{at}:{dim}"] = _rows(labels, dim)
+                    self.shapes[f"@{number}.{at}:{dim}"] = rows_along(labels, dim)
 
     def of_channels(self, read: Read) -> bool:
         """Say whether a size is computed from an attribute, or is that of a dimension along which channels lie."""
@@ -223,26 +240,26 @@ class Tracer:
             size = labels.size(dim) // len(stretches)
             if len(stretches) > 1 and stretches == {(at, at + size) for at in range(0, labels.size(dim), size)}:
                 self.parts.append(self.labels.unite_along(labels, dim).reshape(len(stretches), -1))
-        for weight, labels in self._elements.values():
+        for key, (weight, labels) in self._elements.items():
+            if key in self._used and not bool(self._used[key].all()):
+                self.labels.tie_idle(labels, self._used[key])
             found = spread(self.labels.find(labels))
             dims = [dim for dim in range(found.ndim) if varies(found, dim)]
-            taken = any(name == weight.name for name, _ in self.axes)
-            if len(dims) == 1 and not taken:
-                role = "scale" if weight.name in self.parameters else "statistic"
+            taken = [(dim, len(axis.labels)) for (name, dim), axis in self.axes.items() if name == weight.name]
+            output = weight.name not in self.tensors  # of a module, at each of its calls
+            if len(dims) == 1 and (not taken or (output and taken == [(dims[0], found.size(dims[0]))])):
+                role = "output" if output else "scale" if weight.name in self.parameters else "statistic"
                 self.attach(weight, dims[0], compact(found).flatten(), role)
             else:
                 self.labels.freeze(found, f"is tied to {weight.name}, which does not split into channels")
                 self.freeze_weight(weight, f"{weight.name} is also used element by element")
+        for read, weight, dim in self._later:
+            if (own := self.axis(weight, dim)) is not None:
+                self.sizes.append(SizeRead(read.formula, own[:, None]))
         for name, why in self._whole:
             for (tensor, _), axis in self.axes.items():
                 if tensor == name:
                     self.labels.freeze(axis.labels, why)
-
-
-def _rows(labels: Tensor, dim: int) -> Tensor:
-    """Return the labels at each place along ``dim``, (size, …)."""
-    rows = compact(labels, keep=dim).movedim(dim, 0)
-    return rows.reshape(len(rows), max(1, rows[:1].numel()))  # there may be no place at all
 
 
 def layer_of(tensor: str) -> str:
@@ -267,7 +284,7 @@ def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
             with preserved(model), suppress(Exception):
                 leaves_of(model.eval()(*args, **kwargs))  # a dataclass that it returns is known from here on
             try:
-                with preserved(model), tagged(model) as reads, preserve_node_meta():
+                with preserved(model), outputs_marked(model), tagged(model) as reads, preserve_node_meta():
                     return torch.export.export(model.eval(), call[0], call[1], strict=False), reads
             except Exception as error:  # the forward does not take its integers with tags, or cannot be traced at all
                 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # loaded by now

@@ -55,6 +55,7 @@ def allocate_widths(
     settings: Settings,
     *,
     calibration: Sequence[Call] | None = None,
+    curves: Mapping[str, DamageCurve] | None = None,
     accumulated_gradients: Mapping[str, Tensor] | None = None,
 ) -> Allocation | None:
     """Return how many channels of each group go in all; ``None`` where the scores decide that at each plan.
@@ -64,6 +65,7 @@ def allocate_widths(
         model: its weights are scored.
         settings: as given.
         calibration: calls for the scope ``sensitivity``.
+        curves: what was measured for it before, by group, instead.
         accumulated_gradients: see :func:`~lighten.pruning.importance.score_group`.
 
     Raises:
@@ -76,27 +78,30 @@ def allocate_widths(
         scores = score_groups(states, model, settings, accumulated_gradients)
     else:  # the widths do not depend on the scores
         zeros = [torch.zeros(len(state.live)) for state in states]
-        scores = [GroupScores(found, found, settings.score) for found in zeros]
-    candidates = [candidate_of(state, found, settings) for state, found in zip(states, scores, strict=True)]
+        scores = [GroupScores(zero, zero, settings.score) for zero in zeros]
+    candidates = [candidate_of(state, given, settings) for state, given in zip(states, scores, strict=True)]
     _check_amount(structure, candidates, settings, costs)
-    curves: list[DamageCurve] = []
+    found: list[DamageCurve] = []
     known: list[GroupSensitivity] = []
     if settings.scope == "sensitivity":
-        if calibration is None:
+        if curves is not None:
+            found = _of_groups(curves, structure)
+        elif calibration is None:
             raise UserError("scope='sensitivity' needs calibration, a few inputs that stand for the data; give them")
-        curves = measure_sensitivity(model, structure, candidates, calibration)
+        else:
+            found = measure_sensitivity(model, structure, candidates, calibration)
         known = [
             GroupSensitivity(curve, _saving(costs, candidates, which, settings.target))
-            for which, curve in enumerate(curves)
+            for which, curve in enumerate(found)
         ]
     if settings.target == "latency":
         counts, saved = reach_latency(model, structure, candidates, _of_present(settings, structure), known)
-        return Allocation(tuple(counts), tuple(curves), saved)
+        return Allocation(tuple(counts), tuple(found), saved)
     share = share_of_target(costs, structure, candidates, settings)
     counts = final_counts(
         candidates, settings.amount, settings.scope, align=settings.align, share=share, sensitivities=known
     )
-    return Allocation(tuple(counts), tuple(curves))
+    return Allocation(tuple(counts), tuple(found))
 
 
 def share_of_target(
@@ -141,6 +146,13 @@ def _of_present(settings: Settings, structure: Structure) -> Settings:
             "use of='present'"
         )
     return replace(settings, amount=1.0 - (1.0 - settings.amount) / (1.0 - structure.saved.get("latency", 0.0)))
+
+
+def _of_groups(curves: Mapping[str, DamageCurve], structure: Structure) -> list[DamageCurve]:
+    missing = next((group.name for group in structure.groups if group.name not in curves), None)
+    if missing is not None:
+        raise UserError(f"curves lack group {missing!r}, expected one for each; measure them on this network")
+    return [curves[group.name] for group in structure.groups]
 
 
 def _saving(costs: Costs, candidates: Sequence[Candidate], which: int, target: str) -> float:

@@ -64,6 +64,7 @@ class ActivationQuantizers(nn.Module):
         super().__init__()
         self.names, self.weight_bits = list(names), weight_bits
         self.observing, self.signed, self.rounds, self.held = False, False, True, False
+        self.weights_alone = False
         self.placement: Any = None
         self.calls, self.functions = Calls(), CallTable()
         self.left: dict[str, str] = {}
@@ -81,13 +82,10 @@ class ActivationQuantizers(nn.Module):
 
     def reset_parameters(self) -> None:
         """Forget everything: what a model from the meta device asks of its modules once they have memory."""
-        self.low.fill_(torch.nan)
-        self.high.fill_(torch.nan)
-        self.settled.zero_()
         if self.moments is not None:
             self.moments.zero_()
         self._stage = Stage.OFF
-        self.refresh()
+        self.forget_ranges()
 
     def forward(self, x: Any) -> Any:
         """Return ``x``: at the root of an ``nn.Sequential`` this module is called as its last entry."""
@@ -142,12 +140,16 @@ class ActivationQuantizers(nn.Module):
         """Forget all ranges and begin to observe; ``ranges`` may name another rule."""
         if ranges is not None:
             self.rule = replace(rule_of(ranges), learned=False)
+        self.forget_ranges()
+        self.observer.forget()
+        self.stage, self.observing = Stage.OBSERVE, True
+
+    def forget_ranges(self) -> None:
+        """Let activations stay in floating point."""
         self.low.fill_(torch.nan)
         self.high.fill_(torch.nan)
         self.settled.zero_()
-        self.observer.forget()
         self.refresh()
-        self.stage, self.observing = Stage.OBSERVE, True
 
     def observe(self, index: int, x: Tensor, *, relu: bool = False) -> None:
         """Remember what ``x``, or its ReLU, is like at location ``index`` until the next ``update``."""

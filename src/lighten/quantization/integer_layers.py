@@ -60,7 +60,7 @@ def convert(model: nn.Module, form: QdqFormat = ONNX_FORMAT) -> nn.Module:
         raise UserError(f"{type(model).__name__} has no fake-quantizers; call quantize_ on it first")
     if any(quantizers.stage != Stage.ON for quantizers in found):
         raise UserError("the model's fake-quantizers are off; calibrate_ it or train it with Quantize before export")
-    if any(quantizers.names and len(quantizers.unknown()) == len(quantizers.names) for quantizers in found):
+    if any(q.names and len(q.unknown()) == len(q.names) and not q.weights_alone for q in found):
         raise UserError("no activation has a range yet; run data through the model before export")
     import_module("torch.ao.quantization.fx._decomposed")  # registers the operators, which an exporter must find
 

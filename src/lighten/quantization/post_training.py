@@ -33,6 +33,7 @@ from lighten.quantization.settings import (
     check_bits,
 )  # fmt: skip
 from lighten.quantization.swap_class import Mixed, swap_class_
+from lighten.quantization.weights_alone import mark_
 from lighten.utils.batch import BatchFormat, Roles
 from lighten.utils.checks import check_one_of
 from lighten.utils.clone import clone, fix_weights_
@@ -181,6 +182,7 @@ def quantize_as_(model: nn.Module, settings: Mapping[str, Any], example_input: E
     else:
         wanted = {key: settings[key] for key in ("exclude", "weight_bits", "ranges")}
         quantize_(model, example_input=example_input, **wanted)
+        mark_(model, settings)
     record_(model, quantization=dict(settings))
     return model
 

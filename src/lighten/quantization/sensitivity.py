@@ -131,10 +131,13 @@ def find_float_layers(
         )
         return calibrate_(copied, given, batch=batch)
 
-    whole = quantized([])
+    whole, judged = quantized([]), task.to_compare(floating)
     ranking = [
         LayerSensitivity(
-            name, type(layer).__name__, _error(logits, floating), task.drop(baseline, _metrics(task, logits, labels))
+            name,
+            type(layer).__name__,
+            _error(task.to_compare(logits), judged),
+            task.drop(baseline, _metrics(task, logits, labels)),
         )
         for name, layer, logits in _one_by_one(whole, data)
     ]

@@ -75,7 +75,7 @@ def quantization_rows(model: nn.Module) -> list[Row]:
         elif not isinstance(module, FoldedNorm) and any(True for _ in module.parameters(recurse=False)):
             rows.append(Row(name, kind, note=f"{FLOAT}: has no int8 form"))
     for name, call in quantizers.functions.names.items():
-        if call.done or call.output is None or call.output.on_grid:
+        if quantizers.weights_alone or call.done or call.output is None or call.output.on_grid:
             continue
         kind = name.rpartition(":")[2].rstrip("0123456789")
         given = next((at(quantizer) for quantizer in call.inputs.values()), None)

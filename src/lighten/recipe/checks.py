@@ -24,6 +24,7 @@ RESUME = ("same", CHANGED)
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 EXAMPLES = {"max_drop": "1%", "budget": "20min"}
 """Of needs, as text."""
+FORMS = (AUTO, "int8")
 PRECISIONS = ("auto", "32-true", "32", "16-mixed", "bf16-mixed")
 
 
@@ -89,6 +90,7 @@ def _check_delivery(delivery: Delivery) -> None:
         raise RecipeError(f"delivery.targets=[{given}]: the others are compared with onnx; name it as well")
     if delivery.opset is not None:
         check_whole("delivery.opset", delivery.opset, 18, 23)
+    check_one_of("delivery.precision", delivery.precision, FORMS)
 
 
 def _check_search(recipe: Recipe) -> None:

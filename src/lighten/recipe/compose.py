@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lighten.errors import RecipeError, did_you_mean, shown
 from lighten.recipe.checks import check, check_folder_name
+from lighten.recipe.find import recipe_files
 from lighten.recipe.schema import Recipe
 from lighten.utils.safe_yaml import check_plain, read_plain
 from lighten.utils.typecheck import type_error
@@ -34,8 +35,8 @@ MAX_RUNS = 1000
 
 
 def recipe_names(recipes: Path) -> list[str]:
-    """Return the names of the recipes in a folder."""
-    return sorted(path.stem for path in recipes.glob("*.yaml"))
+    """Return the names of the recipes of a folder, and of those that come with lighten."""
+    return list(recipe_files(recipes))
 
 
 def compose_all(argv: Sequence[str], recipes: Path) -> list[Recipe]:
@@ -62,11 +63,11 @@ def read_recipe(name: str, recipes: Path) -> DictConfig:
     Raises:
         RecipeError: if there is no such recipe, it is not YAML, or it holds more than plain values for known keys.
     """
-    names = recipe_names(recipes)
-    if name not in names:
-        raise RecipeError(f"recipe={name!r}: no such recipe; {did_you_mean(name, names)}")
+    files = recipe_files(recipes)
+    if name not in files:
+        raise RecipeError(f"recipe={name!r}: no such recipe; {did_you_mean(name, files)}")
     check_folder_name("recipe", name)
-    tree = read_plain(recipes / f"{name}.yaml")
+    tree = read_plain(files[name])
     wrong = type_error(Recipe, tree)
     if wrong:
         raise RecipeError(f"{name}.yaml: {wrong}")

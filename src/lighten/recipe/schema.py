@@ -99,10 +99,15 @@ class Trainer:
 
 @dataclass
 class Delivery:
-    """What comes out."""
+    """What comes out.
+
+    ``precision`` ``auto`` keeps int8 weights alone, and computes in float32, where integers are slower on the processor
+    that exports; ``int8`` computes in integers everywhere.
+    """
 
     targets: list[str] = field(default_factory=lambda: ["onnx"])
     opset: int | None = None
+    precision: str = AUTO
 
 
 @dataclass

@@ -128,11 +128,13 @@ def run_preflight(recipe: Recipe, data: Any, student: nn.Module, teachers: list[
     text = hasattr(data, "tokenizer")
     alone = {"soft_labels": 0.0, task_of(data.task).label_loss: 1.0} if recipe.distil.soft_weight == 0 else None
     findings: list[Problem] = []
+    temperature = recipe.distil.temperature
     for number, teacher in enumerate(teachers):
         found = preflight(
             None if number else student, teacher, train=data.train_dataloader(), validation=data.val_dataloader(),
             task=data.task, num_classes=data.num_classes, class_names=data.class_names,
-            tokenizer=data.tokenizer if text else None, temperature=value_at(recipe.distil.temperature, 0.0),
+            tokenizer=data.tokenizer if text else None,
+            temperature=None if temperature is None else value_at(temperature, 0.0),
             losses=recipe.distil.losses or alone, normalisation=None if text else (data.mean, data.std),
             seconds=_PREFLIGHT / len(teachers), keyed=data.keyed, **_facts(recipe, data, number),
         )  # fmt: skip

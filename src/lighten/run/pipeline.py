@@ -18,6 +18,7 @@ from lighten.delivery.folders.provenance import versions
 from lighten.delivery.folders.run import read_json, write_json
 from lighten.delivery.folders.student import FIT, SENSITIVITY, first_samples, shrink_run
 from lighten.delivery.measure.measure import measure_run
+from lighten.delivery.measure.precision import choose_precision
 from lighten.delivery.progress import progress
 from lighten.delivery.report.card import write_card
 from lighten.delivery.report.page import write_report
@@ -33,6 +34,7 @@ from lighten.run.choose import describe_choice
 from lighten.run.dry_run import dry_run, run_preflight
 from lighten.run.folder import keep_recipe, open_folder
 from lighten.run.search import check_needs, search_run
+from lighten.run.threads import settle_threads
 from lighten.tasks import task_of
 from lighten.training.checkpoint import latest_good
 from lighten.training.failure import failure_kept
@@ -79,6 +81,8 @@ def _run(recipe: Recipe, folder: Path, callbacks: Sequence[L.Callback]) -> None:
     console = Console(quiet=not is_rank_zero())
     console.print(f"run {folder}")
     seed(recipe)
+    if is_rank_zero() and (line := settle_threads(recipe, folder)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     data = data_of(recipe, workers=recipe.workers)
     logger = make_logger(recipe.logger, folder, config=asdict(recipe))
     with ending(logger):
@@ -150,6 +154,11 @@ def _deliver(folder: Path, console: Console) -> None:
     stop_between_steps()
     with progress("export", console) as on_progress:
         export_run(folder, on_progress=on_progress)
+    stop_between_steps()
+    with console.status("precision"):
+        chosen = choose_precision(folder)
+    if chosen:
+        console.print(f"precision: {chosen}", highlight=False, markup=False, soft_wrap=True)
     stop_between_steps()
     with progress("measure", console, ticks=False) as on_progress:
         scores = measure_run(folder, on_progress=on_progress)
@@ -248,6 +257,7 @@ def _write_fit(
             "after_training": after if s.after_training else None,
             "targets": list(recipe.delivery.targets),
             "opset": recipe.delivery.opset,
+            "precision": recipe.delivery.precision,
             "versions": versions(),
             "teachers": teachers,
         },

@@ -75,9 +75,10 @@ def compress(
         >>> result.met, result.path  # doctest: +SKIP
         (True, PosixPath('runs/auto/20250101-120000/best/student.onnx'))
     """
-    needs, limit = needs_of(max_drop, target), budget_of(budget)
+    needs, limit, tell = needs_of(max_drop, target), budget_of(budget), on_progress or print
     if limit == Budget():
         limit = Budget(epochs=DEFAULT_EPOCHS)
+        tell(f"no budget is given: {DEFAULT_EPOCHS:g} epochs of training in all")
     check_epochs(limit)
     if metric is not None:
         metric = _checked_metric(metric)
@@ -88,9 +89,7 @@ def compress(
     quality.check_trained(subject, splits)
     place = Path("runs") / "auto" / time.strftime("%Y%m%d-%H%M%S") if folder is None else Path(folder)
     made_of = _made_of(subject, datamodule, needs, limit, quality, seed)
-    search = Search(
-        subject, quality, datamodule, splits, needs, limit, seed=seed, trainer=trainer or {}, tell=on_progress or print
-    )
+    search = Search(subject, quality, datamodule, splits, needs, limit, seed=seed, trainer=trainer or {}, tell=tell)
     with Storage(place, made_of) as storage, _signals():
         try:
             return search.run(storage)

@@ -64,8 +64,13 @@ class Search:
     def _tries(self) -> Tries:
         return Tries(
             self.subject, self.quality, self.data, self.splits, self.storage, self.original_file,
-            self.state["original"]["guide"], trainer=self.trainer, seed=self.seed,
+            self.state["original"]["guide"], curves=self._curves, trainer=self.trainer, seed=self.seed,
         )  # fmt: skip
+
+    @property
+    def _curves(self) -> dict[str, list[tuple[float, float]]] | None:
+        groups = self.state.get("look", {}).get("groups")
+        return {group["name"]: group["curve"] for group in groups} if groups else None
 
     @property
     def storage(self) -> Storage:

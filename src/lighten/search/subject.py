@@ -102,7 +102,7 @@ class Subject:
             assert self.task is not None
             module = DistillationModule(
                 student, teacher, soft_weight=SOFT_WEIGHT if distil else 0.0, task=self.task,
-                temperature=self.task.temperature, optimizer=OptimizerSettings(lr=lr),
+                optimizer=OptimizerSettings(lr=lr),
             )  # fmt: skip
             return module, "student", []
         if not self.part:

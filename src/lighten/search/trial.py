@@ -17,8 +17,10 @@ from lighten.delivery.export.prepare import in_float
 from lighten.delivery.export.targets import export
 from lighten.delivery.folders.model import WEIGHTS, cut, save
 from lighten.delivery.folders.run import read_json, write_json
+from lighten.delivery.measure.precision import faster_form
 from lighten.errors import UserError
 from lighten.pruning.callback import Prune
+from lighten.pruning.damage import DamageCurve
 from lighten.quantization.callback import Quantize
 from lighten.quantization.post_training import quantize_post_training
 from lighten.quantization.settings import DYNAMIC, STATIC
@@ -59,6 +61,7 @@ def run_trial(
     original: Path,
     warm: nn.Module | None = None,
     pruned: bool = False,
+    curves: Mapping[str, DamageCurve] | None = None,
     on_epoch: OnEpoch | None = None,
     trainer: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -79,6 +82,7 @@ def run_trial(
         original: the float original's file, measured in turn with the trial's.
         warm: what to begin with, pruned or not, in float; by default the original.
         pruned: whether ``warm`` has lost all of the amount already.
+        curves: the damage of cuts, by group, as the look has measured it; else each pruning measures it.
         on_epoch: asked after each epoch whether to go on.
         trainer: further arguments of Lightning's Trainer.
         seed: of the fit.
@@ -92,13 +96,13 @@ def run_trial(
     if not (folder / STUDENT / WEIGHTS).exists():
         start = clone(warm if warm is not None else subject.network)
         if setting.epochs:
-            student = _fit(setting, subject, data, splits, folder, start, pruned, on_epoch, trainer or {}, seed)
+            student = _fit(setting, subject, data, splits, folder, start, pruned, curves, on_epoch, trainer or {}, seed)
         else:
             student = _after_training(setting, subject, start)
         save(student.eval(), folder / STUDENT, **subject.about)
         seconds["fit"] = time.monotonic() - begun
     begun = time.monotonic()
-    file = export_files(subject, subject.load(folder / STUDENT), folder / FILE, needs.runtime)
+    file = _export(subject, folder, needs)
     seconds["export"] = time.monotonic() - begun
     begun = time.monotonic()
     measured = quality.measure(folder, original, file, splits.select, needs, confirming=splits.samples["confirm"])
@@ -116,6 +120,22 @@ def export_files(subject: Subject, model: nn.Module, path: Path, runtime: str) -
         if not other.exists():
             export(model, subject.example, other, target=runtime)
     return other
+
+
+def _export(subject: Subject, folder: Path, needs: Needs) -> Path:
+    """Write the file of a trial's network, which computes in float32 with its int8 weights where that is faster."""
+    model = subject.load(folder / STUDENT)
+    file = export_files(subject, model, folder / FILE, needs.runtime)
+    if needs.runtime != "onnx":
+        return file
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        faster = faster_form(model, subject.example, file, batch=needs.batch, threads=needs.threads)
+    if faster is not model:
+        file.unlink()  # a search that is killed here then finds no file of another network
+        save(faster.eval(), folder / STUDENT, **subject.about)
+        export_files(subject, faster, file, needs.runtime)
+    return file
 
 
 def warm_start(subject: Subject, folder: Path) -> nn.Module:
@@ -136,7 +156,8 @@ def _after_training(setting: Setting, subject: Subject, model: nn.Module) -> nn.
 
 def _fit(
     setting: Setting, subject: Subject, data: L.LightningDataModule, splits: Splits, folder: Path, start: nn.Module,
-    pruned: bool, on_epoch: OnEpoch | None, trainer: Mapping[str, Any], seed: int,
+    pruned: bool, curves: Mapping[str, DamageCurve] | None, on_epoch: OnEpoch | None, trainer: Mapping[str, Any],
+    seed: int,
 ) -> nn.Module:  # fmt: skip
     module, part, callbacks = subject.learner(start.train(), lr=setting.lr, distil=setting.distil)
     name = part or None
@@ -145,7 +166,8 @@ def _fit(
         calls = [kwargs if kwargs and not args else args for args, kwargs in subject.some(PRUNING)]
         prune = _QuietPrune(
             setting.amount, score=setting.score, scope=setting.scope, target=setting.target, align=setting.align,
-            of="original", begin=0.0, end=PRUNE_END, calibration=calls, module=name, live=True,
+            of="original", begin=0.0, end=PRUNE_END, calibration=calls, curves=curves, module=name,
+            live=True,
         )  # fmt: skip
         callbacks.append(prune)
     if setting.quantize == "qat":

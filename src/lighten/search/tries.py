@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 
+from lighten.pruning.damage import DamageCurve
 from lighten.search.budget import hopeless
 from lighten.search.choose import Next, Setting
 from lighten.search.needs import Needs
@@ -42,16 +43,18 @@ class Tries:
         storage: where trials are kept.
         original: the float original's file.
         guide: the original's metric on the guide part.
+        curves: the damage of cuts, by group; ``None`` before the look.
         trainer: further arguments of Lightning's Trainer.
         seed: of the first fit; each trial has its own.
     """
 
     def __init__(
         self, subject: Subject, quality: Quality, data: L.LightningDataModule, splits: Splits, storage: Storage,
-        original: Path, guide: float, *, trainer: Mapping[str, Any], seed: int,
+        original: Path, guide: float, *, curves: Mapping[str, DamageCurve] | None, trainer: Mapping[str, Any],
+        seed: int,
     ) -> None:  # fmt: skip
         self.subject, self.quality, self.data, self.splits, self.storage = subject, quality, data, splits, storage
-        self.original, self.guide, self.trainer, self.seed = original, guide, trainer, seed
+        self.original, self.guide, self.curves, self.trainer, self.seed = original, guide, curves, trainer, seed
 
     def tried(
         self, row: Mapping[str, Any], needs: Needs, *, left: Callable[[], float | None] = lambda: None
@@ -84,7 +87,7 @@ class Tries:
             pruned = before is not None and self._gone(before, setting) > setting.amount - SAME
             found = run_trial(
                 setting, subject=self.subject, quality=self.quality, data=self.data, splits=self.splits, folder=folder,
-                needs=needs, original=self.original, warm=warm, pruned=pruned,
+                needs=needs, original=self.original, warm=warm, pruned=pruned, curves=self.curves,
                 on_epoch=self._watch(row, setting, needs, left), trainer=self.trainer, seed=self.seed + row["number"],
             )  # fmt: skip
         except HopelessError as error:

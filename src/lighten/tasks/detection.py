@@ -64,6 +64,7 @@ class Detection(Task):
     fit_text: ClassVar[str] = "five numbers a box and a picture for each"
     outputs_are: ClassVar[str] = "classes"
     none_text: ClassVar[str] = "without a box; expected some boxes; check how labels are made"
+    averages: ClassVar[bool] = False
     reads: ClassVar[str] = "boxes"
     head: ClassVar[str] = "detection"
     pipelines: ClassVar[Mapping[str, str]] = {"image": "object-detection"}
@@ -210,6 +211,16 @@ class Detection(Task):
         """Return for each picture whether both models say the same boxes."""
         both, first, second = _common(ours, theirs)
         return (both == first) & (both == second)
+
+    def to_compare(self, answers: Tensor) -> Tensor:
+        """Return odds, and boxes in units of their size, weighted by the odds of their place.
+
+        Logits of places where nothing is are large, and tell of nothing; boxes are small numbers, and tell of all.
+        """
+        values = upcast(answers)
+        odds, boxes = values[..., 4:].sigmoid(), values[..., :4]
+        sides = boxes[..., 2:].clamp_min(0.01).repeat(*[1] * (boxes.ndim - 1), 2)
+        return torch.cat([odds, odds.amax(-1, keepdim=True) * boxes / sides], -1)
 
     def sample_scores(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Return minus each picture's loss, per box."""

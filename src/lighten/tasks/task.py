@@ -70,6 +70,7 @@ class Task:
         ranks: whether answers are logits of classes, of which the largest is what is meant.
         per_token: whether answers stand at the tokens of a text, which an ``attention_mask`` may leave out.
         next_tokens: whether labels that repeat the tokens of a causal language model mean the tokens that follow.
+        averages: whether the mean of several teachers' answers is an answer.
         reads: what labels of a table or folder are: ``"classes"``, ``"flags"``, ``"numbers"``, ``"pictures"``,
             ``"boxes"`` or ``"points"``.
         head: what models by name that have several heads end in.
@@ -91,6 +92,7 @@ class Task:
     ranks: ClassVar[bool] = False
     per_token: ClassVar[bool] = False
     next_tokens: ClassVar[bool] = False
+    averages: ClassVar[bool] = True
     reads: ClassVar[str] = "numbers"
     head: ClassVar[str] = "classification"
     pipelines: ClassVar[Mapping[str, str]] = {}
@@ -257,6 +259,10 @@ class Task:
     def same(self, ours: Tensor, theirs: Tensor) -> Tensor | None:
         """Return for each row whether two models mean the same, bool; ``None`` where answers are never quite equal."""
         return None
+
+    def to_compare(self, answers: Tensor) -> Tensor:
+        """Return answers on a scale on which equal differences mean as much, by which rounding errors are ranked."""
+        return answers
 
     def parts(self, outputs: int, names: Sequence[str]) -> "PartScores | None":
         """Return what tells a model's quality part by part, such as class by class; ``None`` where nothing does."""

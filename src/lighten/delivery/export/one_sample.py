@@ -18,6 +18,7 @@ from lighten.quantization.fake_quant import forbidden
 from lighten.quantization.integer_layers import QdqFormat
 from lighten.quantization.post_training import HALVES, mode_of, modes_of
 from lighten.quantization.settings import DYNAMIC
+from lighten.quantization.weights_alone import is_weights_alone
 
 Converter = Callable[[nn.Module, tuple[Tensor, ...], str | None], bytes]
 """Makes a file's bytes of a model, for the shapes of its inputs alone, and a mode."""
@@ -57,6 +58,11 @@ def with_mode(request: Request) -> tuple[nn.Module, str | None]:
         UserError: if the target has no form of how the model is quantized.
     """
     model, mode, takes_mode = request.model, request.mode, "mode" in request.target.settings
+    if is_weights_alone(model):
+        raise UserError(
+            f"target {request.target.name!r} has no form of int8 weights whose activations are in float32; choose "
+            "target 'onnx', or deliver the run with delivery.precision=int8"
+        )
     for other in modes_of(model) & {DYNAMIC, *HALVES}:
         if not takes_mode or modes_of(model) != {other} or mode_of(model) is None:
             raise UserError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lighten.delivery.export.dimensions import Open
-from lighten.delivery.export.onnx_modes import store_halves
+from lighten.delivery.export.onnx_modes import store_halves, unpack_weights
 from lighten.delivery.export.onnx_stem import widen_stems
 from lighten.delivery.export.prepare import Source, source_of
 from lighten.delivery.export.proved import proved_bytes, traced_program
@@ -18,6 +18,7 @@ from lighten.delivery.export.request import Request
 from lighten.delivery.runtimes.quiet import quiet
 from lighten.delivery.runtimes.signature import Graph
 from lighten.quantization.fake_quant import forbidden
+from lighten.quantization.weights_alone import is_weights_alone
 
 OPSET, ATTENTION = 18, 23
 """Operator sets: the one that onnxruntime 1.14 and later read, and the first in which attention is one operator.
@@ -56,6 +57,8 @@ def proved_onnx(source: Source, file: Path, request: Request, opset: int | None,
     def convert(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open) -> bytes:
         proto = _proto(graph, inputs, dimensions, opset)
         store_halves(proto, source.halves)
+        if is_weights_alone(source.network):
+            unpack_weights(proto)
         if wide:
             widen_stems(proto)
         return _bytes(proto)

@@ -68,6 +68,39 @@ def store_halves(proto: Any, weights: Mapping[str, str]) -> None:
         proto.graph.node.insert(0, cast)
 
 
+def unpack_weights(proto: Any) -> None:
+    """Let the weights of a graph that computes in float be int8 codes that a runtime unpacks as it loads the file.
+
+    onnxruntime leaves ``DequantizeLinear`` to each call, and multiplies what it gives more slowly than a constant; a
+    cast and a product of constants it computes once.
+
+    Args:
+        proto: an ONNX model whose activations are not quantized, changed in place.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for at, node in reversed(list(enumerate(proto.graph.node))):
+        if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
+            continue
+        codes, output = stored[node.input[0]], node.output[0]
+        scale = numpy_helper.to_array(stored[node.input[1]])
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        along = [1] * len(codes.dims)
+        if scale.ndim:
+            along[axis] = -1
+        names = f"{output}.codes", f"{output}.scale"
+        proto.graph.initializer.append(numpy_helper.from_array(scale.reshape(along), names[1]))
+        cast = helper.make_node("Cast", [codes.name], [names[0]], to=TensorProto.FLOAT)
+        product = helper.make_node("Mul", names, [output])
+        del proto.graph.node[at]
+        for new in (product, cast):
+            proto.graph.node.insert(at, new)
+    used = {name for node in proto.graph.node for name in node.input}
+    for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
+        proto.graph.initializer.remove(tensor)
+
+
 class _DynamicProduct(Mixed):
     """A linear layer whose input gets its codes in each call, and is multiplied in integers."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lighten.delivery.export.asked import as_traced, asked, fixed, only, other_sizes
+from lighten.delivery.export.checks import drop_checks_, open_lengths
 from lighten.delivery.export.dimensions import (
     BATCH,
     TRACED,
@@ -74,7 +75,7 @@ def traced_program(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open) -
         UserError: if it lacks operators for an activation that the network quantizes.
         ValueError: if the forward's code does not leave an open size open.
     """
-    with fixed_sizes() as places:
+    with fixed_sizes() as places, open_lengths(graph):
         try:
             program = torch.export.export(graph, inputs, dynamic_shapes=(as_dynamic_shapes(dimensions),), strict=False)
         except Exception as error:  # torch's own, which share no base class
@@ -82,6 +83,7 @@ def traced_program(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open) -
                 raise
             where = places[-1] if places else ""
             raise ValueError(f"the forward's code takes the size for a constant{where}") from None
+    drop_checks_(program.graph)
     lost = [name for m in graph.modules() if isinstance(m, ActivationQuantizers) for name in m.unwritten()]
     if lost:
         raise UserError(

@@ -113,6 +113,8 @@ def method(compression: Mapping[str, Any], *, quote: str = "") -> str | None:
     mode, bits = _mode(compression), settings.get("weight_bits") or 8
     begun, weights = "Quantized after training", f"weights in {bits} bits, a scale a channel"
     whole = f"{weights}; activations in 8 bits, {_ranges(settings)}"
+    if settings.get("activations") == "float32":
+        whole = f"{weights}; it computes in float32, as {settings.get('why') or 'was asked'}"
     caption = {
         "train": f"Quantized while training, through fake-quantized int8: {whole}.",
         "static": f"{begun}: {whole}.",

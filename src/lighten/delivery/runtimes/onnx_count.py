@@ -132,11 +132,14 @@ def _constants(model: Any) -> dict[str, Any]:
 
 
 def _weights(model: Any, constants: dict[str, Any]) -> set[str]:
+    casts = {n.output[0] for n in model.graph.node if n.op_type == "Cast" and n.input[0] in constants}
     return {
         name
         for node in model.graph.node
         for slot, name in enumerate(node.input)
-        if name in constants and _is_weight(node.op_type, slot, constants[name])
+        if name in constants
+        and _is_weight(node.op_type, slot, constants[name])
+        and not (node.op_type == "Mul" and casts.intersection(node.input))  # the scale of stored codes
     }
 
 
