@@ -131,7 +131,7 @@ def test_a_fresh_one_hardly_believes_in_anything():
     found = model(torch.randn(2, 1, 64, 64)).detach()
     assert found.shape == (2, 16 * 16 + 8 * 8, 14)
     assert (found[..., 4:].sigmoid() - 0.01).abs().max() < 0.01
-    assert (found[0, :256, 2:4] * 16).log().mean().exp() == pytest.approx(4, rel=0.1)
+    assert (found[0, :256, 2:4] * 16).log().mean().exp() == pytest.approx(4, rel=0.5)
     assert found[..., :2].amin() > 0
     assert found[..., :2].amax() < 1
 
