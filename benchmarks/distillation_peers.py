@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="rows of the table that python -m benchmarks writes")
     arguments = parser.parse_args()
     arguments.precision = str(resolve_precision(arguments.precision))
+    arguments.batches = 0
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     for part in arguments.parts or parts:

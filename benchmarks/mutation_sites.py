@@ -105,7 +105,7 @@ def _changes(tree: ast.AST) -> Iterator[Change]:
 
 
 def _spared(tree: ast.AST) -> set[int]:
-    """Return what is no behaviour: annotations, what is raised, what the type checker alone reads."""
+    """Return what is no behaviour: annotations, decorators, what is raised, what the type checker alone reads."""
     tops: list[ast.AST | None] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.AnnAssign | ast.arg):
@@ -114,6 +114,8 @@ def _spared(tree: ast.AST) -> set[int]:
             tops += [node.returns, *node.decorator_list]
             if isinstance(last := node.body[-1], ast.Raise) and "NotImplementedError" in ast.unparse(last):
                 tops.append(node)  # others fill it in, with defaults of their own
+        elif isinstance(node, ast.ClassDef):
+            tops += node.decorator_list
         elif isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr) or (
             isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         ):

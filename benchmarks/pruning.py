@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="accuracy: how many, from 0 on")
     parser.add_argument("--epochs", type=int, default=4, help="accuracy: of fine-tuning")
     parser.add_argument("--dense-epochs", type=int, default=DENSE_EPOCHS, help="accuracy: of the dense models")
+    parser.add_argument("--batches", type=int, default=0, help="of each epoch, to show that it runs (default: all)")
     parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help="accuracy: of a method's name")
     parser.add_argument("--cache", type=Path, default=Path("runs/benchmarks"), help="accuracy: where dense models stay")
     parser.add_argument("--json", type=Path, help="rows of the table that python -m benchmarks writes")
@@ -302,6 +303,7 @@ def _dense(seed: int, data: Any, arguments: argparse.Namespace) -> nn.Module:
     epochs = arguments.dense_epochs
     parts = {"seed": seed, "data": data.fingerprint, "optimizer": DENSE, "epochs": epochs,
              "precision": arguments.precision}  # fmt: skip
+    parts |= {"batches": arguments.batches} if arguments.batches else {}
     train = partial(_fit, data=data, optimizer=DENSE, arguments=arguments, epochs=epochs)
     return reference(arguments.cache, partial(_build, seed), train, fingerprint_of(**parts))
 
@@ -331,6 +333,7 @@ def _fit(
     settings = {
         "max_epochs": epochs, "precision": arguments.precision, "accelerator": "cpu", "gradient_clip_val": 1.0,
         "enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0,
+        "limit_train_batches": arguments.batches or 1.0,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         trainer = make_trainer(folder=folder, stage="fit", settings=settings, callbacks=callbacks, seed=data.seed)

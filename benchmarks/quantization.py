@@ -93,6 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seeds, arguments.dense_epochs, arguments.epochs = 1, 1, 1
+    arguments.batches = 4 if arguments.quick else 0
     arguments.precision = str(resolve_precision(arguments.precision))
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
@@ -572,6 +573,7 @@ def _dense(seed: int, data: Any, arguments: argparse.Namespace) -> nn.Module:
     epochs = arguments.dense_epochs
     parts = {"seed": seed, "data": data.fingerprint, "optimizer": DENSE, "epochs": epochs,
              "precision": arguments.precision}  # fmt: skip
+    parts |= {"batches": arguments.batches} if arguments.batches else {}
     train = partial(_fit, data=data, optimizer=DENSE, arguments=arguments, epochs=epochs)
     return reference(arguments.cache, partial(_build, seed), train, fingerprint_of(**parts))
 

@@ -153,6 +153,11 @@ def f(a: int = 3, b: "list[int]" = (), *, c=True):
 
 def g(a=1):
     raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class C:
+    """No breakages."""
 '''
 
 

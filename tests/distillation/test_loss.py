@@ -5,6 +5,7 @@ from scipy.special import rel_entr, softmax
 from scipy.stats import pearsonr
 
 from lighten.distillation.loss import dist, dkd, soft_labels
+from lighten.errors import UserError
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -71,3 +72,12 @@ def test_dist_is_zero_for_equal_logits_and_has_a_gradient_where_a_row_does_not_v
     flat = torch.zeros(6, 5, dtype=torch.float64, requires_grad=True)
     dist(flat, t).backward()
     assert flat.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_a_temperature_that_is_not_above_zero_is_refused(temperature) -> None:
+    _, _, s, t = both(6, 5)
+    with pytest.raises(UserError, match="temperature"):
+        dist(s, t, temperature)
+    with pytest.raises(UserError, match="temperature"):
+        dkd(s, t, torch.zeros(6, dtype=torch.long), temperature)

@@ -1,7 +1,8 @@
 import pytest
 
 from lighten.errors import UserError
-from lighten.pruning.planner import trace_structure
+from lighten.pruning.cut import shrink
+from lighten.pruning.planner import plan_pruning, trace_structure
 from lighten.pruning.settings import Settings
 from lighten.pruning.widths import Allocation, allocate_widths
 
@@ -32,3 +33,13 @@ def test_curves_that_were_measured_before_stand_for_calibration(build, images):
     assert spared.counts[0] == 0
     with pytest.raises(UserError, match=f"curves lack group '{first}'"):
         allocate_widths(structure, model, settings, curves={})
+
+
+@pytest.mark.parametrize("target", ["channels", "macs", "parameters"])
+def test_less_of_the_original_than_is_gone_is_refused_and_a_share_of_the_present_is_not(build, images, target):
+    model = build("residual")
+    half = shrink(model, plan_pruning(model, images, 0.5, target=target))
+    with pytest.raises(UserError, match="are gone already"):
+        plan_pruning(half, images, 0.3, target=target, of="original")
+    for amount, of in ((0.3, "present"), (0.7, "original")):
+        assert any(cut.removed for cut in plan_pruning(half, images, amount, target=target, of=of).cuts)

@@ -99,6 +99,11 @@ def test_percentile_is_numpys_quantile(name):
     assert (low, high) == pytest.approx(tuple(expected), abs=2 * h.width + 1e-3 * abs(expected[1]))
 
 
+def test_percentile_leaves_out_one_value_in_ten_thousand() -> None:
+    x = torch.arange(100_000) / 100_000
+    assert percentile(histogram(x))[1] == pytest.approx(0.9999, abs=2e-5)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_least_squares_is_as_good_as_a_search_over_the_values(name):
     x = values(name)
