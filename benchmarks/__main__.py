@@ -8,6 +8,7 @@ A part that fails or is slow, and a library that is not installed, stand in the 
 import argparse
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,4 +56,5 @@ def main(argv: Sequence[str], parts: Sequence[Part] = PARTS) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part that runs ends as well
     sys.exit(main(sys.argv[1:]))

@@ -56,6 +56,7 @@ OURS = {
     "magnitude, uniform": {"score": "magnitude"},
     "auto, uniform": {"score": "auto"},
     "FPGM, by sensitivity": {"score": "fpgm", "scope": "sensitivity"},
+    "FPGM, uniform, widths in eights": {"score": "fpgm", "align": 8},
 }
 THEIRS = {
     "magnitude": "MagnitudeImportance",
