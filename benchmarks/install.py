@@ -1,8 +1,8 @@
 """What each part of an installation costs, in MB on the disk and seconds to import: ``python benchmarks/install.py``.
 
 A part is a package that lighten asks for, or an extra. Of its MB the first number is its own; the second is of all that
-would not be there without it, nothing where other parts want it too. Its seconds, of the processor, are what importing it
-adds to a process that has torch and lightning; the best of three.
+would not be there without it, nothing where other parts want it too. Its seconds, of the processor, are what importing
+it adds to a process that has torch and lightning; the best of three.
 """
 
 import subprocess
