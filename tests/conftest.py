@@ -9,7 +9,9 @@ os.environ.setdefault("WANDB_MODE", "offline")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+from hypothesis import settings
 
+settings.load_profile("default")  # in CI it would draw the same examples each time
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton

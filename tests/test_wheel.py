@@ -177,10 +177,11 @@ def test_installed_in_an_environment_of_its_own_it_does_all_of_it(kind, request,
     assert "Pruning plan: 50.0% of 112 channels" in " ".join(call("lighten", "plan", "recipe=smoke").split())
     call("lighten", "train", "recipe=smoke", "id=one")
     assert (away / "runs" / "smoke" / "one" / "report.html").exists()
-    budget = ["--max-drop", "0.5", "--budget", "1 epoch"]
-    call("lighten", "compress", "runs/smoke/one/dense", *budget)
-    assert (away / "runs" / "smoke" / "one" / "dense-compressed" / "best" / "student.onnx").exists()
+    if kind == "sdist":  # whose wheel is the same
+        return
     call("lighten", "init", "project")
-    short = ["trainer.max_epochs=1", "teacher_fit.max_epochs=1", "trainer.limit_train_batches=4"]
-    call("python", "project/train.py", "recipe=mine", "id=two", "trainer.log_every_n_steps=1", *short)
+    short = ["trainer.max_epochs=1", "teacher_fit.max_epochs=1", "trainer.log_every_n_steps=1"]
+    call("python", "project/train.py", "recipe=mine", "id=two", "trainer.limit_train_batches=60", *short)
     assert (away / "runs" / "mine" / "two" / "student.onnx").exists()
+    call("lighten", "compress", "runs/mine/two/teacher", "--max-drop", "0.5", "--budget", "1 epoch")
+    assert (away / "runs" / "mine" / "two" / "teacher-compressed" / "best" / "student.onnx").exists()

@@ -357,6 +357,16 @@ def test_away_from_the_repository_its_recipes_are_there_and_ones_own_come_first(
     assert "student='cmn': did you mean 'cnn'?" in capsys.readouterr().err
 
 
+def test_an_installation_that_has_lost_its_recipes_says_so(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lighten.recipe.find.shipped", lambda name: tmp_path / name)
+    assert main(["recipes"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "error: lighten's own recipes are not where they were installed; install it again\n",
+    )
+
+
 def test_the_version_is_told(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

@@ -391,16 +391,16 @@ def test_fault_with_texts_is_found(texts, fault) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 8.0, {"from": 8.0, "to": 1.0}])
 def test_sound_images_raise_no_alarm(images, temperature) -> None:
-    start = time.monotonic()
+    start = time.process_time()  # what runs beside does not count
     assert told(preflight(**images, temperature=temperature, teacher_accuracy=0.8)) == ""
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_sound_texts_raise_no_alarm(texts) -> None:
-    start = time.monotonic()
+    start = time.process_time()  # what runs beside does not count
     assert told(preflight(**texts)) == ""
     assert told(preflight(**{**texts, "teacher_classes": [f"LABEL_{i}" for i in range(45)]})) == ""
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_sound_mlp_without_a_teacher_raises_no_alarm(images) -> None:
@@ -475,15 +475,16 @@ def test_looks_at_no_more_than_it_is_given(images) -> None:
 
     preflight(**{**images, "validation": Again()}, samples=100)
     assert sum(taken) == 128, "two batches of 64, of which 100 are looked at"
-    start = time.monotonic()
+    asked = []
 
     class Slow(nn.Module):
         def forward(self, x):
+            asked.append(len(x))
             time.sleep(0.5)
             return x.flatten(1)[:, 300:310] * 9
 
     preflight(**{**images, "teacher": Slow()}, seconds=1.0)
-    assert time.monotonic() - start < 4
+    assert len(asked) <= 5, "half a second each, of one that is allowed"
 
 
 def test_one_data_set_split_by_samplers_is_no_leak(images) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lighten.cli.arguments import add_command
 from lighten.cli.output import print_json
+from lighten.errors import UserError
 from lighten.recipe.find import recipe_files
 
 
@@ -22,6 +23,8 @@ def add_parser(commands: Any) -> None:
 
 def _list(arguments: argparse.Namespace) -> None:
     files = list(recipe_files(arguments.recipes).values())
+    if not files:
+        raise UserError("lighten's own recipes are not where they were installed; install it again")
     rows = [(path, [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines()]) for path in files]
     if arguments.json:
         keys = ("name", "for", "command", "file")
