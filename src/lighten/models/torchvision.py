@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lighten.errors import UserError, one_line
 from lighten.models.registry import register_model
-from lighten.models.torchvision_detection import HEAD, BoxNetwork, check_one_stage
+from lighten.models.torchvision_detection import HEAD, BoxNetwork, one_stage
 from lighten.models.vision import SHORT, check_answer, check_name, check_pretrained, image_shape, library_of
 from lighten.utils.compression import record_
 
@@ -61,8 +61,6 @@ def torchvision(
         model = models.get_model(name, weights=None, num_classes=heads, **options)
     except Exception as error:
         raise UserError(f"{where} cannot be built ({one_line(error, SHORT)})") from error
-    if boxes:
-        check_one_stage(where, model)
     if pretrained is not False:
         _load_(where, model, _weights(where, models, name, pretrained), num_classes)
     if channels != COLOURS:
@@ -83,8 +81,7 @@ def check(name: str, pretrained: bool | str = False) -> None:
         UserError: as :func:`torchvision`.
     """
     models = library_of("torchvision").models
-    known = [*models.list_models(models), *models.list_models(models.segmentation)]
-    known += models.list_models(models.detection)
+    known = [*models.list_models(models), *models.list_models(models.segmentation), *one_stage(models)]
     check_name("torchvision", name, known)
     check_pretrained("torchvision", pretrained)
 

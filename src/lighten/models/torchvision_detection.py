@@ -1,13 +1,13 @@
 """Detectors of ``torchvision`` of one stage, answering with one tensor."""
 
-from collections import OrderedDict
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lighten.errors import UserError
 from lighten.models.detector import independent
 
 HEAD = "head.classification_head."
@@ -33,7 +33,7 @@ class BoxNetwork(nn.Module):
 
         network: Any = self.network
         features = network.backbone(x)
-        levels = list(features.values()) if isinstance(features, OrderedDict | dict) else [features]
+        levels = list(features.values()) if isinstance(features, Mapping) else [features]
         found = network.head(levels)
         height, width = x.shape[2:]
         (anchors,) = network.anchor_generator(ImageList(x[:1], [(height, width)]), levels)
@@ -48,13 +48,12 @@ class BoxNetwork(nn.Module):
         return torch.cat([(low + high) / 2, high - low, logits], -1)
 
 
-def check_one_stage(where: str, network: nn.Module) -> None:
-    """Raise ``UserError`` if a detector chooses among its own boxes before it looks at what is in them."""
-    if not all(hasattr(network, part) for part in ("backbone", "head", "anchor_generator", "box_coder")):
-        raise UserError(
-            f"{where} answers in two stages, with as many boxes as it finds; choose one of one stage: fcos_…, "
-            "retinanet_…, ssd…"
-        )
+def one_stage(models: Any) -> list[str]:
+    """Return the names of the library's detectors that answer at each anchor, not with as many boxes as they find."""
+    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+    kinds = {name: signature(models.get_model_builder(name)) for name in models.list_models(models.detection)}
+    return [name for name, kind in kinds.items() if not issubclass(kind.return_annotation, GeneralizedRCNN)]
 
 
 def _decoded(coder: Any, offsets: Tensor, anchors: Tensor) -> Tensor:
