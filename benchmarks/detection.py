@@ -1,14 +1,13 @@
-"""What a detector loses and gains: ``python benchmarks/detection.py [--seeds 0 1 2] [--epochs N]``.
+"""What a detector loses and gains: ``python benchmarks/detection.py [--seeds 0 1 2] [--recipe distil_detector]``.
 
-``recipe=distil_detector`` on composed scenes, in five ways of one student, at equal steps: in float by labels alone,
-in float taught, taught and trained through int8, all three techniques, and those by labels alone. Teachers are trained
-once a seed. Figures come from each run's ``scores.json``: the delivered file in onnxruntime on one thread, models
-called in turn. A run that is there is not run again.
+For each seed the recipe is run as it is and with parts of it left out, in the same number of steps; teachers are
+trained once a seed. What is printed comes from each run's ``scores.json``: the delivered file on the test scenes, in
+onnxruntime on one thread. A run that is there is not run again; further words are overrides of the recipe, such as
+``trainer.max_epochs=1``.
 """
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,79 +19,75 @@ from lighten.run.pipeline import run
 from lighten.utils.machine import processor
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-WHOLE, FLOAT = ["compress.prune.amount=null"], ["compress.quantize.begin=null"]
-LABELS = ["distil.soft_weight=0"]
-WAYS = {
-    "float, labels alone": [*WHOLE, *FLOAT, *LABELS],
-    "float, taught": [*WHOLE, *FLOAT],
-    "int8, taught": WHOLE,
-    "pruned, int8, taught": [],
-    "pruned, int8, labels alone": LABELS,
+WHOLE, INT8 = ["compress.prune.amount=null"], ["compress.quantize.begin=null"]
+ALONE = ["distil.soft_weight=0"]
+KINDS = {
+    "float": [*WHOLE, *INT8],
+    "float, labels alone": [*WHOLE, *INT8, *ALONE],
+    "int8": WHOLE,
+    "pruned, float": INT8,
+    "pruned, int8": [],
+    "pruned, int8, labels alone": ALONE,
 }
-PROMISES = (
-    ("pruning and int8 cost at most 2.0", "float, taught", "pruned, int8, taught", 2.0),
-    ("int8 costs at most 0.8", "float, taught", "int8, taught", 0.8),
-    ("a teacher gains at least 0.6", "float, taught", "float, labels alone", 0.6),
-)
-"""Points of mAP between two ways; the last is a gain."""
+PAIRS = {
+    "int8 against float": ("int8", "float"),
+    "pruned against float": ("pruned, float", "float"),
+    "pruned, int8 against float": ("pruned, int8", "float"),
+    "a teacher, float": ("float", "float, labels alone"),
+    "a teacher, pruned and int8": ("pruned, int8", "pruned, int8, labels alone"),
+}
 
 
-def scores_of(seed: int, way: str, runs: Path, words: Sequence[str]) -> dict[str, Any]:
-    """Return the scores of a run, and its seconds, which is made where it is not there."""
-    folder = runs / "distil_detector" / f"{seed}-{way.replace(', ', '-').replace(' ', '-')}"
+def scores_of(recipe: str, seed: int, kind: str, runs: Path, words: Sequence[str]) -> dict[str, Any]:
+    """Return the scores of a run, which is made where it is not there."""
+    folder = runs / recipe / f"{seed}-{kind.replace(', ', '-').replace(' ', '-')}"
     if not (folder / "scores.json").exists():
-        given = ["recipe=distil_detector", f"runs={runs}", f"id={folder.name}", f"seed={seed}", *WAYS[way], *words]
+        made = [f"recipe={recipe}", f"runs={runs}", f"id={folder.name}", f"seed={seed}", *KINDS[kind], *words]
         begun = time.perf_counter()
-        run(compose_all(given, RECIPES)[0])
-        (folder / "seconds.txt").write_text(f"{time.perf_counter() - begun:.0f}")
+        run(compose_all(made, RECIPES)[0])
+        print(f"{folder}: {time.perf_counter() - begun:.0f} s", flush=True)
     found: dict[str, Any] = json.loads((folder / "scores.json").read_text())
-    seconds = folder / "seconds.txt"
-    return {**found, "seconds": float(seconds.read_text()) if seconds.exists() else float("nan")}
+    return found
 
 
-def spread(values: Sequence[float], digits: int = 1) -> str:
+def spread(values: Sequence[float], form: str = ".2f") -> str:
     """Return mean and standard deviation; of one value itself."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    mean = format(statistics.mean(values), form)
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2g}"
 
 
 def main() -> None:
-    """Run what is asked for and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--ways", nargs="+", type=int, default=[*range(1, len(WAYS) + 1)], help="numbers, from 1 on")
-    parser.add_argument("--epochs", type=int, help="of the student; the recipe's by default")
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipe", default="distil_detector")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--runs", type=Path, default=Path("runs/detection"))
+    parser.add_argument("words", nargs="*")
     given = parser.parse_args()
-    words = [f"trainer.max_epochs={given.epochs}"] if given.epochs else []
-    ways = [list(WAYS)[number - 1] for number in given.ways]
-    print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    found = {way: [scores_of(seed, way, given.runs, words) for seed in given.seeds] for way in ways}
-
-    def points(way: str, model: str = "compressed", metric: str = "map") -> list[float]:
-        return [100 * one["models"][model][metric] for one in found[way]]
-
-    print(f"\n{len(given.seeds)} seeds; mAP in points; the teacher has {spread(points(ways[0], 'teacher'))}\n")
-    print(
-        "| | mAP | mAP at 0.5 | MACs | file | batch 1 | against float32 | seconds |\n|---|--:|--:|--:|--:|--:|--:|--:|"
-    )
-    for way in ways:
-        models = [one["models"]["compressed"] for one in found[way]]
-        first, gates = models[0], [one.get("gate", {}).get("speedup_batch_1", 1.0) for one in found[way]]
-        cells = [
-            way, spread(points(way)), spread(points(way, metric="map_50")), f"{first['macs'] / 1e6:.1f} M",
-            f"{first['bytes'] / 1e3:.0f} kB",
-            f"{statistics.median(m['latency_ms']['batch_1']['median'] for m in models):.2f} ms",
-            spread(gates, 2), spread([one["seconds"] for one in found[way]], 0),
-        ]  # fmt: skip
-        print(f"| {' | '.join(cells)} |")
-    print()
-    for words_, one, other, limit in PROMISES:
+    found = {
+        kind: [scores_of(given.recipe, seed, kind, given.runs, given.words) for seed in given.seeds]
+        for kind in given.kinds
+    }
+    print(f"\n{processor()}, seeds {given.seeds}\n")
+    print("| | mAP | mAP at 0.5 | MACs | file | batch 1 | batch 32 |\n|---|---:|---:|---:|---:|---:|---:|")
+    rows = {"teacher": [each["models"]["teacher"] for each in next(iter(found.values()))]}
+    rows |= {kind: [each["models"]["compressed"] for each in runs] for kind, runs in found.items()}
+    for kind, models in rows.items():
+        latency = [
+            spread([each["latency_ms"][batch]["median"] for each in models], ".3g") for batch in ("batch_1", "batch_32")
+        ]
+        quality = [spread([100 * each[metric] for each in models]) for metric in ("map", "map_50")]
+        size = [f"{models[0]['macs'] / 1e6:.1f} M", f"{models[0]['bytes'] / 1e3:.0f} kB"]
+        print(f"| {kind} | {' | '.join([*quality, *size, *(f'{each} ms' for each in latency)])} |")
+    print("\n| | mAP |\n|---|---:|")
+    for name, (one, other) in PAIRS.items():
         if one in found and other in found:
-            gaps = [a - b for a, b in zip(points(one), points(other), strict=True)]
-            held = statistics.mean(gaps) >= limit if "gains" in words_ else statistics.mean(gaps) <= limit
-            print(f"{words_}: {spread(gaps, 2)}: {'held' if held else 'missed'}")
+            gaps = [
+                100 * (a["models"]["compressed"]["map"] - b["models"]["compressed"]["map"])
+                for a, b in zip(found[one], found[other], strict=True)
+            ]
+            print(f"| {name} | {spread(gaps, '+.2f')} |")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lighten.errors import UserError, one_line
 from lighten.models.registry import register_model
+from lighten.models.torchvision_detection import HEAD, BoxNetwork, one_stage
 from lighten.models.vision import SHORT, check_answer, check_name, check_pretrained, image_shape, library_of
 from lighten.utils.compression import record_
 
@@ -36,12 +37,12 @@ class MaskNetwork(nn.Module):
 def torchvision(
     *, num_classes: int, input_shape: tuple[int, int, int], name: str, pretrained: bool | str = False
 ) -> nn.Module:
-    """Build a classifier, or a network for masks, of ``torchvision``; any count of channels.
+    """Build a classifier, or a network for masks or boxes, of ``torchvision``; any count of channels.
 
     Args:
         num_classes: size of the head; one of another size is replaced by a fresh one.
         input_shape: (channels, height, width).
-        name: such as ``resnet18`` or ``deeplabv3_mobilenet_v3_large``.
+        name: such as ``resnet18``, ``deeplabv3_mobilenet_v3_large`` or ``ssdlite320_mobilenet_v3_large``.
         pretrained: ``true`` for the library's own weights, from its server or the cache of it; or a file of
             safetensors.
 
@@ -52,10 +53,12 @@ def torchvision(
     models = library_of("torchvision").models
     channels, height, width = image_shape("torchvision", input_shape)
     where = f"model torchvision: {name}"
-    masks = name in models.list_models(models.segmentation)
+    masks, boxes = (name in models.list_models(kind) for kind in (models.segmentation, models.detection))
     options = {"weights_backbone": None, "aux_loss": False} if masks else _arguments(name, height, width)
+    options |= {"weights_backbone": None} if boxes else {}
+    heads = num_classes + name.startswith("ssd")  # whose first class is the background
     try:
-        model = models.get_model(name, weights=None, num_classes=num_classes, **options)
+        model = models.get_model(name, weights=None, num_classes=heads, **options)
     except Exception as error:
         raise UserError(f"{where} cannot be built ({one_line(error, SHORT)})") from error
     if pretrained is not False:
@@ -64,7 +67,9 @@ def torchvision(
         _read_channels_(where, model, channels, keep=pretrained is not False)
     if masks:
         model = MaskNetwork(model)
-    check_answer(where, model, num_classes, input_shape)
+    if boxes:
+        model = BoxNetwork(model, num_classes)
+    check_answer(where, model, num_classes + 4 * boxes, input_shape, dim=-1 if boxes else 1)
     record_(model, options={"name": name, "pretrained": False})
     return model
 
@@ -76,7 +81,7 @@ def check(name: str, pretrained: bool | str = False) -> None:
         UserError: as :func:`torchvision`.
     """
     models = library_of("torchvision").models
-    known = models.list_models(models) + models.list_models(models.segmentation)
+    known = [*models.list_models(models), *models.list_models(models.segmentation), *one_stage(models)]
     check_name("torchvision", name, known)
     check_pretrained("torchvision", pretrained)
 
@@ -112,7 +117,8 @@ def _load_(where: str, model: nn.Module, weights: Mapping[str, Tensor], num_clas
     heads = {
         key
         for key in own.keys() & given.keys()
-        if own[key].shape != given[key].shape and own[key].shape == (num_classes, *given[key].shape[1:])
+        if own[key].shape != given[key].shape
+        and (own[key].shape == (num_classes, *given[key].shape[1:]) or key.startswith(HEAD))
     }
     wrong = sorted(own.keys() ^ given.keys()) + sorted(
         key for key in (own.keys() & given.keys()) - heads if own[key].shape != given[key].shape
