@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import pytest
 from picture_files import write
 
+from lighten.data.find_boxes import find_boxes
 from lighten.data.scene_data import TRAIN, marked
+from lighten.errors import UserError
 
 NAMES = ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
@@ -140,3 +143,28 @@ def found_boxes(found):
         ]
         for name, rows in zip(found.names, found.boxes, strict=True)
     }
+
+
+def refused(folder, **options):
+    """Return the one line with which a folder of boxes is refused."""
+    with pytest.raises(UserError) as caught:
+        find_boxes(str(folder), **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def changed(root, change):
+    """Write a COCO folder of which ``change`` alters what the file holds."""
+    shown = scenes()
+    coco_folder(root, shown)
+    content = coco_of(shown)
+    change(content)
+    write_json(root / "annotations.json", content)
+    return root
+
+
+def same_corners(found, shown):
+    """Assert that what was found are the boxes of ``shown``."""
+    ours, theirs = found_boxes(found), expected(shown)
+    for name, boxes in theirs.items():
+        assert np.allclose([row[1:] for row in ours[name]], [row[1:] for row in boxes], atol=1e-5) or not boxes
