@@ -247,7 +247,8 @@ LIMITS = [
 @pytest.mark.filterwarnings("ignore:dynamic quantization of")
 @pytest.mark.parametrize("mode", ["static", "dynamic", "float16"])
 def test_a_trained_student_is_quantized_in_every_mode(mode, tmp_path):
-    folder = smoke(tmp_path, *LIMITS, f"compress.quantize.mode={mode}", name="quantize_static")
+    words = [*LIMITS, f"compress.quantize.mode={mode}", "delivery.precision=int8"]
+    folder = smoke(tmp_path, *words, name="quantize_static")
     scores = json.loads((folder / "scores.json").read_text())
     compression = json.loads((folder / "student" / "compression.json").read_text())
     assert compression["quantization"]["mode"] == mode
