@@ -20,6 +20,8 @@ PARTS = (
     "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "constraints.txt", "mkdocs.yml",
     "train.py", ".gitignore", ".pre-commit-config.yaml",
 )  # fmt: skip
+NOT_FOR_IMAGES = ("transformers", "datasets", "wandb", "optuna")
+"""What docs/guide/install.md says that networks of images do without."""
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, f'build_{sys.argv[1]}')(sys.argv[2]))"
 HERE = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
@@ -156,15 +158,24 @@ def test_away_from_any_checkout_a_project_is_begun(unpacked, tmp_path):
     assert (tmp_path / "project" / "slurm" / "train.sbatch").exists()
 
 
+def borrow(folder, without):
+    """Make a folder of links to all packages that are installed here, but some."""
+    folder.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if path.suffix != ".pth" and path.name.partition("-")[0].partition(".")[0] not in without:
+            (folder / path.name).symlink_to(path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_installed_in_an_environment_of_its_own_it_does_all_of_it(kind, request, tmp_path):
-    """The environment borrows every package but lighten from this one: a path in a ``.pth`` file runs no others."""
+    """It borrows packages from this one: for the source distribution, without those that images do not need."""
     place, away = tmp_path / "venv", tmp_path / "away"
     away.mkdir()
     venv.create(place, with_pip=False, symlinks=True)
     python, packages = place / "bin" / "python", next((place / "lib").glob("python*")) / "site-packages"
-    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    borrow(tmp_path / "borrowed", without=("lighten", *(NOT_FOR_IMAGES if kind == "sdist" else ())))
+    (packages / "borrowed.pth").write_text(str(tmp_path / "borrowed"))
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
     run([*pip, "--no-build-isolation", str(request.getfixturevalue(kind))], away)
 
@@ -174,6 +185,8 @@ def test_installed_in_an_environment_of_its_own_it_does_all_of_it(kind, request,
     assert str(place) in call("python", "-c", "import lighten; print(lighten.__file__)")
     assert call("lighten", "--version") == f"lighten {VERSION}\n"
     assert "smoke" in call("lighten", "recipes")
+    there = call("python", "-c", f"from importlib.util import find_spec; print(*filter(find_spec, {NOT_FOR_IMAGES}))")
+    assert there.split() == ([] if kind == "sdist" else list(NOT_FOR_IMAGES))
     assert "Pruning plan: 50.0% of 112 channels" in " ".join(call("lighten", "plan", "recipe=smoke").split())
     call("lighten", "train", "recipe=smoke", "id=one")
     assert (away / "runs" / "smoke" / "one" / "report.html").exists()

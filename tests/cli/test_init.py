@@ -119,4 +119,4 @@ def test_its_recipe_is_one_of_its_network(tmp_path):
     """What it trains to: tests/test_wheel.py."""
     init.write_start(tmp_path)
     done = subprocess.run([sys.executable, "-c", KNOWN], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.returncode) == ("mine (2, 7) 16\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("mine (2, 7) 32\n", 0), done.stderr
