@@ -25,7 +25,7 @@ from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, masked
 from lighten.pruning.parts import source_of
 from lighten.pruning.plan import Plan
-from lighten.pruning.tensors import tensors_of
+from lighten.pruning.rounding import randomise_
 from lighten.utils.clone import clone
 from lighten.utils.preserve import Snapshot, random_state_kept
 
@@ -48,7 +48,8 @@ class Trial:
         self._structure = structure
         generator = torch.Generator().manual_seed(0)
         copied = _float_copy(model, structure.example)
-        _randomise(copied, structure, generator)
+        statistics = {slot.tensor for group in structure.groups for slot in group.positions if slot.role == "statistic"}
+        randomise_(copied, statistics, generator)
         self._drawn = generator.get_state()
         self._choices = _choices(structure.groups, generator)
         self._dtypes = [torch.float32, torch.float64]
@@ -215,17 +216,6 @@ def _float_copy(model: nn.Module, example: Mapping[str, Any]) -> nn.Module:
     copied = plain_copy(model).float().eval()
     drop_cached_tensors_(copied, example)
     return copied
-
-
-def _randomise(model: nn.Module, structure: Structure, generator: torch.Generator) -> None:
-    """Give every weight a value that shows, so that no zero-initialised branch hides a wrong cut."""
-    statistics = {slot.tensor for group in structure.groups for slot in group.positions if slot.role == "statistic"}
-    for name, tensor in tensors_of(model).items():
-        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.ndim > 1:
-            fan_in = max(1, tensor[0].numel())
-            tensor.data.copy_(torch.randn(tensor.shape, generator=generator) / fan_in**0.5)
-        elif isinstance(tensor, nn.Parameter) or name in statistics:
-            tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
 
 
 def _choices(groups: Sequence[Group], generator: torch.Generator) -> list[list[list[int]]]:
