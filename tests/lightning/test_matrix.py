@@ -170,7 +170,13 @@ def fit(fitted, new):
     fitted.logged = (new.callback_metrics[fitted.module.metric], seen.samples)
 
 
-@pytest.mark.parametrize("techniques", TECHNIQUES.values(), ids=TECHNIQUES)
+@pytest.mark.parametrize(
+    "techniques",
+    [
+        pytest.param(techniques, id=name, marks=[] if name in ("both", "distilled") else pytest.mark.slow)
+        for name, techniques in TECHNIQUES.items()
+    ],
+)
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES)
 def test_the_file_is_the_validated_network(techniques, feature, tmp_path):
     torch.manual_seed(0)

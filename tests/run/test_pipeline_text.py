@@ -1,6 +1,7 @@
 """Text runs from recipe to measured file: a tiny encoder on the embedded glosses; masked language models."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import onnxruntime
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from word_tokenizer import SPECIAL, save_tokenizer
 
 import lighten
+from lighten.data.wordnet_glosses import read_embedded
 from lighten.errors import RecipeError, UserError
 from lighten.recipe.compose import compose_all
 from lighten.run.pipeline import run
@@ -111,8 +114,13 @@ def test_a_trained_teacher_is_taken_from_its_folder_and_must_fit(folder, tmp_pat
         run(recipe)
 
 
-def test_a_student_learns_language_and_then_a_task(runs, tmp_path) -> None:
-    folder = go(runs, "distil_bert_pretrain", f"teacher_options={{path: null, config: {SIZES}, head: masked_lm}}")
+def test_a_student_learns_language_and_then_a_task(tmp_path) -> None:
+    counts = Counter(word for text in read_embedded().train.texts for word in text.lower().split() if word.isalpha())
+    words = [word for word, _ in counts.most_common(500)]
+    tokenizer = f"data_options.tokenizer={save_tokenizer(tmp_path / 'words', words=words)}"
+    sizes = SIZES.replace("30522", str(len(words) + len(SPECIAL)))
+    teacher = f"teacher_options={{path: null, config: {sizes}, head: masked_lm}}"
+    folder = go(tmp_path, "distil_bert_pretrain", teacher, tokenizer)
     student = AutoModelForMaskedLM.from_pretrained(folder / "student")
     assert type(student).__name__ == "DistilBertForMaskedLM"
     assert student.config.n_layers == 2
@@ -120,8 +128,8 @@ def test_a_student_learns_language_and_then_a_task(runs, tmp_path) -> None:
     logged = set().union(*history)
     assert {"distil/soft_labels", "distil/cross_entropy", "distil/hidden_cosine", "student/loss", "gap/kl"} <= logged
     task = go(
-        tmp_path, "distil_bert", "student=transformers", f"student_options.path={folder / 'student'}",
-        "student_options.layers=null", "compress.prune.amount=null", "trainer.max_epochs=1",
+        tmp_path, "distil_bert", tokenizer, teacher.replace(", head: masked_lm", ""),
+        "student=transformers", f"student_options.path={folder / 'student'}", "student_options.layers=null", "compress.prune.amount=null", "trainer.max_epochs=1",
     )  # fmt: skip
     before = student.distilbert.embeddings.word_embeddings.weight.detach()
     after = lighten.load(task / "dense").distilbert.embeddings.word_embeddings.weight.detach()

@@ -29,7 +29,7 @@ def _export(home, folder):
 def exported(tmp_path_factory):
     """The SHA-256 of each file, by process."""
     home = tmp_path_factory.mktemp("models")
-    model = build_model("resnet20", num_classes=10, input_shape=(1, 16, 16), width=8, blocks=1, stem_stride=2).eval()
+    model = build_model("cnn", num_classes=10, input_shape=(1, 16, 16), widths=[8, 8]).eval()
     save(model, home / "float")
     quantize_(model)
     calibrate_(model, [torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(2)])
