@@ -23,9 +23,7 @@ from lighten.utils.files import remove_stale
 
 CELLS = [
     Cell("lightning", "KILL", "0"),
-    Cell("lightning", "STOP", "0,1"),
     Cell("lightning", "raise", "1", skew=True),
-    Cell("lightning", "nan", "1"),
     Cell("lightning", "range", "1"),
     Cell("lightning", "disk", "0"),
     Cell("torchrun", "STOP", "1", skew=True),

@@ -42,6 +42,7 @@ def pictures_of(folder):
     return shown
 
 
+@pytest.mark.slow  # boxes go the same way below, to two runtimes
 def test_masks_reach_every_runtime_and_are_shown_beside_the_truth(tmp_path, capsys):
     targets = ["onnx", "openvino", "litert", "executorch", "pt2"]
     folder, scores = go(

@@ -124,6 +124,7 @@ def test_what_comes_to_one_node_ends_the_job(cluster, tmp_path, harm, to):
     assert faults(Cell("slurm", harm, to), tmp_path, cluster, seconds=150) == []
 
 
+@pytest.mark.slow  # as a warned one is
 def test_a_preempted_job_is_queued_again(jobs):
     job = jobs.submit("slurm/train.sbatch", *SMALL, "compress.quantize.begin=null")
     until(lambda: len(jobs.steps(job)) >= 5, "five steps", 90)
