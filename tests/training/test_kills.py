@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-COUNT = 2
+COUNT = 1
 
 
 def test_killed_runs_end_with_the_same_bits_and_damage_is_noticed() -> None:
