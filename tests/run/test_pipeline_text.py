@@ -129,7 +129,8 @@ def test_a_student_learns_language_and_then_a_task(tmp_path) -> None:
     assert {"distil/soft_labels", "distil/cross_entropy", "distil/hidden_cosine", "student/loss", "gap/kl"} <= logged
     task = go(
         tmp_path, "distil_bert", tokenizer, teacher.replace(", head: masked_lm", ""),
-        "student=transformers", f"student_options.path={folder / 'student'}", "student_options.layers=null", "compress.prune.amount=null", "trainer.max_epochs=1",
+        "student=transformers", f"student_options.path={folder / 'student'}", "student_options.layers=null",
+        "compress.prune.amount=null", "trainer.max_epochs=1",
     )  # fmt: skip
     before = student.distilbert.embeddings.word_embeddings.weight.detach()
     after = lighten.load(task / "dense").distilbert.embeddings.word_embeddings.weight.detach()

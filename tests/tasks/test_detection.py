@@ -203,6 +203,23 @@ def test_a_teacher_that_says_the_same_costs_nothing_whatever_the_order_of_its_pl
     assert float(task.soft_loss(answers_of(1, seed=5), teacher[:1], 1.0)) > float(first) > 0
 
 
+def test_of_the_places_of_a_teachers_box_each_says_how_well_it_fits():
+    """As with labels; else the weaker of two places could be kept for the better."""
+    task = build_task("detection", matches=3, nms=0.5)
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.55, 0.5, 0.4, 0.4], [0.5, 0.6, 0.4, 0.4]])
+    teacher = torch.tensor([[[0.5, 0.5, 0.4, 0.4, 2.0, -9.0]]])
+    logits = torch.zeros(1, 3, 2, requires_grad=True)
+    learns = torch.optim.Adam([logits], lr=0.05)
+    for _ in range(400):
+        learns.zero_grad()
+        task.soft_loss(torch.cat([boxes[None], logits], -1), teacher, 1.0).backward()
+        learns.step()
+    overlaps = torch.tensor([1.0, 0.35 / 0.45, 0.3 / 0.5])
+    torch.testing.assert_close(
+        logits[0, :, 0].detach().sigmoid(), overlaps * torch.tensor(2.0).sigmoid(), atol=0.05, rtol=0
+    )
+
+
 def test_likeness_is_f1_of_sure_boxes():
     task = task_of("detection")
     ours, theirs = answering(LABELS), answering(LABELS)

@@ -148,8 +148,9 @@ class Detection(Task):
         learned less than from labels alone.
 
         Classes are compared softened by the temperature, times its square, each place weighted by how far both are
-        apart (as :func:`quality_focal`); distance and overlap of a box are weighted by the teacher's odds, whose sum
-        all is divided by.
+        apart (as :func:`quality_focal`). As with labels, the odds to be learned are those of the box times the overlap
+        with it that the place has reached: else all places of a box would say that they are the best. Distance and
+        overlap of a box are weighted by the teacher's odds, whose sum all is divided by.
         """
         check_temperature(temperature)
         values = upcast(answers)
@@ -160,7 +161,8 @@ class Detection(Task):
         ours, theirs = values[sample, place], boxes[sample, box]
         scale, target = torch.ones_like(values[..., :1]), torch.zeros_like(values[..., 4:])
         scale[sample, place] = temperature
-        target[sample, place] = (theirs[:, 4:] / temperature).sigmoid()
+        reached = overlap(edges(ours[:, :4].detach()), edges(theirs[:, :4])).to(values.dtype)
+        target[sample, place] = (theirs[:, 4:] / temperature).sigmoid() * reached[:, None]
         odds = theirs[:, 4:].amax(-1).sigmoid()
         each = (quality_focal(values[..., 4:] / scale, target) * scale**2).sum((1, 2))
         each = each.index_add(0, sample, odds * _of_boxes(ours[:, :4], theirs[:, :4]))
