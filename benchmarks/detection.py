@@ -20,7 +20,7 @@ from lighten.utils.machine import processor
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 WHOLE, INT8 = ["compress.prune.amount=null"], ["compress.quantize.begin=null"]
-ALONE = ["distil.soft_weight=0"]
+ALONE = ["distil.losses.hint=0"]
 KINDS = {
     "float": [*WHOLE, *INT8],
     "float, labels alone": [*WHOLE, *INT8, *ALONE],

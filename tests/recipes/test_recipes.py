@@ -11,12 +11,12 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = recipe_names(RECIPES)
 
 
-def leaves(tree, prefix=""):
+def leaves(tree, above=()):
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, (*above, key))
         else:
-            yield f"{prefix}{key}", value
+            yield (*above, key), value
 
 
 def test_all_are_here():
@@ -52,7 +52,7 @@ def test_every_line_of_the_file_arrives(name):
     (made,) = compose_all([f"recipe={name}"], RECIPES)
     for key, value in leaves(yaml.safe_load((RECIPES / f"{name}.yaml").read_text())):
         at = made
-        for part in key.split("."):
+        for part in key:
             at = at[part] if isinstance(at, dict) else getattr(at, part)
         assert at == value, key
 
