@@ -2,14 +2,12 @@
 
 import os
 import sys
-from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 sys.path.insert(0, str(Path(__file__).parent))
 
-import pytest
 import torch
 from hypothesis import settings
 
@@ -17,13 +15,3 @@ settings.load_profile("default")  # in CI it would draw the same examples each t
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _operators_read_once():
-    """Let torch read the operators of ONNX once in a process: it does so at each export, in a sixth of its time."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
-        yield

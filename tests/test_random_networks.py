@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, Phase, assume, given, note, settings
 from hypothesis import strategies as st
 from random_networks import networks, tensors_of
 from torch import Tensor, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from lighten import export_onnx, mask_, plan_pruning, shrink
 from lighten.delivery.runtimes.onnx_session import open_session
@@ -34,8 +36,11 @@ hypothesis_settings = {
 
 
 @pytest.mark.parametrize(("examples", "every"), [(30, 4), pytest.param(500, 1, marks=pytest.mark.slow)])
-def test_nothing_is_silently_wrong(examples, every, tmp_path):
+def test_nothing_is_silently_wrong(examples, every, tmp_path, monkeypatch):
     """Draw networks; of one in ``every`` the file is written too, which takes most of the time."""
+    monkeypatch.setattr(
+        ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib))
+    )  # much of an export
     seen = Counter()
 
     @settings(max_examples=examples, **hypothesis_settings)
