@@ -1,13 +1,17 @@
 """Where rounding decides what a network puts out, random weights tell whether a cut is right."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from lighten.pruning import plan_pruning, shrink
+from lighten.pruning import cut, plan_pruning, shrink
 from lighten.pruning.check import describe
 from lighten.pruning.plan import Cut, Plan
-from lighten.pruning.rounding import randomise_, rounding_shows
+from lighten.pruning.rounding import RoundedOtherwise, rounding_shows
+from lighten.pruning.tensors import randomise_
 
 
 class Chooses(nn.Module):
@@ -39,6 +43,31 @@ def test_it_is_seen_that_rounding_shows(batch):
     assert not rounding_shows(model, example, torch.float64, 1e-9)
 
 
+@pytest.mark.parametrize(
+    "adds_up",
+    [
+        lambda x: x @ x.mT, lambda x: x.sum(-1), lambda x: x.softmax(-1), lambda x: x.cumsum(-1), lambda x: x.var(-1),
+        lambda x: F.conv1d(x, x[:, :, :3]), lambda x: F.layer_norm(x, (8,)), lambda x: F.group_norm(x, 2),
+        lambda x: F.scaled_dot_product_attention(x, x, x), lambda x: torch.einsum("bij,bkj->bik", x, x),
+        lambda x: F.rms_norm(x, (8,)), lambda x: F.batch_norm(x, torch.zeros(4), torch.ones(4)),
+        lambda x: x.norm(dim=-1), lambda x: F.linear(x, x[0]),
+    ],
+)  # fmt: skip
+def test_what_adds_up_is_rounded_otherwise_by_little(adds_up):
+    x = torch.rand(4, 4, 8, generator=torch.Generator().manual_seed(0))
+    plain = adds_up(x)
+    with RoundedOtherwise():
+        other = adds_up(x)
+    assert not torch.equal(plain, other)
+    torch.testing.assert_close(plain, other, rtol=1e-6, atol=1e-6)
+
+
+def test_what_adds_nothing_up_is_left_alone():
+    x = torch.rand(4, 8)
+    with RoundedOtherwise():
+        assert torch.equal(x.relu().flip(-1) * 2 + 1, 2 * x.flip(-1) + 1)
+
+
 def test_an_equal_cut_is_not_refused_over_rounding(batch):
     model = Chooses()
     small = shrink(model, plan_pruning(model, batch, 0.5))
@@ -49,11 +78,30 @@ def test_a_wrong_cut_is_refused_over_its_random_weights(batch):
     model = Chooses()
     plan = plan_pruning(model, batch, 0.5)
     cuts = []
-    for cut in plan.cuts:
-        last = tuple(slot for slot in cut.slots if slot.tensor == "head.weight")
-        others = tuple(slot for slot in cut.slots if slot not in last)
-        shifted = tuple(sorted((place + 1) % cut.size for place in cut.removed))
-        cuts += [Cut(cut.size, cut.removed, others), Cut(cut.size, shifted, last)] if last else [cut]
+    for one in plan.cuts:
+        last = tuple(slot for slot in one.slots if slot.tensor == "head.weight")
+        others = tuple(slot for slot in one.slots if slot not in last)
+        shifted = tuple(sorted((place + 1) % one.size for place in one.removed))
+        cuts += [Cut(one.size, one.removed, others), Cut(one.size, shifted, last)] if last else [one]
     wrong = Plan(plan.groups, tuple(cuts), {}, {}, {}, plan.example)
     with pytest.raises(RuntimeError, match="would change the network"):
         shrink(model, wrong)
+
+
+@pytest.mark.parametrize("nearly", [1.0 + 2.0**-10, 3.0])
+def test_a_gap_in_16_bits_refuses_a_cut_only_where_rounding_does_not_show(batch, monkeypatch, nearly):
+    """Two scores that differ by less than bfloat16 can say, and two that differ by far."""
+    model = Chooses()
+    model.one.weight.data.abs_()
+    model.a.weight.data.abs_()
+    model.a.bias.data.abs_()
+    model.two.data.copy_(nearly * model.one.weight[0])
+    plan = plan_pruning(model, batch, 0.5)
+    plan = replace(plan, settings={**plan.settings, "precision": "bf16-mixed"})
+    gap = cut._gap
+    monkeypatch.setattr(cut, "_gap", lambda *given: 0.5 if given[4:] == (torch.bfloat16,) else gap(*given))
+    if nearly == 3.0:
+        with pytest.raises(RuntimeError, match=r"autocast to torch\.bfloat16"):
+            shrink(model, plan)
+    else:
+        assert shrink(model, plan).a.out_features == 16

@@ -1,6 +1,7 @@
 """Networks whose outputs depend on rounding, as choices among equal scores do."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -8,18 +9,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lighten.pruning.check import cast_, distance, outputs_of
-from lighten.pruning.tensors import tensors_of
 from lighten.utils.clone import clone
 
 SUMS = (
-    "convolution", "mm", "addmm", "bmm", "baddbmm", "sum", "mean", "native_layer_norm", "native_batch_norm",
-    "_native_batch_norm_legit_no_training", "scaled_dot_product",
+    "convolution", "mkldnn", "mm", "addmm", "bmm", "baddbmm", "linear", "sum", "cumsum", "mean", "var", "softmax",
+    "log_softmax", "scaled_dot_product", "fused_rms_norm", "native_layer_norm", "native_batch_norm",
+    "native_group_norm", "linalg_vector_norm",
 )  # fmt: skip
-"""Operators that add up many numbers; their names begin so."""
+"""Operators that add up many numbers; their names begin so, after underscores."""
 
 
 class RoundedOtherwise(TorchDispatchMode):
-    """Changes what sums come to by less than the order of their terms does."""
+    """Changes what sums come to by two units in the last place at most, as another order of their terms does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +28,7 @@ class RoundedOtherwise(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not func.overloadpacket.__name__.startswith(SUMS) or func._schema.is_mutable:
+        if not func.overloadpacket.__name__.lstrip("_").startswith(SUMS) or func._schema.is_mutable:
             return result
         if isinstance(result, Tensor):
             return self._nudged(result)
@@ -37,10 +38,16 @@ class RoundedOtherwise(TorchDispatchMode):
         if not value.is_floating_point():
             return value
         noise = torch.rand(value.shape, generator=self._generator, dtype=torch.float64).to(value.device, value.dtype)
-        return value + value * (8 * torch.finfo(value.dtype).eps) * (noise - 0.5)
+        return value + value * (2 * torch.finfo(value.dtype).eps) * (noise - 0.5)
 
 
-def rounding_shows(model: nn.Module, example: Mapping[str, Any], dtype: torch.dtype, tolerance: float) -> bool:
+def rounding_shows(
+    model: nn.Module,
+    example: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: float,
+    autocast: torch.dtype | None = None,
+) -> bool:
     """Say whether a model's outputs differ from themselves where its sums are rounded otherwise.
 
     Args:
@@ -48,26 +55,18 @@ def rounding_shows(model: nn.Module, example: Mapping[str, Any], dtype: torch.dt
         example: what :func:`~lighten.pruning.check.describe` returned.
         dtype: of the weights and the input.
         tolerance: how far apart equal outputs may be, see :func:`~lighten.pruning.check.distance`.
+        autocast: run under autocast to this type.
 
     Raises:
         RuntimeError: what the model raises, if it cannot be run so.
     """
     run = cast_(clone(model).eval(), dtype)
-    outputs = outputs_of(run, example, dtype)
-    return not distance(outputs, outputs_of(run, example, dtype, under=RoundedOtherwise())) <= tolerance
-
-
-def randomise_(model: nn.Module, statistics: Collection[str], generator: torch.Generator) -> None:
-    """Give every weight a value that shows, so that no branch of zeros hides a wrong cut and no scores are equal.
-
-    Args:
-        model: its weights are set in place.
-        statistics: names of buffers that are positive numbers, one a channel.
-        generator: of the random numbers.
-    """
-    for name, tensor in tensors_of(model).items():
-        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.ndim > 1:
-            fan_in = max(1, tensor[0].numel())
-            tensor.data.copy_(torch.randn(tensor.shape, generator=generator) / fan_in**0.5)
-        elif isinstance(tensor, nn.Parameter) or name in statistics:
-            tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    device = next((p.device for p in run.parameters()), torch.device("cpu"))
+    found = []
+    for modes in ((), (RoundedOtherwise(),)):
+        with ExitStack() as under:
+            under.enter_context(torch.autocast(device.type, autocast, enabled=autocast is not None))
+            for mode in modes:
+                under.enter_context(mode)
+            found.append(outputs_of(run, example, dtype))
+    return not distance(*found) <= tolerance

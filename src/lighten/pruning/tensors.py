@@ -1,5 +1,7 @@
 """The tensors of a module by name, and new data for them."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -41,3 +43,19 @@ def keep_(tensor: Tensor, dim: int, kept: Tensor) -> None:
     grad = tensor.grad if tensor.is_leaf else None
     data = laid_as(tensor.data.index_select(dim, places), tensor)
     set_data_(tensor, data, None if grad is None else laid_as(grad.index_select(dim, places), grad))
+
+
+def randomise_(model: nn.Module, statistics: Collection[str], generator: torch.Generator) -> None:
+    """Give every weight a value that shows, so that no branch of zeros hides a wrong cut and no scores are equal.
+
+    Args:
+        model: its weights are set in place.
+        statistics: names of buffers that are positive numbers, one a channel.
+        generator: of the random numbers.
+    """
+    for name, tensor in tensors_of(model).items():
+        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.ndim > 1:
+            fan_in = max(1, tensor[0].numel())
+            tensor.data.copy_(torch.randn(tensor.shape, generator=generator) / fan_in**0.5)
+        elif isinstance(tensor, nn.Parameter) or name in statistics:
+            tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)

@@ -25,7 +25,7 @@ from lighten.pruning.groups import Group, Structure
 from lighten.pruning.mask import mask_, masked
 from lighten.pruning.parts import source_of
 from lighten.pruning.plan import Plan
-from lighten.pruning.rounding import randomise_
+from lighten.pruning.tensors import randomise_
 from lighten.utils.clone import clone
 from lighten.utils.preserve import Snapshot, random_state_kept
 
