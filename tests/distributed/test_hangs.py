@@ -29,6 +29,7 @@ CELLS = [
     Cell("torchrun", "STOP", "1", skew=True),
     Cell("torchrun", "USR1", "0"),
 ]
+OTHERS = [Cell("lightning", "STOP", "0,1"), Cell("lightning", "nan", "1")]
 A_HANG = 150.0
 LAST = "last-epoch=000-step=0000002"
 """The checkpoint of the first epoch where an epoch has two steps."""
@@ -53,6 +54,12 @@ def found(folders):
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_all_end_and_the_last_line_is_the_cause(found, cell):
     assert found[cell] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", OTHERS, ids=str)
+def test_so_it_is_where_both_stand_still_or_the_loss_is_nan(cell, tmp_path):
+    assert faults(cell, tmp_path, seconds=A_HANG) == []
 
 
 @pytest.mark.parametrize("harm", ["range", "disk"])

@@ -42,9 +42,12 @@ def pictures_of(folder):
     return shown
 
 
-@pytest.mark.slow  # boxes go the same way below, to two runtimes
-def test_masks_reach_every_runtime_and_are_shown_beside_the_truth(tmp_path, capsys):
-    targets = ["onnx", "openvino", "litert", "executorch", "pt2"]
+@pytest.mark.parametrize(
+    "targets",
+    [["onnx", "openvino"], pytest.param(["onnx", "openvino", "litert", "executorch", "pt2"], marks=pytest.mark.slow)],
+    ids=len,
+)
+def test_masks_reach_runtimes_and_are_shown_beside_the_truth(targets, tmp_path, capsys):
     folder, scores = go(
         tmp_path, "distil_segmentation", f"data_options={{answer: mask, {SCENES}}}",
         "teacher_options={width: 8, depth: 1}", "student_options={width: 8, depth: 1}",
