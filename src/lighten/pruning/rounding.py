@@ -20,10 +20,11 @@ SUMS = (
 
 
 class RoundedOtherwise(TorchDispatchMode):
-    """Changes what sums come to by two units in the last place at most, as another order of their terms does."""
+    """Changes what sums come to by some units in the last place at most, as another order of their terms does."""
 
-    def __init__(self) -> None:
+    def __init__(self, units: float = 2.0) -> None:
         super().__init__()
+        self._units = units
         self._generator = torch.Generator().manual_seed(0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -38,7 +39,7 @@ class RoundedOtherwise(TorchDispatchMode):
         if not value.is_floating_point():
             return value
         noise = torch.rand(value.shape, generator=self._generator, dtype=torch.float64).to(value.device, value.dtype)
-        return value + value * (2 * torch.finfo(value.dtype).eps) * (noise - 0.5)
+        return value + value * (self._units * torch.finfo(value.dtype).eps) * (noise - 0.5)
 
 
 def rounding_shows(

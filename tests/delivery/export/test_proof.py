@@ -1,5 +1,8 @@
 """A file is run before anybody relies on it."""
 
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
 from quantization_nets import Residual, lived_in
@@ -28,3 +31,42 @@ def test_a_wrong_int8_file_does_not_hide_behind_coarse_codes(tmp_path):
         assert MAX_STEP_ERROR < relative_error(right.numpy(), other(batches[0]).numpy()) < MAX_INT8_ERROR
     with pytest.raises(UserError, match="give other numbers in onnxruntime than in PyTorch"):
         prove(path, Graph(other, ((batches[0],), {})), [(batches[0],)], quantized=True, name=path)
+
+
+def _written(network: torch.nn.Module, x: torch.Tensor, folder: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its runtime may choose otherwise already
+        return export_onnx(network, x, folder / "model.onnx")
+
+
+class Picks(torch.nn.Module):
+    """Puts out places by a score that is the same for all but for rounding, and rises or falls with one weight."""
+
+    def __init__(self, picked: int) -> None:
+        super().__init__()
+        self.picked = picked
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.head = torch.nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = x.square().softmax(-1).sum(-1) + self.weight * x[..., 0]
+        places = scores.topk(self.picked, dim=1).indices
+        return self.head(x.gather(1, places[..., None].expand(-1, -1, 8)))
+
+
+@pytest.mark.parametrize("picked", [4, 16])
+def test_a_file_that_chooses_otherwise_over_rounding_is_warned_of(tmp_path, picked):
+    """Where all places are picked, rounding decides their order alone: each is somewhere, or the file is wrong."""
+    network = Picks(picked).eval()
+    x = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(2))
+    path = _written(network, x, tmp_path)
+    other = clone(network)
+    with torch.no_grad():
+        other.weight += 1e-7
+        assert relative_error(network(x).numpy(), other(x).numpy()) > MAX_STEP_ERROR
+    with pytest.warns(UserWarning, match="chooses among nearly equal scores"):
+        prove(path, Graph(other, ((x,), {})), [(x,)], quantized=False, name=path)
+    with torch.no_grad():
+        other.head.bias += 0.02 if picked == 16 else 10.0
+    with pytest.raises(UserError, match="give other numbers"):
+        prove(path, Graph(other, ((x,), {})), [(x,)], quantized=False, name=path)
