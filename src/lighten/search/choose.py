@@ -186,13 +186,15 @@ def next_setting(
             high = min(high, one.setting.amount)
     if not prunable or low >= high or low >= MOST - 0.01 or _width(low, high) < NEAR:
         return _again(tried, needs, again)
-    bracket = f"{percent(low)} leaves room" if low else "no pruning has not been tried"
-    bracket += f", {percent(high)} is too much" if high < 1.0 else ""
+    known = [f"{percent(low)} leaves room"] if low else []
+    known += [f"{percent(high)} is too much"] if high < 1.0 else []
+    bracket = " and ".join(known) or "without pruning there is room"
     least, most = _between(low, high, EDGE), _between(low, high, 1 - EDGE)
     if least < aim < most:
-        amount, reason = aim, f"{bracket}: {why}"
+        amount, reason = aim, f"{bracket}; {why}"
     else:
-        amount, reason = _between(low, high, 0.5), f"{bracket}: halfway in what is kept"
+        end = "in between" if low and high < 1.0 else "less" if high < 1.0 else "more"
+        amount, reason = _between(low, high, 0.5), f"{bracket}: {end}"
     amount = round(min(MOST, amount), 3)
     if amount <= low or amount >= high:
         return _again(tried, needs, again)
@@ -237,18 +239,18 @@ def sentences(look: Mapping[str, Any], base: Setting, first: float, *, why: str)
         found.append(_criteria(len(groups), ranked))
         hurt = sorted(groups, key=lambda group: -max((damage for _, damage in group["curve"]), default=0.0))[:2]
         names = " and ".join(group["name"] for group in hurt)
-        found.append(f"each group loses channels where that harms least for what it saves; {names} are spared most")
-        found.append(f"{percent(first)} of the {base.target} go at first: {why}")
+        found.append(f"each group loses channels where that harms least for what it saves; {names} lose least")
+        found.append(f"the first trial prunes {percent(first)} of the {base.target}: {why}")
         if base.align > 1:
-            found.append(f"widths become multiples of {base.align}, at which convolutions in integers are fast")
+            found.append(f"widths become multiples of {base.align}, at which int8 convolutions are fast")
     else:
         found.append(f"nothing is pruned: {look['why_not']}")
     if layers:
-        found.append(f"all layers are trained through int8; {layers[0]['name']} suffers most by it")
+        found.append(f"all layers are trained through int8; {layers[0]['name']} loses most accuracy by it")
     if base.distil:
         found.append("the original teaches its compressed self")
     else:
-        found.append("nobody teaches: nothing says what kind of answer the network gives")
+        found.append("there is no teacher: nothing says what kind of answer the network gives")
     return found
 
 
@@ -268,10 +270,10 @@ def aim_of(foresight: Any, base: Setting, needs: Needs) -> tuple[float, str]:
         needs: resolved.
     """
     if needs.limits:
-        return max(LEAST, foresight.weakest(base, needs)), "the least that is foreseen to meet the target"
+        return max(LEAST, foresight.weakest(base, needs)), "the least that is predicted to meet the target"
     assert needs.max_drop is not None
     aim = foresight.strongest(base, needs.max_drop)
-    return min(MOST_AT_FIRST, max(LEAST, aim)), f"the most whose foreseen drop is within {percent(needs.max_drop)}"
+    return min(MOST_AT_FIRST, max(LEAST, aim)), f"the most whose predicted drop is within {percent(needs.max_drop)}"
 
 
 def _between(low: float, high: float, share: float) -> float:
