@@ -173,7 +173,7 @@ def fit(fitted, new):
 @pytest.mark.parametrize(
     "techniques",
     [
-        pytest.param(techniques, id=name, marks=[] if name in ("both", "distilled") else pytest.mark.slow)
+        pytest.param(techniques, id=name, marks=[] if name == "distilled" else pytest.mark.slow)
         for name, techniques in TECHNIQUES.items()
     ],
 )

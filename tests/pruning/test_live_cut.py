@@ -60,8 +60,8 @@ def test_every_way_to_choose_does(settings):
 
 @pytest.mark.filterwarnings("ignore:.*cannot say the widths of the cut model")
 @pytest.mark.parametrize("name", [
-    "convnext", "vit", "distilbert", "gpt2", "densenet", "shufflenet", "unet", "norms", "encoder", "mixer", "flat",
-    "shared", "recurrent",
+    "convnext", "distilbert", "unet", "norms", "encoder", "mixer", "flat", "shared", "recurrent",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit", "gpt2", "densenet", "shufflenet")),
 ])  # fmt: skip
 def test_every_kind_of_network_does(name):
     torch.manual_seed(0)

@@ -47,3 +47,27 @@ def test_a_norm_that_does_more_keeps_what_it_does(build, training):
 @pytest.mark.parametrize("bad", [{3}, {0, 5}, {6}, set(), set(range(7))])
 def test_what_cannot_stay_is_found_among_all(bad):
     assert set(failing(range(7), lambda some: not bad & set(some))) == bad
+
+
+class Sorts(nn.Module):
+    """Puts out its places by scores that differ by less than rounding, so that a folded norm changes their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv1d(3, 8, 1), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 8, 1), nn.BatchNorm1d(8)
+        )
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        places = self.body(x).mT
+        order = (places.softmax(-1).sum(-1) + 1e-8 * places[..., 0]).argsort(-1)
+        return self.head(places.gather(1, order[..., None].expand_as(places)))
+
+
+def test_rounding_that_decides_what_is_chosen_keeps_no_layer_from_int8():
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 32)
+    model = lived_in(Sorts())
+    quantized = quantize_(model, example_input=x)
+    assert not {"body.0", "body.3", "head"} & set(quantized.activation_ranges.left)

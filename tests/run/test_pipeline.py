@@ -128,6 +128,7 @@ def test_history_tells_student_teacher_pruning_and_quantization(folder):
     assert steps == sorted(steps)
 
 
+@pytest.mark.slow
 def test_each_delivery_step_runs_again_alone(copied, capsys):
     before = (copied / "student.onnx").read_bytes()
     for path in ("student.onnx", "teacher.onnx", "dense.onnx", "scores.json", "report.html"):
@@ -209,7 +210,7 @@ TINY_BERT = (
 SMALL = {"prune_mlp": "{hidden: [24, 16]}", "prune_bert": f"{{path: null, config: {TINY_BERT}}}"}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ["prune_mlp", pytest.param("prune_bert", marks=pytest.mark.slow)])
 def test_dense_networks_and_transformers_come_out_narrower(name, tmp_path):
     options = [f"student_options={SMALL[name]}"]
     limits = ["trainer.limit_train_batches=6", "trainer.limit_val_batches=1", "student_fit.max_epochs=1"]
@@ -226,7 +227,7 @@ def test_dense_networks_and_transformers_come_out_narrower(name, tmp_path):
         assert [pair for name, pair in widths.items() if name.endswith("embeddings")] == [[24, 24]] * 3
 
 
-@pytest.mark.parametrize("name", ["prune_cnn", "quantize_cnn"])
+@pytest.mark.parametrize("name", ["prune_cnn", pytest.param("quantize_cnn", marks=pytest.mark.slow)])
 def test_each_technique_alone_needs_no_teacher(name, tmp_path):
     options = ["student_options={width: 8, blocks: 1, stem_stride: 2}", "student_fit.max_epochs=1"]
     limits = ["trainer.max_epochs=1", "trainer.limit_train_batches=6", "trainer.limit_val_batches=1"]
@@ -245,7 +246,7 @@ LIMITS = [
 
 
 @pytest.mark.filterwarnings("ignore:dynamic quantization of")
-@pytest.mark.parametrize("mode", ["static", "dynamic", "float16"])
+@pytest.mark.parametrize("mode", ["dynamic", *(pytest.param(m, marks=pytest.mark.slow) for m in ("static", "float16"))])
 def test_a_trained_student_is_quantized_in_every_mode(mode, tmp_path):
     words = [*LIMITS, f"compress.quantize.mode={mode}", "delivery.precision=int8"]
     folder = smoke(tmp_path, *words, name="quantize_static")

@@ -15,6 +15,7 @@ from lighten.pruning.damage import DamageCurve
 from lighten.pruning.earlier import with_earlier
 from lighten.pruning.groups import Structure, find_groups
 from lighten.pruning.importance import GroupScores
+from lighten.pruning.loss_arguments import without_loss_arguments
 from lighten.pruning.parts import NotTracedError, traceable_part
 from lighten.pruning.plan import GroupPlan, Plan
 from lighten.pruning.proportions import keep_proportions
@@ -94,6 +95,7 @@ def trace_structure(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()
 
 
 def _traced(model: nn.Module, call: Call, exclude: Sequence[str]) -> tuple[Structure, Trial]:
+    call = without_loss_arguments(model, call)
     with long_work("plan") as report, preserved(model):
         report("traces the network", 0.0)
         found = keep_proportions(_groups_of(model, call, exclude))

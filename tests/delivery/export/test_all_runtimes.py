@@ -24,6 +24,8 @@ from lighten.utils.files import DiskError
 
 SUFFIXES = {"openvino": ".xml", "litert": ".tflite", "executorch": ".pte"}
 TARGETS = pytest.mark.parametrize("target", SUFFIXES)
+QUICK = ["openvino", *(pytest.param(target, marks=pytest.mark.slow) for target in ("litert", "executorch"))]
+"""One that takes a second to write a file, and those that take ten."""
 SHAPE = (1, 8, 8)
 EXAMPLE = torch.zeros(2, *SHAPE)
 
@@ -87,7 +89,7 @@ def resnet():
     return model.to(memory_format=torch.channels_last)  # as recipes train it
 
 
-@TARGETS
+@pytest.mark.parametrize("target", QUICK)
 def test_a_resnet_flips_next_to_nothing_and_runs_in_integers(target, tmp_path):
     model, x = fake_quantized(resnet(), (1, 28, 28)), images(200, (1, 28, 28))
     path = export(model, torch.zeros(1, 1, 28, 28), tmp_path / f"m{SUFFIXES[target]}", target=target)
@@ -246,7 +248,7 @@ def test_the_last_layer_of_a_litert_file_is_stored_in_int8(tmp_path):
     assert sizes[()] < 0.5 * sizes["2",]
 
 
-@TARGETS
+@pytest.mark.parametrize("target", QUICK)
 def test_a_file_is_replaced_whole_in_silence_and_the_model_left_alone(target, model, files, tmp_path, capfd):
     path = tmp_path / files[target].name
     path.write_bytes(b"the old one")
@@ -372,7 +374,7 @@ def test_an_operator_that_a_target_lacks_is_told_in_one_line(target, tmp_path):
     assert not path.exists()
 
 
-@pytest.mark.parametrize("target", ["onnx", *SUFFIXES])
+@pytest.mark.parametrize("target", ["onnx", *QUICK])
 def test_texts_of_any_length_run_in_every_runtime(target, tmp_path):
     """ONNX and OpenVINO take them as they are; the others' one length is filled up."""
     torch.manual_seed(0)
@@ -406,7 +408,7 @@ def small_files(most):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@TARGETS
+@pytest.mark.parametrize("target", QUICK)
 def test_a_disk_that_refuses_is_told_in_one_line_and_leaves_the_old_files(target, tmp_path):
     """At the first bytes and at the last; OpenVINO itself says nothing of the reason."""
     tiny = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)).eval()

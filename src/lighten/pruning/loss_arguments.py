@@ -1,0 +1,62 @@
+"""Arguments that a forward takes for its loss alone, such as labels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lighten.utils.inputs import Call, leaves_of, map_tensors
+from lighten.utils.preserve import preserved, random_state_kept
+
+
+def without_loss_arguments(model: nn.Module, call: Call) -> Call:
+    """Return a call without the arguments that only a loss is computed from.
+
+    The loss of a detector matches boxes by value, which no graph can say; and no channel of a network depends on it.
+    An argument is one of these where the forward answers the same without it, in evaluation mode, apart from what it no
+    longer puts out, a single number among that.
+
+    Args:
+        model: modes, weights and random state are left as found.
+        call: with real values; what cannot be run without labels needs them.
+    """
+    given = [name for name, value in call[1].items() if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))]
+    if not given:
+        return call
+    with preserved(model), torch.no_grad():
+        model.eval()
+        whole = _outputs(model, call)
+        for name in given if whole is not None and any(_is_number(value) for value in whole) else ():
+            less = call[0], {key: value for key, value in call[1].items() if key != name}
+            answers = _outputs(model, less)
+            if answers and whole and _lacks_a_number(answers, whole):
+                call, whole = less, answers
+    return call
+
+
+def _outputs(model: nn.Module, call: Call) -> list[Tensor] | None:
+    args, kwargs = map_tensors(Tensor.clone, call)
+    try:
+        with random_state_kept(model):
+            torch.manual_seed(0)
+            found = leaves_of(model(*args, **kwargs))
+    except Exception:  # whatever a forward raises that lacks an argument
+        return None
+    return [value for value in found if isinstance(value, Tensor)]
+
+
+def _is_number(value: Tensor) -> bool:
+    return value.ndim == 0 and value.is_floating_point()
+
+
+def _lacks_a_number(answers: list[Tensor], whole: list[Tensor]) -> bool:
+    """Say whether ``answers`` are ``whole`` in the same order, without some, and with at least one number less."""
+    rest: list[Any] = list(answers)
+    gone = []
+    for value in whole:
+        if rest and value.shape == rest[0].shape and torch.equal(value, rest[0]):
+            rest.pop(0)
+        else:
+            gone.append(value)
+    return not rest and any(_is_number(value) for value in gone)
