@@ -56,7 +56,7 @@ def test_options_are_those_of_the_step(bash):
     assert bash("lighten compare runs/smoke/one --s") == ["--sort"]
     assert options_of("export") == {
         "--help": "show this help message and exit",
-        "--json": "print JSON, and that alone, to standard output",
+        "--json": "print JSON, and nothing else, to standard output",
     }
 
 

@@ -39,7 +39,7 @@ def new_parser(epilog: str) -> argparse.ArgumentParser:
     """Return the parser of the whole command line, still without commands."""
     parser = argparse.ArgumentParser(
         prog="lighten",
-        description="Networks made small and fast while they train.\nMore of each step: lighten STEP --help",
+        description="Make networks small and fast while they train.\nDetails of a step: lighten STEP --help",
         epilog=epilog,
         formatter_class=_Lines,
     )
@@ -79,7 +79,7 @@ def add_command(
     )
     command.set_defaults(action=action)
     if json:
-        command.add_argument("--json", action="store_true", help="print JSON, and that alone, to standard output")
+        command.add_argument("--json", action="store_true", help="print JSON, and nothing else, to standard output")
     return command
 
 

@@ -16,13 +16,15 @@ from lighten.cli.arguments import add_command, add_words, errors_of_folder
 def add_parser(commands: Any) -> None:
     """Add the command."""
     compare = add_command(
-        commands, "compare", "compare runs in a table and a page", _compare, json=True,
+        commands, "compare", "compare runs in a table and on a page", _compare, json=True,
         more="writes compare.html beside them, with the Pareto front", example="runs/distil_cnn/* --sort bytes",
     )  # fmt: skip
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, runs/<recipe>/<id>")
-    sort = compare.add_argument("--sort", help="kept, bytes, latency, faster, a metric, … (default: what leads)")
+    sort = compare.add_argument("--sort", help="kept, bytes, latency, faster, a metric, … (default: leading metric)")
     add_words(sort, _columns)
-    compare.add_argument("--out", type=Path, metavar="FILE", help="of the page (default: in their common folder)")
+    compare.add_argument(
+        "--out", type=Path, metavar="FILE", help="path of the page (default: in the runs' common folder)"
+    )
 
 
 def _columns() -> Sequence[str]:

@@ -138,7 +138,7 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     completion = add_command(
         commands, "completion", "print the shell completion script", _completion,
-        more="steps, options, recipes, run folders; zsh and fish likewise", example="bash >> ~/.bashrc",
+        more="for steps, options, recipes and run folders, also in zsh and fish", example="bash >> ~/.bashrc",
     )  # fmt: skip
     completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
 

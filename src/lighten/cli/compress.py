@@ -1,4 +1,4 @@
-"""``lighten compress``: make a trained network as small and fast as a need allows.
+"""``lighten compress``: compress a trained network as far as given limits allow.
 
 JSON: ``{"met", "folder", "path", "report", "reasons", "frontier", "confirmation"}``; ``frontier`` is an array of
 ``trial``, ``folder``, ``metric``, ``drop`` and the figures that were measured.
@@ -23,23 +23,23 @@ TARGETS = ("latency_ms", "batch", "threads", "bytes", "macs", "parameters")
 def add_parser(commands: Any) -> None:
     """Add the command."""
     compress = add_command(
-        commands, "compress", "make a trained model as small and fast as a need allows", _compress, json=True,
+        commands, "compress", "compress a trained model as far as given limits allow", _compress, json=True,
         example="runs/x/a/dense --max-drop 0.01 --budget 20min", codes=CODES,
     )  # fmt: skip
     compress.usage = "lighten compress FOLDER [option ...]"
-    compress.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder; it names its data")
+    compress.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder, whose config names its data")
     add = compress.add_argument
-    add("--max-drop", metavar="SHARE", help="what may be lost: 0.01, or 1%% (default: that)")
-    add("--latency-ms", metavar="MS", help="at most, in onnxruntime; or 50%% of the original's")
-    add("--batch", type=int, metavar="N", help="samples of the call that is timed")
-    add("--threads", type=int, metavar="N", help="that it runs on")
-    add("--bytes", metavar="N", help="at most, or 50%%; likewise --macs and --parameters")
+    add("--max-drop", metavar="SHARE", help="accepted loss, 0.01 or 1%% (0.01 if no limit is given)")
+    add("--latency-ms", metavar="MS", help="limit in onnxruntime, or 50%% of the original's")
+    add("--batch", type=int, metavar="N", help="batch size of the timed call")
+    add("--threads", type=int, metavar="N", help="threads of the timed call")
+    add("--bytes", metavar="N", help="limit, or 50%%; also --macs and --parameters")
     add("--macs", metavar="N", help=argparse.SUPPRESS)
     add("--parameters", metavar="N", help=argparse.SUPPRESS)
-    add("--budget", metavar="TIME", help="20min, 2h, or epochs: '12 epochs'")
-    add("--data", metavar="NAME", help="other data than the model's own")
-    add("--data-options", nargs="+", default=[], metavar="KEY=VALUE", help="of the data")
-    add("--out", type=Path, metavar="DIR", help="of the search (default: FOLDER-compressed)")
+    add("--budget", metavar="TIME", help="time for the search: 20min, 2h, or '12 epochs'")
+    add("--data", metavar="NAME", help="data to use instead of the model's own")
+    add("--data-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of that data")
+    add("--out", type=Path, metavar="DIR", help="folder of the search (default: FOLDER-compressed)")
 
 
 def _compress(arguments: argparse.Namespace) -> None:

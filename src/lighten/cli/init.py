@@ -14,9 +14,11 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     init = add_command(
         commands, "init", "write a starting train.py, recipe and job scripts", _init,
-        more="a project that runs as it is; no file is overwritten", example="my-project",
+        more="a project that runs unchanged; no file is overwritten", example="my-project",
     )  # fmt: skip
-    init.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="(default: this one)")
+    init.add_argument(
+        "folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="where (default: the current folder)"
+    )
 
 
 def _init(arguments: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 stopped for a reason that one line explains, 2 wrong arguments or a wrong recipe, 4 a search that
 did not meet its need, 143 a run that a signal stopped and that the same command resumes. With ``--json`` a command
-prints JSON, and that alone, to standard output; progress and errors go to standard error.
+prints JSON, and nothing else, to standard output; progress and errors go to standard error.
 """
 
 import argparse

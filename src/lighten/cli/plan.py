@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     add_settings(
         commands, "plan", "print what a recipe would cut and quantize; trains nothing", json=True, codes=RECIPE_CODES,
-        more="its student as it is before training", example="recipe=smoke compress.prune.amount=0.4",
+        more="for the student as it is before training", example="recipe=smoke compress.prune.amount=0.4",
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""``lighten predict``: answer to files with a model folder.
+"""``lighten predict``: run a model folder on files.
 
-JSON: ``[{"source", "answer"}]``; of masks and pictures ``answer`` is the path of the PNG that was written. Boxes and
+JSON: ``[{"source", "answer"}]``; for masks and pictures ``answer`` is the path of the PNG that was written. Boxes and
 points are in pixels of the picture, ``[{"box" or "point", "label", "odds"}]``, and ``drawn`` is a PNG with them.
 """
 
@@ -17,16 +17,16 @@ from lighten.errors import UserError
 def add_parser(commands: Any) -> None:
     """Add the command."""
     predict = add_command(
-        commands, "predict", "answer to images, tables or texts with a model folder", _predict, json=True,
-        more="classes, numbers, odds and boxes are printed, masks, pictures and those with boxes written as PNG",
+        commands, "predict", "run a model folder on images, tables or texts", _predict, json=True,
+        more="prints classes, probabilities, numbers and boxes; writes masks, pictures and drawn boxes as PNG",
         example="runs/own_images/20261124-091200/student image.jpg",
     )  # fmt: skip
-    predict.add_argument("folder", type=Path, metavar="FOLDER", help="student/ of a run, or one that was pushed")
+    predict.add_argument("folder", type=Path, metavar="FOLDER", help="student/ of a run, or a downloaded model folder")
     predict.add_argument("sources", nargs="+", metavar="SOURCE", help="images, tables (CSV, Parquet, …), or texts")
     predict.add_argument(
         "--file", type=Path, metavar="FILE", help="an exported file to run (default: the PyTorch model)"
     )
-    predict.add_argument("--out", type=Path, metavar="DIR", help="of PNG files (default: beside their images)")
+    predict.add_argument("--out", type=Path, metavar="DIR", help="folder for PNG files (default: beside their images)")
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -40,7 +40,7 @@ def _predict(arguments: argparse.Namespace) -> None:
             targets = [_target(source, arguments.out) for source, answer in found if not _is_plain(answer)]
             twice = next((path for path in targets if targets.count(path) > 1), None)
             if twice is not None:
-                raise UserError(f"two sources would be answered in {twice}; rename one, or leave --out away")
+                raise UserError(f"two sources would be written to {twice}; rename one, or leave out --out")
             names = read_json(arguments.folder / CONFIG, made_by="lighten shrink RUN").get("classes", [])
             shown = [_shown(source, answer, arguments.out, names) for source, answer in found]
         if arguments.json:

@@ -15,7 +15,7 @@ def add_parser(commands: Any) -> None:
         example=f"{RUN} me/tiny --private",
     )  # fmt: skip
     push.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a model folder")
-    push.add_argument("repo", metavar="REPO", help="NAME/REPO on the hub; made where it is not there")
+    push.add_argument("repo", metavar="REPO", help="NAME/REPO on the hub; created if it does not exist")
     push.add_argument("--private", action="store_true", help="make a new repository private")
 
 

@@ -11,18 +11,28 @@ from lighten.quantization.settings import POST_TRAINING_MODES, POST_TRAINING_RAN
 def add_parser(commands: Any) -> None:
     """Add the command."""
     quantize = add_command(
-        commands, "quantize", "quantize the trained model of a folder", _quantize,
+        commands, "quantize", "quantize the trained model in a folder", _quantize,
         more="writes FOLDER-MODE/ and FOLDER-MODE.onnx beside it", example="runs/prune_cnn/a/dense --mode static",
     )  # fmt: skip
-    quantize.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder, as runs/<recipe>/<id>/dense")
+    quantize.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="a model folder, such as runs/<recipe>/<id>/dense"
+    )
     bits, samples = QuantizeSettings.weight_bits, QuantizeSettings.calibration
     mode = quantize.add_argument("--mode", default=STATIC, help="static, dynamic, float16 or bfloat16")
     add_words(mode, lambda: POST_TRAINING_MODES)
-    ranges = quantize.add_argument("--ranges", default=POST_TRAINING_RANGES, help="of static: min_max, mse, entropy, …")
+    ranges = quantize.add_argument(
+        "--ranges", default=POST_TRAINING_RANGES, help="for static: min_max, mse, entropy, …"
+    )
     add_words(ranges, lambda: [name for name in RANGES if name != "lsq"])
-    quantize.add_argument("--weight-bits", type=int, default=bits, help="2 to 8, of static and dynamic")
-    quantize.add_argument("--calibration", type=int, default=samples, help="samples of the validation split")
-    quantize.add_argument("--exclude", nargs="*", default=[], metavar="LAYER", help="names, patterns or types")
+    quantize.add_argument("--weight-bits", type=int, default=bits, help="2 to 8, for static and dynamic")
+    quantize.add_argument("--calibration", type=int, default=samples, help="samples of the validation split to use")
+    quantize.add_argument(
+        "--exclude",
+        nargs="*",
+        default=[],
+        metavar="LAYER",
+        help="layers to leave in float: names, patterns, types",
+    )
 
 
 def _quantize(arguments: argparse.Namespace) -> None:

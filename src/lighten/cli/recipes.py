@@ -16,8 +16,8 @@ from lighten.recipe.find import recipe_files
 def add_parser(commands: Any) -> None:
     """Add the command."""
     add_command(
-        commands, "recipes", "list recipes: those of ./recipes, and lighten's own", _list,
-        more="with what each is for", example="--json", json=True,
+        commands, "recipes", "list the recipes in ./recipes and lighten's own", _list,
+        more="and what each is for", example="--json", json=True,
     )  # fmt: skip
 
 

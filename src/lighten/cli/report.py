@@ -8,7 +8,7 @@ from lighten.cli.arguments import RUN, add_command, add_run, errors_of_run
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
-    add_run(add_command(commands, "report", "write report.html", _report, example=RUN, more="of a run, or of a search"))
+    add_run(add_command(commands, "report", "write report.html", _report, example=RUN, more="for a run or a search"))
 
 
 def _report(arguments: argparse.Namespace) -> None:

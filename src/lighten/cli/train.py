@@ -29,7 +29,7 @@ CODES = f"{RECIPE_CODES},\n{NOT_MET} need not met, 143 stopped by a signal: the 
 def add_parser(commands: Any) -> None:
     """Add the command."""
     add_settings(
-        commands, "train", "train by recipe, as train.py", codes=CODES,
+        commands, "train", "train by a recipe, like train.py", codes=CODES,
         more="then compresses, exports, measures and reports", example="recipe=distil_cnn trainer.max_epochs=20",
     )  # fmt: skip
 
@@ -37,12 +37,14 @@ def add_parser(commands: Any) -> None:
 def add_settings(commands: Any, name: str, summary: str, **options: Any) -> None:
     """Add a command whose words are a recipe and its settings; they are read by ``run_words`` of its module."""
     command = add_command(commands, name, summary, None, **options)
-    command.add_argument("recipe", metavar="recipe=NAME", help="as `lighten recipes` lists them")
-    command.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="other settings, as compress.prune.amount=0")
+    command.add_argument("recipe", metavar="recipe=NAME", help="a recipe that `lighten recipes` lists")
+    command.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="other settings, such as compress.prune.amount=0"
+    )
     command.add_argument(
         "-m",
         action="store_true",
-        help="each combination of values with commas: seed=0,1,2; with sweep.trials=N a sampler draws N",
+        help="run each combination of comma-separated values: seed=0,1,2; sweep.trials=N draws N instead",
     )
 
 

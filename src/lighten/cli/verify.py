@@ -16,7 +16,7 @@ from lighten.errors import UserError
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
-    summary = "check what scores.json claims"
+    summary = "check the claims in scores.json"
     add_run(add_command(commands, "verify", summary, _verify, example=f"{RUN} --json", json=True))
 
 

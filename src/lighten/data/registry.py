@@ -33,17 +33,17 @@ def register_data(name: str) -> Callable[[Builder], Builder]:
     ``LightningDataModule`` that also has
 
     - ``num_classes``, ``class_names``, ``licence`` (one line) and ``fingerprint`` (SHA-256 of the content and of the
-      options that change what is seen);
-    - ``input_shape``: (channels, height, width) of images, (length,) of texts, which also have a ``tokenizer``,
-      ``{"numbers": count, "categories": [size, …]}`` of tables;
+      options that change the samples);
+    - ``input_shape``: (channels, height, width) for images, (length,) for texts, which also have a ``tokenizer``,
+      ``{"numbers": count, "categories": [size, …]}`` for tables;
     - ``mean`` and ``std``, per channel, for values in [0, 1]; empty for texts;
     - ``task``: ``"classification"``, the default, ``"multilabel"``, ``"regression"`` or ``"masked_lm"``;
-    - ``preprocessing()``, known after ``setup``, where a stranger has to prepare inputs alike: JSON types, of which
-      :func:`lighten.data.preprocessing.reader_of` makes a reader of files or rows;
-    - for ``distil.cache``, ``keyed`` (when it is set, training batches carry ``keys``), ``views`` (how many a training
-      sample has; ``None``: another one each epoch) and, after ``setup``, ``train_samples``.
+    - ``preprocessing()``, available after ``setup``, if users of the model must preprocess inputs: JSON types, from
+      which :func:`lighten.data.preprocessing.reader_of` makes a reader of files or rows;
+    - for ``distil.cache``: ``keyed`` (if it is set, training batches have ``keys``), ``views`` (number of views of a
+      training sample; ``None``: another one each epoch) and, after ``setup``, ``train_samples``.
 
-    :class:`lighten.data.images.ImageData` and :class:`lighten.data.text.TextData` are two.
+    Examples are :class:`lighten.data.images.ImageData` and :class:`lighten.data.text.TextData`.
 
     Raises:
         UserError: if another module registered the name.
@@ -59,14 +59,14 @@ def data_names() -> list[str]:
 def build_data(
     name: str, *, batch_size: int = 128, seed: int = 0, workers: int = 0, **options: Any
 ) -> "L.LightningDataModule":
-    """Return a data module that has read nothing yet, with ``name`` and ``options`` set on it.
+    """Return a data module, with ``name`` and ``options`` set on it. It has not read anything yet.
 
     Args:
         name: one of ``data_names()``.
-        batch_size: samples of one process.
-        seed: of order and augmentation; the splits do not depend on it.
+        batch_size: samples in a batch of one process.
+        seed: for order and augmentation; the splits do not depend on it.
         workers: processes that fetch batches ahead.
-        **options: the builder's own.
+        **options: options of the builder.
 
     Raises:
         UserError: if the name or an option is unknown, or an option's value is out of range.

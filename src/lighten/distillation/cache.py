@@ -31,13 +31,13 @@ _SCAN = 1 << 16  # slots looked at together
 
 
 class TeacherCache:
-    """What a teacher says about each view of each training sample, in a folder that outlives the fit.
+    """A teacher's outputs for each view of each training sample, in a folder that remains after the fit.
 
-    A key is ``view * samples + sample``. Every process writes a part of its own and reads those of all others, also
-    of an earlier run with more or fewer processes. Any kill at any moment costs at most the slots being written.
+    A key is ``view * samples + sample``. Every process writes its own part and reads those of all others, also
+    of an earlier run with more or fewer processes. A kill at any moment loses at most the slots being written.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
         dtype: to store; ``float16`` halves the size and keeps about three digits.
         top_k: keep that many classes per sample (:class:`Slots` has the formula); for a softmax over many.
 

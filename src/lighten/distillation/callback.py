@@ -34,45 +34,45 @@ PROJECTIONS = "distil_projections"
 
 
 class Distill(L.Callback):
-    r"""Let a teacher teach a part of any LightningModule, whatever that module's own loss is.
+    r"""Add a teacher's losses to the training of a part of any LightningModule, which keeps its own loss.
 
-    The module keeps its ``training_step``. What the part was called with there, the teacher is asked too, and
+    The module keeps its ``training_step``. The teacher gets the inputs that the part gets in this step, and
 
     .. math:: L = L_{step} + w \sum_i w_i L_i
 
-    is what is minimised: the loss that the step returned, or gave to ``manual_backward``, as it is, and the weighted
-    losses of the part's answers. Where the step calls the part several times, each answer that has a gradient is
-    taught, and the mean over them counts; of optimization by hand, each with the first loss that comes from it.
-    A step that returns ``None`` is left out.
+    is minimised: the loss that the step returned, or gave to ``manual_backward``, unscaled, plus the weighted losses
+    of the part's outputs. If the step calls the part several times, each output that has a gradient is taught, and the
+    mean over them counts; with manual optimization, each is added to the first loss that depends on it.
+    A step that returns ``None`` is skipped.
 
     The teacher is frozen in place and kept outside, as in :class:`DistillationModule`; the checkpoint keeps its
     fingerprint, and a fit is not resumed with another one. Logs each loss as ``distil/<loss>`` and its share of the
-    whole as ``distil/share/<loss>`` at log points. Projections of layers of unequal widths are with the part's
+    whole as ``distil/share/<loss>`` at log points. Projections of layers of unequal widths are among the part's
     parameters while ``configure_optimizers`` runs, and nowhere else: neither in the module nor in its state dict.
 
     Args:
-        teacher: called as the part is; returns answers of the same shape. Or several, which are averaged.
+        teacher: called with the part's inputs; returns outputs of the same shape. Or several, which are averaged.
         losses: weights by name, numbers or schedules; by default ``{"soft_labels": 1.0}``. Those on labels and ``dkd``
-            need ``batch`` where it is not ``(inputs, labels)`` or a mapping with ``labels``.
-        weight: of all of them beside the step's own loss, from zero on; a number, or a schedule.
+            need ``batch``, unless it is ``(inputs, labels)`` or a mapping with ``labels``.
+        weight: of their sum beside the step's own loss, at least zero; a number, or a schedule.
         temperature: as for :class:`DistillationModule`, by default the task's.
-        module: name of the part; by default ``student`` where there is one, else the whole module where the step calls
-            its ``forward``, else the one part that learns.
-        task: what the part answers, as there; so are ``loss_options``, ``layers``, ``batch`` and all that follows.
-        loss_options: see there.
-        layers: see there.
-        cache: see there; for a step that gives the part each batch as it is, in one call.
-        batch: see there; needed for labels, weights of samples and keys alone.
-        outputs: see there.
-        teacher_outputs: see there.
-        teacher_weights: see there.
-        teacher_precision: see there.
-        compile_teacher: see there.
+        module: name of the part; by default ``student`` if there is one, otherwise the whole module if the step calls
+            its ``forward``, otherwise the only part that is trained.
+        task: as for :class:`DistillationModule`, and so are all settings that follow.
+        loss_options: as there.
+        layers: as there.
+        cache: as there; for a step that passes each batch unchanged to the part, in one call.
+        batch: as there; only needed for labels, sample weights and keys.
+        outputs: as there.
+        teacher_outputs: as there.
+        teacher_weights: as there.
+        teacher_precision: as there.
+        compile_teacher: as there.
 
     Raises:
-        UserError: for settings out of range; in ``setup``, for a part that is not there or not called, shares weights
-            with the teacher or has two of them, and strategies that cut weights flat; in the fit, for answers of
-            another shape than the teacher's, or steps without any.
+        UserError: for settings out of range; in ``setup``, if the part does not exist or is not called, shares weights
+            with the teacher or has another ``Distill``, and for strategies that flatten weights; in the fit, if outputs
+            have another shape than the teacher's, or a step gives none.
 
     Example:
         >>> distill = Distill(torch.nn.Linear(4, 3), losses={"soft_labels": 1.0}, weight=0.5)

@@ -42,22 +42,22 @@ TO_DISTILBERT = (
 def student_from_teacher(
     teacher: nn.Module, *, layers: int | str | Sequence[int] = "alternate", family: str = "same"
 ) -> nn.Module:
-    """Return a student that starts as some of its teacher's layers, with its embeddings and head.
+    """Return a student that starts with some of its teacher's layers, its embeddings and its head.
 
     The student is a fresh module in train mode: it shares no storage with the teacher, whose dtype and device it
-    keeps, and every parameter wants gradients. It carries how to build it, so that ``lighten.save`` and ``load``
-    rebuild it. For fewer nodes in each layer see :func:`lighten.pruning.narrow.shrink_feed_forward`.
+    keeps, and every parameter requires gradients. Its record says how to build it, so ``lighten.save`` and ``load``
+    work. For fewer nodes in each layer see :func:`lighten.pruning.narrow.shrink_feed_forward`.
 
     With all layers, ``"same"`` computes exactly what the teacher does. ``"distilbert"`` does so for hidden states and
     for a masked LM's logits, up to rounding, where all token types are 0: DistilBERT has none, so that BERT's
-    embedding of type 0 is added to each position's. BERT's pooler becomes ``pre_classifier``, but a ReLU follows it
-    there instead of a tanh: no classifier could be exact behind it, so that it starts fresh, from torch's random state.
+    embedding of type 0 is added to each position's. BERT's pooler becomes ``pre_classifier``, followed by a ReLU
+    instead of a tanh. No classifier could then be exact, so the classifier starts with new random weights.
 
     Args:
         teacher: BERT or RoBERTa (or DistilBERT) of ``transformers`` that ends in sequence classification or masked LM.
         layers: which ones, by :func:`choose_layers`.
-        family: ``"same"``, the teacher's own class, or ``"distilbert"``, from BERT only: RoBERTa counts positions from
-            behind its padding token and per sample, which DistilBERT cannot.
+        family: ``"same"``, the teacher's own class, or ``"distilbert"``, from BERT only: RoBERTa counts positions in
+            each sample, starting after its padding token, which DistilBERT cannot do.
 
     Raises:
         UserError: if the teacher is of another kind or does not fit its own config, or a setting is out of range.

@@ -35,10 +35,10 @@ CHECKPOINT_KEY = "lighten_teacher"
 
 
 class DistillationModule(L.LightningModule):
-    """Trains a student on labels and, where there is a teacher, on what the teacher makes of the same batches.
+    """Trains a student on labels and, if there is a teacher, on the teacher's outputs for the same batches.
 
     Batches are ``(inputs, labels)``, or mappings with ``labels`` whose other entries are the models' keywords (a model
-    is spared those that it does not take); ``batch`` says what the parts of others are. Logs ``train/loss``, ``lr``,
+    gets only those that it takes); ``batch`` describes other batches. Logs ``train/loss``, ``lr``,
     and with a teacher each loss as ``distil/<loss>`` and its share of the sum as ``distil/share/<loss>`` at log
     points; on validation and test ``student/…``, ``teacher/…`` and ``gap/…`` as :class:`EpochMetrics` has them.
 
@@ -46,34 +46,36 @@ class DistillationModule(L.LightningModule):
     and always in eval mode. A checkpoint keeps its fingerprint and refuses to resume with another one.
 
     Args:
-        student: returns the task's answers, such as logits (batch, classes), or an output with ``logits``; ``outputs``
-            says which of others.
-        teacher: the same, or several of which the answers are averaged; ``None`` trains on labels alone.
+        student: returns the task's outputs, such as logits (batch, classes), or an object with ``logits``; for others,
+            ``outputs`` says which one.
+        teacher: the same, or several, whose outputs are averaged; ``None`` trains on labels alone.
         temperature: of the soft labels, above zero; a number, or a schedule ``{from, to, begin, end, shape}``; by
             default the task's.
         soft_weight: weight of the soft labels in [0, 1]; the rest is for the labels.
         losses: weights by name instead of ``soft_weight``, numbers or schedules; names are ``settings.LOSSES``.
         loss_options: keywords of losses by name, such as ``{"dkd": {"beta": 2.0}}``.
-        layers: that hints and the like compare: ``"uniform"``, or patterns of names, the student's to the teacher's.
-        task: what is answered, by name or as a task with its settings: ``"classification"``, ``"multilabel"``,
+        layers: those that hints and similar losses compare: ``"uniform"``, or patterns of names, from the student's to
+            the teacher's.
+        task: by name, or an object with settings: ``"classification"``, ``"multilabel"``,
             ``"regression"``, ``"segmentation"``, ``"image"``, ``"detection"``, ``"keypoints"``,
             ``"token_classification"``, ``"masked_lm"`` (masked tokens, or the next ones where the student is a causal
             language model whose labels are its input ids), or one of your own (:func:`lighten.register_task`).
-        teacher_weights: of several teachers; equal by default.
-        teacher_precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` goes with the trainer.
+        teacher_weights: weights of several teachers; equal by default.
+        teacher_precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` takes the trainer's.
         compile_teacher: run it through ``torch.compile``.
-        shard_teacher: where FSDP2 (``ModelParallelStrategy``) shards the student, shard the teacher over the devices as
-            well, in place; all ranks then ask it together.
-        cache: keeps the teacher's logits from the first epoch on; opened already, or for a data module that has
+        shard_teacher: if FSDP2 (``ModelParallelStrategy``) shards the student, shard the teacher over the devices as
+            well, in place; all ranks then run it together.
+        cache: stores the teacher's logits from the first epoch on; already opened, or for a data module that has
             ``fingerprint``, ``train_samples`` and ``views``.
-        optimizer: from module and number of steps to what ``configure_optimizers`` returns; :class:`OptimizerSettings`.
+        optimizer: a function of module and number of steps that returns what ``configure_optimizers`` returns, such as
+            :class:`OptimizerSettings`.
         label_smoothing: of the cross-entropy, in [0, 1).
-        num_classes: checked against the logits where given.
+        num_classes: if given, checked against the logits.
         batch: a role for each part of a batch, ``("input", "input", "label")``, or for entries of a mapping,
             ``{"target": "label"}``: ``"input"``, ``"label"``, ``"weight"`` (of samples: multiplies their losses, not
             their scores), ``"key"`` (for the cache) or ``"ignore"``. With a cache, the third of three parts is keys.
-        outputs: name or position of the student's output that is trained, where it has several.
-        teacher_outputs: the teacher's, by default the same.
+        outputs: name or position of the student's output to train, if it has several.
+        teacher_outputs: the same for the teacher; by default as ``outputs``.
 
     Raises:
         UserError: for a setting out of its range, layers that do not match, or parameters shared with the teacher.

@@ -30,7 +30,8 @@ def register_model(name: str) -> Callable[[Builder], Builder]:
     """Return a decorator that makes a builder available as ``name`` in recipes.
 
     The builder is called as ``builder(num_classes=…, input_shape=…, **options)``; ``input_shape`` is
-    (channels, height, width) of images, (length,) of texts, ``{"numbers": count, "categories": [size, …]}`` of tables.
+    (channels, height, width) for images, (length,) for texts, ``{"numbers": count, "categories": [size, …]}`` for
+    tables.
 
     Raises:
         UserError: if another module registered the name.
@@ -49,7 +50,7 @@ def model_names() -> list[str]:
 
 
 def build_model(name: str, /, *, num_classes: int, input_shape: "Shape", **options: Any) -> "nn.Module":
-    """Return a fresh model; its weights depend on torch's random state alone.
+    """Return a new model; its weights depend only on torch's random state.
 
     The result's record has a ``spec``: ``{"name", "num_classes", "input_shape", "options"}``, JSON types from which the
     same architecture can be built again.
@@ -57,12 +58,12 @@ def build_model(name: str, /, *, num_classes: int, input_shape: "Shape", **optio
     Args:
         name: one of ``model_names()``.
         num_classes: size of the logits.
-        input_shape: (channels, height, width) of one image, (length,) of one text, or of tables ``{"numbers": count,
+        input_shape: (channels, height, width) of one image, (length,) of one text, or for tables ``{"numbers": count,
             "categories": [size, …]}``.
-        **options: the builder's own.
+        **options: options of the builder.
 
     Raises:
-        UserError: if the name or an option is unknown, an option's value is out of range, or the model is for other
+        UserError: if the name or an option is unknown, an option's value is out of range, or the model needs other
             inputs.
     """
     options = _REGISTRY.bind(name, options)

@@ -35,50 +35,51 @@ SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
 class Prune(L.Callback):
-    """Gradually remove whole channels during the fit, by zero or by cuts; :func:`~lighten.pruning.shrink` cuts them.
+    """Gradually remove whole channels during the fit, by masks or cuts; :func:`~lighten.pruning.shrink` cuts the rest.
 
     Works on any LightningModule. Groups are found, tried and printed in ``setup``. From ``begin`` to ``end`` the
-    removed share rises to ``amount``, in at most 30 updates evenly spaced in optimizer steps. What is removed is
-    zeroed again after every optimizer step. Rank zero decides for all. Logs ``prune/amount`` (asked
-    now), ``prune/sparsity`` (share of the channels that can be pruned and are) and ``prune/macs`` (share saved); with
+    removed share rises to ``amount``, in at most 30 updates evenly spaced in optimizer steps. Removed channels are
+    zeroed again after every optimizer step. Rank zero decides for all. Logs ``prune/amount`` (the share requested
+    now), ``prune/sparsity`` (share of the prunable channels that are removed) and ``prune/macs`` (share saved); with
     each update also ``prune/kept/<group>``, the share of each group's channels that stay; ``system/step_ms`` and
-    ``system/samples_per_second`` of this process; and under ``live`` ``prune/width``, the share not cut yet.
+    ``system/samples_per_second`` of this process; and with ``live`` ``prune/width``, the share not cut yet.
 
     Args:
         amount: share of ``target`` to remove, in (0, 1).
         score: as for :func:`~lighten.pruning.plan_pruning`, like ``scope``, ``target``, ``align`` and ``rate_norm``;
             ``"taylor"`` adds up the gradients of all steps since the last update, as the optimizer gets them.
-        begin: share of the fit's optimizer steps at which the ramp starts; of those that are left, where the fit goes
-            on from a checkpoint without pruning.
+        begin: share of the fit's optimizer steps at which the ramp starts; a fit that resumes from a checkpoint without
+            pruning counts only the remaining steps.
         end: share at which ``amount`` is reached.
-        scope: see there; ``"sensitivity"`` is measured at the first update, on ``calibration``.
+        scope: as there; ``"sensitivity"`` is measured at the first update, on ``calibration``.
         exclude: names or patterns of layers not to prune, relative to the pruned module.
         schedule: how the share rises: ``"cubic"`` (Zhu & Gupta 2017), ``"linear"``, ``"exponential"`` or
             ``"one_shot"``, all of it at ``begin``.
-        soft: until ``end`` zero the removed filters at each update alone, so that they can grow again and be chosen
-            again (Soft Filter Pruning, He et al. 2018).
-        target: see there; widths for ``"latency"`` are measured in ``setup``.
-        align: see there.
-        rate_norm: see there.
+        soft: until ``end``, zero the removed filters only at each update, so that they can grow again and the choice
+            can change (Soft Filter Pruning, He et al. 2018).
+        target: as there; widths for ``"latency"`` are measured in ``setup``.
+        align: as there.
+        rate_norm: as there.
         calibration: inputs of the pruned module for ``"sensitivity"``; by default 128 samples of the train data.
-        curves: of ``"sensitivity"``, measured before: by group, points (share of its channels that go, damage).
-        module: name of the part to prune; by default ``student`` where there is one, else all.
-        of: see there; what an earlier fit has masked stays masked.
-        live: cut what goes out of the module while it trains, so that the fit gets faster. Parameters stay the same
-            objects; gradients, optimizer state, averages and the strategy's wrapper follow, and checkpoints of any
-            moment load (``load_from_checkpoint`` too, once ``Prune`` is imported). The weights end as they do with
-            masks, up to rounding, but for what depends on a tensor's size or place: dropout's draws, gradient norms
-            where a masked channel has a gradient (behind a sigmoid, say), optimizers that look at whole tensors
-            (LAMB, Muon, Adafactor), learned ranges, and widths that a forward wants in proportion, kept at each cut.
-        cuts: how often on the way, before the last one at ``end``; by default four times, or as the ramp has steps.
+        curves: for ``"sensitivity"``, measured before: by group, points (removed share of its channels, damage).
+        module: name of the part to prune; by default ``student`` if there is one, otherwise the whole module.
+        of: as there; what an earlier fit has masked stays masked.
+        live: cut removed channels out of the module during the fit, so that the fit gets faster. Parameters stay the
+            same objects; gradients, optimizer state, averages and the strategy's wrapper are cut too, and checkpoints
+            from any time load (``load_from_checkpoint`` too, once ``Prune`` is imported). The final weights are those
+            that masks give, up to rounding, except for what depends on a tensor's size or on positions in it: dropout,
+            gradient norms where a masked channel has a gradient (for example behind a sigmoid), optimizers that use
+            whole tensors (LAMB, Muon, Adafactor), learned ranges, and widths that a forward needs in a fixed
+            proportion, which is kept at each cut.
+        cuts: number of cuts before the last one at ``end``; by default four, or fewer if the ramp has fewer steps.
 
     Attributes:
         plan: the current plan during the fit, the final one after it; ``None`` before.
-        preview: what the whole ``amount`` would remove, with the weights at the start.
+        preview: the plan for the full ``amount``, with the weights at the start.
 
     Raises:
-        UserError: for settings out of range; in ``setup`` for what :func:`~lighten.pruning.plan_pruning` refuses; after
-            the fit, if it stopped before the ramp was over.
+        UserError: for settings out of range; in ``setup``, if :func:`~lighten.pruning.plan_pruning` refuses the model;
+            after the fit, if it stopped before the ramp was over.
 
     Example:
         >>> prune = Prune(0.5, begin=0.1, end=0.6)

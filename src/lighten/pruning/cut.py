@@ -43,22 +43,22 @@ class CutsChannels(Protocol):
 def shrink(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a copy of ``model`` without the channels that ``plan`` removes.
 
-    A pure function: ``model`` is left as it is. What ``Prune(live=True)`` has cut already is cut here too, so that the
-    plan means the same after masks and after cuts. Parameters keep their names, flags and hooks, modules their classes
-    and modes; widths such as ``out_channels`` follow the weights. Where ``nn.MultiheadAttention`` refuses its new
-    widths it becomes a :class:`~lighten.pruning.attention.HeadAttention`, which is one too. The result carries what
-    was removed, by this plan and by earlier ones, in its :class:`~lighten.utils.compression.CompressionRecord`.
-    A module that keeps more than weights per channel is asked to follow where it is a :class:`CutsChannels`. The config
-    of a model of ``transformers`` follows, so that ``save_pretrained`` and ``from_pretrained`` give it back; where its
-    family has no words for the widths, a warning says so.
+    ``model`` is not changed. A plan of ``Prune`` can be used after a fit with masks and after one with ``live=True``,
+    which has already cut the model. Parameters keep their names, flags and hooks; modules keep their classes and
+    modes; widths such as ``out_channels`` follow the weights. If ``nn.MultiheadAttention`` refuses its new widths, it
+    becomes a :class:`~lighten.pruning.attention.HeadAttention`, a subclass. The result stores what was removed, by this
+    plan and by earlier ones, in its :class:`~lighten.utils.compression.CompressionRecord`. A module with further state
+    for each channel must be a :class:`CutsChannels`, and is then called to cut it. The config of a model of
+    ``transformers`` gets the new widths, so that ``save_pretrained`` and ``from_pretrained`` work; if its family cannot
+    express them, a warning says so.
 
     Args:
-        model: masked or not; the plan decides.
-        plan: made for this model, or by a callback for a part of it; then that part is cut.
+        model: may be masked or not; the plan alone decides what is removed.
+        plan: for this model, or made by a callback for a part of it; then that part is cut.
 
     Raises:
         UserError: if the plan does not fit the model.
-        RuntimeError: if masked and shrunk outputs disagree, for then cutting would change the network.
+        RuntimeError: if the outputs of the masked and the cut model differ.
 
     Example:
         >>> from torch import nn, randn

@@ -17,13 +17,13 @@ from lighten.utils.modules import refuse_unfit
 
 @torch.no_grad()
 def mask_(model: nn.Module, plan: Plan) -> None:
-    """Zero the removed channels: their filters, biases and norms, and what the next layers read of them.
+    """Zero the removed channels: their filters, biases and norms, and the weights of the next layers that read them.
 
-    With this, removed channels reach no output, and no weight range of a layer that reads them depends on them. What a
-    fit has cut already, where it cut while it trained, is left out.
+    Removed channels then affect neither the output nor the weight ranges of layers that read them. Channels that a fit
+    with ``live=True`` has already cut are left out.
 
     Raises:
-        UserError: if ``plan`` was made for a model of other shapes, such as this one before it was cut.
+        UserError: if ``plan`` was made for a model of other shapes, such as this model before it was cut.
 
     Example:
         >>> from torch import nn, randn

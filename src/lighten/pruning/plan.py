@@ -88,7 +88,7 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which channels of which layers go, and why the rest stays. It needs no model to be read.
+    """Which channels of which layers are removed, and why the others stay. It can be read without a model.
 
     Attributes:
         groups: one row for each group that can be pruned.
@@ -96,12 +96,12 @@ class Plan:
         frozen: layers that are not pruned, and why.
         widths: channels of each layer before and after.
         settings: ``amount``, ``score``, ``scope``, ``target``, …
-        saved: shares that go: ``channels`` (of those that can), ``macs``, ``parameters``, and ``latency`` where that
+        saved: removed shares: ``channels`` (of those that can be), ``macs``, ``parameters``, and ``latency`` if it
             was measured.
         example: shapes and types of the model's input, for the check after cutting.
         attributes: integers that the forward reads from modules, such as numbers of heads, before and after the cut,
-            by the module's name and their own.
-        part: name of the planned model within a larger module, where a callback planned a part of one.
+            by the names of module and attribute.
+        part: name of the planned model within a larger module, if a callback planned a part of one.
 
     Example:
         >>> from torch import nn, randn
@@ -131,13 +131,13 @@ class Plan:
 
     @property
     def sparsity(self) -> float:
-        """Share of the channels that could be pruned and are, in [0, 1]."""
+        """Share of the prunable channels that are removed, in [0, 1]."""
         before = sum(row.width_before for row in self.groups)
         return sum(len(row.removed) for row in self.groups) / before if before else 0.0
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what is cut, whatever the scores that led there."""
+        """SHA-256 of what is cut; it does not depend on the scores."""
         lines = sorted(
             f"{slot.tensor} {slot.dim} {cut.size} {list(cut.removed)}" for cut in self.cuts for slot in cut.slots
         )
@@ -154,7 +154,7 @@ class Plan:
         """Read a plan.
 
         Raises:
-            UserError: if ``text`` is no plan, of a newer schema, or not what its hash says.
+            UserError: if ``text`` is not a plan, has a newer schema, or does not match its hash.
         """
         try:
             data = json.loads(text)

@@ -44,27 +44,27 @@ def plan_pruning(
 ) -> Plan:
     """Decide which channels of ``model`` to remove. Nothing is cut.
 
-    Inputs and outputs of the network keep their width. Channels that residual adds, concatenations, depthwise and
-    grouped convolutions, attention heads or flattening tie together go together. What cannot be followed is not
-    pruned, and the plan names it.
+    Inputs and outputs of the network keep their width. Channels that are coupled by residual additions,
+    concatenations, depthwise and grouped convolutions, attention heads or flattening are removed together. What cannot
+    be followed is not pruned, and the plan names it.
 
     Args:
-        model: not wrapped for distributed training; modes and weights are left as found.
-        example_input: a tensor, a tuple of positionals or a dict of keywords to run it with.
+        model: not wrapped for distributed training; modes and weights are not changed.
+        example_input: a tensor, a tuple of positional arguments or a dict of keyword arguments to run it with.
         amount: share of ``target`` to remove, in (0, 1).
-        score: which channels of a group go first, by their filters in all its layers, side by side: ``"fpgm"``,
+        score: which channels of a group are removed first, by their filters in all its layers: ``"fpgm"``,
             ``"magnitude"`` (L2), ``"l1"``, ``"mix"``, ``"bn_scale"``, ``"taylor"`` (from the weights' gradients),
-            ``"random"``; see :mod:`lighten.pruning.score`. ``"auto"`` takes magnitude where the norms of the group
-            fulfil :class:`~lighten.pruning.score.Norms`, and FPGM where not.
+            ``"random"``; see :mod:`lighten.pruning.score`. ``"auto"`` takes magnitude if the norms of the group
+            fulfil :class:`~lighten.pruning.score.Norms`, otherwise FPGM.
         scope: ``"uniform"``, the same share of every group; ``"global"``, wherever scores are lowest; or
             ``"sensitivity"``, wherever it harms the outputs least for what it saves, as measured on ``calibration``.
-        target: what ``amount`` is a share of: ``"channels"`` that can go, ``"macs"``, ``"parameters"``, or
-            ``"latency"``, batch of the example, measured in ONNX Runtime on one thread.
-        exclude: names or patterns of layers not to prune, with all that is tied to them.
-        align: make widths multiples of this where they can be.
+        target: what ``amount`` is a share of: ``"channels"`` that can be removed, ``"macs"``, ``"parameters"``, or
+            ``"latency"`` of the example's batch, measured in ONNX Runtime on one thread.
+        exclude: names or patterns of layers not to prune, nor what is coupled to them.
+        align: make widths multiples of this where possible.
         rate_norm: for ``"mix"``, the share that a norm lets pass.
-        calibration: for ``"sensitivity"``, a few inputs that stand for the data, each as ``example_input``.
-        of: where ``model`` was pruned before, what ``amount`` is a share of: the ``"present"`` model, without the
+        calibration: for ``"sensitivity"``, a few typical inputs, each as ``example_input``.
+        of: for a model that was pruned before, what ``amount`` is a share of: the ``"present"`` model, without the
             channels that are masked or cut, or the ``"original"`` one.
 
     Raises:

@@ -20,10 +20,10 @@ def calibrate_(
     """Set the ranges of a quantized ``model`` from data, enable fake-quantization, return the model.
 
     Args:
-        model: as ``quantize_`` left it; runs in eval mode without gradients, its modes are left as found.
+        model: as returned by ``quantize_``; it runs in eval mode without gradients, and its modes are restored.
         batches: inputs, ``(inputs, labels)`` pairs or dicts (``labels`` are ignored).
-        ranges: another rule than the one ``quantize_`` was given.
-        batch: what the parts of other batches are, such as ``("input", "input", "label")`` or ``{"target": "label"}``.
+        ranges: another rule than the one given to ``quantize_``.
+        batch: roles of the parts of other batches, such as ``("input", "input", "label")`` or ``{"target": "label"}``.
 
     Raises:
         UserError: if there is no batch, or the model was not quantized.

@@ -27,34 +27,34 @@ from lighten.utils.compression import record_of
 
 
 class Quantize(L.Callback):
-    """Train through int8, from a fraction of the fit on, in any LightningModule.
+    """Train any LightningModule through int8 from a given fraction of the fit on.
 
-    Fake-quantizers are inserted, switched off, in ``setup``, before a strategy wraps the module. At ``begin`` batch
-    norm is folded with its running statistics and one batch is observed; from the next one on weights and activations
-    are fake-quantized. Activation ranges follow the data, over all ranks alike, until ``freeze``, and never in
-    evaluation. Stage and ranges are part of the module's state dict: a checkpoint resumes, or is tested, as it was.
-    With gradient accumulation ranges move once an optimizer step, by all of its batches. Weights may be sharded by
-    FSDP2 (``ModelParallelStrategy``), a layer together with the norm behind it; ``sync_batchnorm`` may be on.
+    Fake-quantizers are inserted in ``setup``, switched off, before a strategy wraps the module. At ``begin`` batch
+    norm is folded with its running statistics and one batch is observed; from the next batch on, weights and
+    activations are fake-quantized. Activation ranges follow the data until ``freeze``, the same on all ranks, and never
+    change in evaluation. Stage and ranges are part of the module's state dict, so a checkpoint restores them. With
+    gradient accumulation, ranges change once for each optimizer step, by all of its batches. Weights may be sharded by
+    FSDP2 (``ModelParallelStrategy``), if a layer and its norm are sharded together; ``sync_batchnorm`` may be on.
 
-    Frozen statistics no longer tame large steps: SGD with momentum, at a rate that batch norm allowed, may diverge from
-    ``begin`` on. Set the trainer's ``gradient_clip_val`` (1.0 serves); a warning says so.
+    With frozen statistics, batch norm no longer damps large steps: SGD with momentum, at a learning rate that worked
+    before, may diverge from ``begin`` on. Set the trainer's ``gradient_clip_val`` (1.0 works); a warning says so.
 
     Logs ``quantize/enabled`` and ``quantize/frozen`` (0 or 1) at each log point; when it begins and at each epoch's end
     also ``quantize/low/<location>`` and ``quantize/high/<location>``, the range of each activation.
 
     Args:
         begin: share of the fit's optimizer steps after which fake-quantization begins, in [0, 1).
-        freeze: share after which ranges no longer move, from ``begin`` to 1.
+        freeze: share after which ranges no longer change, from ``begin`` to 1.
         ranges: how ranges follow activations: ``"moving_average"``, ``"min_max"``, ``"percentile"``, ``"mse"`` (least
             squared error of a histogram), ``"entropy"``, or ``"lsq"`` (learned step size).
         weight_bits: 2 to 8.
         exclude: names, patterns or types (``"Embedding"``) of layers that stay in floating point.
-        module: which submodule; by default ``student`` where there is one, else all of it.
+        module: which submodule; by default ``student`` if there is one, otherwise the whole module.
 
     Raises:
-        UserError: on a setting out of range; in ``setup``, on names that match nothing or a model without layers to
-            quantize, ``FSDPStrategy`` or DeepSpeed; before the first step, on a fit too short for ``begin``, or a norm
-            that is sharded apart from its layer; during the fit, on activations that are not finite; after it, if it
+        UserError: for a setting out of range; in ``setup``, for names that match nothing, a model without layers to
+            quantize, ``FSDPStrategy`` or DeepSpeed; before the first step, if the fit is too short for ``begin``, or a
+            norm is sharded apart from its layer; during the fit, if activations are not finite; after it, if it
             stopped before ``begin``.
 
     Example:

@@ -33,15 +33,15 @@ def quantize_(
 ) -> nn.Module:
     """Insert fake-quantizers, switched off, into ``model`` in place and return it.
 
-    The model computes what it did before until ``calibrate_`` or the ``Quantize`` callback enables them. Parameter
+    The model's outputs do not change until ``calibrate_`` or the ``Quantize`` callback enables them. Parameter
     names do not change; the state dict gains the buffers of ``activation_ranges``.
 
     Args:
-        model: convolutional or dense; what has no integer form stays in floating point.
-        example_input: a tensor, a tuple (positional) or a dict (keywords); without it the model's first call serves.
+        model: operations that have no integer form stay in floating point.
+        example_input: a tensor, a tuple (positional) or a dict (keywords); without it, the model's first call is used.
         exclude: names, patterns or types (``"Embedding"``) of layers that stay in floating point.
-        weight_bits: 2 to 8, symmetric, one scale an output channel. 7 keeps pair sums of x86 processors without VNNI
-            instructions from saturating.
+        weight_bits: 2 to 8, symmetric, one scale for each output channel. With 7, pair sums do not saturate on x86
+            processors without VNNI instructions.
         ranges: how activation ranges follow the data: ``"moving_average"``, ``"min_max"``, ``"percentile"``, ``"mse"``,
             ``"entropy"`` or ``"lsq"``.
 

@@ -57,21 +57,21 @@ def quantize_post_training(
     exclude: Sequence[str] = (),
     batch: Roles | None = None,
 ) -> nn.Module:
-    """Return a quantized copy of a trained model, in eval mode; ``model`` is left as it is.
+    """Return a quantized copy of a trained model, in eval mode; ``model`` is not changed.
 
-    ``export_onnx`` writes any of them for onnxruntime.
+    ``export_onnx`` writes all modes for onnxruntime.
 
     Args:
         model: float.
-        batches: calibration data, a few hundred samples that look like those in use: inputs, ``(inputs, labels)`` or
-            dicts. ``"static"`` needs it, the others ignore it.
-        mode: ``"static"``: int8 weights and activations, whose ranges are those of ``batches``. ``"dynamic"``: int8
+        batches: calibration data, a few hundred typical samples: inputs, ``(inputs, labels)`` or
+            dicts. ``"static"`` needs them, the other modes ignore them.
+        mode: ``"static"``: int8 weights and activations, with ranges from ``batches``. ``"dynamic"``: int8
             weights, and activations whose range is measured in each call; for transformers, as convolutions get slower.
-            ``"float16"``, ``"bfloat16"``: weights are stored in 16 bits, and computed with in 32.
-        ranges: of ``"static"``: how a range is found, a name from ``observe.RULES``.
-        weight_bits: 2 to 8, of the two int8 modes.
-        exclude: names, patterns or types of layers that stay as they are.
-        batch: what the parts of other batches are, as of ``calibrate_``.
+            ``"float16"``, ``"bfloat16"``: weights are stored in 16 bits; computation is in 32 bits.
+        ranges: for ``"static"``: how a range is found, a name from ``observe.RULES``.
+        weight_bits: 2 to 8, for the two int8 modes.
+        exclude: names, patterns or types of layers that are not quantized.
+        batch: roles of the parts of other batches, as in ``calibrate_``.
 
     Raises:
         UserError: on an unknown mode, a setting out of range, or static quantization without data.

@@ -88,23 +88,23 @@ def find_float_layers(
 ) -> Sensitivity:
     """Find the fewest layers to leave in floating point so that quality drops by ``max_drop`` at most.
 
-    Each layer is quantized alone (weights, input, output) and ranked by the error of the logits. Then the most
-    sensitive ones are left out, as few as the tolerated drop allows, found by bisection; each trial is quantized and
-    calibrated again. That is a forward pass over ``batches`` for each layer, and some: less than an epoch's time, with
-    a few hundred samples.
+    Each layer is quantized alone (weights, input, output), and layers are ranked by the error of the logits. Then the
+    most sensitive ones are left in floating point, as few as the accepted drop allows, found by bisection; each trial
+    is quantized and calibrated again. This takes one forward pass over ``batches`` for each layer, and a few more: with
+    a few hundred samples, less time than an epoch.
 
     Args:
-        model: trained, float; left as it is.
+        model: a trained float model; not changed.
         batches: ``(inputs, labels)`` or dicts with ``labels``, a few hundred samples in all; they also calibrate.
-        max_drop: tolerated loss, a share: of accuracy and the like 0.01 is one point (:meth:`Task.drop`).
-        ranges: as of ``quantize_``.
-        weight_bits: likewise.
+        max_drop: accepted loss, a share: for accuracy, 0.01 is one point (:meth:`Task.drop`).
+        ranges: as in ``quantize_``.
+        weight_bits: as in ``quantize_``.
         exclude: layers that stay in floating point in any case.
-        batch: what the parts of other batches are, as of ``calibrate_``.
-        task: what is answered; its leading metric is what drops.
+        batch: roles of the parts of other batches, as in ``calibrate_``.
+        task: its leading metric is the one that may drop.
 
     Raises:
-        UserError: on a drop that is no share, data that is empty or without labels, or what ``quantize_`` refuses.
+        UserError: if ``max_drop`` is not a share, the data is empty or unlabelled, or ``quantize_`` refuses the model.
     """
     check_drop(max_drop)
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""compress(): a need is stated, the best network that meets it comes out, or the nearest."""
+"""compress(): search for the best network that meets a stated need, or the nearest one."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -43,32 +43,32 @@ def compress(
     trainer: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Result:
-    """Make a trained network as small and fast as a need allows.
+    """Compress a trained network as far as a stated need allows.
 
-    The float network is quantized after training at once, so that a first result stands. Then it is looked at, and
-    fine-tuned a few times with the original as its teacher, pruned and trained through int8, each time as strongly as
-    what was measured so far allows. Every finished trial is a model folder with its file. The choice is made on one
-    most of the validation part; the test part then says once, with a bound, whether the need is met. The same call with
-    the same ``folder`` resumes a search that was stopped.
+    First the float network is quantized after training, so that a first result exists at once. Then it is analysed, and
+    fine-tuned a few times with the original as its teacher: pruned and trained through int8, each time as strongly as
+    the measurements so far allow. Every finished trial is a model folder with its file. The choice is made on
+    most of the validation data; the test data is then used once, to decide with an upper bound whether the need is met.
+    The same call with the same ``folder`` resumes a search that was stopped.
 
     Args:
-        model: a trained float network, or a LightningModule of one's own that trains one; left as it is.
-        datamodule: with a validation part; what training, choice and confirmation take their samples from.
-        max_drop: at most this much of the leading metric may be lost, as 0.01 or ``"1%"``; one point where neither this
-            nor a target is given.
+        model: a trained float network, or your own LightningModule that trains one; not changed.
+        datamodule: has a validation part; training, choice and confirmation take their samples from it.
+        max_drop: how much of the leading metric may be lost, as 0.01 or ``"1%"``; 0.01 if neither this nor a target is
+            given.
         target: limits: ``latency_ms`` (with ``batch``, ``threads``, ``runtime``), ``bytes``, ``macs``, ``parameters``;
             numbers, or shares of the original such as ``"50%"``.
         budget: ``"20 min"``, ``"12 epochs"``, or minutes; by default 20 epochs.
-        folder: of the search; by default a new one in ``runs/auto``.
-        metric: of a LightningModule: a name that its ``validation_step`` logs, and ``"max"`` or ``"min"``.
-        module: of a LightningModule: the part that is compressed.
-        task: what is answered; by default what the data module says, else classification.
+        folder: for the search; by default a new one in ``runs/auto``.
+        metric: for a LightningModule: a name that its ``validation_step`` logs, and ``"max"`` or ``"min"``.
+        module: for a LightningModule: the part to compress.
+        task: by default the data module's, otherwise classification.
         seed: of splits and fits.
         trainer: further arguments of Lightning's Trainer.
-        on_progress: told each step in a sentence.
+        on_progress: called with a sentence at each step.
 
     Raises:
-        UserError: if needs or budget make no sense, data or model are not fit for it, or no trial comes to an end.
+        UserError: if needs or budget make no sense, data or model are not suitable, or no trial finishes.
 
     Example:
         >>> result = compress(model, datamodule, max_drop=0.01, budget="20 min")  # doctest: +SKIP

@@ -13,15 +13,15 @@ from lighten.search.frontier import Point
 
 @dataclass(frozen=True)
 class Result:
-    """What a search has come to; prints as a short table.
+    """The result of a search; prints as a short table.
 
     Attributes:
-        met: whether all needs are met, the drop with its bound on samples that nothing was chosen on.
+        met: whether all needs are met; for the drop, its upper bound on samples not used for any choice.
         folder: the model folder of the network that was chosen.
         path: its file.
         scores: as in ``scores.json``.
         reasons: sentences: what was chosen and why, what is not met and what would help.
-        frontier: what no other trial beats; each point names its trial's folder.
+        frontier: the Pareto front: trials that no other trial beats; each point names its trial's folder.
         search: the content of ``search.json``.
     """
 

@@ -32,7 +32,7 @@ def register_task(name: str) -> Callable[[Builder], Builder]:
     """Return a decorator that makes a subclass of :class:`lighten.tasks.task.Task` available as ``name``.
 
     Raises:
-        UserError: if another module registered the name, or the class lacks a part that every task needs.
+        UserError: if another module registered the name, or the class lacks a required part.
 
     Example:
         >>> @register_task("corners")

@@ -33,13 +33,13 @@ def both(answers: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
 
 @dataclass
 class Measured:
-    """A metric of torchmetrics, with what it is fed and how its result is called.
+    """A metric of torchmetrics, with its inputs and the names of its results.
 
     Attributes:
         metric: its state is summed over ranks.
-        feed: from answers and labels (or the answers of two models) to the arguments of its ``update``.
-        read: from its result to scalars by name; by default it is one scalar and has the name it stands under.
-        least: the rows that it needs.
+        feed: from outputs and labels (or the outputs of two models) to the arguments of its ``update``.
+        read: from its result to scalars by name; by default one scalar with the metric's name.
+        least: the smallest number of rows that it needs.
     """
 
     metric: Metric
@@ -50,31 +50,31 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a network answers: everything in the package that depends on it is asked here.
+    """A task: everything in the package that depends on the kind of output.
 
-    A task of one's own subclasses it, says its ``reported`` metrics, and has ``loss``, ``soft_loss`` and ``metrics``;
-    what else it says is checked, compared and shown as well. Its fields are its settings, of JSON types.
+    Your own task is a subclass with its ``reported`` metrics, ``loss``, ``soft_loss`` and ``metrics``; the other
+    attributes and methods have defaults. The fields of the dataclass are its settings, of JSON types.
 
     Attributes:
         name: under which it is registered.
         reported: the metrics of scores and reports, the leading one first.
-        alike: how alike two models answer, the leading figure first; what ``likeness`` gives.
-        label_loss: the name that the loss on labels has among ``losses``.
-        taught_by: the losses on a teacher's answers that have a meaning here.
-        temperature: of the soft labels, by default.
-        channel_dim: the dimension of answers that holds classes, targets or channels.
-        label_dims: how many dimensions a batch of labels may have; any where empty.
-        answer_dims: how many dimensions a batch of answers has; any where ``None``.
-        label_text: what labels are to be, for messages.
-        answer_text: what answers are to be, for messages.
-        ranks: whether answers are logits of classes, of which the largest is what is meant.
-        per_token: whether answers stand at the tokens of a text, which an ``attention_mask`` may leave out.
+        alike: the figures of agreement between two models that ``likeness`` returns, the leading one first.
+        label_loss: the name of the loss on labels among ``losses``.
+        taught_by: the losses on a teacher's outputs that are valid for this task.
+        temperature: default temperature of the soft labels.
+        channel_dim: the dimension of outputs that has classes, targets or channels.
+        label_dims: allowed numbers of dimensions of a batch of labels; empty: any.
+        answer_dims: number of dimensions of a batch of outputs; ``None``: any.
+        label_text: the expected format of labels, for messages.
+        answer_text: the expected format of outputs, for messages.
+        ranks: whether outputs are logits of classes, of which the largest is the answer.
+        per_token: whether there is an output for each token of a text; an ``attention_mask`` may exclude some.
         next_tokens: whether labels that repeat the tokens of a causal language model mean the tokens that follow.
-        averages: whether the mean of several teachers' answers is an answer.
-        reads: what labels of a table or folder are: ``"classes"``, ``"flags"``, ``"numbers"``, ``"pictures"``,
+        averages: whether the mean of several teachers' outputs is a valid output.
+        reads: the type of labels in a table or folder: ``"classes"``, ``"flags"``, ``"numbers"``, ``"pictures"``,
             ``"boxes"`` or ``"points"``.
-        head: what models by name that have several heads end in.
-        pipelines: how model hubs call it, by what is read: ``"image"``, ``"text"`` or ``"table"``.
+        head: the head to choose for named models that have several.
+        pipelines: its names on model hubs, by input type: ``"image"``, ``"text"`` or ``"table"``.
         exhibit: what a report shows: ``"confusion"``, ``"scatter"``, ``"pictures"``, or ``""`` for nothing.
     """
 

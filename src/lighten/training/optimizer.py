@@ -18,7 +18,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 @dataclass
 class OptimizerSettings:
-    """An optimizer with a learning rate that warms up and then falls; itself a builder.
+    """An optimizer with a learning rate that warms up and then falls. An instance is itself the builder.
 
     Called with a module and the fit's number of optimizer steps it returns what ``configure_optimizers`` may return.
 
@@ -28,8 +28,8 @@ class OptimizerSettings:
         name: ``adamw`` or ``sgd``.
         lr: the highest learning rate.
         weight_decay: decoupled for ``adamw``, L2 for ``sgd``.
-        momentum: of ``sgd``.
-        nesterov: of ``sgd``.
+        momentum: for ``sgd``.
+        nesterov: for ``sgd``.
         warmup: share of the fit's steps, in [0, 1), in which the rate rises linearly.
         schedule: how it falls to zero afterwards: ``cosine``, ``linear``, or not at all: ``constant``.
 

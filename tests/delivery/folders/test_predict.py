@@ -79,7 +79,7 @@ def test_masks_are_written_as_pictures_of_class_numbers(photos, capsys):
     twin = photos / "other" / "3.png"
     twin.write_bytes(file.read_bytes())
     assert cli(["predict", str(folder), str(file), str(twin), "--out", str(photos / "answers")]) == 1
-    assert "two sources would be answered in" in capsys.readouterr().err
+    assert "two sources would be written to" in capsys.readouterr().err
     assert cli(["predict", str(folder), str(photos / "none.png")]) == 1
     assert "none.png" in capsys.readouterr().err
 

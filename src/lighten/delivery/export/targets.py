@@ -37,31 +37,31 @@ def export(
 ) -> Path:
     """Write ``model`` as a file for the runtime of a target and return its path.
 
-    A fake-quantized model is written in int8, a float model as it is; of a model of which a part is quantized, that
-    part is. Where its runtime is installed, the file is run and compared with the model. ``onnx`` (onnxruntime) and
-    ``openvino`` (``.xml``, with a ``.bin`` file beside it) take any batch and know inputs by name, as ``export_onnx``
-    has it.
-    ``litert`` (``.tflite``) and ``executorch`` (``.pte``, computed by XNNPACK) take one sample a call and know inputs
-    by position, keywords in the order of ``example_input``; a quantized ``.tflite`` takes int8 codes. In these two the
-    layer that makes the logits is computed in float, with the weights that it was trained with. ``pt2`` is a program of
-    ``torch.export``, with any batch and inputs by position, which PyTorch itself loads.
+    A fake-quantized model is written in int8, a float model in float; if a part of a model is quantized, that part is
+    in int8. If the runtime is installed, the file is run and compared with the model.
+
+    ``onnx`` (onnxruntime) and ``openvino`` (``.xml``, with a ``.bin`` file beside it) take any batch and know inputs by
+    name, as in ``export_onnx``. ``litert`` (``.tflite``) and ``executorch`` (``.pte``, computed by XNNPACK) take one
+    sample in a call and know inputs by position, keywords in the order of ``example_input``; a quantized ``.tflite``
+    takes int8 codes. In these two, the layer that computes the logits stays in float, with its trained weights. ``pt2``
+    is a program of ``torch.export`` that PyTorch itself loads, with any batch and inputs by position.
 
     Args:
-        model: left as it is.
+        model: not changed.
         example_input: a tensor, a tuple (positional) or a dict (keywords), also with lists or dicts of tensors in it;
             the first dimension is the batch.
         path: replaced atomically; ends in ``.onnx``, ``.xml``, ``.tflite``, ``.pte`` or ``.pt2``.
         target: ``"onnx"``, ``"openvino"``, ``"litert"``, ``"executorch"`` or ``"pt2"``.
-        opset: of an ONNX file, 18 to 23; see :func:`export_onnx`.
-        mode: for ``litert`` and a float model. ``"dynamic"`` stores int8 weights and quantizes activations as they
-            come, ``"float16"`` stores weights in half.
-        outputs: names of those to keep; by default the file has all that the model returns, see :func:`export_onnx`.
+        opset: for an ONNX file, 18 to 23; see :func:`export_onnx`.
+        mode: for ``litert`` and a float model. ``"dynamic"`` stores int8 weights and quantizes activations in each
+            call, ``"float16"`` stores weights in half precision.
+        outputs: names of outputs to keep; by default the file has all that the model returns, see :func:`export_onnx`.
         batch: for ``onnx``, ``openvino`` and ``pt2``, see :func:`export_onnx`.
         dynamic: for ``onnx``, ``openvino`` and ``pt2``, see :func:`export_onnx`.
 
     Raises:
-        UserError: if the target is unknown or its package is not installed, the path ends otherwise, a setting is not
-            the target's, fake-quantizers were inserted but have no ranges, or the file does not compute what the model
+        UserError: if the target is unknown or its package is not installed, the path has another ending, the target has
+            no such setting, fake-quantizers have no ranges yet, or the file does not compute what the model
             computes.
 
     Example:
@@ -90,29 +90,30 @@ def export_onnx(
     """Write ``model`` as an ONNX file and return its path.
 
     A fake-quantized model is written with int8 weights, int32 biases and QuantizeLinear/DequantizeLinear pairs
-    (QDQ), a float model as it is; what ``quantize_post_training`` made as ``"dynamic"`` with int8 weights and
-    DynamicQuantizeLinear, as ``"float16"`` with weights in half that are cast to float32. The batch dimension is
-    dynamic, of tokens (integers, (batch, length)) the length too where the model takes any, in all inputs that share
-    it. Inputs are called ``input`` (or by their keywords), the output is ``logits``. Of several outputs each has the
-    name of its key or field, in a tuple the second is ``output_1``; one that an input has gets ``_out`` behind it. The
-    same model gives the same bytes.
+    (QDQ), a float model in float. A ``"dynamic"`` model of ``quantize_post_training`` is written with int8 weights and
+    DynamicQuantizeLinear, a ``"float16"`` one with half-precision weights that are cast to float32.
+
+    The batch dimension is dynamic. For tokens (integers, (batch, length)) so is the length, in all inputs that share
+    it, if the model takes any length. Inputs are called ``input`` (or by their keywords), the output ``logits``. Of
+    several outputs each has the name of its key or field; in a tuple the second is ``output_1``. If an input has the
+    same name, ``_out`` is added. The same model gives the same bytes.
 
     Args:
-        model: left as it is.
+        model: not changed.
         example_input: a tensor, a tuple (positional) or a dict (keywords); its first dimension is the batch.
         path: replaced atomically.
-        opset: of the ONNX file, 18 to 23. ``None`` takes 18, which onnxruntime 1.14 and later read, or 23, which 1.24
-            and later read, where the model computes attention: that is one operator there, and faster.
-        outputs: names of those to keep, the leading one first; all by default.
-        batch: how many samples the file takes a call, and nothing else open but what ``dynamic`` names. ``None`` leaves
-            it open; of a model that fixes it, it is that of ``example_input``, and a warning says so.
+        opset: of the ONNX file, 18 to 23. ``None`` takes 18, which onnxruntime 1.14 and later read. If the model
+            computes attention, it takes 23, where attention is one operator and faster; 1.24 and later read it.
+        outputs: names of outputs to keep, the leading one first; all by default.
+        batch: number of samples in a call of the file; then only what ``dynamic`` names is open. ``None`` leaves the
+            batch open; if the model fixes it, the file takes that of ``example_input``, and a warning says so.
         dynamic: open dimensions besides the batch, as ``{"input": {2: "height", 3: "width"}}``: names by the input's
             name (in the file, or in the forward) and the dimension's index; dimensions of one name have one size.
-            Where it is given, nothing is guessed: ``{}`` leaves the batch open alone. The file is run with a smaller
+            If it is given, nothing is guessed: ``{}`` leaves only the batch open. The file is run with a smaller
             and a larger size of each.
 
     Raises:
-        UserError: also if the model fixes what is asked to be open; else as :func:`export`.
+        UserError: if the model fixes a dimension that should be open; otherwise as for :func:`export`.
     """
     return export(model, example_input, path, opset=opset, outputs=outputs, batch=batch, dynamic=dynamic)
 

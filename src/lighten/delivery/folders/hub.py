@@ -52,20 +52,20 @@ def push_to_hub(
 ) -> str:
     """Upload a model folder with its card to the Hugging Face Hub, in one commit, and return its address.
 
-    Only files that a model folder has are uploaded: config, weights, what was compressed, card, tokenizer; and what
-    was exported beside it, as ``model.onnx`` and so on. Of those that are on the hub, and no longer in the folder, the
-    commit takes away. Without a card it gets one that says how to load it.
-    ``lighten.load(huggingface_hub.snapshot_download(repo_id))`` gives the model back.
+    Only the files of a model folder are uploaded: config, weights, the record of compression, card, tokenizer; and
+    exported files beside it, as ``model.onnx`` and so on. The commit deletes those that are on the hub but no longer in
+    the folder. If there is no card, one is added that says how to load the model.
+    ``lighten.load(huggingface_hub.snapshot_download(repo_id))`` loads it.
 
     Args:
         folder: as ``save`` wrote it, such as ``runs/<recipe>/<id>/student``.
-        repo_id: ``"NAME/REPO"``, or ``"REPO"`` of your own; made where it is not there.
-        private: whether a new repository is.
-        token: with the right to write; ``None`` takes ``$HF_TOKEN``, or that of ``hf auth login``.
+        repo_id: ``"NAME/REPO"``, or ``"REPO"`` of your own; created if it does not exist.
+        private: whether a new repository is private.
+        token: with write access; ``None`` takes ``$HF_TOKEN``, or that of ``hf auth login``.
 
     Raises:
-        UserError: if ``huggingface_hub`` is not installed, the folder is no model folder or links to files elsewhere,
-            the name cannot be one, or the hub cannot be reached or refuses.
+        UserError: if ``huggingface_hub`` is not installed, the folder is not a model folder or links to files
+            elsewhere, the name is not valid, or the hub cannot be reached or refuses.
     """
     hub = _package(repo_id)
     files = files_of(Path(folder))

@@ -44,16 +44,16 @@ CONFIG, WEIGHTS, COMPRESSION = "config.json", "model.safetensors", "compression.
 
 
 def save(model: nn.Module, folder: str | Path, **config: Any) -> Path:
-    """Write ``model`` into ``folder`` so that ``load`` gives it back, and return the folder.
+    """Write ``model`` into ``folder``, from which ``load`` rebuilds it, and return the folder.
 
     Args:
-        model: may be quantized, shrunk or both, or parts of it. One from a registry carries how to build it; of any
-            other the folder names the class, and ``load(folder, model=…)`` wants an instance.
-        folder: made where missing; its files are replaced one by one, the weights last.
+        model: may be quantized, shrunk or both, or parts of it. A model from a registry can be built by name; for any
+            other the folder names the class, and ``load(folder, model=…)`` needs an instance.
+        folder: created if missing; its files are replaced one by one, the weights last.
         config: further entries of ``config.json``: ``data``, ``classes``, ``mean``, ``std``, ``training``.
 
     Raises:
-        UserError: if its state holds what is no tensor, or nothing says how its quantizers are placed again.
+        UserError: if its state has a value that is not a tensor, or nothing says where to place its quantizers again.
     """
     model = getattr(model, "_orig_mod", model)
     spec, done = record_of(model).spec, done_to(model)

@@ -37,15 +37,15 @@ class Prediction(NamedTuple):
 
 
 def predict(folder: str | Path, sources: Sequence[Any], *, file: str | Path | None = None) -> list[Prediction]:
-    """Return what a model answers to files, rows or texts, which are prepared as its training data were.
+    """Return a model's predictions for files, rows or texts, which are preprocessed like its training data.
 
     Args:
-        folder: as a run writes it: ``student/``, with what its data were prepared with.
-        sources: pictures (paths, or what Pillow opens), tables (paths, or rows as mappings), or texts.
+        folder: ``student/`` of a run, which contains the preprocessing of its data.
+        sources: pictures (paths, or anything that Pillow opens), tables (paths, or rows as mappings), or texts.
         file: an exported file of the same model to run instead, such as ``student.onnx``.
 
     Raises:
-        UserError: if the folder says nothing of how inputs are prepared, or one cannot be read.
+        UserError: if the folder has no preprocessing, or a source cannot be read.
 
     Example:
         >>> predict("runs/own_images/one/student", ["cat.jpg"])  # doctest: +SKIP

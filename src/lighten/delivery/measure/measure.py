@@ -61,18 +61,18 @@ def measure(
 
     Args:
         path_or_model: a path to an ``.onnx``, ``.xml`` (OpenVINO), ``.tflite``, ``.pte`` or ``.pt2`` file, run in its
-            runtime on the CPU, or a torch module, run in PyTorch where it stands.
+            runtime on the CPU, or a torch module, run in PyTorch on its own device.
         dataloader: batches of ``(inputs, labels)``, or mappings with ``labels``; read once.
-        threads: how many threads each call may use.
-        batch_sizes: the sizes that latency is measured at.
-        batch: what the parts of other batches are, such as ``("input", "input", "label")`` or ``{"target": "label"}``.
-        network: the module that a file was made of; the file's answers are compared with its answers in PyTorch.
-        task: what is answered, by name or as a task with its settings.
+        threads: number of threads for each call.
+        batch_sizes: the batch sizes for latency.
+        batch: roles of the parts of other batches, such as ``("input", "input", "label")`` or ``{"target": "label"}``.
+        network: the module that a file was made from; the outputs of both are compared.
+        task: by name, or an object with settings.
 
     Returns:
-        The task's metrics by name (of classes ``accuracy``, ``macro_f1``, …), parameters, MACs of one sample, bytes (a
+        The task's metrics by name (for classes ``accuracy``, ``macro_f1``, …), parameters, MACs of one sample, bytes (a
         module's in memory), runtime, threads and ``latency_ms[f"batch_{size}"]`` with median and 90th percentile; with
-        ``network`` also ``logit_error``, the Euclidean distance of the answers relative to their norm. Where that is
+        ``network`` also ``logit_error``, the Euclidean distance of the outputs relative to their norm. If that is
         more than a few quantization steps, a warning says so.
 
     Raises:
