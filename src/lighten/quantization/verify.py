@@ -1,5 +1,6 @@
 """Verification that quantizers which do not round leave the outputs of a model unchanged."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,9 +14,12 @@ from lighten.quantization.record import set_mode
 from lighten.utils.clone import clone
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import preserved
+from lighten.utils.rounding import UNITS, RoundedOtherwise
 
 TOLERANCE = 1e-3
 """What outputs may differ by, relative to the largest of them: a folded norm rounds otherwise."""
+AS_ROUNDING = 2.0
+"""How many times as far off as where sums are rounded otherwise outputs may be, if rounding decides what they are."""
 
 Part = TypeVar("Part")
 
@@ -41,6 +45,9 @@ def outputs_of(model: nn.Module, call: Call, *, training: bool = False) -> list[
 def is_unchanged(model: nn.Module, quantizers: ActivationQuantizers, call: Call, before: list[Tensor] | None) -> bool:
     """Return whether a model with quantizers that do not round puts out what it did, in eval and in training mode.
 
+    What a forward chooses by its values may depend on rounding. Where float32 disagrees, float64 tells; where it cannot
+    run, outputs may be as far off as where sums are rounded otherwise.
+
     Args:
         model: quantized, its quantizers off; left as it is.
         quantizers: its own.
@@ -48,23 +55,41 @@ def is_unchanged(model: nn.Module, quantizers: ActivationQuantizers, call: Call,
         before: what it put out in eval mode before anything was inserted.
     """
     in_training = outputs_of(model, call, training=True)
-    with _not_rounding(quantizers):
-        pairs = ((before, False), (in_training, True))
-        if all(expected is None or _agree(expected, outputs_of(model, call, training=t)) for expected, t in pairs):
-            return True
-    return before is not None and _agree(before, outputs_of(model, call)) and _is_unchanged_in_double(model, call)
+    for expected, training in ((before, False), (in_training, True)):
+        if expected is None:
+            continue
+        with _not_rounding(quantizers):
+            found = outputs_of(model, call, training=training)
+        if _gap(expected, found) <= TOLERANCE:
+            continue
+        if not training and not _gap(expected, outputs_of(model, call)) <= TOLERANCE:
+            return False
+        gap = _gap_in_double(model, call, training)
+        if gap is None:
+            gap = 0.0 if _is_rounding(model, call, training, expected, found) else math.inf
+        if gap > TOLERANCE:
+            return False
+    return True
 
 
-def _is_unchanged_in_double(model: nn.Module, call: Call) -> bool:
-    """Return the same of float64: what a forward chooses by its values may depend on float32's rounding."""
+def _gap_in_double(model: nn.Module, call: Call, training: bool) -> float | None:
+    """Return how far apart outputs are with quantizers and without in float64, or ``None`` where that cannot run."""
     copied = clone(model).double()
     call = map_tensors(lambda x: x.double() if x.is_floating_point() else x, call)
-    for training in (False, True):
-        expected = outputs_of(copied, call, training=training)
-        with _not_rounding(quantizers_of(copied)):
-            if expected is None or not _agree(expected, outputs_of(copied, call, training=training)):
-                return False
-    return True
+    expected = outputs_of(copied, call, training=training)
+    with _not_rounding(quantizers_of(copied)):
+        return None if expected is None else _gap(expected, outputs_of(copied, call, training=training))
+
+
+def _is_rounding(
+    model: nn.Module, call: Call, training: bool, expected: list[Tensor], found: list[Tensor] | None
+) -> bool:
+    """Return whether outputs are no further off than where the sums of a model are rounded otherwise."""
+    shown = 0.0
+    for units in UNITS:
+        with RoundedOtherwise(units):
+            shown = max(shown, _gap(expected, outputs_of(model, call, training=training)))
+    return shown > TOLERANCE and math.isfinite(shown) and _gap(expected, found) <= AS_ROUNDING * shown
 
 
 def failing(parts: Sequence[Part], passes: Callable[[Sequence[Part]], bool]) -> list[Part]:
@@ -94,10 +119,10 @@ def _not_rounding(quantizers: ActivationQuantizers) -> Iterator[None]:
         quantizers.stage, quantizers.rounds = stage, True
 
 
-def _agree(one: list[Tensor], other: list[Tensor] | None) -> bool:
+def _gap(one: list[Tensor], other: list[Tensor] | None) -> float:
     if other is None or [x.shape for x in one] != [x.shape for x in other]:
-        return False
-    return all(_distance(a, b) <= TOLERANCE for a, b in zip(one, other, strict=True))
+        return math.inf
+    return max((_distance(a, b) for a, b in zip(one, other, strict=True)), default=0.0)
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

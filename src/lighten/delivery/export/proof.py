@@ -12,16 +12,14 @@ from lighten.delivery.runtimes.onnx import OnnxRunner
 from lighten.delivery.runtimes.runners import Runner, open_runner
 from lighten.delivery.runtimes.signature import Graph
 from lighten.errors import UserError
-from lighten.pruning.rounding import RoundedOtherwise
 from lighten.quantization.activation_quantizers import quantizers_in
+from lighten.utils.rounding import UNITS, RoundedOtherwise
 
 MAX_FLOAT_ERROR, MAX_STEP_ERROR, MAX_INT8_ERROR = 2e-3, 0.05, 0.25
 """How far outputs may be off, relative to their size: of a float file; of an int8 file, where a few values fall on
 another code, before it is warned of; and before it is taken for a wrong file, whatever rounding does to it."""
 AS_ROUNDING = 2.0
 """How many times what rounding does to a network's outputs a file may be off; more is no matter of rounding."""
-UNITS = (2.0, 8.0, 32.0)
-"""By how many units in the last place sums are changed, to see what rounding does: kernels of runtimes differ so."""
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
