@@ -35,7 +35,7 @@ hypothesis_settings = {
 }
 
 
-@pytest.mark.parametrize(("examples", "every"), [(30, 4), pytest.param(500, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("examples", "every"), [(10, 4), pytest.param(500, 1, marks=pytest.mark.slow)])
 def test_nothing_is_silently_wrong(examples, every, tmp_path, monkeypatch):
     """Draw networks; of one in ``every`` the file is written too, which takes most of the time."""
     monkeypatch.setattr(

@@ -14,6 +14,7 @@ from lighten.tasks.scorer import scorer_of
 SCRIPT = Path(__file__).with_name("boxes_fit.py")
 
 
+@pytest.mark.slow
 def test_map_is_that_of_all_pictures_on_every_rank(tmp_path) -> None:
     run_fits(SCRIPT, tmp_path)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))

@@ -114,6 +114,7 @@ def test_a_trained_teacher_is_taken_from_its_folder_and_must_fit(folder, tmp_pat
         run(recipe)
 
 
+@pytest.mark.slow
 def test_a_student_learns_language_and_then_a_task(tmp_path) -> None:
     counts = Counter(word for text in read_embedded().train.texts for word in text.lower().split() if word.isalpha())
     words = [word for word, _ in counts.most_common(500)]

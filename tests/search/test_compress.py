@@ -221,6 +221,7 @@ def essence(folder):
     return [(r["setting"], r["state"], r["warm_from"], [r["measured"][name] for name in known]) for r in rows]
 
 
+@pytest.mark.slow
 def test_killed_searches_resume_and_end_as_the_one_that_was_not(searched, net, tmp_path):
     folder = tmp_path / "killed"
     for dies in ("in a fit", "trial 2: drop"):

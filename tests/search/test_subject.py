@@ -104,6 +104,7 @@ def test_regression_without_a_test_part(tmp_path):
     assert state["trials"][1]["setting"]["amount"] == pytest.approx(0.6, abs=0.02)
 
 
+@pytest.mark.slow
 def test_text(tmp_path):
     loss = lambda net, batch: nn.functional.cross_entropy(net(batch["input_ids"]).logits, batch["labels"])  # noqa: E731
     net = fitted(bert(), Texts().train_dataloader(), loss)

@@ -145,6 +145,7 @@ def test_a_cancelled_job_stays_cancelled(jobs):
     assert [path.name[:9] for path in (jobs.run(job) / "checkpoints").glob("*.ckpt")] == ["preempted"]
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_each_task_its_recipe_and_its_folder(jobs):
     settings = ["compress.quantize.begin=null", "trainer.limit_train_batches=5"]
     job = jobs.submit("--array=0-1", "slurm/sweep.sbatch", *SMALL, *settings, "seed=3,4")
