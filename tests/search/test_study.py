@@ -94,6 +94,21 @@ def test_processes_share_the_trials(tmp_path):
     assert study.best() == [values.index(max(values))]
 
 
+def test_a_trial_that_is_completed_while_another_process_looks_is_not_taken_for_a_dead_one(tmp_path, monkeypatch):
+    worker, looking = Study(tmp_path, SHARED), Study(tmp_path, SHARED)
+    at_work, claim = worker.next(), looking._claimed
+
+    def completed_before(number):
+        if number == at_work.number:
+            finish(worker, at_work, 0.5)
+        return claim(number)
+
+    monkeypatch.setattr(looking, "_claimed", completed_before)
+    found = looking.next()
+    assert (found.number, found.resumed) == (1, False)
+    finish(looking, found, 0.6)
+
+
 def test_a_line_that_a_kill_has_cut_short_is_mended(tmp_path):
     study = Study(tmp_path, SHARED)
     finish(study, study.next(), 0.5)

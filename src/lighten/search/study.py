@@ -76,8 +76,10 @@ class Study:
             trials = self.study.get_trials(deepcopy=False)
             for found in trials:
                 if found.state == TrialState.RUNNING and (lock := self._claimed(found.number)) is not None:
-                    trial = Trial(self.study, found._trial_id)
-                    return Claimed(found.number, dict(found.params), True, trial, lock)
+                    if self.study.get_trials(deepcopy=False)[found.number].state == TrialState.RUNNING:
+                        trial = Trial(self.study, found._trial_id)
+                        return Claimed(found.number, dict(found.params), True, trial, lock)
+                    os.close(lock)  # another process has completed it since it was read
             if len(trials) >= self.sweep.trials:
                 return None
             self.study.sampler = _sampler(self.sweep, len(trials))
