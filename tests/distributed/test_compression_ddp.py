@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from processes import run_fits
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("compression_fit.py")
 
 

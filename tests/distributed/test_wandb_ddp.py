@@ -11,6 +11,7 @@ from lighten.training.record import OWN_KEYS, read
 from lighten.training.wandb_log import read_records, rows
 from lighten.training.wandb_run import STEP
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("wandb_fit.py")
 
 

@@ -21,6 +21,7 @@ LEFT_ALONE = {
     "mixer": {"tokens": r"mixes places, not channels \(zoo.py:\d+ in t\d\)"},
 }
 """What is left alone beside the layers that make the output, and why."""
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in ("efficientnet", "regnet") else name for name in ZOO]
 
 
 def randomise(model):
@@ -62,7 +63,7 @@ def gap(one, two):
     return max(float((a - b).abs().max() / max(1.0, float(a.abs().max()))) for a, b in zip(one, two, strict=True))
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NAMES)
 def test_masked_equals_shrunk(name):
     model, inputs, plan, small = halved(name)
     masked = copy.deepcopy(model)
@@ -75,7 +76,7 @@ def test_masked_equals_shrunk(name):
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes self.lstm")
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NAMES)
 def test_trains_and_exports_after_the_cut(name):
     _, inputs, _, small = halved(name)
     small = copy.deepcopy(small).train()
@@ -87,7 +88,7 @@ def test_trains_and_exports_after_the_cut(name):
     torch.export.export(small.eval(), args, kwargs, strict=False)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NAMES)
 def test_falls_as_planned(name):
     model, _, plan, small = halved(name)
     before, after = (sum(p.numel() for p in m.parameters()) for m in (model, small))
@@ -95,7 +96,7 @@ def test_falls_as_planned(name):
     assert after < before
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NAMES)
 def test_leaves_nothing_else_alone(name):
     """What stays is the output, or named here with its reason."""
     _, _, plan, _ = halved(name)

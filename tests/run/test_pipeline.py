@@ -227,7 +227,8 @@ def test_dense_networks_and_transformers_come_out_narrower(name, tmp_path):
         assert [pair for name, pair in widths.items() if name.endswith("embeddings")] == [[24, 24]] * 3
 
 
-@pytest.mark.parametrize("name", ["prune_cnn", pytest.param("quantize_cnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["prune_cnn", "quantize_cnn"])
 def test_each_technique_alone_needs_no_teacher(name, tmp_path):
     options = ["student_options={width: 8, blocks: 1, stem_stride: 2}", "student_fit.max_epochs=1"]
     limits = ["trainer.max_epochs=1", "trainer.limit_train_batches=6", "trainer.limit_val_batches=1"]

@@ -9,6 +9,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_a_refused_run_says_so_and_goes_on_with_the_same_bits() -> None:
     _all_good("checkpoint", "history", "cache's answers", "teacher's weights", count=4)
 

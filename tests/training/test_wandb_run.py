@@ -259,6 +259,7 @@ def killed_fit(folder: Path, step: int) -> int:
     return done.returncode
 
 
+@pytest.mark.slow
 def test_after_kill_9_less_than_a_block_is_missing_and_the_next_start_sends_it(tmp_path) -> None:
     folder = tmp_path / "recipe" / "one"
     assert killed_fit(folder, 122) == -9

@@ -104,7 +104,9 @@ def test_dynamic_convolutions_are_warned_of(tmp_path):
         np.testing.assert_allclose(run(path, x), model(x).numpy(), rtol=0, atol=0.01)
 
 
-@pytest.mark.parametrize("mode", ["static", "dynamic", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "mode", ["static", "dynamic", *(pytest.param(m, marks=pytest.mark.slow) for m in ("float16", "bfloat16"))]
+)
 def test_folders_bring_every_mode_back(mode, tmp_path):
     torch.manual_seed(0)
     model = build_model("mlp", num_classes=3, input_shape=(1, 6, 6)).eval()
