@@ -33,6 +33,8 @@ def test_curves_that_were_measured_before_stand_for_calibration(build, images):
     assert spared.counts[0] == 0
     with pytest.raises(UserError, match=f"curves lack group '{first}'"):
         allocate_widths(structure, model, settings, curves={})
+    rest = {name: curve for name, curve in curves.items() if name != first}
+    assert allocate_widths(structure, model, settings, curves=rest, calibration=[((images,), {})]) == measured
 
 
 @pytest.mark.parametrize("target", ["channels", "macs", "parameters"])

@@ -1,6 +1,7 @@
 """A LightningModule of somebody's own: its training step, its metric by name and direction."""
 
 import json
+from dataclasses import dataclass
 
 import lightning as L
 import numpy as np
@@ -11,8 +12,9 @@ from search_nets import Blobs, Net, trained
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lighten import UserError, compress
+from lighten import UserError, compress, export
 from lighten.search.named import ByName
+from lighten.search.needs import Needs
 from lighten.search.splits import splits_of
 from lighten.search.subject import subject_of
 
@@ -101,3 +103,59 @@ def test_metric_that_is_not_logged_is_named(net):
 def test_drop(lower, pair, drop):
     quality = ByName(None, None, None, "any", lower_is_better=lower)
     assert quality.drop(*pair) == pytest.approx(drop)
+
+
+@dataclass
+class Answer:
+    """As networks of ``transformers`` answer: a loss where there are labels, and more than one tensor."""
+
+    logits: torch.Tensor
+    loss: torch.Tensor | None = None
+    features: list[torch.Tensor] | None = None
+
+
+class Wrapped(nn.Module):
+    """Computes its own loss."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels, labels=None):
+        logits = self.net(pixels)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return Answer(logits, loss, [logits.softmax(-1)])
+
+
+class WithLabels(Own):
+    """Gives its network the labels, and reads more than one thing of what it answers."""
+
+    def __init__(self, net: nn.Module, metric: str) -> None:
+        super().__init__(Wrapped(net))
+        self.metric = metric
+
+    def validation_step(self, batch, batch_idx):
+        labels, pictures, _ = batch
+        answer = self.net(pixels=pictures, labels=labels)
+        wrong = (answer.features[0].argmax(-1) != labels).float().mean()
+        self.log("val_error", wrong)
+        self.log("val_loss", answer.loss)
+
+
+@pytest.mark.parametrize("metric", ["val_error", "val_loss"])
+def test_a_file_answers_in_the_networks_own_form_and_takes_no_labels(net, tmp_path, metric):
+    module, data = WithLabels(net, metric), Triples()
+    splits = splits_of(data)
+    subject = subject_of(module, data, splits, module="net", logged=metric)
+    assert {name for _, kwargs in subject.calls for name in kwargs} == {"pixels"}
+    file = export(subject.network, subject.example, tmp_path / "original.onnx")
+    assert [each.name for each in onnxruntime.InferenceSession(file).get_inputs()] == ["pixels"]
+    quality = ByName(subject, data, splits, metric, lower_is_better=True)
+    if metric == "val_loss":
+        with pytest.raises(UserError, match="has no loss that the network computes from labels"):
+            quality.original(file, splits, Needs(max_drop=0.5))
+        return
+    found = quality.original(file, splits, Needs(max_drop=0.5))
+    with torch.no_grad():
+        wrong = torch.cat([net(pictures).argmax(-1) != labels for labels, pictures, _ in splits.select])
+    assert found["metric"] == pytest.approx(float(wrong.float().mean()))

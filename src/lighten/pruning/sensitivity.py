@@ -27,6 +27,7 @@ def measure_sensitivity(
     calibration: Sequence[Call],
     *,
     shares: Sequence[float] = SHARES,
+    only: Sequence[int] | None = None,
 ) -> list[DamageCurve]:
     """Return what each group's loss does to the outputs, by forward passes alone.
 
@@ -40,9 +41,10 @@ def measure_sensitivity(
         candidates: scores of each group; the lowest go first.
         calibration: a few calls of the model.
         shares: shares of a group's channels to mask, rising.
+        only: these groups, by index; all by default.
 
     Returns:
-        For each group its curve, from (0, 0) on.
+        For each of these groups its curve, from (0, 0) on.
 
     Raises:
         UserError: if there is no calibration input.
@@ -54,7 +56,7 @@ def measure_sensitivity(
     with torch.no_grad(), random_state_kept(model):
         whole = [_logits(clone(model).eval(), call) for call in calls]
         curves: list[DamageCurve] = []
-        for which in range(len(candidates)):
+        for which in range(len(candidates)) if only is None else only:
             points = [(0.0, 0.0)]
             for share in shares:
                 count = _channels_at(candidates[which], share)

@@ -65,7 +65,7 @@ def allocate_widths(
         model: its weights are scored.
         settings: as given.
         calibration: calls for the scope ``sensitivity``.
-        curves: what was measured for it before, by group, instead.
+        curves: what was measured for it before, by group; groups that it lacks are measured.
         accumulated_gradients: see :func:`~lighten.pruning.importance.score_group`.
 
     Raises:
@@ -85,7 +85,15 @@ def allocate_widths(
     known: list[GroupSensitivity] = []
     if settings.scope == "sensitivity":
         if curves is not None:
-            found = _of_groups(curves, structure)
+            missing = [which for which, group in enumerate(structure.groups) if group.name not in curves]
+            if missing and calibration is None:
+                name = structure.groups[missing[0]].name
+                raise UserError(f"curves lack group {name!r}, expected one for each; measure them on this network")
+            measured = (
+                measure_sensitivity(model, structure, candidates, calibration or (), only=missing) if missing else ()
+            )
+            more = iter(measured)  # of groups that an earlier cut has made: the features of a last head, say
+            found = [curves[group.name] if group.name in curves else next(more) for group in structure.groups]
         elif calibration is None:
             raise UserError("scope='sensitivity' needs calibration, a few inputs that stand for the data; give them")
         else:
@@ -146,13 +154,6 @@ def _of_present(settings: Settings, structure: Structure) -> Settings:
             "use of='present'"
         )
     return replace(settings, amount=1.0 - (1.0 - settings.amount) / (1.0 - structure.saved.get("latency", 0.0)))
-
-
-def _of_groups(curves: Mapping[str, DamageCurve], structure: Structure) -> list[DamageCurve]:
-    missing = next((group.name for group in structure.groups if group.name not in curves), None)
-    if missing is not None:
-        raise UserError(f"curves lack group {missing!r}, expected one for each; measure them on this network")
-    return [curves[group.name] for group in structure.groups]
 
 
 def _saving(costs: Costs, candidates: Sequence[Candidate], which: int, target: str) -> float:

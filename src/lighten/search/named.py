@@ -11,13 +11,15 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
 from lighten.delivery.measure.latency import batch_of, interleaved_latency
 from lighten.delivery.measure.measure import batches_of, model_scores
 from lighten.delivery.measure.scores import SCHEMA, write_scores
 from lighten.delivery.runtimes.runners import Runner, open_runner
+from lighten.delivery.runtimes.signature import named_outputs
 from lighten.errors import UserError
 from lighten.search.confirm import Confirmation, confirm_logged
 from lighten.search.needs import Needs
@@ -25,6 +27,7 @@ from lighten.search.quality import figures_of, latency_sizes, reckoned
 from lighten.search.splits import Part, Splits
 from lighten.search.subject import GuidedData, Subject
 from lighten.utils.clone import clone
+from lighten.utils.inputs import leaves_of
 
 CHUNKS = 50
 """Parts of a split whose metrics are compared in pairs, at most."""
@@ -62,7 +65,7 @@ class ByName:
     def original(self, file: Path, splits: Splits, needs: Needs) -> dict[str, Any]:
         """Return the original's metric on both parts, and its figures."""
         with open_runner(file, threads=needs.threads) as runner:
-            values = self._values(_Answering(runner), [splits.select, splits.guide])
+            values = self._values(_Answering(runner, self.subject), [splits.select, splits.guide])
             scores = self._figures({"original": runner}, needs, [needs.batch])["original"]
         return {"metric": values[0], "guide": values[1], **figures_of(scores, needs)}
 
@@ -102,7 +105,7 @@ class ByName:
             parts = _chunks(loader)
             sizes = [len(part) for part, _ in parts]
             loaders = [part for _, part in parts]
-            values = {name: self._values(_Answering(runner), loaders) for name, runner in runners.items()}
+            values = {name: self._values(_Answering(runner, self.subject), loaders) for name, runner in runners.items()}
             scores = self._figures(runners, needs, latency_sizes(needs))
         confirmation = confirm_logged(
             self.drop, sizes, values["original"], values["compressed"], max_drop=needs.max_drop
@@ -172,20 +175,51 @@ class ByName:
                         f"{logged}"
                     )
                 found.append(float(trainer.callback_metrics[self.metric]))
+                if isinstance(network, _Answering) and math.isnan(found[-1]):
+                    raise UserError(
+                        f"metric={self.metric!r}: is not a number where a file answers; a file has no loss that the "
+                        "network computes from labels: log a metric that is computed from its answers"
+                    )
         return found
 
 
 class _Answering(nn.Module):
-    """A file in a network's place."""
+    """A file in a network's place: it answers in the same dicts and dataclasses; what only labels give is NaN."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, subject: Subject) -> None:
         super().__init__()
-        self._runner = [runner]  # a list, so that nobody copies it as a part
+        self._held = runner, subject.network  # a tuple, so that nobody copies it as a part
+        args, kwargs = subject.calls[0]
+        self._inputs = set(kwargs)
+        self._outputs = list(named_outputs(self._of_network(args, kwargs)))
+        self._form: tuple[list[Any], Any] | None = None
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the file."""
-        runner = self._runner[0]
-        return torch.from_numpy(np.ascontiguousarray(runner.run(runner.feed((args, kwargs)))))
+        runner, _ = self._held
+        own = {name: value for name, value in kwargs.items() if name in self._inputs}
+        arrays = runner.run_all(runner.feed((args, own)))
+        found = {n: torch.from_numpy(np.ascontiguousarray(x)) for n, x in zip(self._outputs, arrays, strict=True)}
+        if self._form is None:
+            answer = self._of_network(args, kwargs)
+            names = {id(tensor): name for name, tensor in named_outputs(answer).items()}
+            leaves_of(answer)
+            leaves, spec = tree_flatten(answer)
+            self._form = [_Named(names[id(x)]) if id(x) in names else x for x in leaves], spec
+        leaves, spec = self._form
+        nan = torch.tensor(math.nan)
+        return tree_unflatten([found.get(x.name, nan) if isinstance(x, _Named) else x for x in leaves], spec)
+
+    @torch.no_grad()
+    def _of_network(self, args: Any, kwargs: Any) -> Any:
+        return self._held[1](*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """The place of a tensor of this name in an answer."""
+
+    name: str
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from lighten.delivery.measure.latency import batch_of
 from lighten.distillation.callback import Distill
 from lighten.distillation.module import DistillationModule
 from lighten.errors import UserError
+from lighten.pruning.loss_arguments import without_loss_arguments
 from lighten.quantization.post_training import modes_of
 from lighten.search.splits import Splits
 from lighten.tasks import task_of
@@ -215,7 +216,11 @@ def subject_of(
     whole = clone(network).cpu()
     assert isinstance(whole, L.LightningModule)
     part = clone(whole.get_submodule(look.part)).eval()
-    return Subject(part, found, tuple(look.calls), about, whole, look.part, logged)
+    kept = without_loss_arguments(part, look.calls[0])[1]  # a file takes no labels
+    calls = tuple(
+        (args, {name: value for name, value in kwargs.items() if name in kept}) for args, kwargs in look.calls
+    )
+    return Subject(part, found, calls, about, whole, look.part, logged)
 
 
 class _Look(L.Callback):
