@@ -45,8 +45,9 @@ def doubt(name: str, error: float) -> str | None:
     if error <= MAX_STEP_ERROR:
         return None
     return (
-        f"{name}: its logits are {error:.1%} off those of the network in PyTorch; 8-bit weights saturate on x86 "
-        "processors without VNNI instructions, use weight_bits=7 there"
+        f"{name}: its logits are {error:.1%} off those of the network in PyTorch; either 8-bit weights saturate, as on "
+        "x86 processors without VNNI instructions (use weight_bits=7 there), or the network chooses among nearly equal "
+        "scores, in which case its metrics are what counts"
     )
 
 
