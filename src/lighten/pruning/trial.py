@@ -123,7 +123,7 @@ class Trial:
             return f"cannot be cut: {why}"
         if model is not None:
             try:
-                masked_and_cut(model, plan)
+                masked_and_cut(model, plan, holds_at_random=extent is not Extent.RUNS)
             except RuntimeError as error:
                 return f"cannot be cut: {_message(error)}"
         return None
