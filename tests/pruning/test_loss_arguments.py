@@ -48,6 +48,15 @@ def test_labels_go_and_a_mask_stays(as_dict):
     assert model.training
 
 
+def test_labels_by_position_go_too():
+    (x,), kwargs = call()
+    args, rest = without_loss_arguments(Matches(), ((x, None, kwargs["labels"]), {}))
+    assert args[0] is x
+    assert args[1:] in ((), (None,))
+    assert rest == {}
+    assert without_loss_arguments(Matches(), ((x, torch.ones(2, 5, 1)), {}))[0][1:] != ()
+
+
 def test_what_changes_the_answers_stays():
     class Shifts(Matches):
         def forward(self, x, labels=None):

@@ -130,26 +130,29 @@ class Wrapped(nn.Module):
 class WithLabels(Own):
     """Gives its network the labels, and reads more than one thing of what it answers."""
 
-    def __init__(self, net: nn.Module, metric: str) -> None:
+    def __init__(self, net: nn.Module, positional: bool) -> None:
         super().__init__(Wrapped(net))
-        self.metric = metric
+        self.positional = positional
 
     def validation_step(self, batch, batch_idx):
         labels, pictures, _ = batch
-        answer = self.net(pixels=pictures, labels=labels)
+        answer = self.net(pictures, labels) if self.positional else self.net(pixels=pictures, labels=labels)
         wrong = (answer.features[0].argmax(-1) != labels).float().mean()
         self.log("val_error", wrong)
         self.log("val_loss", answer.loss)
 
 
+@pytest.mark.parametrize("positional", [False, True])
 @pytest.mark.parametrize("metric", ["val_error", "val_loss"])
-def test_a_file_answers_in_the_networks_own_form_and_takes_no_labels(net, tmp_path, metric):
-    module, data = WithLabels(net, metric), Triples()
+def test_a_file_answers_in_the_networks_own_form_and_takes_no_labels(net, tmp_path, metric, positional):
+    module, data = WithLabels(net, positional), Triples()
     splits = splits_of(data)
     subject = subject_of(module, data, splits, module="net", logged=metric)
-    assert {name for _, kwargs in subject.calls for name in kwargs} == {"pixels"}
+    assert {len(args) + len(kwargs) for args, kwargs in subject.calls} == {1}
     file = export(subject.network, subject.example, tmp_path / "original.onnx")
-    assert [each.name for each in onnxruntime.InferenceSession(file).get_inputs()] == ["pixels"]
+    assert [each.name for each in onnxruntime.InferenceSession(file).get_inputs()] == [
+        "input" if positional else "pixels"
+    ]
     quality = ByName(subject, data, splits, metric, lower_is_better=True)
     if metric == "val_loss":
         with pytest.raises(UserError, match="has no loss that the network computes from labels"):

@@ -14,24 +14,26 @@ def without_loss_arguments(model: nn.Module, call: Call) -> Call:
     """Return a call without the arguments that only a loss is computed from.
 
     The loss of a detector matches boxes by value, which no graph can say; and no channel of a network depends on it.
-    An argument is one of these where the forward answers the same without it, in evaluation mode, apart from what it no
-    longer puts out, a single number among that.
+    A keyword, or the last positional, is one of these where the forward answers the same without it, in evaluation
+    mode, apart from what it no longer puts out, a single number among that.
 
     Args:
         model: modes, weights and random state are left as found.
         call: with real values; what cannot be run without labels needs them.
     """
-    given = [name for name, value in call[1].items() if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))]
-    if not given:
+    args, kwargs = call
+    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args[1:], kwargs))):
         return call
     with preserved(model), torch.no_grad():
         model.eval()
         whole = _outputs(model, call)
-        for name in given if whole is not None and any(_is_number(value) for value in whole) else ():
-            less = call[0], {key: value for key, value in call[1].items() if key != name}
+        if not any(_is_number(value) for value in whole or ()):
+            return call
+        shorter = [(args[:-1], kwargs)] if len(args) > 1 else []
+        for less in (*shorter, *((args, {k: v for k, v in kwargs.items() if k != name}) for name in kwargs)):
             answers = _outputs(model, less)
             if answers and whole and _lacks_a_number(answers, whole):
-                call, whole = less, answers
+                return without_loss_arguments(model, less)
     return call
 
 

@@ -25,7 +25,7 @@ from lighten.search.confirm import Confirmation, confirm_logged
 from lighten.search.needs import Needs
 from lighten.search.quality import figures_of, latency_sizes, reckoned
 from lighten.search.splits import Part, Splits
-from lighten.search.subject import GuidedData, Subject
+from lighten.search.subject import GuidedData, Subject, as_many
 from lighten.utils.clone import clone
 from lighten.utils.inputs import leaves_of
 
@@ -189,16 +189,14 @@ class _Answering(nn.Module):
     def __init__(self, runner: Runner, subject: Subject) -> None:
         super().__init__()
         self._held = runner, subject.network  # a tuple, so that nobody copies it as a part
-        args, kwargs = subject.calls[0]
-        self._inputs = set(kwargs)
-        self._outputs = list(named_outputs(self._of_network(args, kwargs)))
+        self._example = subject.calls[0]
+        self._outputs = list(named_outputs(self._of_network(*self._example)))
         self._form: tuple[list[Any], Any] | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the file."""
         runner, _ = self._held
-        own = {name: value for name, value in kwargs.items() if name in self._inputs}
-        arrays = runner.run_all(runner.feed((args, own)))
+        arrays = runner.run_all(runner.feed(as_many((args, kwargs), self._example)))
         found = {n: torch.from_numpy(np.ascontiguousarray(x)) for n, x in zip(self._outputs, arrays, strict=True)}
         if self._form is None:
             answer = self._of_network(args, kwargs)

@@ -216,11 +216,8 @@ def subject_of(
     whole = clone(network).cpu()
     assert isinstance(whole, L.LightningModule)
     part = clone(whole.get_submodule(look.part)).eval()
-    kept = without_loss_arguments(part, look.calls[0])[1]  # a file takes no labels
-    calls = tuple(
-        (args, {name: value for name, value in kwargs.items() if name in kept}) for args, kwargs in look.calls
-    )
-    return Subject(part, found, calls, about, whole, look.part, logged)
+    kept = without_loss_arguments(part, look.calls[0])  # a file takes no labels
+    return Subject(part, found, tuple(as_many(call, kept) for call in look.calls), about, whole, look.part, logged)
 
 
 class _Look(L.Callback):
@@ -233,6 +230,11 @@ class _Look(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.part, target, _ = find_part(trainer, pl_module, self.module, called=True)
         self.calls = example_calls(trainer, pl_module, target, samples=CALIBRATION)
+
+
+def as_many(call: Call, kept: Call) -> Call:
+    """Return a call with the arguments alone that ``kept`` has."""
+    return call[0][: len(kept[0])], {name: value for name, value in call[1].items() if name in kept[1]}
 
 
 def size_of(batch: Any) -> int:
