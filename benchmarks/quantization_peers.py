@@ -17,6 +17,7 @@ one whose weights get no gradient, is named and not timed; so is one that is not
 import argparse
 import contextlib
 import importlib.metadata
+import math
 import multiprocessing as mp
 import os
 import random
@@ -45,10 +46,11 @@ aten = torch.ops.aten
 
 @dataclass
 class Trainee:
-    """A model in training mode, what to call after each step, and what must stay alive meanwhile."""
+    """A model in training mode, what to call after each step, the norm of gradients, and what must stay alive."""
 
     model: nn.Module
     after_step: Callable[[], object] = lambda: None
+    clip: float = math.inf
     alive: Any = None
 
 
