@@ -413,9 +413,9 @@ def note_rows(path: Path | None, results: Mapping[str, Mapping[str, Any]]) -> No
         missing = next((word for word in words if word.startswith("ModuleNotFoundError")), None)
         figures[library] = missing or float(kinds["proven"])
     if asked:
-        claim = f"networks of which half is pruned and the cut one equals the masked one, of {len(asked)}"
+        claim = "networks of which half is pruned and the cut one equals the masked one"
         ours = figures.pop("lighten")
-        add_row(path, Row("zoo", claim, "networks", ours, figures, better="higher", command=command()))
+        add_row(path, Row("zoo", claim, f"of {len(asked)}", ours, figures, better="higher", command=command()))
 
 
 def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
