@@ -23,6 +23,7 @@ from lighten.pruning.mask import mask_
 from lighten.pruning.settings import Settings
 from lighten.pruning.trace import Geometry
 from lighten.utils.clone import clone
+from lighten.utils.onnx_program import onnx_program
 
 MAX_TRIALS = 6
 """Pressures that are tried at most, before groups are cut one by one."""
@@ -177,9 +178,7 @@ def interleaved(runs: Sequence[Callable[[], object]], *, rounds: int, least: flo
 
 def _session(model: nn.Module, example: Any, path: Path) -> Callable[[], object]:
     args, kwargs = synthesise(example, torch.device("cpu"), torch.float32)
-    program = torch.onnx.export(model, args, kwargs=kwargs, dynamo=True, verbose=False)
-    assert program is not None
-    program.save(path)
+    onnx_program(model, args, kwargs=kwargs).save(path)
     return _opened(path, [*args, *kwargs.values()])
 
 

@@ -19,6 +19,7 @@ from lighten.delivery.runtimes.quiet import quiet
 from lighten.delivery.runtimes.signature import Graph
 from lighten.quantization.fake_quant import forbidden
 from lighten.quantization.weights_alone import is_weights_alone
+from lighten.utils.onnx_program import onnx_program
 
 OPSET, ATTENTION = 18, 23
 """Operator sets: the one that onnxruntime 1.14 and later read, and the first in which attention is one operator.
@@ -68,15 +69,12 @@ def proved_onnx(source: Source, file: Path, request: Request, opset: int | None,
 
 def _proto(graph: Graph, inputs: tuple[Tensor, ...], dimensions: Open, opset: int) -> Any:
     with quiet(), forbidden(), torch.no_grad():
-        program = torch.onnx.export(
+        program = onnx_program(
             traced_program(graph, inputs, dimensions),
-            dynamo=True,
             opset_version=opset,
             input_names=graph.inputs,
             output_names=[f"{name}_out" if name in graph.inputs else name for name in graph.outputs],
-            verbose=False,
         )
-    assert program is not None
     proto = program.model_proto
     _name_dimensions(proto.graph, dimensions)
     return proto
