@@ -90,14 +90,15 @@ def fit(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    home, ranks = Path(sys.argv[1]), int(sys.argv[2])
-    fit(home / "masks", ranks, live=False)
-    fit(home / "cuts", ranks)
-    fit(home / "view", ranks, gradient_as_bucket_view=True)
-    if ranks == 2:
+    home, ranks, which = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    if which == "wrappers":
+        fit(home / "view", ranks, gradient_as_bucket_view=True)
         fit(home / "static", ranks, static_graph=True)
         fit(home / "unused", ranks, find_unused_parameters=True)
         fit(home / "small buckets", ranks, bucket_cap_mb=0.001)
+    else:
+        fit(home / "masks", ranks, live=False)
+        fit(home / "cuts", ranks)
         fit(home / "accumulation", ranks, options={"accumulate_grad_batches": 3})
         fit(home / "accumulated masks", ranks, live=False, options={"accumulate_grad_batches": 3})
         last = next((home / "cuts" / "fit" / "checkpoints").glob("last-epoch=001*.ckpt"))

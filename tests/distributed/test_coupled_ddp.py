@@ -10,16 +10,30 @@ from processes import run_fits
 SCRIPT = Path(__file__).with_name("coupled_fit.py")
 
 
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory):
-    """Return what fits ended with, by case and kind."""
-    folder = tmp_path_factory.mktemp("coupled")
-    for ranks, kind in ((1, "one"), (2, "ddp"), (2, "fsdp2")):
+def fits(folder, *kinds):
+    for ranks, kind in kinds:
         run_fits(SCRIPT, folder, ranks, kind)
     return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.fixture(scope="module")
+def wrapped(tmp_path_factory):
+    return fits(tmp_path_factory.mktemp("coupled"), (1, "one"), (2, "ddp"))
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    return fits(tmp_path_factory.mktemp("sharded"), (2, "fsdp2"))
+
+
+@pytest.fixture
+def ended(request, wrapped):
+    """Return what fits ended with, by case and kind; those of shards where a slow test asks for them."""
+    slow = request.node.get_closest_marker("slow") is not None
+    return wrapped | (request.getfixturevalue("sharded") if slow else {})
+
+
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", ["classes", "tokens", "stages"])
 def test_two_ranks_equal_one(ended, case, kind) -> None:
     one, two = ended[f"{case}-one"], ended[f"{case}-{kind}"]
@@ -31,6 +45,7 @@ def test_two_ranks_equal_one(ended, case, kind) -> None:
     assert not two["teacher_changed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["classes", "tokens", "stages"])
 def test_shards_are_the_students_and_the_teachers_where_that_is_asked(ended, case) -> None:
     sharded = ended[f"{case}-fsdp2"]
@@ -41,6 +56,7 @@ def test_shards_are_the_students_and_the_teachers_where_that_is_asked(ended, cas
     assert ended[f"{case}-ddp"]["sharded"] == []
 
 
+@pytest.mark.slow
 def test_a_student_without_weights_gets_its_own_and_the_teacher_keeps_its(ended) -> None:
     found = ended["meta"]
     assert found == {

@@ -27,9 +27,10 @@ CELLS = [
     Cell("lightning", "range", "1"),
     Cell("lightning", "disk", "0"),
     Cell("torchrun", "STOP", "1", skew=True),
-    Cell("torchrun", "USR1", "0"),
 ]
-OTHERS = [Cell("lightning", "STOP", "0,1"), Cell("lightning", "nan", "1")]
+OTHERS = [
+    Cell("lightning", "STOP", "0,1"), Cell("lightning", "nan", "1"), Cell("torchrun", "USR1", "0"),
+]  # fmt: skip
 A_HANG = 150.0
 LAST = "last-epoch=000-step=0000002"
 """The checkpoint of the first epoch where an epoch has two steps."""

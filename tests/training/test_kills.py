@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COUNT = 1
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_bits_and_damage_is_noticed() -> None:
     """At random, inside saves, before a mask, between a batch's cached answers; then flipped bits and cut ends."""
     ways = ["random", "saves", "resumes", "steps", "fill", "damage"]
