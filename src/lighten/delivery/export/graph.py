@@ -1,10 +1,11 @@
 """Traced graphs of a model's forward, and changes to them."""
 
-from operator import attrgetter
+from operator import attrgetter, getitem
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 LAYERS = {
     torch.ops.aten.conv1d.default,
@@ -34,11 +35,48 @@ def trace(model: nn.Module, args: tuple[Tensor, ...]) -> fx.GraphModule:
     with torch.no_grad():
         traced = torch.export.export(model, args, strict=False).module(check_guards=False)
     assert isinstance(traced, fx.GraphModule)
-    for node in list(traced.graph.nodes):
+    for node in traced.graph.nodes:
         _name_after_module(node)
-        if node.op == "call_function" and not node.all_input_nodes and isinstance(node.meta.get("val"), Tensor):
-            store_(traced, node, node.target(*node.args, **node.kwargs))
+    for node in _constants(traced.graph, sum(weight.numel() for weight in traced.state_dict().values())):
+        store_(traced, node, value_of(traced, node))
     return tidied(traced)
+
+
+def _constants(graph: fx.Graph, weights: int) -> list[fx.Node]:
+    """Return what a forward makes of numbers alone, in order, for each is computed from those before it.
+
+    A result is left to be computed where it is larger than what it is made of, and than a hundredth of the ``weights``.
+    Weights are no numbers: what is computed of them stays. So do draws, and what is written into later.
+    """
+    written = _written(graph)
+    found: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        sources = node.all_input_nodes
+        drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if node.op != "call_function" or drawn or node in written or not all(source in found for source in sources):
+            continue
+        made = [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
+        room = sum(value.numel() for value in made)
+        if made and (not sources or room <= max(weights // 100, sum(found[source] for source in sources))):
+            found[node] = room
+    return [node for node in found if isinstance(node.meta["val"], Tensor)]
+
+
+def _written(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes that a later operator writes into, itself or through a view."""
+    written: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.target is getitem and node in written:
+            written.update(node.all_input_nodes)
+        for argument, given in zip(_arguments(node), node.args, strict=False):
+            alias = argument.alias_info
+            if alias is not None and isinstance(given, fx.Node) and (alias.is_write or node in written):
+                written.add(given)
+    return written
+
+
+def _arguments(node: fx.Node) -> list[Any]:
+    return list(node.target._schema.arguments) if isinstance(node.target, torch._ops.OpOverload) else []
 
 
 def store_(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
