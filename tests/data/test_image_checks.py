@@ -81,7 +81,9 @@ def test_named_classes_and_values():
         (((0, 1), (7,)), {"classes": ("a", "b")}, r"1.png: the mask holds 7, expected 0 to 1 \(of classes\), or 255"),
         (((0, 1), (7,)), {"mask_values": [0, 1]}, r"1.png: the mask holds 7, expected \[0, 1\] \(of mask_values\)"),
         (((0, 255), (0,)), {}, r"masks hold 0 and 255 alone, .*; set mask_values: \[0, 255\] to have both"),
-        (((0,), (0,)), {}, r"masks hold one class .*, expected at least two"),
+        (((0,), (0,)), {}, r"masks hold one class \(0\), expected at least two"),
+        (((255,), (255,)), {}, r"masks hold no class, 255 alone, expected at least two"),
+        (((0, 128), (0,)), {}, r"masks hold 0, 128, which would be 129 classes, .*; set mask_values: \[0, 128\], or"),
     ],
 )
 def test_values_that_are_no_class(masks, options, line):

@@ -111,6 +111,13 @@ def mask_classes(
                 f"{found.where}: masks hold 0 and {IGNORED} alone, and {IGNORED} means 'no class'; set mask_values: "
                 f"[0, {IGNORED}] to have both as classes, or write 1 where the object is"
             )
+        held = [int(value) for value in seen if value != IGNORED]
+        if classes is None and 2 * len(held) < top + 1:
+            shown_ones = ", ".join(map(str, held[:_NAMED])) + (", …" if len(held) > _NAMED else "")
+            raise UserError(
+                f"{found.where}: masks hold {shown_ones}, which would be {top + 1} classes, most of them nowhere; set "
+                f"mask_values: [{shown_ones}], or list the names of all {top + 1} in classes"
+            )
     labels = np.full(256, -1, np.int64)
     labels[IGNORED] = IGNORED
     labels[list(mask_values)] = np.arange(len(mask_values))
@@ -125,5 +132,6 @@ def mask_classes(
         )
     names = tuple(classes) if classes is not None else tuple(map(str, mask_values))
     if len(names) < 2:
-        raise UserError(f"{found.where}: masks hold one class ({names}), expected at least two; check the masks")
+        one = f"one class ({names[0]})" if names else f"no class, {IGNORED} alone"
+        raise UserError(f"{found.where}: masks hold {one}, expected at least two; check the masks")
     return names, labels
