@@ -210,7 +210,8 @@ def test_masks_with_transparency_and_in_a_format_that_changes_numbers():
     frame = Frame((2, 2), "crop", 1)
     for mode in ("LA", "RGBA"):
         mask, seen = decode_mask(Image.fromarray(values).convert(mode), frame)
-        assert mask.tolist() == values.tolist() and np.flatnonzero(seen).tolist() == [0, 1, 2]
+        assert mask.tolist() == values.tolist()
+        assert np.flatnonzero(seen).tolist() == [0, 1, 2]
     content = io.BytesIO()
     Image.fromarray(255 * (values > 0).astype(np.uint8)).save(content, "JPEG")
     with pytest.raises(UserError, match="a mask in JPEG, which changes the numbers of pixels; save masks as PNG"):

@@ -81,7 +81,8 @@ class Coding:
                 for c in settings["numbers"]
             )
             categories = tuple(
-                CategoryColumn(str(c["name"]), tuple(plain_name(str(value)) for value in c["values"])) for c in settings["categories"]
+                CategoryColumn(str(c["name"]), tuple(plain_name(str(value)) for value in c["values"]))
+                for c in settings["categories"]
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"preprocessing of numbers is damaged ({error!r}); write the model folder again") from None

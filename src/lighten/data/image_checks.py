@@ -62,6 +62,35 @@ def check_classes(labels: np.ndarray, names: Sequence[str], where: str) -> None:
         )
 
 
+def warn_of_copies(found: Found, rows: np.ndarray, digests: Sequence[str], parts: np.ndarray) -> None:
+    """Warn of copies of one image that have different classes, or lie in different parts.
+
+    Args:
+        found: the images.
+        rows: indices of those that can be read.
+        digests: of all files.
+        parts: of each of ``rows``.
+    """
+    ahead = np.argsort(parts, kind="stable")
+    rows, parts = rows[ahead], parts[ahead]
+    _, first, group = np.unique([digests[row] for row in rows.tolist()], return_index=True, return_inverse=True)
+    original = first[group]  # of training, where it is among them
+    labels = found.labels[rows] if found.labels is not None and found.task in ("classification", "multilabel") else None
+    for values, what, hint in (
+        (labels, "with other labels", "nothing can learn both; keep one"),
+        (parts, "in other parts", "what is tested was trained on; remove it from one"),
+    ):
+        if values is None:
+            continue
+        odd = np.flatnonzero((values != values[original]).reshape(len(rows), -1).any(1))
+        if len(odd):
+            one, other = (shown(found.names[rows[i]]) for i in (original[odd[0]], odd[0]))
+            warnings.warn(
+                f"{found.where}: {len(odd)} images are copies of others {what}, such as {other} of {one}; {hint}",
+                stacklevel=2,
+            )
+
+
 def check_sizes(found: Found, sizes: np.ndarray) -> None:
     """Check that images have the shape that their boxes' file states; they may have another size.
 
