@@ -182,3 +182,27 @@ def test_batches_that_nobody_can_read_are_refused():
     data = Triples()
     with pytest.raises(UserError, match="a batch has 3 parts"):
         subject_of(Net(), data, splits_of(data))
+
+
+def test_a_network_that_does_not_run_on_the_data_is_refused_in_a_line():
+    class Colour(Blobs):
+        def _loader(self, seed, samples, **options):
+            pictures, labels = super()._loader(seed, samples).dataset.tensors
+            return DataLoader(TensorDataset(pictures.repeat(1, 3, 1, 1), labels), batch_size=40)
+
+    data = Colour()
+    with pytest.raises(UserError, match=r"the model Net does not run on the data: .* to have 1 channels, but got 3"):
+        subject_of(Net(), data, splits_of(data))
+    with pytest.raises(UserError, match=r"does not run on the data: .*; give .*, and weights in float32"):
+        subject_of(Net().bfloat16(), Blobs(), splits_of(Blobs()))
+
+
+def test_a_network_that_was_frozen_for_use_is_trained_and_one_frozen_in_part_stays_so():
+    frozen = Net().requires_grad_(False)
+    assert all(p.requires_grad for p in subject_of(frozen, Blobs(), splits_of(Blobs())).network.parameters())
+    assert not any(p.requires_grad for p in frozen.parameters())
+    part = Net()
+    part.first.requires_grad_(False)
+    found = subject_of(part, Blobs(), splits_of(Blobs())).network
+    assert [p.requires_grad for p in found.first.parameters()] == [False, False]
+    assert found.head.weight.requires_grad

@@ -12,6 +12,7 @@ from torch import nn
 from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
 from lighten.search.budget import check_epochs
+from lighten.search.confirm import too_few
 from lighten.search.named import ByName
 from lighten.search.needs import Budget, Needs, budget_of, needs_of
 from lighten.search.quality import ByTask, Quality
@@ -87,6 +88,9 @@ def compress(
     subject = subject_of(model, datamodule, splits, task=task, module=module, logged=logged)
     quality = _quality(subject, datamodule, splits, metric)
     quality.check_trained(subject, splits)
+    doubt = too_few(splits.samples["confirm"], needs.max_drop) if needs.max_drop is not None else None
+    if doubt is not None:
+        tell(doubt)
     place = Path("runs") / "auto" / time.strftime("%Y%m%d-%H%M%S") if folder is None else Path(folder)
     made_of = _made_of(subject, datamodule, needs, limit, quality, seed)
     search = Search(subject, quality, datamodule, splits, needs, limit, seed=seed, trainer=trainer or {}, tell=tell)

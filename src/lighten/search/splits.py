@@ -98,6 +98,11 @@ def splits_of(datamodule: L.LightningDataModule, *, seed: int = 0) -> Splits:
     Raises:
         UserError: if there is no validation part, samples cannot be told apart, or a part would be too small.
     """
+    if not isinstance(datamodule, L.LightningDataModule):
+        raise UserError(
+            f"datamodule is of type {type(datamodule).__name__}, expected a LightningDataModule; "
+            "LightningDataModule.from_datasets makes one of data sets"
+        )
     name = _name(datamodule)
     train, validation = (_loader(datamodule, part, "fit", seed) for part in ("train", "val"))
     if train is None:

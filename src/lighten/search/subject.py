@@ -16,7 +16,7 @@ from lighten.delivery.folders.own import done_to
 from lighten.delivery.measure.latency import batch_of
 from lighten.distillation.callback import Distill
 from lighten.distillation.module import DistillationModule
-from lighten.errors import UserError
+from lighten.errors import UserError, one_line
 from lighten.pruning.loss_arguments import without_loss_arguments
 from lighten.quantization.post_training import modes_of
 from lighten.search.splits import Splits
@@ -27,7 +27,7 @@ from lighten.training.optimizer import OptimizerSettings
 from lighten.utils.batch import BatchFormat
 from lighten.utils.clone import clone
 from lighten.utils.compression import record_of
-from lighten.utils.inputs import Call, ExampleInput, map_tensors
+from lighten.utils.inputs import Call, ExampleInput, map_tensors, run
 
 SOFT_WEIGHT = 0.9
 """Of the original's answers beside the labels."""
@@ -198,7 +198,9 @@ def subject_of(
                 "metric= names what a LightningModule logs, and the model is a network; give its task instead"
             )
         calls = tuple(_calls(splits.guide, CALIBRATION))
-        return Subject(clone(network).cpu().eval(), found, calls, about)
+        alone = _trainable(clone(network).cpu().eval())
+        _check_takes(alone, calls[0])
+        return Subject(alone, found, calls, about)
     look = _Look(module)
     owner = clone(network)
     assert isinstance(owner, L.LightningModule)
@@ -215,9 +217,31 @@ def subject_of(
         )
     whole = clone(network).cpu()
     assert isinstance(whole, L.LightningModule)
+    _trainable(whole)
     part = clone(whole.get_submodule(look.part)).eval()
     kept = without_loss_arguments(part, look.calls[0])  # a file takes no labels
     return Subject(part, found, tuple(as_many(call, kept) for call in look.calls), about, whole, look.part, logged)
+
+
+def _trainable(network: nn.Module) -> nn.Module:
+    """Return the network; where all of it is frozen, as it was only used, all of it is trained."""
+    if not any(weight.requires_grad for weight in network.parameters()):
+        network.requires_grad_(True)
+    return network
+
+
+def _check_takes(network: nn.Module, call: Call) -> None:
+    """Raise ``UserError`` where a network does not run on the data."""
+    try:
+        with torch.no_grad():
+            run(network, call)
+    except UserError:
+        raise
+    except Exception as error:  # whatever its forward raises
+        raise UserError(
+            f"the model {type(network).__name__} does not run on the data: {one_line(error, 300)}; "
+            "give the data that it was trained on, and weights in float32"
+        ) from error
 
 
 class _Look(L.Callback):
