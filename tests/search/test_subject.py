@@ -206,3 +206,43 @@ def test_a_network_that_was_frozen_for_use_is_trained_and_one_frozen_in_part_sta
     found = subject_of(part, Blobs(), splits_of(Blobs())).network
     assert [p.requires_grad for p in found.first.parameters()] == [False, False]
     assert found.head.weight.requires_grad
+
+
+class Hooked(Blobs):
+    def __init__(self, hook):
+        super().__init__()
+        self.hook = hook
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return self.hook(self, batch)
+
+
+def test_a_data_module_that_changes_what_is_evaluated_is_refused():
+    scaled = Hooked(lambda data, batch: (batch[0] / 10, batch[1]))
+    with pytest.raises(UserError, match=r"Hooked.on_after_batch_transfer changes the batches that are eval"):
+        subject_of(Net(), scaled, splits_of(scaled))
+    for hook in (lambda data, batch: batch, lambda data, batch: batch if data.trainer.training else None):
+        subject_of(Net(), Hooked(hook), splits_of(Hooked(hook)))
+
+
+def test_a_module_without_validation_and_batches_without_labels_are_refused_in_a_line():
+    class Lone(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+    with pytest.raises(UserError, match="Lone has no validation_step, by which compress sees"):
+        subject_of(Lone(), Blobs(), splits_of(Blobs()))
+
+    class Named(Blobs):
+        def _loader(self, seed, samples, **options):
+            pictures, labels = super()._loader(seed, samples).dataset.tensors
+            rows = [dict(zip(self.names, row, strict=True)) for row in zip(pictures, labels, strict=True)]
+            return DataLoader(rows, batch_size=40)
+
+    data = Named()
+    for label, says in (("target", "it has 'image', 'target'; let"), ("labels", "gives it 'pixels'; let the data set")):
+        data.names = ("image" if label == "target" else "pixels", label)
+        with pytest.raises(UserError, match=says) as caught:
+            subject_of(Net(), data, splits_of(data))
+        assert "batch=" not in str(caught.value)  # there is no such argument
