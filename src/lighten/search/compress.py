@@ -21,6 +21,7 @@ from lighten.search.splits import Splits, splits_of
 from lighten.search.steps import Search
 from lighten.search.storage import Storage
 from lighten.search.subject import Subject, subject_of
+from lighten.search.trial import check_trainer
 from lighten.tasks.task import Task
 from lighten.training import signals
 from lighten.training.signals import Preempted
@@ -65,7 +66,7 @@ def compress(
         module: for a LightningModule: the part to compress.
         task: by default the data module's, otherwise classification.
         seed: of splits and fits.
-        trainer: further arguments of Lightning's Trainer.
+        trainer: further arguments of Lightning's Trainer, other than its length, callbacks and loggers.
         on_progress: called with a sentence at each step.
 
     Raises:
@@ -81,6 +82,7 @@ def compress(
         limit = Budget(epochs=DEFAULT_EPOCHS)
         tell(f"no budget is given: {DEFAULT_EPOCHS:g} epochs of training in all")
     check_epochs(limit)
+    check_trainer(trainer or {})
     if metric is not None:
         metric = _checked_metric(metric)
     splits = splits_of(datamodule, seed=seed)
