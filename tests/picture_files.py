@@ -23,11 +23,11 @@ def write(path, array, **options):
     return path
 
 
-def class_folder(root, counts, **size):
-    """Write images of noise, each another one: ``counts`` is {name of the class: how many}."""
+def class_folder(root, counts, *, first=0, **size):
+    """Write images of noise, each another one from ``first`` on: ``counts`` is {name of the class: how many}."""
     for place, (name, count) in enumerate(counts.items()):
         for number in range(count):
-            write(root / name / f"{number}.png", noise(seed=1000 * place + number, **size))
+            write(root / name / f"{number}.png", noise(seed=first + 1000 * place + number, **size))
     return root
 
 

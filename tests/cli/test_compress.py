@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from picture_files import class_folder
 from search_run import write_search
 from stub_search import StubSearch
 
@@ -113,6 +114,21 @@ def test_a_model_that_does_not_name_its_data_is_refused(stub, tmp_path, capsys):
     assert main(["compress", str(tmp_path / "bare")]) == 1
     assert "name them with --data" in capsys.readouterr().err
     assert main(["compress", str(tmp_path / "bare"), "--data", "fashion_mnist"]) == 0
+
+
+def test_few_samples_are_given_in_batches_that_they_fill(stub, dense, tmp_path):
+    class_folder(tmp_path / "few", {"a": 20, "b": 20}, height=8, width=8)
+    words = ["--data", "images", "--data-options", f"folder={tmp_path / 'few'}"]
+    for more, size in ([], 7), (["batch_size=3"], 3):
+        assert main(["compress", str(dense), *words, *more]) == 0
+        data = stub.calls[-1]["data"]
+        data.setup("fit")
+        assert (data.train_samples, data.batch_size) == (28, size)
+
+
+def test_a_folder_that_is_not_there_is_told_as_that(tmp_path, capsys):
+    assert main(["compress", str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err.endswith("nowhere: no such folder, expected one with config.json; check the path\n")
 
 
 def test_other_data_of_that_name_are_warned_of(stub, dense, capsys):

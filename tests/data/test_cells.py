@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from lighten.data.cells import CATEGORY, NUMBER, kind_of, names_of, numbers_of, rows_of
+from lighten.data.cells import CATEGORY, NUMBER, is_number, kind_of, names_of, numbers_of, rows_of
 from lighten.errors import UserError
 
 
@@ -27,6 +27,9 @@ def chunked(values, kind=None):
         (["", "NA"], NUMBER),
         (["+.5", "-7.", "Inf", "nan"], NUMBER),
         (["12-3", "4"], NUMBER),
+        (["a 1,5", "b 2,5"], CATEGORY),
+        (["may", "june", "may 5 be"], CATEGORY),
+        (["10:1", "9:1"], CATEGORY),
     ],
 )
 def test_what_a_column_holds(values, kind):
@@ -38,6 +41,10 @@ def test_what_a_column_holds(values, kind):
     [
         ["2020-01-31", "1999-12-01"],
         ["31.12.2020", ""],
+        ["1 Jan 2020", "12 March 1999"],
+        ["Jan 1, 2020", "May 3 1999"],
+        ["Dec 2020", ""],
+        ["08:30", "17:05:10"],
         ["1/2/21", "3/4/21"],
         ["2020-01-31 10:30", "2020-01-31T10:30:00Z"],
         [pd.Timestamp("2020-01-31"), None],
@@ -105,3 +112,36 @@ def test_rows_are_counted_from_one():
     assert rows_of(mask) == "rows 3, 5, 7 and 2 more"
     assert rows_of(mask[:4]) == "row 3"
     assert rows_of(mask[:7]) == "rows 3, 5 and 7"
+
+
+@pytest.mark.parametrize(
+    ("values", "cell"),
+    [
+        (["0,5", "1,75", ""], "0,5"),
+        (["1,234", "12,345.60"], "1,234"),
+        (["1.234,50", "3", "2,5"], "1.234,50"),
+        (["5%", "12.5 %"], "5%"),
+        (["$5", "€ 1.200", "7 €"], "$5"),
+        (["1\u00a0234", "12", "2\u202f345"], "1\u00a0234"),
+        (["1", "2", "3,5", "4,5"], None),
+    ],
+)
+def test_numbers_in_another_spelling_are_refused_by_name(values, cell):
+    if cell is None:  # most are numbers: the cell is a mistake, and is named with its row
+        assert kind_of(chunked(values), "c", "t.csv") == NUMBER
+        return
+    with pytest.raises(UserError) as caught:
+        kind_of(chunked(values), "price", "t.csv", advice="do another thing")
+    assert str(caught.value).startswith("t.csv: column 'price' holds numbers that are written as")
+    assert str(caught.value).endswith("or do another thing")
+
+
+def test_a_whole_number_has_one_name_however_it_is_written():
+    table = chunked(["3", "3.0", "-2.", "03", "1.50", "v1.0", "10.00"])
+    assert names_of(table, "c", "t.csv").to_pylist() == ["3", "3", "-2", "03", "1.50", "v1.0", "10"]
+    assert names_of(chunked([3.0, None]), "c", "t.csv").to_pylist() == ["3", None]
+
+
+def test_texts_that_are_numbers():
+    assert all(map(is_number, ("1", " -2.5e3 ", "inf")))
+    assert not any(map(is_number, ("", "x1", "1,5")))

@@ -9,7 +9,7 @@ import torch
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
-from lighten.data.coding import Coding, encode, learn
+from lighten.data.coding import Coding, deviation, encode, learn
 from lighten.data.features import Cells
 from lighten.errors import UserError
 
@@ -111,3 +111,13 @@ def test_categories_alone():
     found, _ = learn(cells, "t")
     assert found.input_shape == {"numbers": 0, "categories": [3]}
     assert {name: value.tolist() for name, value in encode(found, cells).items()} == {"categories": [[1], [2], [0]]}
+
+
+def test_numbers_whose_squares_are_too_large_still_vary():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=50)
+    assert deviation(values) == values.std()
+    assert deviation(1e300 * values) == pytest.approx(1e300 * values.std(), rel=1e-12)
+    coding, _ = learn(Cells({"x": 1e300 * values}, {}), "t.csv")
+    numbers = encode(coding, Cells({"x": 1e300 * values}, {}))["numbers"][:, 0].numpy()
+    np.testing.assert_allclose(numbers, (values - values.mean()) / values.std(), rtol=1e-5, atol=1e-6)

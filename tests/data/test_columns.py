@@ -121,3 +121,9 @@ def test_bad_targets(values, zero_or_one, says):
     with pytest.raises(UserError) as caught:
         targets_of([("x", column(values))], "f", zero_or_one=zero_or_one)
     assert says in str(caught.value)
+
+
+def test_numbers_beyond_float32_are_refused():
+    column = pa.chunked_array([[1.0, 1e300]])
+    with pytest.raises(UserError, match=r"y is 1e\+300 in row 2, expected a finite number below 3.4e38"):
+        targets_of([("y", column)], "t.csv", zero_or_one=False)

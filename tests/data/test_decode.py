@@ -197,3 +197,22 @@ def test_normalise_as_written_out():
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     expected = ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2)
     assert np.abs(normalise(pixels, mean, std).numpy() - expected).max() < 1e-5
+
+
+def test_a_file_that_is_no_image_is_told_without_objects_in_memory(tmp_path):
+    for content, words in ((b"", "it is empty"), (b"text", "it is no image that Pillow reads")):
+        with pytest.raises(ValueError, match=f"^{words}$"):
+            open_image(content)
+
+
+def test_masks_with_transparency_and_in_a_format_that_changes_numbers():
+    values = np.array([[0, 1], [2, 0]], np.uint8)
+    frame = Frame((2, 2), "crop", 1)
+    for mode in ("LA", "RGBA"):
+        mask, seen = decode_mask(Image.fromarray(values).convert(mode), frame)
+        assert mask.tolist() == values.tolist()
+        assert np.flatnonzero(seen).tolist() == [0, 1, 2]
+    content = io.BytesIO()
+    Image.fromarray(255 * (values > 0).astype(np.uint8)).save(content, "JPEG")
+    with pytest.raises(UserError, match="a mask in JPEG, which changes the numbers of pixels; save masks as PNG"):
+        decode_mask(open_image(content.getvalue()), frame)

@@ -126,3 +126,8 @@ def test_bad_columns():
 def test_another_table_has_to_have_the_same_columns():
     with pytest.raises(UserError, match=r"test\.csv: features='age', but it has no such column; did you mean 'aged'\?"):
         read_cells(pa.table({"aged": [1]}), {"age": "number"}, "test.csv")
+
+
+def test_a_file_without_a_head_line_is_told():
+    _, notes = choose_features(pa.table({"0.5": ["1", "2.5"], "1": ["0", "1"]}), Choice(("1",)), "t.csv")
+    assert notes == ["the names of the columns are numbers: if they are a row of data, put a line of names above it"]

@@ -1,9 +1,12 @@
+import dataclasses
+import warnings
+
 import numpy as np
 import pytest
 
 from lighten.data.decoded import Facts
 from lighten.data.find_images import Found
-from lighten.data.image_checks import check_classes, mask_classes, usable_rows
+from lighten.data.image_checks import check_classes, mask_classes, usable_rows, warn_of_copies
 from lighten.errors import UserError
 
 
@@ -81,10 +84,25 @@ def test_named_classes_and_values():
         (((0, 1), (7,)), {"classes": ("a", "b")}, r"1.png: the mask holds 7, expected 0 to 1 \(of classes\), or 255"),
         (((0, 1), (7,)), {"mask_values": [0, 1]}, r"1.png: the mask holds 7, expected \[0, 1\] \(of mask_values\)"),
         (((0, 255), (0,)), {}, r"masks hold 0 and 255 alone, .*; set mask_values: \[0, 255\] to have both"),
-        (((0,), (0,)), {}, r"masks hold one class .*, expected at least two"),
+        (((0,), (0,)), {}, r"masks hold one class \(0\), expected at least two"),
+        (((255,), (255,)), {}, r"masks hold no class, 255 alone, expected at least two"),
+        (((0, 128), (0,)), {}, r"masks hold 0, 128, which would be 129 classes, .*; set mask_values: \[0, 128\], or"),
     ],
 )
 def test_values_that_are_no_class(masks, options, line):
     with pytest.raises(UserError, match=line) as error:
         classes(*masks, **options)
     assert "\n" not in str(error.value)
+
+
+def test_copies_of_other_labels_and_in_other_parts_are_named():
+    images = dataclasses.replace(found(4), labels=np.array([0, 1, 0, 0]), task="classification")
+    rows, parts = np.arange(4), np.array([0, 0, 1, 0])
+    with pytest.warns(UserWarning, match=r"1 images are copies of others with other labels, such as 1.png of 0.png"):
+        warn_of_copies(images, rows, ["a", "a", "b", "c"], parts)
+    with pytest.warns(UserWarning, match=r"1 images are .* in other parts, such as 2.png of 0.png; what is tested was"):
+        warn_of_copies(images, rows, ["a", "b", "a", "c"], parts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_copies(images, rows, ["a", "b", "c", "a"], parts)
+        warn_of_copies(dataclasses.replace(images, labels=None, task="segmentation"), rows, ["a", "a", "b", "c"], parts)

@@ -37,10 +37,10 @@ def test_what_cannot_be_read_is_named(tmp_path):
     path = write(tmp_path / "x.png", noise())
     truncate(path)
     for source, line in (
+        (tmp_path, r"is a folder, expected an image; give its files, as .*/\*"),
         (tmp_path / "nowhere.png", r"nowhere\.png is not there; give the path of an image"),
         (str(path), r"x\.png cannot be read as an image \(.*truncated"),
         (b"no image", "a bytes cannot be read as an image"),
-        (tmp_path, "cannot be read as an image"),
         (3.5, "a float cannot be read as an image"),
         (np.zeros((2, 2)), r"an array float64 \(2, 2\), expected uint8"),
     ):

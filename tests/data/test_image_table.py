@@ -126,8 +126,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, changes, options, line):
 
 
 def test_a_target_that_is_always_the_same_is_refused(tmp_path):
-    with pytest.raises(UserError, match="'price' is 2 in every row, which nothing can be learned from"):
-        find(table(tmp_path, [row | {"price": 2.0} for row in ROWS]), label_column="price")
+    with pytest.raises(UserError, match=r"'price' is 2.5 in every row, which nothing can be learned from"):
+        find(table(tmp_path, [row | {"price": 2.5} for row in ROWS]), label_column="price")
 
 
 def test_one_class_and_no_rows_are_refused(tmp_path):
@@ -143,3 +143,34 @@ def test_labels_of_numbers_stay_what_is_written(tmp_path):
     rows = [row | {"label": value} for row, value in zip(ROWS, (True, False, True, False), strict=True)]
     assert find(table(tmp_path, rows)).class_names == ("false", "true")
     assert np.array_equal(find(table(tmp_path, rows)).labels, [1, 0, 1, 0])
+
+
+def test_classes_that_another_program_wrote_as_decimals(tmp_path):
+    rows = [row | {"red": float(row["red"])} for row in ROWS]
+    assert find(table(tmp_path, rows), label_column="red").class_names == ("0", "1")
+    assert find(table(tmp_path, rows), label_column="red", task="regression").labels.tolist() == [[1], [0], [1], [0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (("1,5", "2,5", "3,5", "4"), "column 'price' holds numbers that are written as '1,5'; .* task: classification"),
+        (("1.5", "old", "3", "4"), "row 2 of price: 'old' is text, expected a number; fix it, or set task: classif"),
+    ],
+)
+def test_numbers_are_no_names_of_classes(tmp_path, values, line):
+    rows = [row | {"price": value} for row, value in zip(ROWS, values, strict=True)]
+    with pytest.raises(UserError, match=line):
+        find(table(tmp_path, rows), label_column="price")
+    assert find(table(tmp_path, rows), label_column="price", task="classification").task == "classification"
+
+
+def test_whole_numbers_may_be_names_among_others(tmp_path):
+    rows = [row | {"label": label} for row, label in zip(ROWS, ("1", "2", "3", "other"), strict=True)]
+    assert find(table(tmp_path, rows)).class_names == ("1", "2", "3", "other")
+
+
+def test_an_empty_text_is_no_group(tmp_path):
+    rows = [row | {"person": "" if place == 1 else row["person"]} for place, row in enumerate(ROWS)]
+    with pytest.raises(UserError, match="1 rows have no person, the first is row 2"):
+        find(table(tmp_path, rows), group_column="person")

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +85,21 @@ def test_bad_files(reader, tmp_path):
     (tmp_path / "a.csv").write_text("age,dose,ward,smoker\n")
     with pytest.raises(UserError, match=r"a\.csv has no rows, expected some"):
         reader.read([tmp_path / "a.csv"])
+
+
+def test_codes_that_another_program_wrote_as_decimals_are_known(tmp_path):
+    category = {"name": "ward", "values": ["1", "2.0", "10"]}  # models of an earlier version may have it like this
+    reader = NumberReader({"kind": "numbers", "numbers": [], "categories": [category]})
+    (tmp_path / "rows.csv").write_text("ward\n2.0\n\n10.0\n")
+    assert reader.read(str(tmp_path / "rows.csv"))[1]["categories"][:, 0].tolist() == [2, 3]
+
+
+def test_a_column_of_which_nothing_is_known_warns():
+    category = {"name": "ward", "values": ["a", "b"]}
+    reader = NumberReader({"kind": "numbers", "numbers": [], "categories": [category]})
+    with pytest.warns(UserWarning, match=r"rows: nothing in 'ward' occurred in training, where it was 'a', 'b'; 'A' c"):
+        reader.read([{"ward": "A"}, {"ward": None}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reader.read([{"ward": "A"}, {"ward": "b"}])
+        reader.read([{"ward": None}])

@@ -20,6 +20,7 @@ from lighten.errors import UserError
         ({"folder": "x", "image_column": "y"}, "image_column has no effect without table"),
         ({"folder": "x", "unit": "kg"}, "unit has no effect without table"),
         ({"table": "x.csv", "label_column": "y", "label_columns": ["z"]}, "both label_column and label_columns"),
+        ({"table": "x.csv", "label_columns": ["y", "z", "y"]}, "label_columns has 'y' twice; name each column once"),
         ({"folder": "x", "masks": "y", "targets": "z"}, "both masks and targets"),
         ({"table": "x.csv", "folder": "x", "masks": "y"}, "masks needs folder, of the images, and no table"),
         ({"table": "x.csv", "targets": "y"}, "targets needs folder"),

@@ -66,11 +66,18 @@ def test_copies_of_an_image_are_in_one_part(tmp_path):
 
 def test_parts_by_folder_and_what_is_missing_by_share(tmp_path):
     class_folder(tmp_path / "train", {"a": 20, "b": 20})
-    class_folder(tmp_path / "test", {"a": 3, "b": 1})
+    class_folder(tmp_path / "test", {"a": 3, "b": 1}, first=100)
     images = prepared(tmp_path)
     assert names_of(images, TEST) == ["test/a/0.png", "test/a/1.png", "test/a/2.png", "test/b/0.png"]
     assert len(names_of(images, VALIDATION)) == 6
     assert all(name.startswith("train") for name in names_of(images, VALIDATION))
+
+
+def test_a_test_image_that_is_trained_on_is_told(tmp_path):
+    class_folder(tmp_path / "train", {"a": 20, "b": 20})
+    class_folder(tmp_path / "test", {"a": 3, "b": 1})
+    with pytest.warns(UserWarning, match="4 images are copies of others in other parts, such as test/a/0.png of"):
+        _ = prepared(tmp_path).parts
 
 
 def test_groups_stay_together(tmp_path):

@@ -110,3 +110,23 @@ def test_names_of_columns(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")  # opening one waits for a writer
     for name in ("missing.csv", "pipe.csv"):
         assert column_names(str(tmp_path / name)) == []
+
+
+@pytest.mark.parametrize("texts", [None, ["b c"]])
+def test_what_separates_cells_is_found_for_all_readers(tmp_path, texts):
+    for mark in ";\t,":
+        (tmp_path / "a.csv").write_text(f'a{mark}"b c"\nx{mark}y\n')
+        assert read_file(str(tmp_path / "a.csv"), texts).to_pydict() == {"a": ["x"], "b c": ["y"]}
+    (tmp_path / "a.csv").write_text('"a, in cm";b\nx;y\n')
+    assert read_file(str(tmp_path / "a.csv"), texts or ["b"]).to_pydict() == {"a, in cm": ["x"], "b": ["y"]}
+
+
+def test_other_encodings_and_lists_are_told_in_plain_words(tmp_path):
+    (tmp_path / "a.csv").write_bytes("a,b\nä,1\n".encode("latin-1"))
+    (tmp_path / "b.csv").write_bytes("a,b\nx,1\n".encode("utf-16"))
+    for name in ("a.csv", "b.csv"):
+        with pytest.raises(UserError, match=r"read as csv \(it is not text in UTF-8; save it in that encoding\)"):
+            read_file(str(tmp_path / name), None)
+    (tmp_path / "c.json").write_text(' [{"a": 1}]')
+    with pytest.raises(UserError, match=r"read as json \(it holds a list, expected an object on each line\)"):
+        read_file(str(tmp_path / "c.json"), None)

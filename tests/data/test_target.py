@@ -139,3 +139,15 @@ def test_nothing_to_learn(columns, labels, says):
     with pytest.raises(UserError, match=says):
         check_varies(labels, found(*columns)[0], "t.csv")
     check_varies(torch.tensor([[0, 1], [1, 0]]), found("zero", "price")[0], "t.csv")
+
+
+def test_numbers_in_another_spelling_are_no_classes():
+    with pytest.raises(UserError, match=r"column 'y' holds numbers that are written as '0,5'.*task=classification if"):
+        find_target(pa.table({"y": ["0,5", "1,5", "2,5"]}), ("y",), None, None, "t.csv")
+
+
+def test_named_classes_are_found_however_whole_numbers_are_written():
+    table = pa.table({"y": ["1.0", "2.0", "1.0"]})
+    target, _ = find_target(table, ("y",), None, ("1.0", "2.0"), "t.csv")
+    assert target.names == ("1", "2")
+    assert read_target(pa.table({"y": ["2", "1.0"]}), target, "t.csv").tolist() == [1, 0]

@@ -64,3 +64,10 @@ def test_one_sample_alone_is_refused_by_batch_norm_in_training():
         model(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="another"), single_sample_as_user_error(model):
         raise ValueError("another")
+
+
+def test_answers_of_another_task_than_the_one_that_is_named():
+    tokens = torch.zeros(2, 5, 7)  # classes would be looked for along the text
+    with pytest.raises(UserError, match=r"logits of shape \(2, 5, 7\), expected \(batch, classes\) of task='classifi"):
+        check_same_outputs(task_of("classification"), tokens, tokens)
+    check_same_outputs(task_of("token_classification"), tokens, tokens)

@@ -209,6 +209,18 @@ def test_a_backward_that_nobody_sees_is_told(net, loader):
         fit(Bare(net(4)), loader(), Distill(net(8, seed=1)))
 
 
+class Frozen(Own):
+    def training_step(self, batch, index):
+        with torch.no_grad():
+            self.net(batch[0])
+        return sum(weight.square().sum() for weight in self.net.parameters())
+
+
+def test_a_part_whose_answers_have_no_gradient_is_told(net, loader):
+    with pytest.warns(UserWarning, match=r"Distill has taught nothing so far: no answer of 'net' has a gradient"):
+        fit(Frozen(net(4)), loader(), Distill(net(8, seed=1)))
+
+
 class InAMapping(Own):
     def training_step(self, batch, index):
         return None if index == 1 else {"loss": super().training_step(batch, index), "seen": index}

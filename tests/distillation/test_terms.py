@@ -98,3 +98,10 @@ def test_masked_language_models_divide_by_the_tokens_of_all_ranks() -> None:
     )
     torch.testing.assert_close(found["cross_entropy"][1], cross_entropy(logits[0], labels) / 2)
     torch.testing.assert_close(found["soft_labels"][1], soft_labels(logits[0], logits[1], 2.0) / 2)
+
+
+def test_losses_and_options_without_names():
+    with pytest.raises(UserError, match=r"losses=\['soft_labels'\], expected weights by name"):
+        check_terms(["soft_labels"], 0.9, 4.0, teacher=True)
+    with pytest.raises(UserError, match=r"loss_options=\[1\], expected keywords by loss"):
+        WeightedLosses({"soft_labels": 1.0}, 4.0, options=[1])

@@ -159,6 +159,9 @@ REFUSED = {
     "no network": (lambda net: "net", {}, "expected a network"),
     "part of a network": (lambda net: net, {"module": "first"}, "names a part of a LightningModule"),
     "metric of a network": (lambda net: net, {"metric": ("val_acc", "max")}, "names what a LightningModule logs"),
+    "no such setting": (lambda net: net, {"trainer": {"acelerator": "cpu"}}, "trainer='acelerator': did you mean 'acc"),
+    "its own setting": (lambda net: net, {"trainer": {"max_epochs": 3}}, "'max_epochs', which a search decides itself"),
+    "a file for a folder": (lambda net: net, {"folder": __file__}, "test_compress.py: is a file, expected a folder"),
     "no direction": (lambda net: net, {"metric": ("val_acc", "up")}, '"max"'),
     "met already": (lambda net: net, {"target": {"bytes": "1 GB"}}, "the original meets it already"),
 }  # fmt: skip
@@ -170,7 +173,7 @@ def test_refused_in_a_line_before_anything_is_trained(case, net, tmp_path):
     given = dict(given)
     data = given.pop("data", Blobs())
     with pytest.raises(UserError, match=message) as error:
-        compress(model(copy.deepcopy(net)), data, folder=tmp_path / "run", **given)
+        compress(model(copy.deepcopy(net)), data, **{"folder": tmp_path / "run", **given})
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "run").glob("trials/*/trial.json"))
 

@@ -7,7 +7,7 @@ import torch
 from scipy import optimize, stats
 
 from lighten.errors import UserError
-from lighten.search.confirm import accelerated_bound, confirm_drop, confirm_logged, paired_bound, safe_drop
+from lighten.search.confirm import accelerated_bound, confirm_drop, confirm_logged, paired_bound, safe_drop, too_few
 from lighten.tasks import task_of
 
 
@@ -187,3 +187,14 @@ def test_bad_answers_are_one_line():
         confirm_drop(task, [labels], [answers], [answers[:3]])
     with pytest.raises(UserError, match=r"no label .* counts"):
         confirm_drop(task, [labels - 100], [answers], [answers])
+
+
+def test_what_so_few_samples_can_never_confirm_is_said_with_the_number_that_can():
+    words = too_few(200, 0.01)
+    assert words.startswith("200 samples to confirm by: the bound of the drop is 1.49 % even where no answer differs")
+    needed = int(words.split("about ")[1].split()[0])
+    assert too_few(needed, 0.01) is None
+    assert too_few(needed - 1, 0.01) is not None
+    assert too_few(10**6, 0.0).endswith("above 0 with any number; ask for a drop above 0")
+    labels, answers = torch.arange(200) % 3, torch.eye(3).repeat(67, 1)[:200]
+    assert confirm_drop(task_of("classification"), [labels], [answers], [answers]).bound > 0.01

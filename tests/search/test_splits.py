@@ -193,6 +193,9 @@ BASE = numbered(0, 300)
     [
         (Broken(val=None), "has no val_dataloader; hold samples out"),
         (L.LightningDataModule(), "has no train_dataloader"),
+        (DataLoader(BASE), "datamodule is of type DataLoader, expected .*; .*from_datasets makes one"),
+        ((DataLoader(BASE), DataLoader(BASE)), "datamodule is of type tuple, expected a LightningDataModule"),
+        (None, "datamodule is of type NoneType, expected a LightningDataModule"),
         (L.LightningDataModule.from_datasets(BASE), "has no val_dataloader"),
         (Broken(val=[DataLoader(BASE), DataLoader(BASE)]), "val_dataloader gives 2 loaders, expected one"),
         (Broken(val=[1, 2]), "val_dataloader gives 2 loaders"),

@@ -50,7 +50,8 @@ def search(tmp_path, monkeypatch):
     subject = SimpleNamespace(network=nn.Conv2d(1, 1, 1), task=None, about={})
     monkeypatch.setattr(steps, "save", lambda *_, **__: None)
     monkeypatch.setattr(steps, "export_files", lambda *_, **__: None)
-    monkeypatch.setattr(steps, "look_at", lambda *_, **__: dict(LOOK))
+    look, told = dict(LOOK), []
+    monkeypatch.setattr(steps, "look_at", lambda *_, **__: dict(look))
     monkeypatch.setattr(steps, "keep", lambda folder, chosen: None)
     monkeypatch.setattr(Search, "_result", lambda self: self.state)
     tries = Tries(lambda amount: 0.0 if amount <= 0.6 else 0.5)
@@ -58,13 +59,11 @@ def search(tmp_path, monkeypatch):
 
     def run(needs, budget=Budget(epochs=40), folder=tmp_path):  # noqa: B008
         data = Blobs()
-        found = Search(
-            subject, quality, data, splits_of(data), needs, budget, seed=0, trainer={}, tell=lambda line: None
-        )
+        found = Search(subject, quality, data, splits_of(data), needs, budget, seed=0, trainer={}, tell=told.append)
         with Storage(folder, {}) as storage:
             return found.run(storage)
 
-    return SimpleNamespace(run=run, tries=tries)
+    return SimpleNamespace(run=run, tries=tries, look=look, told=told, quality=quality)
 
 
 def test_strength_is_bracketed_and_the_best_that_holds_is_chosen(search):
@@ -126,3 +125,18 @@ def test_confirmation_decides_and_is_not_chosen_by(search, monkeypatch):
     assert state["nearest"].startswith(f"not met; the nearest is trial {state['chosen']}")
     assert isinstance(chosen[-1], Point)
     assert chosen[-1].trial == state["chosen"]
+
+
+def test_a_bound_is_not_called_a_drop(search):
+    search.quality.confirm = lambda *_: Confirmation(0.0, 0.066, 65, 0.95, "any")
+    state = search.run(Needs(max_drop=0.05))
+    assert state["nearest"].endswith(": drop 0 % and its 95% bound 6.6 %, need at most 5 %")
+
+
+def test_a_budget_that_leaves_no_fine_tune_is_told(search):
+    search.look["steps_per_epoch"] = 1
+    state = search.run(Needs(max_drop=0.01), Budget(epochs=1))
+    assert [row["epochs"] for row in state["trials"]] == [0]
+    line = "the budget leaves no time for a fine-tune, which takes 5 epochs of 1 steps: give more"
+    assert state["plan"][-1] == line
+    assert line in search.told

@@ -182,3 +182,67 @@ def test_batches_that_nobody_can_read_are_refused():
     data = Triples()
     with pytest.raises(UserError, match="a batch has 3 parts"):
         subject_of(Net(), data, splits_of(data))
+
+
+def test_a_network_that_does_not_run_on_the_data_is_refused_in_a_line():
+    class Colour(Blobs):
+        def _loader(self, seed, samples, **options):
+            pictures, labels = super()._loader(seed, samples).dataset.tensors
+            return DataLoader(TensorDataset(pictures.repeat(1, 3, 1, 1), labels), batch_size=40)
+
+    data = Colour()
+    with pytest.raises(UserError, match=r"the model Net does not run on the data: .* to have 1 channels, but got 3"):
+        subject_of(Net(), data, splits_of(data))
+    with pytest.raises(UserError, match=r"does not run on the data: .*; give .*, and weights in float32"):
+        subject_of(Net().bfloat16(), Blobs(), splits_of(Blobs()))
+
+
+def test_a_network_that_was_frozen_for_use_is_trained_and_one_frozen_in_part_stays_so():
+    frozen = Net().requires_grad_(False)
+    assert all(p.requires_grad for p in subject_of(frozen, Blobs(), splits_of(Blobs())).network.parameters())
+    assert not any(p.requires_grad for p in frozen.parameters())
+    part = Net()
+    part.first.requires_grad_(False)
+    found = subject_of(part, Blobs(), splits_of(Blobs())).network
+    assert [p.requires_grad for p in found.first.parameters()] == [False, False]
+    assert found.head.weight.requires_grad
+
+
+class Hooked(Blobs):
+    def __init__(self, hook):
+        super().__init__()
+        self.hook = hook
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return self.hook(self, batch)
+
+
+def test_a_data_module_that_changes_what_is_evaluated_is_refused():
+    scaled = Hooked(lambda data, batch: (batch[0] / 10, batch[1]))
+    with pytest.raises(UserError, match=r"Hooked.on_after_batch_transfer changes the batches that are eval"):
+        subject_of(Net(), scaled, splits_of(scaled))
+    for hook in (lambda data, batch: batch, lambda data, batch: batch if data.trainer.training else None):
+        subject_of(Net(), Hooked(hook), splits_of(Hooked(hook)))
+
+
+def test_a_module_without_validation_and_batches_without_labels_are_refused_in_a_line():
+    class Lone(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+    with pytest.raises(UserError, match="Lone has no validation_step, by which compress sees"):
+        subject_of(Lone(), Blobs(), splits_of(Blobs()))
+
+    class Named(Blobs):
+        def _loader(self, seed, samples, **options):
+            pictures, labels = super()._loader(seed, samples).dataset.tensors
+            rows = [dict(zip(self.names, row, strict=True)) for row in zip(pictures, labels, strict=True)]
+            return DataLoader(rows, batch_size=40)
+
+    data = Named()
+    for label, says in (("target", "it has 'image', 'target'; let"), ("labels", "gives it 'pixels'; let the data set")):
+        data.names = ("image" if label == "target" else "pixels", label)
+        with pytest.raises(UserError, match=says) as caught:
+            subject_of(Net(), data, splits_of(data))
+        assert "batch=" not in str(caught.value)  # there is no such argument

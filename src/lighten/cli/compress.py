@@ -17,6 +17,8 @@ from lighten.errors import NeedNotMetError, UserError, shown
 from lighten.training.signals import Preempted
 
 CODES = f"{COMMON_CODES},\n4 need not met, 143 stopped by a signal: the same command resumes"
+STEPS = 4
+"""Of an epoch, at least, where nobody says how large batches are."""
 TARGETS = ("latency_ms", "batch", "threads", "bytes", "macs", "parameters")
 
 
@@ -106,6 +108,10 @@ def _loaded(folder: Path, name: str | None, words: Sequence[str]) -> tuple[Any, 
     given = dict(map(_pair, words))
     options = {**(own.get("options") or {}), **given} if name in (None, own.get("name")) else given
     data: Any = build_data(name or own["name"], **options)
+    if "batch_size" not in options:
+        data.prepare_data()
+        data.setup("fit")
+        data.batch_size = max(1, min(data.batch_size, data.train_samples // STEPS))
     if not words and name is None and own.get("fingerprint") not in (None, data.fingerprint):
         print(f"warning: {folder} was trained on other data of that name", file=sys.stderr)
     return model, data

@@ -1,5 +1,7 @@
 """Cells of Arrow columns as numbers or as names of categories; missing ones are marked, errors name the row from 1."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,20 +13,39 @@ MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null")
 NUMBER, CATEGORY = "number", "category"
 
 _NUMBER = r"^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)$"
-_DATE = r"^(\d{4}-\d{1,2}(-\d{1,2})?|\d{4}/\d{1,2}/\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4})([t ]\d{1,2}:\d{2}.*)?$"
+_WHOLE = r"^([+-]?\d+)\.0*$"
+_GROUPED = r"\d{1,3}([.,' \x{a0}\x{202f}]\d{3})+([.,]\d+)?"
+_MONEY = r"[$€£¥]"
+_SPELLED = rf"^{_MONEY}? ?[+-]?(\d+[.,]?\d*|[.,]\d+|{_GROUPED}) ?({_MONEY}|%)?$"
+"""Numbers as people write them: with a decimal comma, thousands apart, a currency or a percent sign."""
+_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_TIME = r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?"
+_DAY = (
+    r"\d{4}-\d{1,2}(-\d{1,2})?|\d{4}/\d{1,2}/\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}"
+    rf"|(\d{{1,2}}\.?[ -])?{_MONTH}[ -]\d{{2,4}}|{_MONTH} \d{{1,2}},? \d{{4}}"
+)
+_DATE = rf"^({_TIME}|({_DAY})([t ]{_TIME}.*)?)$"
 _TRUTH = ("true", "false")
 
 
-def kind_of(column: pa.ChunkedArray, name: str, where: str) -> str:
+def kind_of(
+    column: pa.ChunkedArray,
+    name: str,
+    where: str,
+    *,
+    advice: str = "name the column in categories if these are no numbers",
+) -> str:
     """Return ``"number"`` or ``"category"``: text is a category unless most of it reads as numbers.
 
     Args:
         column: of any type.
         name: of it, for messages.
         where: it is from, likewise.
+        advice: what else than another spelling of numbers helps.
 
     Raises:
-        UserError: if it holds dates, or is of a type that is neither.
+        UserError: if it holds dates or numbers that are spelled otherwise than Python's, or is of a type that is
+            neither.
     """
     kind = column.type
     _check_plain(kind, name, where)
@@ -39,8 +60,17 @@ def kind_of(column: pa.ChunkedArray, name: str, where: str) -> str:
         return NUMBER
     if pc.all(pc.match_substring_regex(present, _DATE, ignore_case=True)).as_py():
         raise _dates(name, where)
-    numbers = pc.sum(pc.match_substring_regex(present, _NUMBER, ignore_case=True)).as_py()
-    return NUMBER if 2 * numbers >= len(present) else CATEGORY
+    numbers = pc.match_substring_regex(present, _NUMBER, ignore_case=True)
+    if 2 * pc.sum(numbers).as_py() >= len(present):
+        return NUMBER
+    spelled = pc.match_substring_regex(present, _SPELLED)
+    if 2 * pc.sum(pc.or_(numbers, spelled)).as_py() >= len(present):
+        cell = present.filter(pc.and_not(spelled, numbers))[0].as_py()
+        raise UserError(
+            f"{where}: column {name!r} holds numbers that are written as {shown(cell)!r}; write digits and a decimal "
+            f"point alone, or {advice}"
+        )
+    return CATEGORY
 
 
 def numbers_of(
@@ -79,7 +109,7 @@ def numbers_of(
 
 
 def names_of(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
-    """Return cells as text, null where one is missing; 3 and 3.0 are one name, and so are true and True.
+    """Return cells as text, null where one is missing; 3 and 3.0 are one name, in text too, and so are true and True.
 
     Raises:
         UserError: if they are neither numbers nor text.
@@ -91,6 +121,7 @@ def names_of(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
         column = pc.if_else(pc.is_nan(column), None, column)
         column = column.cast(pa.int64(), safe=False) if whole else column
     names = _stripped(column if is_text(column.type) else column.cast(pa.string()))
+    names = pc.replace_substring_regex(names, _WHOLE, r"\1")
     lower = pc.utf8_lower(names)
     return pc.if_else(pc.is_in(lower, value_set=pa.array(_TRUTH)), lower, names)
 
@@ -98,6 +129,16 @@ def names_of(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
 def is_text(kind: pa.DataType) -> bool:
     """Return whether a column of that type holds text."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def plain_name(name: str) -> str:
+    """Return a name as :func:`names_of` gives it: 3 for 3.0."""
+    return re.sub(_WHOLE, r"\1", name)
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text spells a number."""
+    return re.fullmatch(_NUMBER, text.strip(), re.IGNORECASE) is not None
 
 
 def rows_of(mask: np.ndarray) -> str:

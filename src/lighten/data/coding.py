@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from lighten.data.cells import plain_name
 from lighten.data.features import Cells
 from lighten.errors import UserError
 
@@ -80,7 +81,8 @@ class Coding:
                 for c in settings["numbers"]
             )
             categories = tuple(
-                CategoryColumn(str(c["name"]), tuple(map(str, c["values"]))) for c in settings["categories"]
+                CategoryColumn(str(c["name"]), tuple(plain_name(str(value)) for value in c["values"]))
+                for c in settings["categories"]
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"preprocessing of numbers is damaged ({error!r}); write the model folder again") from None
@@ -99,7 +101,7 @@ def learn(cells: Cells, where: str) -> tuple[Coding, list[str]]:
         median = float(np.median(values[~missing])) if not missing.all() else 0.0
         filled = np.where(missing, median, values)
         if (missing.any() and not missing.all()) or np.ptp(filled):
-            std = float(filled.std()) or 1.0
+            std = deviation(filled) or 1.0
             numbers.append(NumberColumn(name, median, float(filled.mean()), std, bool(missing.any())))
         else:
             constant.append(name)
@@ -113,6 +115,14 @@ def learn(cells: Cells, where: str) -> tuple[Coding, list[str]]:
         raise UserError(f"{where}: every feature is the same in all training rows ({', '.join(constant)}); name others")
     notes = [f"column {name!r} is left out: it is the same in all training rows" for name in constant]
     return Coding(tuple(numbers), tuple(categories)), notes
+
+
+def deviation(values: np.ndarray) -> float:
+    """Return the standard deviation of a population, float64 (N,), also where squares are beyond float64."""
+    with np.errstate(over="ignore"):
+        std = float(values.std())
+    scale = float(np.abs(values).max())
+    return std if np.isfinite(std) else scale * float((values / scale).std())
 
 
 def encode(coding: Coding, cells: Cells) -> dict[str, Tensor]:

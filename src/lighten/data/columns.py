@@ -113,10 +113,11 @@ def targets_of(columns: Sequence[tuple[str, pa.ChunkedArray]], where: str, *, ze
             raise UserError(f"{where}: column {name!r} is {column.type}, expected numbers; choose another label column")
         _check_full(column, name, where)
         values = np.array(column.cast(pa.float64()).to_numpy())
-        fine = np.isin(values, (0, 1)) if zero_or_one else np.isfinite(values)
+        with np.errstate(over="ignore"):
+            fine = np.isin(values, (0, 1)) if zero_or_one else np.isfinite(values.astype(np.float32))
         if not fine.all():
             row = int(np.flatnonzero(~fine)[0])
-            wanted = "0 or 1" if zero_or_one else "a finite number"
+            wanted = "0 or 1" if zero_or_one else "a finite number below 3.4e38"
             raise UserError(f"{where}: {name} is {values[row]:g} in row {row + 1}, expected {wanted}; fix it")
         stacked.append(values.astype(np.float32))
     return torch.from_numpy(np.stack(stacked, 1))

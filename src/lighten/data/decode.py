@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lighten.errors import UserError
 
@@ -21,6 +21,7 @@ IGNORED = 255
 """Of masks: what padding is, and what no class is."""
 
 _GREY_MODES = ("1", "L", "LA", "La", "I")
+_LOSSY = ("JPEG", "MPO")
 _BYTE = 255
 _ORIENTATION = 0x0112  # the tag of EXIF
 _TURNED = 5  # from here on, height and width change places
@@ -66,7 +67,10 @@ def open_image(source: Any) -> Image.Image:
             )
         return Image.fromarray(array)
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    return Image.open(io.BytesIO(content))
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:  # its words name an object in memory
+        raise ValueError("it is no image that Pillow reads" if content else "it is empty") from None
 
 
 def turned_size(image: Image.Image) -> tuple[int, int]:
@@ -103,14 +107,17 @@ def decode_mask(image: Image.Image, frame: Frame) -> tuple[np.ndarray, np.ndarra
     """Return a mask as uint8 (H, W), and which of 256 values it has, bool (256,).
 
     Raises:
-        UserError: if it has colours, or values above 255.
+        UserError: if it has colours, or values above 255, or its format keeps no values.
     """
+    if image.format in _LOSSY:
+        raise UserError(f"a mask in {image.format}, which changes the numbers of pixels; save masks as PNG")
     image = ImageOps.exif_transpose(image)
     array = np.asarray(image)
     if array.dtype == bool:
         array = array.astype(np.uint8)
     if array.ndim == 3:
-        if not (array[..., : min(3, array.shape[2])] == array[..., :1]).all():
+        colours = array.shape[2] if array.shape[2] not in (2, 4) else array.shape[2] - 1  # without transparency
+        if not (array[..., :colours] == array[..., :1]).all():
             raise UserError("it has colours, expected one number a pixel (grey, or a palette)")
         array = array[..., 0]
     whole = array.dtype == np.uint8 or (array >= 0) & (array <= _BYTE) & (array == np.trunc(array))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lighten.data.cells import CATEGORY, NUMBER, kind_of, names_of, numbers_of
+from lighten.data.cells import CATEGORY, NUMBER, is_number, kind_of, names_of, numbers_of
 from lighten.data.columns import column_of
 from lighten.errors import UserError
 
@@ -67,6 +67,8 @@ def choose_features(table: pa.Table, choice: Choice, where: str) -> tuple[dict[s
     taken = {*choice.targets, *choice.exclude, choice.group}
     names = choice.features if choice.features is not None else [n for n in table.column_names if n not in taken]
     kinds, notes = {}, []
+    if all(map(is_number, table.column_names)):
+        notes.append("the names of the columns are numbers: if they are a row of data, put a line of names above it")
     for name in names:
         column = column_of(table, name, "features", where)
         kind = CATEGORY if name in choice.categories else kind_of(column, name, where)

@@ -62,6 +62,35 @@ def check_classes(labels: np.ndarray, names: Sequence[str], where: str) -> None:
         )
 
 
+def warn_of_copies(found: Found, rows: np.ndarray, digests: Sequence[str], parts: np.ndarray) -> None:
+    """Warn of copies of one image that have different classes, or lie in different parts.
+
+    Args:
+        found: the images.
+        rows: indices of those that can be read.
+        digests: of all files.
+        parts: of each of ``rows``.
+    """
+    ahead = np.argsort(parts, kind="stable")
+    rows, parts = rows[ahead], parts[ahead]
+    _, first, group = np.unique([digests[row] for row in rows.tolist()], return_index=True, return_inverse=True)
+    original = first[group]  # of training, where it is among them
+    labels = found.labels[rows] if found.labels is not None and found.task in ("classification", "multilabel") else None
+    for values, what, hint in (
+        (labels, "with other labels", "nothing can learn both; keep one"),
+        (parts, "in other parts", "what is tested was trained on; remove it from one"),
+    ):
+        if values is None:
+            continue
+        odd = np.flatnonzero((values != values[original]).reshape(len(rows), -1).any(1))
+        if len(odd):
+            one, other = (shown(found.names[rows[i]]) for i in (original[odd[0]], odd[0]))
+            warnings.warn(
+                f"{found.where}: {len(odd)} images are copies of others {what}, such as {other} of {one}; {hint}",
+                stacklevel=2,
+            )
+
+
 def check_sizes(found: Found, sizes: np.ndarray) -> None:
     """Check that images have the shape that their boxes' file states; they may have another size.
 
@@ -111,6 +140,13 @@ def mask_classes(
                 f"{found.where}: masks hold 0 and {IGNORED} alone, and {IGNORED} means 'no class'; set mask_values: "
                 f"[0, {IGNORED}] to have both as classes, or write 1 where the object is"
             )
+        held = [int(value) for value in seen if value != IGNORED]
+        if classes is None and 2 * len(held) < top + 1:
+            shown_ones = ", ".join(map(str, held[:_NAMED])) + (", …" if len(held) > _NAMED else "")
+            raise UserError(
+                f"{found.where}: masks hold {shown_ones}, which would be {top + 1} classes, most of them nowhere; set "
+                f"mask_values: [{shown_ones}], or list the names of all {top + 1} in classes"
+            )
     labels = np.full(256, -1, np.int64)
     labels[IGNORED] = IGNORED
     labels[list(mask_values)] = np.arange(len(mask_values))
@@ -125,5 +161,6 @@ def mask_classes(
         )
     names = tuple(classes) if classes is not None else tuple(map(str, mask_values))
     if len(names) < 2:
-        raise UserError(f"{found.where}: masks hold one class ({names}), expected at least two; check the masks")
+        one = f"one class ({names[0]})" if names else f"no class, {IGNORED} alone"
+        raise UserError(f"{found.where}: masks hold {one}, expected at least two; check the masks")
     return names, labels

@@ -67,6 +67,8 @@ class ImageReader:
             raise
         except FileNotFoundError as error:
             raise UserError(f"{source} is not there; give the path of an image") from error
+        except IsADirectoryError as error:
+            raise UserError(f"{source} is a folder, expected an image; give its files, as {source}/*") from error
         except Exception as error:
             what = source if isinstance(source, str) or hasattr(source, "__fspath__") else f"a {type(source).__name__}"
             raise UserError(f"{what} cannot be read as an image ({first_line(error)}); give another file") from error

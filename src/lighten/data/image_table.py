@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lighten.data.cells import NUMBER, is_number, is_text, kind_of, names_of, numbers_of
 from lighten.data.columns import classes_of, column_of, targets_of, texts_of
 from lighten.data.find_images import Found, class_order
 from lighten.data.tables import read_file
 from lighten.errors import UserError, shown
 
+_ADVICE = "set task: classification if these are names of classes"
 MAX_FOUND_CLASSES = 20
 """Whole numbers with more values than this are taken for numbers, where nothing says that they are classes."""
 
@@ -50,8 +52,10 @@ def find_in_table(
             f"in row {missing[0] + 1}, looked for in {root}; {advice}"
         )
     option = "label_columns" if label_columns else "label_column"
-    columns = [(name, column_of(rows, name, option, table)) for name in label_columns or (label_column or "label",)]
-    task, why = (task, "as asked for") if task is not None else _task_of(columns, several=bool(label_columns))
+    columns = [
+        (name, _whole(column_of(rows, name, option, table))) for name in label_columns or (label_column or "label",)
+    ]
+    task, why = (task, "as asked for") if task is not None else _task_of(columns, table, several=bool(label_columns))
     if task == "classification":
         labels, class_names = _classes(columns[0][1], columns[0][0], classes, table)
     else:
@@ -73,9 +77,26 @@ def _paths(rows: pa.Table, table: str, image_column: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _task_of(columns: Sequence[tuple[str, pa.ChunkedArray]], *, several: bool) -> tuple[str, str]:
-    """Return the task that columns of labels are for, and why."""
+def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return decimals that are whole numbers throughout as integers: many programs write 3.0 for the class 3."""
+    if not pa.types.is_floating(column.type) or not len(column):
+        return column
+    values = np.array(column.drop_null().to_numpy())
+    return column.cast(pa.int64()) if (np.abs(values) < 2**53).all() and (values == np.trunc(values)).all() else column
+
+
+def _task_of(columns: Sequence[tuple[str, pa.ChunkedArray]], table: str, *, several: bool) -> tuple[str, str]:
+    """Return the task that columns of labels are for, and why.
+
+    Raises:
+        UserError: if a column of numbers has cells that are none, or spells them as no program reads them.
+    """
     name, column = columns[0]
+    for other, texts in columns:
+        if is_text(texts.type) and kind_of(texts, other, table, advice=_ADVICE) == NUMBER:
+            numbers = [text for text in texts.to_pylist() if text and is_number(text)]
+            if not all(float(text).is_integer() for text in numbers):
+                numbers_of(texts, other, table, advice=_ADVICE)
     if several:
         values = {value for _, column in columns for value in pc.unique(column).to_pylist()}
         return ("multilabel", "all of 0 and 1") if values <= {0, 1} else ("regression", "columns of numbers")
@@ -114,7 +135,7 @@ def _check_varied(labels: np.ndarray, names: Sequence[str], table: str) -> None:
 
 
 def _groups(rows: pa.Table, name: str, table: str) -> tuple[str, ...]:
-    column = column_of(rows, name, "group_column", table)
+    column = names_of(column_of(rows, name, "group_column", table), name, table)
     if column.null_count:
         row = column.is_null().index(True).as_py() + 1
         raise UserError(f"{table}: {column.null_count} rows have no {name}, the first is row {row}; remove or fix them")

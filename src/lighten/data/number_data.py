@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lighten.data.checks import check_at_least
-from lighten.data.coding import Coding, encode, learn
+from lighten.data.coding import Coding, deviation, encode, learn
 from lighten.data.features import Choice, choose_features, read_cells
 from lighten.data.loaders import SplitData
 from lighten.data.row_split import Shares, group_keys, split_rows
@@ -231,5 +231,7 @@ def _scale(target: Target, labels: Tensor, unit: str) -> tuple[Task, Callable[[T
     if target.task == MULTILABEL:
         return build_task(MULTILABEL), lambda labels: labels.float()
     mean, std = labels.mean(0), labels.std(0, correction=0)
+    if not std.isfinite().all():
+        std = torch.tensor([deviation(column) for column in labels.T.numpy()], dtype=labels.dtype)
     task = build_task(REGRESSION, mean=tuple(mean.tolist()), std=tuple(std.tolist()), unit=unit)
     return task, lambda labels: ((labels - mean) / std).float()

@@ -1,15 +1,17 @@
 """NumberReader: rows of a stranger as the inputs of a model that learned from a table of numbers."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lighten.data.cells import CATEGORY, NUMBER
 from lighten.data.coding import Coding, encode
 from lighten.data.features import read_cells
-from lighten.errors import UserError, did_you_mean
+from lighten.errors import UserError, did_you_mean, shown
 from lighten.utils.inputs import Call
 
 
@@ -69,7 +71,16 @@ class NumberReader:
         return self._inputs(table, path)
 
     def _inputs(self, table: pa.Table, where: str) -> dict[str, Any]:
-        return encode(self.coding, read_cells(table, self._kinds, where))
+        cells = read_cells(table, self._kinds, where)
+        for column in self.coding.categories:
+            given = cells.categories[column.name].drop_null()
+            if len(given) and not pc.any(pc.is_in(given, value_set=pa.array(column.values, pa.string()))).as_py():
+                warnings.warn(
+                    f"{where}: nothing in {column.name!r} occurred in training, where it was {_some(column.values)}; "
+                    f"{shown(repr(given[0].as_py()))} counts as missing",
+                    stacklevel=4,
+                )
+        return encode(self.coding, cells)
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         columns = {}
@@ -85,6 +96,11 @@ class NumberReader:
 def reader_of(settings: Mapping[str, Any]) -> NumberReader:
     """Return the reader that ``NumberData.preprocessing()`` describes."""
     return NumberReader(settings)
+
+
+def _some(values: Sequence[str]) -> str:
+    named = [shown(repr(value), 20) for value in values[:5]]
+    return ", ".join(named) + (", …" if len(values) > len(named) else "")
 
 
 def _array(values: Sequence[Any]) -> pa.Array:

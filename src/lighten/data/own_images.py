@@ -123,6 +123,9 @@ def images(
             raise UserError(f"data images: {key} has no effect without table; add table, or leave {key} out")
     if label_columns and label_column is not None:
         raise UserError("data images: both label_column and label_columns; give one of them")
+    twice = next((name for name in label_columns if list(label_columns).count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"data images: label_columns has {twice!r} twice; name each column once")
     if masks is not None and targets is not None:
         raise UserError("data images: both masks and targets; give one of them")
     if channels not in (None, 1, 3):

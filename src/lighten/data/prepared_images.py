@@ -14,7 +14,7 @@ from lighten.data.decode import GREY, Frame, placed
 from lighten.data.decoded import Facts, Sources, Store, read_all
 from lighten.data.find_images import TEST, TRAIN, VALIDATION, Found
 from lighten.data.frame import Looks, choose_frames
-from lighten.data.image_checks import check_classes, check_sizes, mask_classes, usable_rows
+from lighten.data.image_checks import check_classes, check_sizes, mask_classes, usable_rows, warn_of_copies
 from lighten.data.shares import share_out
 from lighten.data.tokens import cache_folder
 from lighten.errors import UserError
@@ -155,6 +155,7 @@ class PreparedImages:
         }
         of = "groups" if found.groups else "images"
         parts[free] = share_out([keys[row] for row in free], classes[free], **shares, where=found.where, of=of)
+        warn_of_copies(found, self.rows, self.digests, parts)
         return parts
 
     def of(self, part: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Rows from files and from the ``datasets`` library, as Arrow tables; no code of a data set is ever run."""
 
+import codecs
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from lighten.data.checks import first_line
 from lighten.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
+_PEEKED = 1 << 20
+"""Bytes of a file that are looked at for what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,14 @@ def read_file(path: str, texts: Iterable[str] | None) -> pa.Table:
             return parquet.read_table(path)
         if suffix in (".json", ".jsonl"):
             return json_lines.read_json(path, parse_options=json_lines.ParseOptions(newlines_in_values=False))
-        delimiter = "\t" if suffix == ".tsv" else ","
-        if texts is None:
-            texts, delimiter = column_names(path), delimiter_of(path)
+        texts = column_names(path) if texts is None else texts
         return csv.read_csv(
             path,
-            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            parse_options=csv.ParseOptions(delimiter=delimiter_of(path), newlines_in_values=True),
             convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in texts}),
         )
     except (pa.ArrowException, OSError) as error:
-        reason = first_line(error)
+        reason = _why_not(path, suffix) or first_line(error)
         raise UserError(f"{path} cannot be read as {suffix[1:]} ({reason}); fix or replace the file") from error
 
 
@@ -86,12 +87,27 @@ def column_names(path: str) -> list[str]:
 
 
 def delimiter_of(path: str) -> str:
-    """Return what separates the cells of a CSV or TSV file: a semicolon where the head line has these and no commas."""
+    """Return what separates the cells of a CSV or TSV file: what the head line has most of outside of quotes."""
     if Path(path).suffix.lower() == ".tsv":
         return "\t"
     with open(path, "rb") as file:
-        head = file.readline()
-    return ";" if b";" in head and b"," not in head else ","
+        head = re.sub(rb'"[^"]*"?', b"", file.readline())
+    return max(",;\t", key=lambda mark: head.count(mark.encode()))  # a comma where there is none of them
+
+
+def _why_not(path: str, suffix: str) -> str | None:
+    """Return why a file of text is none that is read, where the reader's own words would not say it."""
+    with open(path, "rb") as file:
+        start = file.read(_PEEKED)
+    if suffix in (".json", ".jsonl"):
+        whole = start.lstrip(codecs.BOM_UTF8 + b" \t\r\n")
+        return "it holds a list, expected an object on each line" if whole.startswith(b"[") else None
+    if suffix != ".parquet":
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(start)
+        except UnicodeDecodeError:
+            return "it is not text in UTF-8; save it in that encoding"
+    return None
 
 
 def read_hub(path: str, config: str | None = None) -> Splits:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from lighten.data.cells import CATEGORY, is_text, kind_of, names_of, numbers_of, rows_of
+from lighten.data.cells import CATEGORY, is_text, kind_of, names_of, numbers_of, plain_name, rows_of
 from lighten.data.columns import classes_of, column_of
 from lighten.errors import UserError
 
@@ -66,6 +66,8 @@ def find_target(
     _check_present(cells.is_null().to_numpy(), columns[0], where)
     seen = pc.unique(cells).to_pylist()
     names = tuple(classes) if classes is not None else _classes(seen)
+    if not set(seen) & set(names) and set(seen) & set(map(plain_name, names)):  # classes: [1.0, 2.0]
+        names = tuple(map(plain_name, names))
     if len(names) < 2:
         raise UserError(f"{where}: {columns[0]} is {seen[0]!r} in all rows, expected at least 2 classes")
     return Target(columns, task, names, numbered=_are_whole(seen) and not set(seen) & set(names)), notes
@@ -113,7 +115,7 @@ def _task_of(found: Sequence[pa.ChunkedArray], columns: Sequence[str], where: st
     different = len(pc.unique(names_of(column, columns[0], where).drop_null()))
     if _truth(column, columns[0], where) is not None:
         return CLASSIFICATION, "is true or false"
-    if is_text(column.type) and kind_of(column, columns[0], where) == CATEGORY:
+    if is_text(column.type) and kind_of(column, columns[0], where, advice=_ADVICE) == CATEGORY:
         return CLASSIFICATION, f"has {different} different texts"
     values = numbers_of(column, columns[0], where, advice=_ADVICE)
     whole = np.array_equal(values, np.round(values), equal_nan=True)

@@ -20,7 +20,12 @@ def check_weights(weights: Tensor, samples: int, *, look: bool = True) -> None:
 
 
 def check_same_outputs(task: Task, student: Tensor, teacher: Tensor) -> None:
-    """Raise ``UserError`` unless student and teacher give answers that can be held against each other."""
+    """Raise ``UserError`` unless student and teacher give answers of the task that can be held against each other."""
+    if task.answer_dims is not None and student.ndim != task.answer_dims:
+        raise UserError(
+            f"the student returns {task.answers_are} of shape {tuple(student.shape)}, expected {task.answer_text} of "
+            f"task={task.name!r}; give it what the network answers as task, or choose an output by outputs"
+        )
     ours, theirs = task.outputs_of(student), task.outputs_of(teacher)
     if ours != theirs:
         raise UserError(

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -183,12 +184,20 @@ class Distill(L.Callback):
                     weight.grad.copy_(trainer.strategy.reduce(weight.grad.clone(), reduce_op="mean"))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse to go on where nothing has been taught.
+        """Refuse to go on where nothing has been taught, or warn where it may come.
 
         Raises:
             UserError: of optimization by hand, if no loss has come from the part so far.
         """
-        if not pl_module.automatic_optimization and self._step is not None and not self._step.told:
+        if self._step is None or self._step.told:
+            return
+        if pl_module.automatic_optimization:  # a part may be frozen for some epochs
+            self._step.told = True
+            rank_zero_warn(
+                f"Distill has taught nothing so far: no answer of {named(self._part or '')} has a gradient, as it is "
+                "frozen or runs under no_grad"
+            )
+        else:
             raise UserError(
                 f"no loss that {type(pl_module).__name__} has given to self.manual_backward comes from what "
                 f"{named(self._part or '')} answers, so nothing was taught; go backward by self.manual_backward(loss)"

@@ -83,6 +83,8 @@ def check_soft_labels(temperature: Any, soft_weight: object, prefix: str = "") -
 
 def check_losses(losses: Mapping[str, Any], prefix: str = "") -> None:
     """Raise ``UserError`` unless these are weights of losses, one of them above zero at some time."""
+    if not isinstance(losses, Mapping):
+        raise UserError(f"{prefix}losses={losses!r}, expected weights by name, as in {{soft_labels: 0.9, hint: 0.1}}")
     values = []
     for name, setting in losses.items():
         check_one_of(f"{prefix}losses", name, LOSSES)
@@ -98,6 +100,8 @@ def check_losses(losses: Mapping[str, Any], prefix: str = "") -> None:
 
 def check_loss_options(options: Mapping[str, Any], prefix: str = "") -> None:
     """Raise ``UserError`` unless these are keywords of losses, with numbers that are not below zero."""
+    if not isinstance(options, Mapping):
+        raise UserError(f"{prefix}loss_options={options!r}, expected keywords by loss, as in {{dkd: {{beta: 2.0}}}}")
     for name, given in options.items():
         check_one_of(f"{prefix}loss_options", name, LOSSES)
         if not isinstance(given, Mapping):

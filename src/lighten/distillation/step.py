@@ -150,6 +150,7 @@ class TaughtStep:
             )
         each = [self._losses(answer, logits, moment) for answer, logits in found]
         terms = [share * value for losses in each for share, value in losses.values()]
+        self.told = self.told or bool(terms) or (not weight and bool(answers))
         if terms:
             taught = torch.stack(terms).sum() / len(each)
             loss = loss + weight * taught.to(loss.device)

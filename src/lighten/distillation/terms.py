@@ -225,7 +225,7 @@ def check_options(
     Raises:
         UserError: if a loss takes no part or has no such keyword, or a value is no number above or equal to zero.
     """
-    for name in options:
+    for name in options if isinstance(options, Mapping) else ():
         if name not in weights:
             raise UserError(f"loss_options has {name!r}, which takes no part; {did_you_mean(name, weights)}")
     check_loss_options(options)

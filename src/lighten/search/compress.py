@@ -12,6 +12,7 @@ from torch import nn
 from lighten.distillation.teacher import fingerprint
 from lighten.errors import UserError
 from lighten.search.budget import check_epochs
+from lighten.search.confirm import too_few
 from lighten.search.named import ByName
 from lighten.search.needs import Budget, Needs, budget_of, needs_of
 from lighten.search.quality import ByTask, Quality
@@ -20,6 +21,7 @@ from lighten.search.splits import Splits, splits_of
 from lighten.search.steps import Search
 from lighten.search.storage import Storage
 from lighten.search.subject import Subject, subject_of
+from lighten.search.trial import check_trainer
 from lighten.tasks.task import Task
 from lighten.training import signals
 from lighten.training.signals import Preempted
@@ -64,7 +66,7 @@ def compress(
         module: for a LightningModule: the part to compress.
         task: by default the data module's, otherwise classification.
         seed: of splits and fits.
-        trainer: further arguments of Lightning's Trainer.
+        trainer: further arguments of Lightning's Trainer, other than its length, callbacks and loggers.
         on_progress: called with a sentence at each step.
 
     Raises:
@@ -80,6 +82,7 @@ def compress(
         limit = Budget(epochs=DEFAULT_EPOCHS)
         tell(f"no budget is given: {DEFAULT_EPOCHS:g} epochs of training in all")
     check_epochs(limit)
+    check_trainer(trainer or {})
     if metric is not None:
         metric = _checked_metric(metric)
     splits = splits_of(datamodule, seed=seed)
@@ -87,6 +90,9 @@ def compress(
     subject = subject_of(model, datamodule, splits, task=task, module=module, logged=logged)
     quality = _quality(subject, datamodule, splits, metric)
     quality.check_trained(subject, splits)
+    doubt = too_few(splits.samples["confirm"], needs.max_drop) if needs.max_drop is not None else None
+    if doubt is not None:
+        tell(doubt)
     place = Path("runs") / "auto" / time.strftime("%Y%m%d-%H%M%S") if folder is None else Path(folder)
     made_of = _made_of(subject, datamodule, needs, limit, quality, seed)
     search = Search(subject, quality, datamodule, splits, needs, limit, seed=seed, trainer=trainer or {}, tell=tell)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lighten.errors import UserError
+from lighten.search.needs import percent
 from lighten.search.resample import resampled
 from lighten.tasks.task import Task
 
@@ -96,6 +97,24 @@ def confirm_drop(
 
     needed = None if max_drop is None or bound <= max_drop else _needed(samples, drop, max_drop, shrunk)
     return Confirmation(float(drop), float(bound), samples, confidence, method, needed)
+
+
+def too_few(samples: int, max_drop: float, confidence: float = 0.95) -> str | None:
+    """Return why a need cannot be confirmed even where no answer differs, in a sentence; ``None`` where it can.
+
+    Args:
+        samples: to confirm by.
+        max_drop: that is asked for.
+        confidence: of the bound, one-sided.
+    """
+    least = 1 - (1 - confidence) ** (1 / samples)
+    if least <= max_drop:
+        return None
+    start = f"{samples} samples to confirm by: the bound of the drop is {percent(least)} even where no answer differs"
+    if not max_drop:
+        return f"{start}, and above 0 with any number; ask for a drop above 0"
+    needed = math.ceil(math.log(1 - confidence) / math.log(1 - max_drop))
+    return f"{start}, and {percent(max_drop)} is asked; about {needed} samples would do"
 
 
 def confirm_logged(

@@ -26,7 +26,7 @@ _SCALES: dict[str, dict[str, float]] = {
 _EXAMPLES = {"latency_ms": "2.0", "bytes": "'500 kB'", "macs": "'20 M'", "parameters": "'100 k'"}
 _WORDED = re.compile(r"\s*([-+]?[0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*([a-zµ%]*)\s*", re.IGNORECASE)
 
-_SECONDS = {"s": 1, "sec": 1, "second": 1, "min": 60, "m": 60, "minute": 60, "h": 3600, "hour": 3600}
+_SECONDS = {"s": 1, "sec": 1, "second": 1, "min": 60, "m": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600}
 _EPOCHS = ("epoch", "ep")
 
 
@@ -86,16 +86,17 @@ class Needs:
             raise UserError(f"target: the original meets it already: {has}; ask for less")
         return needs
 
-    def met_by(self, figures: Mapping[str, float], drop: float) -> list[str]:
+    def met_by(self, figures: Mapping[str, float], drop: float, *, called: str = "drop") -> list[str]:
         """Return what a network breaks, a clause each; nothing where it meets all.
 
         Args:
             figures: of the network, by name; one that is missing breaks its limit.
             drop: from the original.
+            called: how a clause calls it, where it is more than a drop that was measured.
         """
         broken = []
         if self.max_drop is not None and not drop <= self.max_drop:
-            broken.append(f"drop {percent(drop)}, need at most {percent(self.max_drop)}")
+            broken.append(f"{called} {percent(drop)}, need at most {percent(self.max_drop)}")
         for name, limit in self.limits.items():
             value = figures.get(name)
             if value is None:

@@ -109,7 +109,7 @@ class ByTask:
 
     def check_trained(self, subject: Subject, splits: Splits) -> None:
         """Compare the network's answers with the same answers given to other samples."""
-        form = BatchFormat()
+        form = BatchFormat(nameable=False)
         batches = [form.labelled(batch) for batch in splits.guide]
         with torch.no_grad():
             answers = [logits_of(run(subject.network, parts.call)).float() for parts in batches]

@@ -98,6 +98,11 @@ def splits_of(datamodule: L.LightningDataModule, *, seed: int = 0) -> Splits:
     Raises:
         UserError: if there is no validation part, samples cannot be told apart, or a part would be too small.
     """
+    if not isinstance(datamodule, L.LightningDataModule):
+        raise UserError(
+            f"datamodule is of type {type(datamodule).__name__}, expected a LightningDataModule; "
+            "LightningDataModule.from_datasets makes one of data sets"
+        )
     name = _name(datamodule)
     train, validation = (_loader(datamodule, part, "fit", seed) for part in ("train", "val"))
     if train is None:
@@ -193,7 +198,7 @@ def _same_data(first: Any, second: Any) -> bool:
     if len(first) != len(second) or not len(first):
         return False
     probes = np.unique(np.linspace(0, len(first) - 1, _PROBED).astype(int)).tolist()
-    return all(_equal(first[i], second[i]) for i in probes)
+    return all(same(first[i], second[i]) for i in probes)
 
 
 def _rooted(data: Any) -> tuple[Any, Sequence[int]]:
@@ -205,15 +210,16 @@ def _rooted(data: Any) -> tuple[Any, Sequence[int]]:
     return data, numbers
 
 
-def _equal(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
+    """Return whether two samples or batches are the same."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor | np.ndarray):
         return one.shape == other.shape and bool((one == other).all())
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
+        return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
 
 

@@ -18,7 +18,7 @@ from lighten.search.choose import Next, Setting, Tried, after_training, aim_of, 
 from lighten.search.foresight import Foresight
 from lighten.search.frontier import best_of, frontier_of
 from lighten.search.look import kind_of, look_at
-from lighten.search.needs import FIGURES, Budget, Needs
+from lighten.search.needs import FIGURES, Budget, Needs, percent
 from lighten.search.outcome import keep, outcome, points_of, verdict
 from lighten.search.quality import Quality
 from lighten.search.result import Result
@@ -234,7 +234,14 @@ class Search:
             spent = sum(row["epochs"] or 0.0 for row in rows)
             epochs = allotment.fits(found.setting.epochs, spent, self.elapsed, self._overhead(), self._pace(look))
             if epochs is None:
-                self.state["plan"] = [*self.state["plan"], "the budget is used up"]
+                over = "the budget is used up"
+                if not rows:
+                    over = (
+                        f"the budget leaves no time for a fine-tune, which takes {allotment.least:g} epochs of "
+                        f"{look['steps_per_epoch']} steps: give more"
+                    )
+                    self.tell(over)
+                self.state["plan"] = [*self.state["plan"], over]
                 return
             setting = replace(found.setting, epochs=epochs)
             self._trial(replace(found, setting=setting, predicted=foresight.predicted(setting)))
@@ -255,7 +262,8 @@ class Search:
         file = folder / BEST / f"student{TARGETS[self.needs.runtime].suffix}"
         found = self.quality.confirm(folder / BEST, self.original_file, file, self.splits.confirm, self.needs)
         self._spend("confirm", time.monotonic() - begun)
-        broken = self.needs.met_by(chosen.figures, found.bound)
+        called = f"drop {percent(found.drop)} and its {found.confidence:.0%} bound"
+        broken = self.needs.met_by(chosen.figures, found.bound, called=called)
         self.state.update(verdict(self.state, chosen, found, self.needs, broken))
         self.state["state"] = "not met" if broken else "met"
         self._write()

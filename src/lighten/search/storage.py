@@ -38,6 +38,8 @@ class Storage:
         self._study: Any = None
 
     def __enter__(self) -> "Storage":
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"folder={self.folder}: is a file, expected a folder or a new name")
         with disk_errors_as_user_errors(self.folder, "be made"):
             (self.folder / TRIALS).mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.folder / LOCK)

@@ -8,7 +8,9 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from lighten.delivery.folders.about import about_data
 from lighten.delivery.folders.model import load
@@ -16,18 +18,18 @@ from lighten.delivery.folders.own import done_to
 from lighten.delivery.measure.latency import batch_of
 from lighten.distillation.callback import Distill
 from lighten.distillation.module import DistillationModule
-from lighten.errors import UserError
+from lighten.errors import UserError, one_line
 from lighten.pruning.loss_arguments import without_loss_arguments
 from lighten.quantization.post_training import modes_of
-from lighten.search.splits import Splits
+from lighten.search.splits import Splits, same
 from lighten.tasks import task_of
 from lighten.tasks.task import Task
 from lighten.training.example_inputs import example_calls, find_part
 from lighten.training.optimizer import OptimizerSettings
-from lighten.utils.batch import BatchFormat
+from lighten.utils.batch import COMMON, BatchFormat
 from lighten.utils.clone import clone
 from lighten.utils.compression import record_of
-from lighten.utils.inputs import Call, ExampleInput, map_tensors
+from lighten.utils.inputs import Call, ExampleInput, map_tensors, run
 
 SOFT_WEIGHT = 0.9
 """Of the original's answers beside the labels."""
@@ -185,6 +187,8 @@ def subject_of(
         )
     given = task if task is not None else getattr(data, "task", getattr(network, "task", None))
     found = task_of(given) if given is not None else None if logged else task_of("classification")
+    if not logged:
+        _check_unchanged(data, splits)
     about = about_data(data) if hasattr(data, "fingerprint") and hasattr(data, "class_names") else {}
     if found is not None:
         about = {"task": found.settings(), **about}
@@ -198,7 +202,14 @@ def subject_of(
                 "metric= names what a LightningModule logs, and the model is a network; give its task instead"
             )
         calls = tuple(_calls(splits.guide, CALIBRATION))
-        return Subject(clone(network).cpu().eval(), found, calls, about)
+        alone = _trainable(clone(network).cpu().eval())
+        _check_takes(alone, calls[0])
+        return Subject(alone, found, calls, about)
+    if not is_overridden("validation_step", network):
+        raise UserError(
+            f"{type(network).__name__} has no validation_step, by which compress sees what its parts are called with; "
+            "write one"
+        )
     look = _Look(module)
     owner = clone(network)
     assert isinstance(owner, L.LightningModule)
@@ -215,9 +226,49 @@ def subject_of(
         )
     whole = clone(network).cpu()
     assert isinstance(whole, L.LightningModule)
+    _trainable(whole)
     part = clone(whole.get_submodule(look.part)).eval()
     kept = without_loss_arguments(part, look.calls[0])  # a file takes no labels
     return Subject(part, found, tuple(as_many(call, kept) for call in look.calls), about, whole, look.part, logged)
+
+
+def _trainable(network: nn.Module) -> nn.Module:
+    """Return the network; where all of it is frozen, as it was only used, all of it is trained."""
+    if not any(weight.requires_grad for weight in network.parameters()):
+        network.requires_grad_(True)
+    return network
+
+
+def _check_takes(network: nn.Module, call: Call) -> None:
+    """Raise ``UserError`` where a network does not run on the data."""
+    try:
+        with torch.no_grad():
+            run(network, call)
+    except UserError as error:  # of inputs that its forward does not know
+        raise UserError(f"{str(error).partition(';')[0]}; {COMMON}, by the names that forward has") from error
+    except Exception as error:  # whatever its forward raises
+        raise UserError(
+            f"the model {type(network).__name__} does not run on the data: {one_line(error, 300)}; "
+            "give the data that it was trained on, and weights in float32"
+        ) from error
+
+
+def _check_unchanged(data: L.LightningDataModule, splits: Splits) -> None:
+    """Raise ``UserError`` where a data module changes the batches that a Trainer evaluates: no file gets that."""
+    for name in ("on_before_batch_transfer", "on_after_batch_transfer"):
+        if not is_overridden(name, data):
+            continue
+        batch = next(iter(splits.guide))
+        before = tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, batch)
+        try:
+            after = getattr(data, name)(batch, 0)
+        except Exception:  # it looks at a trainer: perhaps it is for training alone
+            continue
+        if not same(before, after):
+            raise UserError(
+                f"{type(data).__name__}.{name} changes the batches that are evaluated, which files and measurements do "
+                "not get; do it in the data set or its collate_fn, or in training alone (self.trainer.training)"
+            )
 
 
 class _Look(L.Callback):
@@ -244,9 +295,9 @@ def size_of(batch: Any) -> int:
 
 
 def _calls(batches: Any, samples: int) -> Iterator[Call]:
-    form = BatchFormat()
+    form = BatchFormat(nameable=False)
     for batch in batches:
-        call = form.split(batch).call
+        call = form.labelled(batch).call
         size = size_of(call)
         yield batch_of(call, min(size, samples))
         samples -= size

@@ -1,5 +1,6 @@
 """Trial: one setting tried, from a network to a measured file in a folder of its own."""
 
+import inspect
 import io
 import signal
 import threading
@@ -31,6 +32,7 @@ from lighten.search.splits import Splits
 from lighten.search.subject import GuidedData, Subject
 from lighten.training.checkpoint import latest_good
 from lighten.training.fit import make_trainer
+from lighten.utils.checks import check_one_of
 from lighten.utils.clone import clone
 from lighten.utils.targets import TARGETS
 
@@ -39,6 +41,11 @@ PRUNE_END, QUANTIZE_BEGIN, FREEZE = 0.5, 0.6, 0.9
 """Shares of a fine-tune: the ramp ends, int8 begins once the pruned network has settled, ranges stand still."""
 PRUNING = 128
 """Samples that sensitivities of a fine-tune are measured on, as ``Prune`` takes by itself."""
+
+DECIDED = (
+    "callbacks", "logger", "plugins", "max_epochs", "max_steps", "min_epochs", "min_steps", "max_time", "fast_dev_run",
+)  # fmt: skip
+"""Arguments of the Trainer that are a search's own."""
 
 
 class HopelessError(Exception):
@@ -152,6 +159,19 @@ def _after_training(setting: Setting, subject: Subject, model: nn.Module) -> nn.
         return quantize_post_training(
             model, batches, mode=setting.quantize, exclude=setting.exclude, batch=subject.roles
         )
+
+
+def check_trainer(given: Mapping[str, Any]) -> None:
+    """Check arguments of the Trainer of all fine-tunes, before the first.
+
+    Raises:
+        UserError: if it knows one of them not, or the search decides it.
+    """
+    known = [name for name in inspect.signature(L.Trainer).parameters if name not in DECIDED]
+    for name in given:
+        if name in DECIDED:
+            raise UserError(f"trainer has {name!r}, which a search decides itself; leave it out")
+        check_one_of("trainer", name, [*known, "timeout"])
 
 
 def _fit(

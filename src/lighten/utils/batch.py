@@ -30,6 +30,10 @@ class KeyedBatch(NamedTuple):
     keys: Tensor
 
 
+COMMON = "let the data set or its collate_fn give (inputs, labels), or a mapping with 'labels'"
+"""What to do where no roles can be named."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """A batch taken apart.
@@ -59,6 +63,7 @@ class BatchFormat:
         roles: one of ``ROLES`` for each part; or names of a mapping (or named tuple, or dataclass) to roles: inputs
             named there are positional, in that order, and all that there are; without, what is not named is a keyword.
         keyed: without ``roles``, the third of three parts are keys.
+        nameable: whether who reads a message can name the roles.
 
     Raises:
         UserError: for a role that does not exist, a label, key or weight that is named twice, or roles without input.
@@ -73,6 +78,7 @@ class BatchFormat:
 
     roles: Roles | None = None
     keyed: bool = False
+    nameable: bool = True
 
     def __post_init__(self) -> None:
         if self.roles is None:
@@ -124,10 +130,11 @@ class BatchFormat:
         if self.keyed or isinstance(batch, KeyedBatch):
             known[3] = (INPUT, LABEL, KEY)
         if len(batch) not in known:
-            raise UserError(
-                f"a batch has {_described(batch)}, and nothing says what they are; name them, as in "
-                f'batch=("input", "input", "label") or ("input", "label", "weight"); roles: {", ".join(ROLES)}'
-            )
+            advice = COMMON
+            if self.nameable:
+                example = 'batch=("input", "input", "label") or ("input", "label", "weight")'
+                advice = f"name them, as in {example}; roles: {', '.join(ROLES)}"
+            raise UserError(f"a batch has {_described(batch)}, and nothing says what they are; {advice}")
         return _by_position(batch, known[len(batch)])
 
     def labelled(self, batch: Any) -> Parts:
@@ -139,7 +146,8 @@ class BatchFormat:
         parts = self.split(batch)
         if parts.labels is None:
             raise UserError(
-                f"a batch without labels, expected (inputs, labels) or a mapping with 'labels'{_hint(batch)}"
+                f"a batch without labels, expected (inputs, labels) or a mapping with 'labels'"
+                f"{_hint(batch, nameable=self.nameable)}"
             )
         return parts
 
@@ -196,9 +204,11 @@ def _entries(batch: Any) -> Mapping[str, Any]:
     )
 
 
-def _hint(batch: Any) -> str:
+def _hint(batch: Any, *, nameable: bool) -> str:
     if not isinstance(batch, Mapping):
         return ""
+    if not nameable:
+        return f"; it has {', '.join(map(repr, batch))}; {COMMON}"
     named = next((name for name in batch if name in _LABELS), None)
     example = f'; name them, as in batch={{"{named}": "label"}}' if named else ""
     return f"; it has {', '.join(map(repr, batch))}{example}"

@@ -99,3 +99,14 @@ def test_what_is_wrong_in_any_batch_is_refused_for_what_it_is(tmp_path):
 
     with pytest.raises(UserError, match="target 'onnx' cannot take Unknown"):
         export_onnx(Unknown(), torch.randn(2, 6), tmp_path / "x.onnx")
+
+
+def test_the_operator_that_a_target_lacks_is_named_and_no_terminal_is_coloured(tmp_path):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
+    with pytest.raises(UserError, match=r"No ONNX function found for .*bessel_j0") as caught:
+        export_onnx(Odd(), torch.randn(2, 6), tmp_path / "x.onnx")
+    assert "\x1b" not in str(caught.value)
+    assert "This is step" not in str(caught.value)

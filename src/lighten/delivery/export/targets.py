@@ -1,6 +1,7 @@
 """Export of a model, or of those of a run, to files for any of the targets."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -186,6 +187,13 @@ def _who_takes(setting: str) -> str:
     return " or ".join(repr(target.name) for target in TARGETS.values() if setting in target.settings)
 
 
+def _reason(error: BaseException) -> str:
+    """Return what a converter says, without colours; of a report, its summary."""
+    words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    summary = re.search(r"Exception summary (?:<class '[^']*'>: )?(.+)", words)
+    return (summary[1] if summary else words) or type(error).__name__
+
+
 @contextmanager
 def _as_user_error(request: Request) -> Iterator[None]:
     """Turn what a converter raises, of an operator that it lacks or a disk without room, into one line."""
@@ -195,7 +203,7 @@ def _as_user_error(request: Request) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # converters' exceptions share no base class
-        words = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        words = _reason(error.__cause__ or error)
         raise UserError(
             f"target {request.target.name!r} cannot take {type(request.model).__name__} ({words[:200]}); "
             "choose another target, or leave out what it does not know"

@@ -54,6 +54,8 @@ def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
     Raises:
         UserError: if the file is missing or holds no JSON object.
     """
+    if not os.path.isdir(path.parent):
+        raise UserError(f"{path.parent}: no such folder, expected one with {path.name}; check the path")
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file; make it with `{made_by}`")
     try:
