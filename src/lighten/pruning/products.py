@@ -11,8 +11,8 @@ from lighten.pruning.basics import count, freeze, given, meet, reduce_along, sha
 from lighten.pruning.einsum import Pair, terms_of
 from lighten.pruning.labels import along, compact, spread, varies
 from lighten.pruning.operators import name_of
-from lighten.pruning.trace import Geometry, Tracer, Work, layer_of, location, module_of
-from lighten.pruning.weights import Weight
+from lighten.pruning.trace import Geometry, Tracer, Work, location, module_of
+from lighten.pruning.weights import Weight, layer_of
 
 
 def _conv(tracer: Tracer, node: Node, x: Tensor, weight: Any, bias: Any = None, *rest: Any, **named: Any) -> Tensor:

@@ -13,6 +13,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.pruning.basics import count, each, freeze, given, made, made_along, meet, reduce_along, shape_of
+from lighten.pruning.computed import computed_weights
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
 from lighten.pruning.outputs import put_out_by
@@ -29,13 +30,15 @@ def follow(tracer: Tracer) -> Tracer:
     """Label the whole graph, node by node."""
     env: dict[Node, Any] = {}
     last = {used: node for node in tracer.graph.nodes for used in node.all_input_nodes}
-    regions, read = Regions(tracer), _read(tracer.graph)
+    regions, read, computed = Regions(tracer), _read(tracer.graph), computed_weights(tracer)
     for node in tracer.graph.nodes:
         tracer.labels.unread = node not in read
         env.update(regions.enter(node, env))
         args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
         if node in env:  # within a norm as a whole
             pass
+        elif node in computed:
+            env[node] = computed[node]
         elif node.op == "call_function":
             env[node] = _apply(tracer, node, args, kwargs)
             _note_sizes(tracer, node, args, kwargs, env[node])

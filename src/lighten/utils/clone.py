@@ -95,6 +95,17 @@ def fix_weights_(model: nn.Module) -> None:
                 remove_spectral_norm(module, hook.name)
 
 
+def compute_weights_(module: nn.Module) -> None:
+    """Let hooks of PyTorch that compute a weight before each forward do so now."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            setattr(module, hook._tensor_name, hook.apply_mask(module))
+        elif isinstance(hook, WeightNorm):
+            setattr(module, hook.name, hook.compute_weight(module))
+        elif isinstance(hook, SpectralNorm):
+            setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
+
+
 class _WithoutGraph(TorchFunctionMode):
     """While active, deep copies of tensors with a history are detached ones; torch copies only leaves itself."""
 

@@ -71,3 +71,9 @@ def modes_kept(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def weights_of(layer: nn.Module) -> list[nn.Parameter]:
+    """Return the weight of a layer, or the parameters that it is computed from."""
+    weight = layer._parameters.get("weight")
+    return [*layer.parameters()] if weight is None else [weight]
