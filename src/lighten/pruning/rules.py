@@ -17,10 +17,12 @@ from lighten.pruning.computed import computed_weights
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
 from lighten.pruning.outputs import put_out_by
+from lighten.pruning.pairs import PAIRS
 from lighten.pruning.parts import NotTracedError
 from lighten.pruning.products import PRODUCTS
 from lighten.pruning.regions import Regions
 from lighten.pruning.trace import Tracer, location, module_of
+from lighten.pruning.transforms import TRANSFORMS
 from lighten.pruning.weights import Weight
 
 Rule = Callable[..., Any]
@@ -455,6 +457,8 @@ def _glu(tracer: Tracer, node: Node, x: Any, dim: int = -1) -> Tensor:
 
 RULES: dict[str, Rule] = {
     **PRODUCTS,
+    **PAIRS,
+    **TRANSFORMS,
     **dict.fromkeys(SAME, _same),
     **dict.fromkeys(MOVES, _move),
     "expand": _expand,
