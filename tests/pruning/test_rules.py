@@ -776,3 +776,30 @@ def test_heads_that_are_cut_out_of_several_sources_put_together_lose_the_same_po
     plan = assert_right(Two().eval(), torch.rand(2, 5, 6))
     assert plan.widths["a"] == plan.widths["b"] == (8, 4)
     assert plan.attributes == {}
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_embeddings_have_a_width(mode):
+    """Its sums meet what a layer gives, as in recommenders."""
+    model = net(
+        lambda s, x: s.head(F.relu(s.bag(x.abs().long() % 9) * s.a(x))),
+        a=nn.Linear(4, 8), bag=nn.EmbeddingBag(9, 8, mode=mode), head=nn.Linear(8, 2),
+    )  # fmt: skip
+    plan = assert_right(model, torch.rand(3, 4) * 9)
+    assert (plan.widths["a"], plan.widths["bag"]) == ((8, 4), (8, 4))
+    assert shrink_of(model, plan).bag.embedding_dim == 4
+
+
+def test_channels_and_places_may_be_parted_at_once():
+    """Involution: each group of channels has a kernel of its own, and windows are laid out again in the same view."""
+
+    def body(s, x):
+        x = F.relu(s.a(x))
+        n, c, h, w = x.shape
+        windows = F.unfold(x, 3, padding=1).view(n, s.groups, c // s.groups, 9, h, w)
+        kernels = s.kernel(x.mean((2, 3))).view(n, s.groups, 1, 9, 1, 1)
+        return s.head((windows * kernels).sum(3).reshape(n, c, h, w).mean((2, 3)))
+
+    model = net(body, a=conv(3, 16, 3), kernel=nn.Linear(16, 36), head=nn.Linear(16, 2))
+    model.groups = 4
+    assert assert_right(model, torch.rand(2, 3, 8, 8)).widths["a"] == (16, 8)

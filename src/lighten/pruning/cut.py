@@ -232,7 +232,7 @@ def _restate(module: nn.Module) -> None:
         restate_attention_(module)
     elif isinstance(module, nn.Transformer):
         restate_transformer_(module)
-    elif isinstance(module, nn.Embedding):
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.Bilinear):
         module.out_features, module.in1_features, module.in2_features = module.weight.shape

@@ -12,7 +12,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lighten.pruning.basics import count, each, freeze, given, made, made_along, meet, reduce_along, shape_of
+from lighten.pruning.basics import each, freeze, given, made, made_along, meet, reduce_along, shape_of
 from lighten.pruning.computed import computed_weights
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
@@ -173,9 +173,9 @@ def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
         labels = spread(_found(tracer, labels))  # what was put together of several may have become one since
         before, after = labels.shape, shape_of(node)
         dim = next((d for d, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
-        end = dim + 1 + len(after) - len(before)
-        parted = (*after[:dim], *before[dim : dim + 1], *after[end:]) == tuple(before) and end > dim + 1
-        if dim < len(before) and parted and varies_only(labels, dim) and count(after[dim:end]) == before[dim]:
+        sizes = itertools.accumulate(after[dim:], operator.mul)
+        parted = dim < len(before) and next((n for n in sizes if n >= before[dim]), 0) == before[dim] != after[dim]
+        if parted and varies_only(labels, dim):
             tracer.parts.append(tracer.labels.unite_along(labels, dim).reshape(after[dim], -1))
     elif name == "slice" and (args[4:5] or (1,))[0] == 1:
         dim, start, end = list(args[1:4]) + [0, 0, None][len(args[1:4]) :]
@@ -214,6 +214,18 @@ def _embedding(tracer: Tracer, node: Node, weight: Any, indices: Any, *_: Any, *
     if not isinstance(weight, Weight):
         return freeze(tracer, node, weight, indices)
     return along(tracer.new_labels(weight, 1), shape_of(node), -1)
+
+
+def _embedding_bag(tracer: Tracer, node: Node, weight: Any, indices: Any, *rest: Any, **named: Any) -> Any:
+    """Sums, means or maxima of rows, channel by channel, and what the backward pass needs of them."""
+    if not isinstance(weight, Weight):
+        return freeze(tracer, node, weight, indices)
+    value = node.meta["val"]
+    labels = along(tracer.new_labels(weight, 1), (value if isinstance(value, Tensor) else value[0]).shape, -1)
+    if isinstance(value, Tensor):
+        return labels
+    why = f"is tied to what {name_of(node)} counts ({location(node)})"
+    return [labels, *(tracer.labels.fixed(other.shape, why) for other in value[1:])]
 
 
 def _batch_norm(tracer: Tracer, node: Node, x: Any, *rest: Any) -> Any:
@@ -467,6 +479,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(ALONG, _along),
     "embedding": _embedding,
+    **dict.fromkeys(("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"), _embedding_bag),
     "batch_norm": _batch_norm,
     "instance_norm": _batch_norm,
     "prelu": _prelu,
