@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lighten.pruning.basics import each, freeze, given, made, made_along, meet, reduce_along, shape_of
 from lighten.pruning.computed import computed_weights
+from lighten.pruning.idle import attach_idle
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
 from lighten.pruning.outputs import put_out_by
@@ -54,6 +55,7 @@ def follow(tracer: Tracer) -> Tracer:
                 del env[used]
     regions.settle()
     tracer.finalize()
+    attach_idle(tracer)
     return tracer
 
 
