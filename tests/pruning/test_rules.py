@@ -803,3 +803,27 @@ def test_channels_and_places_may_be_parted_at_once():
     model = net(body, a=conv(3, 16, 3), kernel=nn.Linear(16, 36), head=nn.Linear(16, 2))
     model.groups = 4
     assert assert_right(model, torch.rand(2, 3, 8, 8)).widths["a"] == (16, 8)
+
+
+@pytest.mark.parametrize("make", ["new_empty", "new_zeros"])
+def test_a_tensor_that_is_filled_part_by_part_is_what_is_written_there(make):
+    """Keys of multi-head latent attention: features of each head, then those that all heads share."""
+
+    def body(s, x):
+        n, length, _ = x.shape
+        q = s.q(x).view(n, length, -1, s.own + s.shared).transpose(1, 2)
+        k = s.k(x).view(n, length, -1, s.own).transpose(1, 2)
+        v = s.v(x).view(n, length, -1, s.own).transpose(1, 2)
+        keys = getattr(k, make)((*k.shape[:-1], s.own + s.shared))
+        keys[..., : s.own] = k
+        keys[..., s.own :].copy_(s.c(x).unsqueeze(1).expand(-1, k.shape[1], -1, -1))
+        y = (q @ keys.mT).softmax(-1) @ v
+        return s.head(s.p(y.transpose(1, 2).reshape(n, length, -1)))
+
+    layers = {"q": nn.Linear(8, 24), "k": nn.Linear(8, 16), "v": nn.Linear(8, 16), "c": nn.Linear(8, 2)}
+    model = net(body, **layers, p=nn.Linear(16, 8), head=nn.Linear(8, 2))
+    model.own, model.shared = 4, 2
+    plan = assert_right(model, torch.rand(2, 5, 8))
+    assert {name: plan.widths[name] for name in "qkvcp"} == {
+        "q": (24, 12), "k": (16, 8), "v": (16, 8), "c": (2, 2), "p": (8, 4),
+    }  # fmt: skip
