@@ -21,7 +21,7 @@ from lighten.pruning.plan import OF_MODULES, Plan
 from lighten.pruning.pretrained import follow_config_
 from lighten.pruning.rounding import rounding_shows
 from lighten.pruning.tensors import keep_, randomise_, tensors_of
-from lighten.utils.clone import clone, compute_weights_
+from lighten.utils.clone import clone, hooked_weights
 from lighten.utils.compression import record_, record_of
 from lighten.utils.layout import is_narrow
 from lighten.utils.preserve import preserved
@@ -214,7 +214,8 @@ def _trained_in(model: nn.Module, plan: Plan) -> Iterator[tuple[torch.dtype, tor
 def restate_(module: nn.Module) -> None:
     """Make the widths that a module remembers those of its weight, and weights that hooks compute those of now."""
     restore_(module)
-    compute_weights_(module)
+    for name, compute in hooked_weights(module).items():
+        setattr(module, name, compute())
     modes = [(part, part.training) for part in module.modules()] if parametrize.is_parametrized(module) else []
     for part, _ in modes:  # spectral norm changes its vectors whenever the weight is asked for in training mode
         part.training = False
