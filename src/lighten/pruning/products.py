@@ -188,9 +188,8 @@ def _summed(tracer: Tracer, node: Node, labels: Tensor, dims: list[int]) -> Tens
 def _dense_of_many(tracer: Tracer, node: Node, x: Tensor, weight: Weight, dims: list[list[int]]) -> Tensor:
     """A linear layer whose weight has several dimensions of inputs or outputs, such as heads and features.
 
-    Along further dimensions it has layers side by side, such as experts, which lose the same channels. Channels lie
-    along one of each kind: that in which the inputs differ, and the first of the outputs; along the others they go as
-    wholes.
+    Along further dimensions lie several such layers, as of experts. Channels lie along one dimension of each kind: that
+    in which the inputs differ, and the first of the outputs; along the others they go as wholes.
     """
     taken, put_out = dims
     first = x.ndim - len(taken)

@@ -149,9 +149,8 @@ class Tracer:
 
     def axis(self, weight: Weight, dim: int) -> Tensor | None:
         """Return the labels along ``dim`` of ``weight``, where there are any."""
-        if isinstance(weight, Derived):
-            found = [(self.axis(each.weight, each.dim), each.times) for each in weight.members.get(dim, ())[:1]]
-            return next((labels[::times] for labels, times in found if labels is not None), None)
+        for member in weight.members.get(dim, ()) if isinstance(weight, Derived) else ():
+            return None if (own := self.axis(member.weight, member.dim)) is None else own[:: member.times]
         base, start = weight.stretch(dim) or (None, 0)
         axis = None if base is None else self.axes.get((weight.name, base))
         return None if axis is None else axis.labels[start : start + weight.shape[dim]]
@@ -271,9 +270,8 @@ class Tracer:
             if (own := self.axis(weight, dim)) is not None:
                 self.sizes.append(SizeRead(read.formula, own[:, None]))
         for name, why in self._whole:
-            for (tensor, _), axis in self.axes.items():
-                if tensor == name:
-                    self.labels.freeze(axis.labels, why)
+            for axis in (axis for (tensor, _), axis in self.axes.items() if tensor == name):
+                self.labels.freeze(axis.labels, why)
 
 
 def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
