@@ -85,6 +85,12 @@ def test_norms_and_masks_of_pytorch(kind):
     assert again.widths["c"] == (6, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_another_type(dtype):
+    model = convolutions(P.weight_norm).to(dtype)
+    assert plan_pruning(model, torch.randn(2, 3, 10).to(dtype), 0.5).widths["c"] == (12, 6)
+
+
 def test_a_mask_in_the_forward():
     model = net(
         lambda s, x: s.head(F.relu(s.b(F.relu(s.a(x)))).mean(-1)),
