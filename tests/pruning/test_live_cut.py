@@ -94,6 +94,15 @@ def test_a_graph_that_somebody_holds_does_not_remember_the_old_shape():
     assert held.grad_fn is not None
 
 
+def test_who_holds_a_view_as_an_attribute_is_named():
+    """In the module that is pruned itself; a weight that a hook computes anew is none."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.utils.spectral_norm(nn.Linear(8, 2)))
+    check_holders(model, model, {"0.weight", "2.weight_orig"})
+    model[1].own = model[0].weight[:2]
+    with pytest.raises(UserError, match=r"1.own holds the numbers of the parameter '0.weight'"):
+        check_holders(model, model, {"0.weight", "2.weight_orig"})
+
+
 def test_who_holds_a_view_is_named():
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     check_holders(model, model, {"0.weight", "0.bias"})

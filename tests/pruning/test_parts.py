@@ -57,6 +57,18 @@ def test_the_part_that_can_be_traced_is_named(nested, part):
         plan_pruning(Chosen(nested=nested), torch.randn(4, 5), 0.5)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+def test_a_scripted_part_is_no_part():
+    """TorchScript's modules take no hooks, and cannot be exported."""
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU()))
+    model = nn.Sequential(scripted, nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)))
+    with pytest.raises(
+        UserError, match=r"torch.export cannot trace Sequential: .*: its 1, by plan_pruning\(model"
+    ) as info:
+        plan_pruning(model, torch.randn(2, 8), 0.5)
+    assert len(str(info.value).splitlines()) == 1
+
+
 def test_where_no_part_can_be_traced_none_is_named():
     class Alone(nn.Module):
         def __init__(self):

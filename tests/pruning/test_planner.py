@@ -150,3 +150,24 @@ def test_random_numbers_of_all_libraries_go_on_as_before(amount):
     assert random.getstate() == before[0]
     assert np.random.get_state()[2] == before[1][2]  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*", "ignore:Lazy modules")
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (
+            lambda: nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(2)),
+            "0.weight has no shape yet: run the model",
+        ),
+        (
+            lambda: torch.jit.script(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))),
+            "the model is a TorchScript module",
+        ),
+    ],
+    ids=["lazy", "scripted"],
+)
+def test_a_model_that_is_not_there_yet_or_no_longer(make, says):
+    with pytest.raises(UserError, match=says) as info:
+        plan_pruning(make(), torch.randn(2, 4), 0.5)
+    assert len(str(info.value).splitlines()) == 1

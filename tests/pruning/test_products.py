@@ -129,6 +129,12 @@ EQUATIONS = {
         lambda s, x: torch.einsum("bnmc,bc->bnm", x[:, :, None] * torch.ones(5, 3, 1), x.mean(1)).mean(1)[..., None]
         * x[:, :1], 12, ["a"],
     ),
+    "experts": (
+        lambda s, x: torch.einsum("ebnd,edk->ebnk", x.expand(3, *x.shape), s.w0).sum(0), 10, ["a", "w0"], (3, 12, 10),
+    ),
+    "frequencies": (
+        lambda s, x: torch.einsum("bnd,ndk->bnk", x, s.w0).sum(1), 10, ["a", "w0"], (5, 12, 10),
+    ),
     "a sum within": (lambda s, x: torch.einsum("bnd,de->be", x, s.w0), 10, ["a", "w0"], (12, 10)),
     "attention": (
         lambda s, x: torch.einsum("bnm,bmc->bnc", torch.einsum("bnc,bmc->bnm", x, x).softmax(-1), x), 12, ["a"],

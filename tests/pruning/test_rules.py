@@ -132,21 +132,10 @@ def test_recurrent_layers_are_named(kind, name):
     assert plan.widths["b"] == (8, 4)
 
 
-def gfnet(s, x):
-    y = s.a(x).unflatten(1, (5, 1))
-    y = torch.fft.rfft2(y, dim=(1, 2), norm="ortho") * torch.view_as_complex(s.filter.weight.reshape(5, 1, 8, 2))
-    return s.head(s.b(torch.fft.irfft2(y, s=(5, 1), dim=(1, 2), norm="ortho").flatten(1, 2)).relu())
-
-
-@pytest.mark.parametrize(
-    ("body", "name"),
-    [(lambda s, x: s.head(s.b(torch.fft.fft2(s.a(x)).real).relu()), "fft_fft2"), (gfnet, "fft_rfft2")],
-    ids=["fnet", "gfnet"],
-)
-def test_complex_mixers_are_left_alone_by_name(body, name):
-    model = dense(body, b=nn.Linear(8, 8), filter=nn.Embedding(5, 16))
+def test_complex_mixers_are_left_alone_by_name():
+    model = dense(lambda s, x: s.head(s.b(torch.fft.fft2(s.a(x)).real).relu()), b=nn.Linear(8, 8))
     plan = assert_right(model, torch.rand(2, 5, 8))
-    assert plan.frozen["a"].startswith(f"goes through {name} (")
+    assert plan.frozen["a"].startswith("goes through fft_fft2 (")
     assert plan.widths["b"] == (8, 4)
 
 
@@ -245,7 +234,7 @@ def test_a_flattened_channel_is_all_its_pixels(build, images):
         (
             net(
                 lambda s, x: s.head(s.a(x)),
-                a=nn.utils.parametrizations.weight_norm(conv(3, 4, 1)),
+                a=nn.utils.parametrize.register_parametrization(conv(3, 4, 1), "weight", nn.Softplus()),
                 head=conv(4, 2, 1),
             ),
             "a",
@@ -776,3 +765,54 @@ def test_heads_that_are_cut_out_of_several_sources_put_together_lose_the_same_po
     plan = assert_right(Two().eval(), torch.rand(2, 5, 6))
     assert plan.widths["a"] == plan.widths["b"] == (8, 4)
     assert plan.attributes == {}
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_embeddings_have_a_width(mode):
+    """Its sums meet what a layer gives, as in recommenders."""
+    model = net(
+        lambda s, x: s.head(F.relu(s.bag(x.abs().long() % 9) * s.a(x))),
+        a=nn.Linear(4, 8), bag=nn.EmbeddingBag(9, 8, mode=mode), head=nn.Linear(8, 2),
+    )  # fmt: skip
+    plan = assert_right(model, torch.rand(3, 4) * 9)
+    assert (plan.widths["a"], plan.widths["bag"]) == ((8, 4), (8, 4))
+    assert shrink_of(model, plan).bag.embedding_dim == 4
+
+
+def test_channels_and_places_may_be_parted_at_once():
+    """Involution: each group of channels has a kernel of its own, and windows are laid out again in the same view."""
+
+    def body(s, x):
+        x = F.relu(s.a(x))
+        n, c, h, w = x.shape
+        windows = F.unfold(x, 3, padding=1).view(n, s.groups, c // s.groups, 9, h, w)
+        kernels = s.kernel(x.mean((2, 3))).view(n, s.groups, 1, 9, 1, 1)
+        return s.head((windows * kernels).sum(3).reshape(n, c, h, w).mean((2, 3)))
+
+    model = net(body, a=conv(3, 16, 3), kernel=nn.Linear(16, 36), head=nn.Linear(16, 2))
+    model.groups = 4
+    assert assert_right(model, torch.rand(2, 3, 8, 8)).widths["a"] == (16, 8)
+
+
+@pytest.mark.parametrize("make", ["new_empty", "new_zeros"])
+def test_a_tensor_that_is_filled_part_by_part_is_what_is_written_there(make):
+    """Keys of multi-head latent attention: features of each head, then those that all heads share."""
+
+    def body(s, x):
+        n, length, _ = x.shape
+        q = s.q(x).view(n, length, -1, s.own + s.shared).transpose(1, 2)
+        k = s.k(x).view(n, length, -1, s.own).transpose(1, 2)
+        v = s.v(x).view(n, length, -1, s.own).transpose(1, 2)
+        keys = getattr(k, make)((*k.shape[:-1], s.own + s.shared))
+        keys[..., : s.own] = k
+        keys[..., s.own :].copy_(s.c(x).unsqueeze(1).expand(-1, k.shape[1], -1, -1))
+        y = (q @ keys.mT).softmax(-1) @ v
+        return s.head(s.p(y.transpose(1, 2).reshape(n, length, -1)))
+
+    layers = {"q": nn.Linear(8, 24), "k": nn.Linear(8, 16), "v": nn.Linear(8, 16), "c": nn.Linear(8, 2)}
+    model = net(body, **layers, p=nn.Linear(16, 8), head=nn.Linear(8, 2))
+    model.own, model.shared = 4, 2
+    plan = assert_right(model, torch.rand(2, 5, 8))
+    assert {name: plan.widths[name] for name in "qkvcp"} == {
+        "q": (24, 12), "k": (16, 8), "v": (16, 8), "c": (2, 2), "p": (8, 4),
+    }  # fmt: skip

@@ -12,8 +12,8 @@ from lighten.errors import UserError
 from lighten.pruning import mask_, plan_pruning, shrink, trace
 from lighten.pruning.groups import find_groups
 from lighten.pruning.rules import follow
-from lighten.pruning.trace import Tracer, export, first_line, layer_of, location, module_of
-from lighten.pruning.weights import Weight
+from lighten.pruning.trace import Tracer, export, first_line, location, module_of
+from lighten.pruning.weights import Weight, layer_of
 from lighten.utils.clone import clone
 
 conv = nn.Conv2d

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from lighten.pruning.labels import along, compact, spread
 from lighten.pruning.operators import CONSTANT, name_of
 from lighten.pruning.tags import Read
-from lighten.pruning.trace import Tracer, location
+from lighten.pruning.trace import MAX_ELEMENTS, Tracer, location
 from lighten.pruning.weights import Weight
 
 
@@ -48,6 +48,10 @@ def made(tracer: Tracer, node: Node, *_: Any, **__: Any) -> Any:
         free = [read for read in reads if shape[read.index] > 1 and tracer.of_channels(read)]
         if len(free) == 1:
             return made_along(tracer, free[0], shape)
+        if free:  # such as heads and their features: what is written there, part by part, says which go together
+            sizes = [n if dim in {read.index for read in free} else 1 for dim, n in enumerate(shape)]
+            if count(sizes) <= MAX_ELEMENTS:
+                return tracer.labels.fresh(count(sizes)).reshape(sizes).expand(shape)
     return all_fixed(tracer, node, f"is tied to what {name_of(node)} makes ({location(node)})")
 
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lighten.errors import UserError, first_line
 from lighten.pruning.attention import restate_attention_, restate_transformer_
@@ -20,7 +21,7 @@ from lighten.pruning.plan import OF_MODULES, Plan
 from lighten.pruning.pretrained import follow_config_
 from lighten.pruning.rounding import rounding_shows
 from lighten.pruning.tensors import keep_, randomise_, tensors_of
-from lighten.utils.clone import clone
+from lighten.utils.clone import clone, hooked_weights
 from lighten.utils.compression import record_, record_of
 from lighten.utils.layout import is_narrow
 from lighten.utils.preserve import preserved
@@ -211,8 +212,19 @@ def _trained_in(model: nn.Module, plan: Plan) -> Iterator[tuple[torch.dtype, tor
 
 
 def restate_(module: nn.Module) -> None:
-    """Make the widths that a module remembers those of its weight."""
+    """Make the widths that a module remembers those of its weight, and weights that hooks compute those of now."""
     restore_(module)
+    for name, compute in hooked_weights(module).items():
+        setattr(module, name, compute())
+    modes = [(part, part.training) for part in module.modules()] if parametrize.is_parametrized(module) else []
+    for part, _ in modes:  # spectral norm changes its vectors whenever the weight is asked for in training mode
+        part.training = False
+    _restate(module)
+    for part, training in modes:
+        part.training = training
+
+
+def _restate(module: nn.Module) -> None:
     if isinstance(module, nn.modules.conv._ConvNd):
         _restate_conv(module)
     elif isinstance(module, nn.Linear):
@@ -221,8 +233,10 @@ def restate_(module: nn.Module) -> None:
         restate_attention_(module)
     elif isinstance(module, nn.Transformer):
         restate_transformer_(module)
-    elif isinstance(module, nn.Embedding):
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
         module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.Bilinear):
+        module.out_features, module.in1_features, module.in2_features = module.weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         known = module.weight if module.weight is not None else module.running_mean
         if known is not None:

@@ -17,9 +17,11 @@ from lighten.pruning.check import describe, drop_cached_tensors_, plain_copy
 from lighten.pruning.labels import Labels
 from lighten.pruning.plan import Cut, Plan, Slot
 from lighten.pruning.rules import follow
-from lighten.pruning.trace import Axis, Geometry, Tracer, export, layer_of
+from lighten.pruning.trace import Axis, Geometry, Tracer, export
+from lighten.pruning.weights import layer_of
+from lighten.utils.descriptions import ranges
 from lighten.utils.inputs import Call, map_tensors
-from lighten.utils.modules import match_names, refuse_unfit
+from lighten.utils.modules import match_names, refuse_unfit, weights_of
 
 NEVER_RUN = "is never run on the example input"
 STRIDE = 8
@@ -50,12 +52,17 @@ class Group:
         return len(next(iter(self.positions.values())))
 
     def filters(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return each channel's filters of all layers, flattened and side by side, (width, features)."""
+        """Return each channel's filters of all layers, flattened and side by side, (width, features).
+
+        The filter of a weight norm is its direction, where ``tensors`` hold it, times its size.
+        """
+        directions = {layer_of(slot.tensor): slot for slot in self.positions if slot.role == "direction"}
         rows = []
         for slot, index in self.positions.items():
             if slot.role == "filter":
-                weight = tensors[slot.tensor].detach()
-                filters = weight.movedim(slot.dim, 0).flatten(1).float()
+                filters = _rows(tensors[slot.tensor], slot.dim)
+                if (direction := directions.get(layer_of(slot.tensor))) and direction.tensor in tensors:
+                    filters = filters * nn.functional.normalize(_rows(tensors[direction.tensor], direction.dim))
                 rows.append(filters[index.to(filters.device)].flatten(1))
         return torch.cat(rows, dim=1)
 
@@ -176,12 +183,16 @@ def find_groups(model: nn.Module, call: Call, *, exclude: Sequence[str] = ()) ->
     own = dict(model.named_parameters())
     reached = {id(own.get(tensor)) for tensor, _ in tracer.axes}
     cuttable = {name: module for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
-    unused = {name for name, module in cuttable.items() if id(module._parameters.get("weight", module)) not in reached}
+    unused = {name for name, module in cuttable.items() if reached.isdisjoint(map(id, weights_of(module)))}
     for layer in match_names(exclude, {*layers, *tracer.unprunable, *cuttable}):
         if layer in layers:
             tracer.labels.freeze(tracer.axes[layers[layer]].labels, "is excluded")
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     return _structure(tracer, layers, unused, shapes, example)
+
+
+def _rows(tensor: Tensor, dim: int) -> Tensor:
+    return tensor.detach().movedim(dim, 0).flatten(1).float()
 
 
 def _in_its_type(model: nn.Module, call: Call) -> Call:
@@ -268,7 +279,7 @@ def _groups(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> tuple[tupl
         places = {key: _positions(tracer, key, kind.roots) for key in kind.keys}
         first = next(key for key in kind.keys if key in owners)
         own = sorted(places[first].flatten().tolist())
-        name = tied[0] if split[first] == 1 else f"{tied[0]}[{_ranges(own)}]"
+        name = tied[0] if split[first] == 1 else f"{tied[0]}[{ranges(own)}]"
         positions = {Slot(*key, tracer.axes[key].role): index for key, index in places.items()}
         steps = len(kind.roots) // math.gcd(len(kind.roots), STRIDE) if torch.isin(kind.roots, strided).any() else 0
         groups.append(Group(name, tied, positions, kind.roots, (name, steps) if steps > 1 else None))
@@ -335,15 +346,3 @@ def _frozen(tracer: Tracer, layers: Mapping[str, tuple[str, int]]) -> dict[str, 
             part = f"{len(whys)} of {len(roots)} channels: " if len(whys) < len(roots) else ""
             found[layer] = part + whys[0]
     return found
-
-
-def _ranges(places: Sequence[int]) -> str:
-    """Return ``0-3,8`` for [0, 1, 2, 3, 8]."""
-    runs: list[list[int]] = []
-    for place in places:
-        if runs and place == runs[-1][1] + 1:
-            runs[-1][1] = place
-        else:
-            runs.append([place, place])
-    shown = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:3]]
-    return ",".join(shown + ["…"] * (len(runs) > 3))

@@ -95,12 +95,9 @@ def first_order(group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
 
     Weights without a gradient, such as frozen ones, and channels whose gradient is not finite, count as zero.
     """
-    gradients = {}
-    for slot in group.positions:
-        if slot.role == "filter":
-            weight = tensors[slot.tensor]
-            gradients[slot.tensor] = torch.zeros_like(weight) if weight.grad is None else weight.grad
-    found = formulas.taylor(group.filters(tensors), group.filters(gradients))
+    own = {slot.tensor: tensors[slot.tensor] for slot in group.positions if slot.role == "filter"}
+    gradients = {name: torch.zeros_like(w) if w.grad is None else w.grad for name, w in own.items()}
+    found = formulas.taylor(group.filters(own), group.filters(gradients))
     return torch.where(found.isfinite(), found, 0.0)
 
 

@@ -106,7 +106,10 @@ def _is_of(done: Plan, plan: Plan) -> bool:
 
 @torch.no_grad()
 def lay_out_(model: nn.Module) -> None:
-    """Give a network back the channels that :func:`cut_live_` took, in place: they hold zeros, as after masking."""
+    """Give a network back the channels that :func:`cut_live_` took, in place: they hold zeros, as after masking.
+
+    The direction of a filter has a size of its own besides, and a norm that is not zero.
+    """
     live = live_cut_of(model)
     if live is None:
         return
@@ -117,7 +120,7 @@ def lay_out_(model: nn.Module) -> None:
     for cut, slot in slots_of(live.plan):
         tensor = tensors[slot.tensor]
         grad = tensor.grad if tensor.is_leaf else None
-        wide = _laid_out(tensor.data, slot.dim, cut)
+        wide = _laid_out(tensor.data, slot.dim, cut, fill=float(slot.role == "direction"))
         set_data_(tensor, wide, None if grad is None else _laid_out(grad, slot.dim, cut))
     modules = dict(model.named_modules())
     for name, kind in live.classes.items():
@@ -185,8 +188,8 @@ def kept_of(cut: Cut, device: torch.device) -> Tensor:
     return torch.tensor([i for i in range(cut.size) if i not in removed], device=device)
 
 
-def _laid_out(tensor: Tensor, dim: int, cut: Cut) -> Tensor:
+def _laid_out(tensor: Tensor, dim: int, cut: Cut, *, fill: float = 0.0) -> Tensor:
     shape = list(tensor.shape)
     shape[dim] = cut.size
-    wide = tensor.new_zeros(shape).index_copy_(dim, kept_of(cut, tensor.device), tensor)
+    wide = tensor.new_full(shape, fill).index_copy_(dim, kept_of(cut, tensor.device), tensor)
     return laid_as(wide, tensor)

@@ -18,6 +18,7 @@ from lighten.pruning.mask import mask_
 from lighten.pruning.norms import FUSED, SWITCHES, restore_
 from lighten.pruning.plan import Plan
 from lighten.pruning.tensors import tensors_of
+from lighten.utils.clone import hooked_weights
 from lighten.utils.compression import record_, record_of
 from lighten.utils.optimizer_state import Kept, Slices
 from lighten.utils.preserve import Snapshot
@@ -191,12 +192,13 @@ def check_holders(whole: nn.Module, model: nn.Module, cuttable: Iterable[str]) -
     own = next((name for name, module in model.named_modules() if isinstance(module, CutsChannels)), None)
     if own is not None:
         raise UserError(f"live=True: {own!r} keeps state of its own for each channel; prune with live=False")
-    tensors = tensors_of(model)
+    tensors, cuttable = tensors_of(model), list(cuttable)
     places = {_place(tensors[name]): name for name in cuttable if tensors[name].numel()}
-    known = {id(tensor) for tensor in tensors.values()}
+    known = {id(tensor) for tensor in (*model.parameters(), *model.buffers(), *map(tensors.__getitem__, cuttable))}
     for name, module in whole.named_modules():
         for key, tensor in _held(module):
-            if id(tensor) not in known and tensor.numel() and _place(tensor) in places:
+            computed = key in hooked_weights(module)  # anew before each forward
+            if id(tensor) not in known and not computed and tensor.numel() and _place(tensor) in places:
                 raise UserError(
                     f"live=True: {'.'.join(filter(None, (name, key)))} holds the numbers of the parameter "
                     f"{places[_place(tensor)]!r} beside it, and would keep the old ones after a cut; hold the "

@@ -11,7 +11,7 @@ from lighten.pruning.live import remaining
 from lighten.pruning.norms import choose_paths_, leave_out_, restore_
 from lighten.pruning.plan import OF_MODULES, Cut, Plan
 from lighten.pruning.tensors import tensors_of
-from lighten.pruning.trace import layer_of
+from lighten.pruning.weights import layer_of
 from lighten.utils.modules import refuse_unfit
 
 

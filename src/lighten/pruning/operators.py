@@ -19,7 +19,7 @@ MOVES = frozenset(
 )
 POINTWISE = frozenset(
     "copy hardswish threshold log_sigmoid rrelu_with_noise rsub where masked_fill multiply divide "
-    "true_divide absolute negative and or xor fake_quantize_per_tensor_affine".split()
+    "true_divide absolute negative and or xor complex polar fake_quantize_per_tensor_affine".split()
 )
 """Those that PyTorch does not tag as pointwise itself."""
 REDUCTIONS = frozenset(

@@ -54,7 +54,7 @@ def _given(model: nn.Module, call: Call) -> dict[str, Call]:
     hooks = [
         part.register_forward_pre_hook(partial(note, name), with_kwargs=True)
         for name, part in model.named_modules()
-        if name
+        if name and not isinstance(part, torch.jit.ScriptModule)  # takes no hook
     ]
     with suppress(Exception), torch.no_grad(), random_state_kept(model), preserved(model):
         model.eval()(*call[0], **call[1])

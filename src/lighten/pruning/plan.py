@@ -23,10 +23,10 @@ SAVED = {"macs": "MACs", "parameters": "parameters", "latency": "latency"}
 class Slot:
     """One dimension of one parameter or buffer.
 
-    ``role`` is ``filter``, ``bias``, ``norm``, ``shift``, ``scale``, ``input`` or ``statistic``; the last is cut but
-    not zeroed. With ``live``, ``tensor`` names a module, a norm, and ``dim`` is that of what it takes: its forward
-    runs on the channels that are left. With ``output`` it names one without weights, such as sines of positions, and
-    ``dim`` is that of what it puts out.
+    ``role`` is ``filter``, ``bias``, ``norm``, ``shift``, ``scale``, ``input``, ``statistic`` or ``direction``; the
+    last two are cut but not zeroed. With ``live``, ``tensor`` names a module, a norm, and ``dim`` is that of what it
+    takes: its forward runs on the channels that are left. With ``output`` it names one without weights, such as sines
+    of positions, and ``dim`` is that of what it puts out.
     """
 
     tensor: str

@@ -11,8 +11,8 @@ from lighten.pruning.basics import count, freeze, given, meet, reduce_along, sha
 from lighten.pruning.einsum import Pair, terms_of
 from lighten.pruning.labels import along, compact, spread, varies
 from lighten.pruning.operators import name_of
-from lighten.pruning.trace import Geometry, Tracer, Work, layer_of, location, module_of
-from lighten.pruning.weights import Weight
+from lighten.pruning.trace import Geometry, Tracer, Work, location, module_of
+from lighten.pruning.weights import Weight, layer_of
 
 
 def _conv(tracer: Tracer, node: Node, x: Tensor, weight: Any, bias: Any = None, *rest: Any, **named: Any) -> Tensor:
@@ -145,11 +145,11 @@ def _einsum_of_two(tracer: Tracer, node: Node, one: str, other: str, right: str,
     batch, rows, columns, summed = pair.batch, pair.rows, pair.columns, pair.summed
     a = _summed(tracer, node, given(tracer, a), [one.index(c) for c in pair.alone[0]])
     one = "".join(c for c in one if c not in pair.alone[0])
-    layer = isinstance(b, Weight) and not batch and not pair.alone[1] and summed and columns
-    if isinstance(b, Weight) and layer:
+    layer = isinstance(b, Weight) and not pair.alone[1] and summed and columns
+    if isinstance(b, Weight) and layer and not any(varies(a, one.index(c)) for c in batch):
         order = [other.index(c) for c in (*summed, *columns)]
-        matrix = len(order) == 2
-        a = a.permute([one.index(c) for c in (*rows, *summed)])
+        matrix = len(order) == 2 and not batch
+        a = a.permute([one.index(c) for c in (*batch, *rows, *summed)])
         if matrix:
             product = _dense(tracer, node, a, b.viewed(torch.permute, order), None, nodes=1)
         else:
@@ -188,8 +188,8 @@ def _summed(tracer: Tracer, node: Node, labels: Tensor, dims: list[int]) -> Tens
 def _dense_of_many(tracer: Tracer, node: Node, x: Tensor, weight: Weight, dims: list[list[int]]) -> Tensor:
     """A linear layer whose weight has several dimensions of inputs or outputs, such as heads and features.
 
-    Channels lie along one of each kind: that in which the inputs differ, and the first of the outputs; along the
-    others they go as wholes.
+    Along further dimensions lie several such layers, as of experts. Channels lie along one dimension of each kind: that
+    in which the inputs differ, and the first of the outputs; along the others they go as wholes.
     """
     taken, put_out = dims
     first = x.ndim - len(taken)
@@ -198,7 +198,8 @@ def _dense_of_many(tracer: Tracer, node: Node, x: Tensor, weight: Weight, dims: 
     place = next((i for i, d in enumerate(put_out) if weight.shape[d] > 1), 0)
     outputs = tracer.new_labels(weight, put_out[place])
     rows = x.shape[:first]
-    tracer.work.append(Work(layer_of(weight.name), count(weight.shape) * count(rows), (outputs, inputs)))
+    macs = count(weight.shape[d] for d in (*taken, *put_out)) * count(rows)
+    tracer.work.append(Work(layer_of(weight.name), macs, (outputs, inputs)))
     return along(outputs, (*rows, *(weight.shape[d] for d in put_out)), first + place)
 
 

@@ -12,14 +12,18 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lighten.pruning.basics import count, each, freeze, given, made, made_along, meet, reduce_along, shape_of
+from lighten.pruning.basics import each, freeze, given, made, made_along, meet, reduce_along, shape_of
+from lighten.pruning.computed import computed_weights
+from lighten.pruning.idle import attach_idle
 from lighten.pruning.labels import along, compact, spread, varies, varies_only
 from lighten.pruning.operators import ALONG, MOVES, PER_CHANNEL, POINTWISE, RECURRENT, REDUCTIONS, SAME, name_of
 from lighten.pruning.outputs import put_out_by
+from lighten.pruning.pairs import PAIRS
 from lighten.pruning.parts import NotTracedError
 from lighten.pruning.products import PRODUCTS
 from lighten.pruning.regions import Regions
 from lighten.pruning.trace import Tracer, location, module_of
+from lighten.pruning.transforms import TRANSFORMS
 from lighten.pruning.weights import Weight
 
 Rule = Callable[..., Any]
@@ -29,13 +33,15 @@ def follow(tracer: Tracer) -> Tracer:
     """Label the whole graph, node by node."""
     env: dict[Node, Any] = {}
     last = {used: node for node in tracer.graph.nodes for used in node.all_input_nodes}
-    regions, read = Regions(tracer), _read(tracer.graph)
+    regions, read, computed = Regions(tracer), _read(tracer.graph), computed_weights(tracer)
     for node in tracer.graph.nodes:
         tracer.labels.unread = node not in read
         env.update(regions.enter(node, env))
         args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
         if node in env:  # within a norm as a whole
             pass
+        elif node in computed:
+            env[node] = computed[node]
         elif node.op == "call_function":
             env[node] = _apply(tracer, node, args, kwargs)
             _note_sizes(tracer, node, args, kwargs, env[node])
@@ -49,6 +55,7 @@ def follow(tracer: Tracer) -> Tracer:
                 del env[used]
     regions.settle()
     tracer.finalize()
+    attach_idle(tracer)
     return tracer
 
 
@@ -168,9 +175,9 @@ def _note_parts(tracer: Tracer, node: Node, args: tuple[Any, ...]) -> None:
         labels = spread(_found(tracer, labels))  # what was put together of several may have become one since
         before, after = labels.shape, shape_of(node)
         dim = next((d for d, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
-        end = dim + 1 + len(after) - len(before)
-        parted = (*after[:dim], *before[dim : dim + 1], *after[end:]) == tuple(before) and end > dim + 1
-        if dim < len(before) and parted and varies_only(labels, dim) and count(after[dim:end]) == before[dim]:
+        sizes = itertools.accumulate(after[dim:], operator.mul)
+        parted = dim < len(before) and next((n for n in sizes if n >= before[dim]), 0) == before[dim] != after[dim]
+        if parted and varies_only(labels, dim):
             tracer.parts.append(tracer.labels.unite_along(labels, dim).reshape(after[dim], -1))
     elif name == "slice" and (args[4:5] or (1,))[0] == 1:
         dim, start, end = list(args[1:4]) + [0, 0, None][len(args[1:4]) :]
@@ -209,6 +216,18 @@ def _embedding(tracer: Tracer, node: Node, weight: Any, indices: Any, *_: Any, *
     if not isinstance(weight, Weight):
         return freeze(tracer, node, weight, indices)
     return along(tracer.new_labels(weight, 1), shape_of(node), -1)
+
+
+def _embedding_bag(tracer: Tracer, node: Node, weight: Any, indices: Any, *rest: Any, **named: Any) -> Any:
+    """Sums, means or maxima of rows, channel by channel, and what the backward pass needs of them."""
+    if not isinstance(weight, Weight):
+        return freeze(tracer, node, weight, indices)
+    value = node.meta["val"]
+    labels = along(tracer.new_labels(weight, 1), (value if isinstance(value, Tensor) else value[0]).shape, -1)
+    if isinstance(value, Tensor):
+        return labels
+    why = f"is tied to what {name_of(node)} counts ({location(node)})"
+    return [labels, *(tracer.labels.fixed(other.shape, why) for other in value[1:])]
 
 
 def _batch_norm(tracer: Tracer, node: Node, x: Any, *rest: Any) -> Any:
@@ -452,6 +471,8 @@ def _glu(tracer: Tracer, node: Node, x: Any, dim: int = -1) -> Tensor:
 
 RULES: dict[str, Rule] = {
     **PRODUCTS,
+    **PAIRS,
+    **TRANSFORMS,
     **dict.fromkeys(SAME, _same),
     **dict.fromkeys(MOVES, _move),
     "expand": _expand,
@@ -460,6 +481,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(ALONG, _along),
     "embedding": _embedding,
+    **dict.fromkeys(("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"), _embedding_bag),
     "batch_norm": _batch_norm,
     "instance_norm": _batch_norm,
     "prelu": _prelu,

@@ -23,7 +23,7 @@ from lighten.pruning.labels import Labels, compact, rows_along, spread, varies
 from lighten.pruning.outputs import outputs_marked
 from lighten.pruning.parts import PACKAGE, NotTracedError, failing_part
 from lighten.pruning.tags import Read, Reads, tagged
-from lighten.pruning.weights import Weight
+from lighten.pruning.weights import Derived, Weight
 from lighten.utils.inputs import Call, leaves_of, map_tensors
 from lighten.utils.preserve import preserved, random_state_kept
 
@@ -40,8 +40,9 @@ class Axis:
 
     ``role`` says what removing a channel means there: ``filter`` (a producer's weight, which is scored), ``bias``,
     ``norm`` and ``shift`` (a norm's weight and bias), ``scale``, ``input`` (a consumer's weight), ``statistic`` (a
-    buffer: cut, never zeroed), ``live`` (no tensor's: what a norm as a whole takes, see ``regions.py``) or ``output``
-    (no tensor's: what a module without weights computes, see ``outputs.py``).
+    buffer: cut, never zeroed), ``direction`` (likewise a parameter, whose size another one sets), ``live`` (no
+    tensor's: what a norm as a whole takes, see ``regions.py``) or ``output`` (no tensor's: what a module without
+    weights computes, see ``outputs.py``).
     """
 
     labels: Tensor
@@ -109,12 +110,15 @@ class Tracer:
         self._whole: list[tuple[str, str]] = []
         self._weights, self.tensors = _weights(exported, model)
         self.modules = dict(model.named_modules(remove_duplicate=False))
-        self.constants = _constants(exported)
+        made = exported.graph_signature.inputs_to_lifted_tensor_constants.items()
+        self.constants = {name: v for name, key in made if isinstance(v := exported.constants[key], Tensor)}
         self._inputs = set(exported.graph_signature.user_inputs)
         self.graph = exported.graph
 
     def attach(self, weight: Weight, dim: int, labels: Tensor, role: str) -> Tensor:
         """Say that ``labels`` run along ``dim`` of ``weight``; return them, united with what was there."""
+        if isinstance(weight, Derived):
+            return self._attach_members(weight, dim, labels, role)
         stretch = weight.stretch(dim)
         if stretch is None:
             return labels
@@ -125,6 +129,13 @@ class Tracer:
         own = self.axes[weight.name, base].labels[start : start + weight.shape[dim]]
         self.labels.unite(own, labels)
         return own
+
+    def _attach_members(self, weight: Derived, dim: int, labels: Tensor, role: str) -> Tensor:
+        if not weight.members.get(dim) and weight.shape[dim] > 1:
+            self.labels.freeze(labels, f"its weight is computed from {weight.name} as a whole")
+        for member in weight.members.get(dim, ()):
+            self.attach(member.weight, member.dim, labels.repeat_interleave(member.times), member.role or role)
+        return labels
 
     def attach_live(self, module: str, dim: int, labels: Tensor) -> None:
         """Say that ``labels`` run along ``dim`` of what a norm takes, which runs on the channels that are left."""
@@ -138,6 +149,8 @@ class Tracer:
 
     def axis(self, weight: Weight, dim: int) -> Tensor | None:
         """Return the labels along ``dim`` of ``weight``, where there are any."""
+        for member in weight.members.get(dim, ()) if isinstance(weight, Derived) else ():
+            return None if (own := self.axis(member.weight, member.dim)) is None else own[:: member.times]
         base, start = weight.stretch(dim) or (None, 0)
         axis = None if base is None else self.axes.get((weight.name, base))
         return None if axis is None else axis.labels[start : start + weight.shape[dim]]
@@ -184,7 +197,7 @@ class Tracer:
     def freeze_weight(self, weight: Weight, why: str) -> None:
         """Freeze every axis that ``weight`` has or will get."""
         if not self.labels.unread:
-            self._whole.append((weight.name, why))
+            self._whole += [(name, why) for name in (weight.name, *getattr(weight, "others", ()))]
 
     def placeholder_labels(self, node: Node) -> Weight | Tensor | None:
         """Return a parameter, or the labels of an input or a constant."""
@@ -257,15 +270,8 @@ class Tracer:
             if (own := self.axis(weight, dim)) is not None:
                 self.sizes.append(SizeRead(read.formula, own[:, None]))
         for name, why in self._whole:
-            for (tensor, _), axis in self.axes.items():
-                if tensor == name:
-                    self.labels.freeze(axis.labels, why)
-
-
-def layer_of(tensor: str) -> str:
-    """Return the name of the module whose weight or bias this is, or the parameter's own name."""
-    module, _, leaf = tensor.rpartition(".")
-    return module if module and leaf in ("weight", "bias") else tensor
+            for axis in (axis for (tensor, _), axis in self.axes.items() if tensor == name):
+                self.labels.freeze(axis.labels, why)
 
 
 def export(model: nn.Module, call: Call) -> tuple[ExportedProgram, Reads]:
@@ -341,9 +347,3 @@ def _weights(exported: ExportedProgram, model: nn.Module) -> tuple[dict[str, Wei
         if name in tensors
     }
     return weights, {first[id(tensor)]: tensor for tensor in tensors.values()}
-
-
-def _constants(exported: ExportedProgram) -> dict[str, Tensor]:
-    """Return the tensors that a forward makes of plain numbers, by placeholder."""
-    found = exported.graph_signature.inputs_to_lifted_tensor_constants.items()
-    return {name: value for name, key in found if isinstance(value := exported.constants[key], Tensor)}

@@ -1,7 +1,8 @@
 """Parameters and buffers as a graph hands them around."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -62,5 +63,51 @@ class Weight:
         return None if not follows else views[0] if isinstance(found, Tensor) else views
 
 
+@dataclass(frozen=True)
+class Member:
+    """What lies along a dimension of a computed weight: a dimension of a parameter or buffer.
+
+    Attributes:
+        weight: the parameter or buffer.
+        dim: the dimension of it.
+        times: how many of its places are one channel.
+        role: as :class:`~lighten.pruning.trace.Axis` has it; None for that of a weight that is a parameter itself.
+    """
+
+    weight: Weight
+    dim: int
+    times: int
+    role: str | None
+
+
+@dataclass(frozen=True)
+class Derived(Weight):
+    """A weight that the forward computes, and what lies along each of its dimensions; channels stay along others."""
+
+    members: Mapping[int, tuple[Member, ...]] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of_members(cls, name: str, shape: tuple[int, ...], members: Mapping[int, tuple[Member, ...]]) -> "Derived":
+        """Return a weight of this shape, called as its largest parameter is."""
+        return cls(name, shape, shape, _strides(shape), members=members)
+
+    @property
+    def others(self) -> list[str]:
+        """Names of all that it is computed from."""
+        return [member.weight.name for members in self.members.values() for member in members]
+
+
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return torch.empty(shape, device="meta").stride()
+
+
+COMPUTED = re.compile(r"(?:^|\.)(?:parametrizations\.\w+\.original\d*|(?:weight|bias)_(?:v|g|orig))$")
+"""How PyTorch calls what it computes a layer's weight from."""
+
+
+def layer_of(tensor: str) -> str:
+    """Return the name of the module whose weight or bias this is, or the parameter's own name."""
+    if (found := COMPUTED.search(tensor)) and found.start():
+        return tensor[: found.start()]
+    module, _, leaf = tensor.rpartition(".")
+    return module if module and leaf in ("weight", "bias") else tensor

@@ -3,7 +3,8 @@
 import copy
 import types
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,6 +94,19 @@ def fix_weights_(model: nn.Module) -> None:
                 remove_weight_norm(module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
+
+
+def hooked_weights(module: nn.Module) -> dict[str, Callable[[], Tensor]]:
+    """Return the weights that hooks of PyTorch compute before each forward, by name: what computes each."""
+    found: dict[str, Callable[[], Tensor]] = {}
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            found[hook._tensor_name] = partial(hook.apply_mask, module)
+        elif isinstance(hook, WeightNorm):
+            found[hook.name] = partial(hook.compute_weight, module)
+        elif isinstance(hook, SpectralNorm):
+            found[hook.name] = partial(hook.compute_weight, module, do_power_iteration=False)
+    return found
 
 
 class _WithoutGraph(TorchFunctionMode):

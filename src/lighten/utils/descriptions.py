@@ -1,6 +1,6 @@
 """Descriptions of example inputs: shapes, types and ranges in JSON types, from which calls are made again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,3 +62,15 @@ def _synthesise(described: Mapping[str, Any], device: torch.device, dtype: torch
         return torch.randn(described["shape"]).to(device, dtype)
     low, high = described["range"]
     return torch.randint(low, high + 1, described["shape"]).to(device, getattr(torch, described["dtype"]))
+
+
+def ranges(places: Sequence[int]) -> str:
+    """Return ``0-3,8`` for [0, 1, 2, 3, 8]."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and place == runs[-1][1] + 1:
+            runs[-1][1] = place
+        else:
+            runs.append([place, place])
+    shown = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:3]]
+    return ",".join(shown + ["…"] * (len(runs) > 3))

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lighten.errors import UserError, did_you_mean
 
@@ -12,11 +14,16 @@ WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel
 
 
 def refuse_unfit(model: nn.Module) -> None:
-    """Raise where a wrapper already holds references to the parameters.
+    """Raise where a wrapper already holds references to the parameters, or these have no shape yet.
 
     Raises:
-        UserError: naming the wrapper.
+        UserError: naming the wrapper, the TorchScript module or the first parameter without a shape.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError("the model is a TorchScript module; give the module that it was made of")
+    lazy = next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None)
+    if lazy is not None:
+        raise UserError(f"{lazy} has no shape yet: run the model once on an example input, then give it")
     for module in model.modules():
         kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
         if kinds:
@@ -71,3 +78,9 @@ def modes_kept(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def weights_of(layer: nn.Module) -> list[nn.Parameter]:
+    """Return the weight of a layer, or the parameters that it is computed from."""
+    weight = layer._parameters.get("weight")
+    return [*layer.parameters()] if weight is None else [weight]
