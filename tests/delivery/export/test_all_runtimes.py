@@ -177,8 +177,9 @@ def xnnpack_nodes(path):
 class Branches(torch.nn.Module):
     """A depthwise convolution with a ReLU6 and a grouped one, concatenated at different scales, then pooled."""
 
-    def __init__(self):
+    def __init__(self, join=torch.cat):
         super().__init__()
+        self.join = join
         self.stem, self.norm = torch.nn.Conv2d(1, 8, 1), torch.nn.BatchNorm2d(8)
         self.depthwise = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8)
         self.grouped = torch.nn.Conv2d(8, 8, 3, padding=1, groups=2)
@@ -186,14 +187,23 @@ class Branches(torch.nn.Module):
 
     def forward(self, x):
         x = F.relu6(self.norm(self.stem(x)))
-        x = torch.cat([F.relu6(self.depthwise(x)), self.grouped(x)], 1)
+        x = self.join([F.relu6(self.depthwise(x)), self.grouped(x)], 1)
         return self.head(F.avg_pool2d(x, 2).mean((2, 3)))
 
 
 @TARGETS
 def test_branches_agree(target, tmp_path):
+    branches_agree(torch.cat, target, tmp_path)
+
+
+@pytest.mark.parametrize("join", [torch.concat, torch.concatenate])
+def test_xnnpack_takes_a_concatenation_by_any_name(join, tmp_path):
+    branches_agree(join, "executorch", tmp_path)
+
+
+def branches_agree(join, target, tmp_path):
     torch.manual_seed(0)
-    model, x = fake_quantized(Branches()), images(100)
+    model, x = fake_quantized(Branches(join)), images(100)
     path = written(model, target, tmp_path)
     ours, theirs = expected(model, x), logits(path, x)
     assert (ours.argmax(1) != theirs.argmax(1)).sum() <= 1

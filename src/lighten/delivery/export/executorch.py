@@ -14,6 +14,9 @@ from lighten.quantization.integer_layers import QdqFormat
 FORMAT = QdqFormat(signed=True, weight_codes=True, bias_codes=False)
 """What XNNPACK's partitioner recognises; it makes codes of the biases itself, exactly, as they lie on the grid."""
 
+JOINS = {getattr(torch.ops.aten, name).default for name in ("cat", "concat", "concatenate")}
+"""Concatenations, by all their names."""
+
 
 def write(request: Request) -> None:
     """Write an ExecuTorch file."""
@@ -56,7 +59,7 @@ def _as_xnnpack_takes_it(graph: fx.GraphModule) -> fx.GraphModule:
     for node in list(graph.graph.nodes):
         if node.target is torch.ops.aten.mean.dim and not (len(node.args) > 2 and node.args[2]) and not node.kwargs:
             _keep_dimensions(graph, node)
-        elif node.target is torch.ops.aten.cat.default:
+        elif node.target in JOINS:
             _share_scale(graph, node)
         elif str(node.target) == DEQUANTIZE:
             for user in list(node.users)[1:]:
