@@ -437,4 +437,4 @@ def test_a_model_folder_is_quantized_beside_itself(capsys, tmp_path):
     assert main(["quantize", str(tmp_path / "dense"), "--mode", "statik"]) == 1
     assert "did you mean 'static'" in capsys.readouterr().err
     assert main(["quantize", str(tmp_path / "none")]) == 1
-    assert "no such file" in capsys.readouterr().err
+    assert "no such folder" in capsys.readouterr().err
