@@ -28,7 +28,7 @@ def smoke(runs, *overrides, name="smoke"):
         ("compress.prune.amount=0.99", "would empty"),
         ("student_checkpoint={dense7}", "gives 7 classes, fashion_mnist has 10"),
         ("student_checkpoint={student}", "is compressed already"),
-        ("student_checkpoint={nothing}", "no such file"),
+        ("student_checkpoint={nothing}", "no such folder"),
     ],
 )
 def test_what_a_student_does_not_bear_is_told_before_a_teacher_is_trained(tmp_path, override, told):
