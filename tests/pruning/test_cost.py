@@ -5,31 +5,9 @@ import copy
 import pytest
 import torch
 import torch_pruning
-from torch.utils.flop_counter import FlopCounterMode
 from zoo import ZOO
 
 from lighten.pruning import plan_pruning, shrink
-from lighten.utils.inputs import as_call
-
-
-def macs(model, inputs):
-    args, kwargs = as_call(inputs)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(*args, **kwargs)
-    return counter.get_total_flops() / 2
-
-
-@pytest.mark.filterwarnings("ignore:.*from_pretrained cannot read it")
-@pytest.mark.parametrize("name", sorted(set(ZOO) - {"recurrent", "encoder"}))  # an LSTM, and attention that it misses
-def test_macs_fall_as_planned(name):
-    torch.manual_seed(0)
-    build, example = ZOO[name]
-    model, inputs = build().eval(), example()
-    if hasattr(model, "set_attn_implementation"):
-        model.set_attn_implementation("eager")  # the counter knows no other attention on a CPU
-    plan = plan_pruning(model, inputs, 0.4)
-    after = macs(shrink(model, plan), inputs)
-    assert plan.saved["macs"] == pytest.approx(1 - after / macs(model, inputs), abs=0.005)
 
 
 @pytest.mark.parametrize("target", ["macs", "parameters"])
