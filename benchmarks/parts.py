@@ -56,7 +56,7 @@ PARTS = (
     Part("cost", "what a step costs with a teacher, Prune and Quantize all on", "step_cost.py",
          [], ["--steps", "18", "--batch", "8"], 240),
     Part("live", "what a fit costs that prunes by cuts", "live.py",
-         ["fits", "--networks", "student", "--epochs", "2"],
+         ["fits", "--networks", "student", "--epochs", "1"],
          ["fits", "--networks", "student", "--epochs", "1", "--batches", "6"], 300),
     Part("distil", "what a distillation step costs, and what it gives", "distillation_peers.py",
          SEEDS, ["--quick", "--batch", "8"], 540),
