@@ -70,8 +70,10 @@ def test_a_resumed_fit_ends_with_the_same_bits(ranks):
 @pytest.mark.slow
 def test_four_ranks_hold_the_same_bits(tmp_path):
     found = seen(tmp_path, 4, "fits")
-    for ranks in (found["cuts"], found["accumulation"]):
-        same_bits(*ranks)
+    for ranks in found.values():
+        assert all(one["hashes"] == ranks[0]["hashes"] for one in ranks)
+    same_bits(*found["cuts"])
+    same_bits(*found["accumulation"])
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from lighten.pruning.tensors import keep_, randomise_, tensors_of
 from lighten.utils.clone import clone, hooked_weights
 from lighten.utils.compression import record_, record_of
 from lighten.utils.layout import is_narrow
+from lighten.utils.modules import modes_kept
 from lighten.utils.preserve import preserved
 
 HALVES = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -216,12 +217,12 @@ def restate_(module: nn.Module) -> None:
     restore_(module)
     for name, compute in hooked_weights(module).items():
         setattr(module, name, compute())
-    modes = [(part, part.training) for part in module.modules()] if parametrize.is_parametrized(module) else []
-    for part, _ in modes:  # spectral norm changes its vectors whenever the weight is asked for in training mode
-        part.training = False
-    _restate(module)
-    for part, training in modes:
-        part.training = training
+    if not parametrize.is_parametrized(module):
+        _restate(module)
+        return
+    with modes_kept(module):  # spectral norm changes its vectors whenever the weight is asked for in training mode
+        module.eval()
+        _restate(module)
 
 
 def _restate(module: nn.Module) -> None:

@@ -197,7 +197,7 @@ class Tracer:
     def freeze_weight(self, weight: Weight, why: str) -> None:
         """Freeze every axis that ``weight`` has or will get."""
         if not self.labels.unread:
-            self._whole += [(name, why) for name in (weight.name, *getattr(weight, "others", ()))]
+            self._whole += [(name, why) for name in (weight.name, *weight.others)]
 
     def placeholder_labels(self, node: Node) -> Weight | Tensor | None:
         """Return a parameter, or the labels of an input or a constant."""

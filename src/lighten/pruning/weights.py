@@ -28,6 +28,11 @@ class Weight:
         return cls(name, shape, shape, _strides(shape))
 
     @property
+    def others(self) -> list[str]:
+        """Names of the further parameters that it is computed from."""
+        return []
+
+    @property
     def picked(self) -> bool:
         """Whether these are matrices that were picked from a parameter, along its first dimension."""
         return len(self.shape) == len(self.whole) == 3 and self.strides[0] == 0
@@ -93,7 +98,7 @@ class Derived(Weight):
 
     @property
     def others(self) -> list[str]:
-        """Names of all that it is computed from."""
+        """Names of the parameters and buffers that lie along its dimensions."""
         return [member.weight.name for members in self.members.values() for member in members]
 
 
