@@ -91,6 +91,20 @@ def test_weights_of_another_type(dtype):
     assert plan_pruning(model, torch.randn(2, 3, 10).to(dtype), 0.5).widths["c"] == (12, 6)
 
 
+def test_vectors_of_a_spectral_norm_are_cut_and_not_iterated():
+    """As asking for the weight in training mode does."""
+    model, example = convolutions(P.spectral_norm).train(), torch.randn(2, 3, 9)
+    plan = plan_pruning(model, example, 0.5)
+    known = {name: value.clone() for name, value in model.named_buffers()}
+    cuts = {slot.tensor: cut for cut in plan.cuts for slot in cut.slots if slot.tensor in known}
+    small = shrink(model, plan)
+    assert small.training
+    assert cuts
+    for name, value in small.named_buffers():
+        kept = [i for i in range(len(known[name])) if name not in cuts or i not in cuts[name].removed]
+        assert torch.equal(value, known[name][kept]), name
+
+
 def test_a_mask_in_the_forward():
     model = net(
         lambda s, x: s.head(F.relu(s.b(F.relu(s.a(x)))).mean(-1)),
